@@ -1,0 +1,112 @@
+"""The engine contract: prefixes in, one step of reasoning out.
+
+Token ids are the state and text is a view of them: a continuation is never detokenised and
+tokenised again. A prefix may carry a handle to the engine's KV cache; a lost handle costs a
+prefill and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from butwait.engines.settings import Sampling, StepRule
+from butwait.records import Finish, Key, Problem
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """A path so far.
+
+    Attributes:
+        token_ids: int32 (p + n,), prompt then completion.
+        prompt_length: p.
+        text: the completion's text so far (a view).
+        handle: the engine's own KV-cache handle, or None. Handles are immutable: extending a
+            prefix does not use it up, and several extensions of one prefix fork it.
+    """
+
+    token_ids: np.ndarray
+    prompt_length: int
+    text: str = ""
+    handle: Any = None
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens after the prompt."""
+        return len(self.token_ids) - self.prompt_length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Continuation:
+    """One extension of a prefix.
+
+    Attributes:
+        token_ids: int32 (n,), with the EOS token where ``finish`` is "eos".
+        text: their text, without special tokens.
+        logprobs: float32 (n,), nats per token under the sampled policy (temperature, top-p and
+            top-k applied); under greedy decoding, those of the untempered model.
+        finish: why it ended.
+        prefix: the given prefix extended by it, with its own handle.
+        prefilled_tokens: tokens the engine had to run again or for the first time without
+            sampling them (the prompt, a lost handle).
+    """
+
+    token_ids: np.ndarray
+    text: str
+    logprobs: np.ndarray
+    finish: Finish
+    prefix: Prefix
+    prefilled_tokens: int
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Tokens since the engine was made."""
+
+    policy_tokens: int = 0
+    prefilled_tokens: int = 0
+
+
+class ScoringUnsupportedError(Exception):
+    """The engine cannot give log-probabilities of given tokens."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A policy that extends prefixes. One engine serves many problems at once: it batches
+    whatever waits, across problems."""
+
+    counters: EngineCounters
+
+    def start(self, problem: Problem) -> Prefix:
+        """The prompt of a problem, with an empty completion and no handle."""
+        ...
+
+    async def extend(
+        self,
+        prefixes: Sequence[Prefix],
+        step_rule: StepRule,
+        sampling: Sampling,
+        keys: Sequence[Key],
+    ) -> list[Continuation]:
+        """One step for every prefix, in order. Token t of row i is drawn by inverse CDF over
+        the vocabulary's order with ``keys[i].uniforms(...)[t]`` in engines that are
+        deterministic, so the result depends on (prefix, key) alone."""
+        ...
+
+    async def score(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """float32 (n,) each: untempered log-probabilities, in nats, of given tokens after given
+        prefixes. Raises ScoringUnsupportedError where the engine cannot."""
+        ...
+
+    def release(self, prefixes: Sequence[Prefix]) -> None:
+        """Frees the handles of these prefixes. Releasing twice is harmless."""
+        ...
+
+    async def close(self) -> None:
+        """Frees everything. The engine is not used afterwards."""
+        ...

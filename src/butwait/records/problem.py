@@ -1,0 +1,30 @@
+"""A question and how its answer is judged."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+AnswerKind = Literal["integer", "math"]
+"""``integer``: compared as integers, no algebra; ``math``: a LaTeX or text expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question.
+
+    Attributes:
+        id: stable across runs and machines; unique within a problem set.
+        question: the text, without any prompt around it.
+        answer: the gold answer as text; None where the source has none.
+        answer_kind: how the answer is judged.
+        solution: a reference solution, where the source has one.
+        source: the problem set it came from (a name, a file, a hub id).
+        metadata: other columns of the source that were asked for (level, subject, ...).
+    """
+
+    id: str
+    question: str
+    answer: str | None
+    answer_kind: AnswerKind = "math"
+    solution: str | None = None
+    source: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,77 @@
+"""The reward-model contract: how promising is a partial solution?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from butwait.records import Problem
+
+MAX_LOGIT = 12.0
+"""Logits are clipped to +-12 (odds of 160,000 to 1), so that one confident mistake cannot rule a
+whole population. Clips are counted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One step of a path: int32 (n,) policy tokens and their text."""
+
+    token_ids: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """A partial solution to be scored.
+
+    Attributes:
+        steps: all its steps, from the first.
+        handle: what the model returned for this path without its last step, or None; it saves
+            work and changes nothing else.
+    """
+
+    steps: tuple[Step, ...]
+    handle: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """Attributes:
+    logit: log-odds that the path leads to a correct answer, in [-12, 12], never NaN.
+    handle: for scoring a path that goes on from this one.
+    tokens: reward-model tokens run for this score.
+    """
+
+    logit: float
+    handle: Any
+    tokens: int
+
+
+class RewardModelError(Exception):
+    """A reward model returned something that is no score (NaN, a wrong number of steps)."""
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """Scores partial solutions. Like an engine, it batches whatever waits, across problems."""
+
+    clipped: int
+    """How many logits were clipped so far."""
+
+    async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
+        """One score for every path, in order, for its last step given the steps before it."""
+        ...
+
+    def release(self, handles: Sequence[Any]) -> None:
+        """Frees handles. Releasing twice is harmless."""
+        ...
+
+
+def checked_logit(value: float, where: str) -> tuple[float, bool]:
+    """``value`` clipped to +-MAX_LOGIT and whether it was clipped; NaN raises
+    RewardModelError."""
+    if np.isnan(value):
+        raise RewardModelError(f"the reward model returned NaN for {where}")
+    clipped = float(np.clip(np.float32(value), -MAX_LOGIT, MAX_LOGIT))
+    return clipped, clipped != float(np.float32(value))

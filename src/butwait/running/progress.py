@@ -1,0 +1,83 @@
+"""Progress of long work: a bar with ETA on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+
+class Task(Protocol):
+    """One piece of long work."""
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        """``n`` more units are done; ``fields`` are figures to show beside the bar."""
+        ...
+
+
+class _BarTask:
+    def __init__(self, bar: RichProgress, description: str, total: int) -> None:
+        self._bar = bar
+        self._id = bar.add_task(description, total=total, figures="")
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        figures = "  ".join(f"{name} {value}" for name, value in fields.items())
+        self._bar.update(self._id, advance=n, figures=figures)
+
+
+class _LineTask:
+    """For logs: one line every ten seconds and one at the end."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self._description, self._total, self._done = description, total, 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._last < 10 and self._done < self._total:
+            return
+        self._last = now
+        elapsed = now - self._start
+        left = elapsed / max(self._done, 1) * (self._total - self._done)
+        figures = "".join(f"  {name} {value}" for name, value in fields.items())
+        print(
+            f"  {self._description}: {self._done}/{self._total}  {elapsed:.0f} s, "
+            f"{left:.0f} s left{figures}",
+            flush=True,
+        )
+
+
+class _SilentTask:
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        pass
+
+
+@contextmanager
+def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task]:
+    """Shows ``description`` with ``total`` units of work until the block ends."""
+    if silent:
+        yield _SilentTask()
+    elif sys.stdout.isatty():
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with RichProgress(*columns, console=Console()) as bar:
+            yield _BarTask(bar, description, total)
+    else:
+        yield _LineTask(description, total)
