@@ -57,3 +57,14 @@ class TransformersSettings(Settings):
     deterministic: bool = False
     """Fixed shapes (rows, capacity, chunk), so that a row's numbers do not depend on what shares
     the batch. Slower; its cost is measured in ``benchmarks/``."""
+
+
+class ScriptedSettings(Settings):
+    """A policy that is written down: to try a recipe or a sampler without a model."""
+
+    kind: Literal["scripted"]
+    script: str
+    """``module:function`` of a function without arguments that returns a ``ScriptedEngine``."""
+
+
+EngineSettings = Annotated[TransformersSettings | ScriptedSettings, Field(discriminator="kind")]

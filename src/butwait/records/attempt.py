@@ -17,6 +17,8 @@ class Attempt:
     tokens: policy tokens generated for this attempt (for a search: by all its particles).
     reward_tokens: reward-model tokens run for it.
     length: tokens of ``text`` itself.
+    answer_class: answers of one problem that are equal have the same number, and 0 is the correct
+        answer's; None where there is no answer, or one that could not be graded.
     """
 
     problem_id: str
@@ -28,3 +30,4 @@ class Attempt:
     tokens: int
     reward_tokens: int
     length: int
+    answer_class: int | None = None

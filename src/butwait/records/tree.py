@@ -83,7 +83,7 @@ class Counts:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SearchTree:
     """What one sampler did on one problem.
 
@@ -116,6 +116,14 @@ class SearchTree:
     outcome: Literal["complete", "extinct"]
     counts: Counts
     grades: dict[int, Grade] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # Short: asyncio.run makes the repr of what its coroutine returns, and a tree's own would
+        # print every array.
+        return (
+            f"SearchTree({self.problem_id!r}, {self.sampler!r}, {len(self.nodes)} nodes, "
+            f"{len(self.leaves)} leaves, {self.outcome!r})"
+        )
 
     def path(self, node: int) -> Iterator[int]:
         """Node indices from the root's child down to ``node``, the root left out."""

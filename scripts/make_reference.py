@@ -1,0 +1,122 @@
+"""Writes docs/reference.md: every recipe key, from the settings' own docstrings, and the command line.
+
+python scripts/make_reference.py            # write it
+python scripts/make_reference.py --check    # exit 1 if it is not up to date
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer.main
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from butwait.cli.main import app
+from butwait.recipe.recipe import Recipe
+
+TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+
+HEAD = """# Reference
+
+Written by `scripts/make_reference.py` from the code; `make docs-check` fails when it is stale.
+
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return HEAD + _commands() + _recipe()
+
+
+def _commands() -> str:
+    lines = ["## Command line", ""]
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        lines += [f"### `butwait {name}`", "", str(command.help), "", "| | |", "| --- | --- |"]
+        for parameter in command.params:
+            names = " ".join(f"`{o}`" for o in parameter.opts)
+            needed = " (required)" if parameter.required else ""
+            lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''}{needed} |")
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _recipe() -> str:
+    parts = ["## Recipes", "", "A recipe is a YAML file with these keys.", ""]
+    seen: list[type[BaseModel]] = [Recipe]
+    for model in seen:
+        parts.append(_section(model))
+        for field in model.model_fields.values():
+            seen += [m for m in _models(field.annotation) if m not in seen]
+    return "\n".join(parts)
+
+
+def _section(model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    title = f"{model.__name__}" + (f" (`kind: {_kind(kind.annotation)}`)" if kind else "")
+    summary = " ".join((model.__doc__ or "").split())
+    lines = [
+        f"### {title}",
+        "",
+        summary,
+        "",
+        "| key | type | default | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, field in model.model_fields.items():
+        if name == "kind":
+            continue
+        text = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(
+            f"| `{field.alias or name}` | {_type(field.annotation)} | {_default(field)} | {text} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _kind(annotation: Any) -> str:
+    return str(get_args(annotation)[0])
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if value in ((), {}, []):
+        return "empty"
+    return f"`{value!r}`".replace("|", "\\|")
+
+
+def _type(annotation: Any) -> str:
+    if annotation is type(None):
+        return "none"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_type(a) for a in arguments)
+    if origin is not None and str(origin).endswith("Literal"):
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"mapping to {_type(arguments[1])}"
+    return getattr(annotation, "__name__", str(annotation)).replace("Any", "any value")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+if __name__ == "__main__":
+    page = reference()
+    if "--check" in sys.argv:
+        sys.exit(0 if TARGET.read_text(encoding="utf-8") == page else "docs/reference.md is stale")
+    TARGET.write_text(page, encoding="utf-8")

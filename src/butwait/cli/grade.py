@@ -1,0 +1,74 @@
+"""``butwait grade``: grades a file of answers."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from butwait.problems.answers import answer_kind
+from butwait.problems.grading import Grader
+from butwait.records import Problem, Status, UserError
+from butwait.running.files import atomic_path
+from butwait.running.progress import task
+
+_MATCH: dict[Status, bool | None] = {"correct": True, "ungradable": None}
+_FIELDS = ("id", "gold", "pred")
+
+
+def grade(jsonl: Path, out: Path) -> None:
+    """Grades the answers of ``jsonl``: {"id", "gold", "pred"} in, {"id", "match", "status"} out.
+
+    match: true where correct, null where ungradable, else false. ``out`` keeps the order and
+    appears whole or not at all. A gold answer that is written as an integer is graded as one.
+    """
+    rows = _rows(jsonl)
+    counts: Counter[Status] = Counter()
+    with atomic_path(out) as path, path.open("w", encoding="utf-8") as file:
+        with task("grading", len(rows)) as progress:
+            for row, status in zip(rows, _statuses(rows), strict=True):
+                counts[status] += 1
+                line = {"id": row["id"], "match": _MATCH.get(status, False), "status": status}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                progress.advance()
+    print(", ".join(f"{count} {status}" for status, count in counts.most_common()) or "no rows")
+
+
+def _statuses(rows: list[dict[str, Any]]) -> Iterator[Status]:
+    """The verdicts in the order of ``rows``; as many at a time as there are grading processes."""
+    problems = [Problem(str(r["id"]), "", r["gold"], answer_kind(r["gold"])) for r in rows]
+    texts = [row["pred"] or "" for row in rows]
+    with Grader() as grader, ThreadPoolExecutor(grader.workers) as threads:
+        if any(problem.answer_kind == "math" for problem in problems):
+            grader.start()
+        for grade in threads.map(grader.grade, texts, problems):
+            yield grade.status
+
+
+def _rows(jsonl: Path) -> list[dict[str, Any]]:
+    try:
+        with jsonl.open(encoding="utf-8") as file:
+            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    except OSError as error:
+        raise UserError(
+            f"{jsonl} cannot be read ({error.strerror}); give a JSON Lines file of id, gold, pred"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{jsonl} is not UTF-8 ({error.reason}); convert it first") from error
+    return [_row(line, f"{jsonl}, line {number}") for number, line in lines]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: this is no JSON ({error.msg}); write one object a line"
+        ) from error
+    if not isinstance(row, dict) or any(name not in row for name in _FIELDS):
+        raise UserError(f"{where}: write an object with the fields {', '.join(_FIELDS)}")
+    for name in ("gold", "pred"):
+        if not isinstance(row[name], str | None):
+            raise UserError(f"{where}: {name} is {row[name]!r}; write a string or null")
+    return row

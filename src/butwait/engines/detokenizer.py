@@ -1,0 +1,95 @@
+"""Token ids to text, a piece at a time, without breaking a character that spans tokens."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+UNFINISHED = "\ufffd"
+"""What a decoder gives for bytes that are no whole character (yet)."""
+
+WINDOW = 16
+"""Tokens before the new ones that are decoded along with them: enough for a decoder that treats
+the first token of a text differently (SentencePiece drops its space)."""
+
+
+class Detokenizer:
+    """Text of completions, special tokens left out.
+
+    Args:
+        tokenizer: a ``transformers`` tokenizer, or anything with its ``decode`` and
+            ``batch_decode`` and a length.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a whole completion. Spaces stay as they are, so that the text of a longer
+        completion begins with the text of a shorter one."""
+        return self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """What each token id adds to a text, for every id of the tokenizer.
+
+        An id is decoded behind another one, as a decoder may strip the first token. A token that
+        holds part of a character shows as ``UNFINISHED``.
+        """
+        anchor = self._anchor()
+        start = len(self.decode(anchor))
+        texts = self._tokenizer.batch_decode(
+            [[*anchor, i] for i in range(len(self._tokenizer))],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return [text[start:] for text in texts]
+
+    def _anchor(self) -> list[int]:
+        for i in range(len(self._tokenizer)):
+            text = self.decode([i])
+            if text.isascii() and text.isalnum():
+                return [i]
+        return []
+
+
+class GrowingText:
+    """The text of a completion that grows, decoded in a window at its end.
+
+    The text held here leaves out a character that is unfinished; it is whole again once its last
+    token is there. So texts taken at any two moments differ by exactly what came between, and
+    all of them together are the text of the whole completion.
+
+    Args:
+        detokenizer: decodes.
+        token_ids: int (n,), the completion so far.
+        text: its text, as an earlier ``GrowingText`` gave it.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, token_ids: np.ndarray, text: str) -> None:
+        self._detokenizer = detokenizer
+        self._ids: list[int] = token_ids.tolist()
+        self.text = text
+
+    def __len__(self) -> int:
+        """Tokens whose text is held."""
+        return len(self._ids)
+
+    def append(self, token_ids: Sequence[int], *, last: bool = False) -> None:
+        """Adds tokens; with ``last`` an unfinished character is shown as it is."""
+        first, offset = self._window()
+        self._ids.extend(token_ids)
+        text = self._detokenizer.decode(self._ids[first:])
+        self.text += (text if last else text.rstrip(UNFINISHED))[offset:]
+
+    def _window(self) -> tuple[int, int]:
+        """Where to decode from, and how many characters of that are known already."""
+        first = max(0, len(self._ids) - WINDOW)
+        known = self._detokenizer.decode(self._ids[first:])
+        # Cut characters at either end of the window: only the whole text is sure to fit.
+        if not known or known[0] == UNFINISHED or known[-1] == UNFINISHED:
+            return 0, len(self.text)
+        return first, len(known)

@@ -1,0 +1,151 @@
+"""Finding and loading language models and tokenizers: shipped, from the hub, or from a folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from butwait.engines import smollm2
+from butwait.engines.settings import ModelSettings
+from butwait.records import UserError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+def resolve(model: ModelSettings) -> str:
+    """The folder of a shipped, converted or local model, or the hub id as it is.
+
+    Raises UserError for a name that can be neither, a folder without ``config.json``, and
+    ``smollm2`` where its package is not installed.
+    """
+    if model.name == "tiny":
+        with as_file(files("butwait") / "models" / "tiny") as folder:
+            return str(folder)
+    if model.name == "smollm2":
+        with _no_progress_bars():
+            return str(smollm2.checkpoint())
+    folder = Path(model.name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"the folder {folder} holds no model: it has no config.json")
+        return str(folder)
+    if folder.exists() or not _HUB_ID.fullmatch(model.name):
+        raise UserError(
+            f"there is no model {model.name!r}: no such folder, and not a Hugging Face id "
+            "(tiny and smollm2 are the names that butwait itself knows)"
+        )
+    return model.name
+
+
+def device_of(model: ModelSettings) -> torch.device:
+    """The device of the settings; ``auto`` is CUDA where there is one, else the CPU."""
+    if model.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(model.device)
+    except RuntimeError as error:
+        raise UserError(f"model.device: {model.device!r} is no device (auto, cpu, cuda)") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"model.device: there is no {model.device!r} on this machine")
+    return device
+
+
+def load_causal_lm(model: ModelSettings) -> PreTrainedModel:
+    """The model in evaluation mode, on its device, in its dtype.
+
+    Raises UserError where it cannot be found or read, and where the checkpoint lacks weights
+    (transformers would draw them at random and warn).
+    """
+    source, device = resolve(model), device_of(model)
+    try:
+        with _no_progress_bars():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                output_loading_info=True,
+            )
+    except _LOADING_ERRORS as error:
+        raise UserError(_cannot_load("model", model, error)) from error
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        raise UserError(
+            f"the checkpoint of {model.name!r} is not whole: {len(lacking)} weights are missing, "
+            f"{lacking[0]} among them"
+        )
+    return loaded.to(device).eval()
+
+
+def load_tokenizer(model: ModelSettings) -> Any:
+    """The model's tokenizer, with a pad token.
+
+    Where it has none, a token reserved for padding is taken if the vocabulary has one, else EOS
+    (a new token would need a new row of embeddings). Padding by EOS does no harm here: loss and
+    attention masks are made from positions, never by comparing ids with the pad id.
+    Raises UserError where it cannot be found or read, and where it has no EOS token.
+    """
+    source = resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
+    except _LOADING_ERRORS as error:
+        raise UserError(_cannot_load("tokenizer", model, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {model.name!r} has no EOS token: no answer could end")
+    if tokenizer.pad_token_id is None:
+        vocabulary = tokenizer.get_vocab()
+        reserved = (token for token in _PAD_TOKENS if token in vocabulary)
+        tokenizer.pad_token = next(reserved, tokenizer.eos_token)
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hex SHA-256 of everything that decides which ids a text becomes: vocabulary, merges,
+    normalisation, added tokens, special tokens and chat template."""
+    state: dict[str, Any] = {
+        "special": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        "chat_template": tokenizer.chat_template,
+    }
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These two are left behind by the last call, not part of the tokenizer.
+        backend.pop("padding")
+        backend.pop("truncation")
+        state["backend"] = backend
+    else:
+        state["class"] = type(tokenizer).__name__
+        state["vocabulary"] = tokenizer.get_vocab()
+    serialised = json.dumps(state, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(serialised.encode()).hexdigest()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws bars for every load, which would tear ours apart."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _cannot_load(what: str, model: ModelSettings, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    revision = f" at revision {model.revision}" if model.revision else ""
+    return (
+        f"the {what} of {model.name!r}{revision} could not be loaded: {reason.rstrip('.')} "
+        "(check model.name, the network, and that the files are whole)"
+    )

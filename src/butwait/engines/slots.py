@@ -1,0 +1,291 @@
+"""A KV cache of slots: many sequences, each forked, cut back and extended on its own.
+
+``SlotModel`` runs any decoder-only ``transformers`` model over such a cache. It writes no forward
+pass: the model gets a ``transformers.Cache``, position ids and an attention mask, and is called
+as ever. A policy and a reward model with a score head use it alike.
+
+Shapes: S slots, n rows of one forward pass, q tokens per row, V outputs per token.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from butwait.engines.attention import AttentionKinds, context_limit
+from butwait.engines.cache import SlotCache
+from butwait.records import UserError
+
+MAX_DEFAULT_CAPACITY = 4096
+"""Deterministic mode runs at full capacity all the time: above this it must be asked for."""
+
+Run = tuple[int, int, Sequence[int] | np.ndarray]
+"""A slot, the position of the first new token, and the new tokens (at least one)."""
+
+
+Chunk = tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]
+"""Of one forward pass: int64 (n,) indices into the rows, tokens done before, tokens done now, and
+float32 (n, q, V) outputs, of which the first "tokens done now" are real."""
+
+
+class NoFreeSlotError(Exception):
+    """Every slot is taken; release one first."""
+
+
+class SlotModel:
+    """A model and the slots of its cache.
+
+    Args:
+        model: a ``transformers`` model whose output has ``logits``, in eval mode on its device,
+            with ``sdpa`` or ``eager`` attention.
+        slots: sequences the cache holds at once.
+        capacity: the most tokens of a sequence; None: what the model's context takes.
+        deterministic: every forward pass has the same shape (all slots, 1 or ``prefill_chunk``
+            tokens, full capacity), so that a sequence's numbers do not depend on which others
+            are run with it, nor on its slot. Otherwise only the rows asked for are run, and
+            the cache grows by doubling.
+        prefill_chunk: the most tokens of a sequence in one forward pass.
+
+    Raises UserError for a model whose cache is no list of keys and values per token.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        slots: int,
+        capacity: int | None = None,
+        deterministic: bool = False,
+        prefill_chunk: int = 32,
+    ) -> None:
+        self.model = model
+        self.slots = slots
+        self.deterministic = deterministic
+        self.prefill_chunk = prefill_chunk
+        self._attention = AttentionKinds(model)
+        self.capacity = _capacity(model.config, capacity, deterministic)
+        """The most tokens a slot can hold."""
+        self.lengths = np.zeros(slots, np.int64)
+        """int64 (S,): tokens held by each slot."""
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._cache = SlotCache(
+            self._attention.layers, slots, self.capacity if deterministic else 0
+        )
+        self._free = list(reversed(range(slots)))
+        # Where each slot lies in the cache, and back. Rows that are run together lie together.
+        self._row_of = np.arange(slots)
+        self._slot_at = np.arange(slots)
+
+    @property
+    def free(self) -> int:
+        """Slots that are not taken."""
+        return len(self._free)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the bits of an output depend on beside weights and tokens, in deterministic mode
+        (in the other mode they also depend on the company)."""
+        return {
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+            "slots": self.slots,
+            "capacity": self.capacity,
+            "prefill_chunk": self.prefill_chunk,
+            "deterministic": self.deterministic,
+            "attention": self._attention.implementation,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def acquire(self) -> int:
+        """An empty slot. Raises NoFreeSlotError."""
+        if not self._free:
+            raise NoFreeSlotError(f"all {self.slots} slots are taken")
+        slot = self._free.pop()
+        self.lengths[slot] = 0
+        return slot
+
+    @torch.inference_mode()
+    def fork(self, slot: int, length: int) -> int:
+        """A new slot with a copy of the first ``length`` tokens of ``slot``. Raises
+        NoFreeSlotError."""
+        if not 0 <= length <= self.lengths[slot]:
+            raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, not {length}")
+        copy = self.acquire()
+        self._cache.copy_row(int(self._row_of[slot]), int(self._row_of[copy]), length)
+        self.lengths[copy] = length
+        return copy
+
+    def release(self, slot: int) -> None:
+        """Frees a taken slot."""
+        if slot in self._free:
+            raise ValueError(f"slot {slot} is free already")
+        self._free.append(slot)
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[Run], want: Literal["last", "all"]) -> Any:
+        """Runs new tokens and keeps their keys and values.
+
+        Args:
+            rows: different slots. What a slot held from the start position on is overwritten.
+            want: outputs at the last new token of each row, or at all of them.
+
+        Returns:
+            float32 (n, V) for "last"; a list of float32 (tokens of the row, V) for "all".
+        """
+        self._check(*_ends(rows))
+        if want == "last" and self._keeps_logits:
+            # A vocabulary is wide, and wanted at one token only: that one is run on its own.
+            self.prefill([(slot, start, tokens[:-1]) for slot, start, tokens in rows])
+            return self.decode(
+                np.array([slot for slot, _, _ in rows], np.int64),
+                np.array([start + len(tokens) - 1 for _, start, tokens in rows], np.int64),
+                np.array([tokens[-1] for _, _, tokens in rows], np.int64),
+            )
+        outputs: list[list[torch.Tensor]] = [[] for _ in rows]
+        for live, _, counts, logits in self.chunks(rows):
+            for i, row in enumerate(live.tolist()):
+                outputs[row].append(logits[i, : counts[i]])
+        if want == "last":
+            return torch.stack([parts[-1][-1] for parts in outputs])
+        return [torch.cat(parts) for parts in outputs]
+
+    def prefill(self, rows: Sequence[Run]) -> None:
+        """``run`` without outputs; a row may have no tokens."""
+        for _ in self.chunks([row for row in rows if len(row[2])], keep=1):
+            pass
+
+    @torch.inference_mode()
+    def decode(self, slots: np.ndarray, starts: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
+        """One new token per row, all arguments int64 (n,): the fast path of ``run``.
+
+        Returns float32 (n, V).
+        """
+        counts = np.ones_like(slots)
+        self._check(slots, starts, counts)
+        logits = self._forward(slots, starts, tokens[:, None], counts, keep=0)
+        return logits[:, -1]
+
+    @torch.inference_mode()
+    def chunks(self, rows: Sequence[Run], keep: int = 0) -> Iterator[Chunk]:
+        """``run``, a chunk of every row at a time, for outputs too wide to be held at once."""
+        slots, starts, totals = _ends(rows)
+        self._check(slots, starts, totals)
+        done = np.zeros_like(totals)
+        while (live := np.flatnonzero(done < totals)).size:
+            counts = np.minimum(totals[live] - done[live], self.prefill_chunk)
+            padded = np.zeros((len(live), self._width(counts)), np.int64)
+            for i, row in enumerate(live.tolist()):
+                padded[i, : counts[i]] = rows[row][2][done[row] : done[row] + counts[i]]
+            logits = self._forward(slots[live], starts[live] + done[live], padded, counts, keep)
+            yield live, done[live], counts, logits
+            done[live] += counts
+
+    def _width(self, counts: np.ndarray) -> int:
+        return self.prefill_chunk if self.deterministic else int(counts.max())
+
+    def _forward(
+        self,
+        slots: np.ndarray,
+        starts: np.ndarray,
+        tokens: np.ndarray,
+        counts: np.ndarray,
+        keep: int,
+    ) -> torch.Tensor:
+        """One call of the model.
+
+        Args:
+            slots, starts, counts: int64 (n,): which rows, the position of their first new token
+                and how many of ``tokens`` are real.
+            tokens: int64 (n, q).
+            keep: outputs at the last ``keep`` columns, where the model can leave out the
+                others; 0: at all.
+
+        Returns:
+            float32 (n, q or keep, V), in the order of ``slots``.
+        """
+        first, rows = self._place(slots)
+        n = self.slots if self.deterministic else len(slots)
+        ids = np.zeros((n, tokens.shape[1]), np.int64)
+        positions = np.full((n, tokens.shape[1]), -1, np.int64)
+        at = rows - first
+        ids[at] = tokens
+        offsets = np.arange(tokens.shape[1])
+        positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
+        longest = self.capacity if self.deterministic else int((starts + counts).max())
+        logits = self._call(first, ids, positions, longest, keep)
+        self.lengths[slots] = starts + counts
+        return logits[torch.from_numpy(at).to(logits.device)].float()
+
+    def _call(
+        self, first: int, ids: np.ndarray, positions: np.ndarray, longest: int, keep: int
+    ) -> torch.Tensor:
+        device = self.model.device
+        at = torch.from_numpy(positions).to(device)
+        self._cache.plan(first, at, longest)
+        extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
+        output = self.model(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=self._attention.masks(at, longest, self.model.dtype),
+            position_ids=at.clamp(min=0),
+            past_key_values=self._cache,
+            use_cache=True,
+            **extra,
+        )
+        return output.logits
+
+    def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
+        if (starts > self.lengths[slots]).any():
+            raise ValueError("a row would start behind the end of its slot")
+        if (starts + counts > self.capacity).any():
+            raise ValueError(f"a row needs more than {self.capacity} tokens")
+
+    def _place(self, slots: np.ndarray) -> tuple[int, np.ndarray]:
+        """The first row of the forward pass, and the row of each slot.
+
+        The rows of one pass must lie together, as its keys and values are views of the cache.
+        Slots that lie elsewhere change places with others.
+        """
+        rows = self._row_of[slots]
+        if self.deterministic:
+            return 0, rows
+        n = len(slots)
+        first = int(rows.min())
+        if int(rows.max()) - first + 1 == n:
+            return first, rows
+        wanted = np.zeros(self.slots, np.int64)
+        wanted[rows] = 1
+        sums = np.concatenate([[0], np.cumsum(wanted)])
+        first = int(np.argmax(sums[n:] - sums[:-n]))
+        holes = iter([row for row in range(first, first + n) if not wanted[row]])
+        for row in rows[(rows < first) | (rows >= first + n)]:
+            self._swap(int(row), next(holes))
+        return first, self._row_of[slots]
+
+    def _swap(self, row: int, other: int) -> None:
+        pair = [row, other]
+        slots = self._slot_at[pair]
+        self._cache.swap_rows(row, other, *(int(length) for length in self.lengths[slots]))
+        self._slot_at[pair] = slots[::-1]
+        self._row_of[slots] = [other, row]
+
+
+def _ends(rows: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int64 (n,) each: slots, start positions and numbers of tokens."""
+    slots, starts, tokens = zip(*rows, strict=True) if rows else ((), (), ())
+    counts = [len(new) for new in tokens]
+    return np.array(slots, np.int64), np.array(starts, np.int64), np.array(counts, np.int64)
+
+
+def _capacity(config: Any, capacity: int | None, deterministic: bool) -> int:
+    limit = context_limit(config)
+    if capacity is not None:
+        return capacity if limit is None else min(capacity, limit)
+    if limit is None:
+        raise UserError("the model's configuration names no context length: set engine.capacity")
+    if deterministic and limit > MAX_DEFAULT_CAPACITY:
+        raise UserError(
+            f"deterministic mode runs at full capacity, and the model's context is {limit} "
+            "tokens: set engine.capacity to what the prompt and the path's limit need"
+        )
+    return limit

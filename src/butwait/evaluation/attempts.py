@@ -1,0 +1,165 @@
+"""Makes the attempts of one method on one problem set and grades them, resumably.
+
+Every problem is a coroutine of its own and the engine batches whatever waits, across problems and
+shards. A finished problem is on disk at once; a stopped evaluation goes on where it was, and its
+files are the same bytes as those of an uninterrupted one.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from butwait.engines.engine import Engine
+from butwait.evaluation.settings import MethodSettings
+from butwait.evaluation.storage import read_shard, write_shard
+from butwait.problems.answers import extract_answer
+from butwait.problems.grading import Grader
+from butwait.records import Attempt, Key, Problem, SearchTree, UserError
+from butwait.reward_models.reward_model import RewardModel
+from butwait.running.shards import ShardFormat, map_shards
+from butwait.search.run import run_sampler
+from butwait.search.selection import answer_classes, select
+from butwait.search.settings import IndependentSettings
+
+T = TypeVar("T")
+
+
+async def run_attempts(
+    problems: Sequence[Problem],
+    engine: Engine,
+    reward_model: RewardModel | None,
+    grader: Grader,
+    method: MethodSettings,
+    key: Key,
+    folder: Path,
+    *,
+    shard_size: int = 64,
+    concurrency: int = 64,
+    on_problem: Callable[[list[Attempt]], None] = lambda attempts: None,
+) -> list[Attempt]:
+    """Makes what is not on disk yet and returns all attempts: problems in order, then samples.
+
+    Args:
+        problems: in a fixed order; problem i belongs to shard i // shard_size.
+        engine: the policy.
+        reward_model: for the methods that need one.
+        grader: judges every attempt.
+        method: how a problem is attempted.
+        key: of the stage, set and method; every problem derives its own from it.
+        folder: where ``shard-00000.parquet`` and so on go.
+        shard_size: problems in one file.
+        concurrency: problems in flight at a time.
+        on_problem: called with the attempts at every problem, stored ones first.
+
+    Raises:
+        UserError: a stored shard is unreadable or belongs to another evaluation; the method needs
+            a reward model and there is none; the disk is full.
+    """
+    attempter = _Attempter(engine, reward_model, grader, method, key)
+    paths = await map_shards(
+        problems,
+        attempter.attempts,
+        ShardFormat(write_shard, read_shard),
+        folder,
+        shard_size=shard_size,
+        concurrency=concurrency,
+        on_result=on_problem,
+    )
+    made: list[Attempt] = []
+    for number, path in enumerate(paths):
+        stored = read_shard(path)
+        ids = [problem.id for problem in problems[number * shard_size :][:shard_size]]
+        if [[row.problem_id for row in rows] for rows in stored] != [[i] * method.k for i in ids]:
+            raise UserError(
+                f"{path} holds attempts at other problems, or another number of them, than this "
+                "evaluation asks for; delete it and run the same command again"
+            )
+        made += [row for rows in stored for row in rows]
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempter:
+    """Attempts problems by one method."""
+
+    engine: Engine
+    reward_model: RewardModel | None
+    grader: Grader
+    method: MethodSettings
+    key: Key
+
+    async def attempts(self, problem: Problem) -> list[Attempt]:
+        """The k graded attempts at one problem."""
+        key = self.key.derive(problem.id)
+        if isinstance(self.method.sampler, IndependentSettings):
+            made = await self._samples(problem, self.method.sampler, key)
+        else:
+            made = await _together(
+                self._search(problem, sample, key.derive(sample)) for sample in range(self.method.k)
+            )
+        return await self._with_classes(made, problem)
+
+    async def _samples(
+        self, problem: Problem, sampler: IndependentSettings, key: Key
+    ) -> list[Attempt]:
+        """Plain samples: the leaves of one tree."""
+        settings = sampler.model_copy(update={"samples": self.method.k})
+        tree = await run_sampler(problem, self.engine, None, settings, key)
+        return await _together(
+            self._graded(problem, tree, leaf, sample, tokens=len(tree.path_tokens(leaf)))
+            for sample, leaf in enumerate(tree.leaves.tolist())
+        )
+
+    async def _search(self, problem: Problem, sample: int, key: Key) -> Attempt:
+        """A whole search, selected down to one answer."""
+        sampler = self.method.sampler
+        assert not isinstance(sampler, IndependentSettings), "plain samples are not selected from"
+        tree = await run_sampler(problem, self.engine, self.reward_model, sampler, key)
+        selection = await select(
+            tree,
+            sampler.selection,
+            lambda text: extract_answer(text, problem.answer_kind),
+            lambda a, b: self.grader.aequal(a, b, problem.answer_kind),
+            key,
+        )
+        tokens = tree.counts.policy_tokens
+        return await self._graded(problem, tree, selection.node, sample, tokens=tokens)
+
+    async def _graded(
+        self, problem: Problem, tree: SearchTree, node: int, sample: int, *, tokens: int
+    ) -> Attempt:
+        text, finish = tree.path_text(node), tree.nodes[node].finish
+        grade = await self.grader.agrade(text, problem, finish)
+        return Attempt(
+            problem_id=problem.id,
+            sample=sample,
+            text=text,
+            finish=finish,
+            answer=grade.answer,
+            status=grade.status,
+            tokens=tokens,
+            reward_tokens=tree.counts.reward_tokens,
+            length=len(tree.path_tokens(node)),
+        )
+
+    async def _with_classes(self, attempts: list[Attempt], problem: Problem) -> list[Attempt]:
+        """The attempts with their answer classes: the correct ones are class 0, the wrong ones
+        are grouped by the grader's equality in order of first appearance."""
+        groups = await answer_classes(
+            [row.answer if row.status == "wrong" else None for row in attempts],
+            lambda a, b: self.grader.aequal(a, b, problem.answer_kind),
+        )
+        number = {row: label for label, group in enumerate(groups, 1) for row in group.leaves}
+        return [
+            replace(row, answer_class=0 if row.status == "correct" else number.get(index))
+            for index, row in enumerate(attempts)
+        ]
+
+
+async def _together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of concurrent jobs, in order; the first failure cancels the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+    return [task.result() for task in tasks]

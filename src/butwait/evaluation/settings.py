@@ -1,0 +1,46 @@
+"""What an evaluation takes. Imports no torch."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from butwait.records.settings import Settings
+from butwait.search.settings import IndependentSettings, SamplerSettings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class MethodSettings(Settings):
+    """How one problem is attempted."""
+
+    sampler: SamplerSettings = IndependentSettings()
+    """What makes an attempt: a sample of the policy (kind ``independent``), or a whole search
+    whose particles are selected down to one answer."""
+    k: Annotated[int, Field(gt=0)] = 1
+    """Attempts at every problem. For plain sampling they are the samples; for a search, so many
+    searches with their own randomness."""
+
+    @model_validator(mode="after")
+    def _k_is_the_number_of_samples(self) -> "MethodSettings":
+        if isinstance(self.sampler, IndependentSettings) and self.sampler.samples not in (
+            1,
+            self.k,
+        ):
+            raise ValueError(
+                f"k = {self.k} and sampler.samples = {self.sampler.samples} contradict each other; "
+                "set k alone: the samples of `independent` are the attempts"
+            )
+        return self
+
+
+class EvaluateSettings(Settings):
+    """Every method on every problem set."""
+
+    problems: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the problem sets."""
+    methods: Annotated[dict[Name, MethodSettings], Field(min_length=1)]
+    """Methods by name; the name is part of the keys in ``summary.json``."""
+    shard_size: Annotated[int, Field(gt=0)] = 64
+    """Problems in one file of attempts."""
+    concurrency: Annotated[int, Field(gt=0)] = 64
+    """Problems in flight at a time, across files, so that the engine's batch stays full."""

@@ -1,0 +1,77 @@
+"""Attempts on disk: Parquet shards, some problems in each."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from butwait.records import Attempt, UserError
+
+SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("text", pa.string()),
+        ("finish", pa.string()),
+        ("answer", pa.string()),
+        ("status", pa.string()),
+        ("tokens", pa.int64()),
+        ("reward_tokens", pa.int64()),
+        ("length", pa.int64()),
+        ("answer_class", pa.int32()),
+    ]
+)
+"""One row an attempt: the fields of ``records.Attempt``."""
+
+_WITHOUT_TEXT = [name for name in SCHEMA.names if name != "text"]
+
+
+def write_shard(path: Path, problems: Sequence[Sequence[Attempt]]) -> None:
+    """Writes the attempts at several problems, problem by problem. The same attempts give the
+    same bytes."""
+    rows = [asdict(attempt) for attempts in problems for attempt in attempts]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+
+
+def read_shard(path: Path, *, texts: bool = True) -> list[list[Attempt]]:
+    """The attempts in one file, a list for every problem, in stored order.
+
+    Args:
+        path: the file.
+        texts: whether to read the completions; they are most of the bytes and no rate needs them.
+            Without them every ``text`` is empty.
+
+    Raises UserError where the file is empty, unreadable or no file of attempts.
+    """
+    try:
+        names = pq.read_schema(path).names
+        if names != SCHEMA.names:
+            raise _unreadable(path, f"its columns are {', '.join(names)}")
+        rows = pq.read_table(path, columns=names if texts else _WITHOUT_TEXT).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, str(error).partition("\n")[0]) from error
+    if not rows:
+        raise _unreadable(path, "it holds no attempt")
+    attempts = (Attempt(**{"text": "", **row}) for row in rows)
+    return [list(group) for _, group in groupby(attempts, key=lambda row: row.problem_id)]
+
+
+def read_attempts(folder: Path, *, texts: bool = True) -> list[Attempt]:
+    """All stored attempts of one method on one set, in order; ``texts`` as in ``read_shard``.
+
+    Raises UserError where there are none or a shard cannot be read.
+    """
+    shards = sorted(folder.glob("shard-*.parquet"))
+    if not shards:
+        raise UserError(f"{folder} holds no attempts; run the evaluation's stage first")
+    return [row for shard in shards for rows in read_shard(shard, texts=texts) for row in rows]
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path} is not a readable file of attempts ({why}); delete it and run the same command "
+        "again: only its problems are attempted anew"
+    )

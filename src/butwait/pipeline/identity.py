@@ -1,0 +1,58 @@
+"""What a stage's result depends on, as a fingerprint."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from butwait.pipeline.problem_sets import LoadedSet
+from butwait.recipe.recipe import Recipe
+from butwait.running.stages import Stage, fingerprint
+
+RECORDED = ("butwait", "torch", "transformers", "trl", "numpy", "math-verify")
+
+
+def stage_header(
+    recipe: Recipe,
+    name: str,
+    problems: dict[str, LoadedSet],
+    done: dict[str, Stage],
+    shared: dict[str, Any],
+) -> dict[str, Any]:
+    """The head of a stage's stage.json.
+
+    The fingerprint covers the stage's resolved settings, the recipe's model, engine, prompt and
+    seed, the content of its problem sets, the fingerprints of its inputs and, where the engine
+    is deterministic, what its bits depend on. A model folder's or a problem file's path counts,
+    and so does a problem's text.
+    """
+    settings = recipe.stages[name].model_dump(mode="json", by_alias=True)
+    inputs = {source: done[source].record["fingerprint"] for source in recipe.sources(name)}
+    used = {s: problems[s].fingerprint for s in recipe.stages[name].problem_sets}
+    common = recipe.model_dump(mode="json", include={"model", "engine", "prompt", "seed"})
+    depends = [settings, inputs, used, common, shared["environment"], name]
+    return {
+        "name": name,
+        "kind": settings["kind"],
+        "from": list(recipe.sources(name)),
+        "fingerprint": fingerprint(depends),
+        "settings": settings | {"recipe": common},
+        "inputs": inputs,
+        "problem_sets": {s: problems[s].describe() for s in used},
+        "versions": shared["versions"],
+        "seed": recipe.seed,
+    }
+
+
+def environment(recipe: Recipe) -> dict[str, Any]:
+    """What a deterministic engine's bits depend on beside its settings: threads and torch."""
+    if not getattr(recipe.engine, "deterministic", False):
+        return {}
+    import torch
+
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on, and of Python."""
+    found = {name: metadata.version(name) for name in RECORDED}
+    return found | {"python": platform.python_version()}

@@ -1,0 +1,52 @@
+"""The main path: a recipe's stages, in order, each from the folders of those before it."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from butwait.pipeline.context import StageRun
+from butwait.pipeline.identity import environment, stage_header, versions
+from butwait.pipeline.problem_sets import load_problem_sets
+from butwait.pipeline.stages import STAGES
+from butwait.problems.grading import Grader
+from butwait.recipe.recipe import Recipe
+from butwait.running.stages import Stage, locked, open_stage
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
+    """Runs every stage that is not finished yet, in order.
+
+    Args:
+        recipe: what to run.
+        run: the run's folder; a stopped run goes on where it was, a finished one does nothing.
+
+    Returns:
+        stage name -> its record (the content of its stage.json).
+
+    Raises:
+        UserError: a mistake in the recipe, its data or its models, or a full disk. What was
+            finished is kept.
+    """
+    console.print(f"[bold]{recipe.name}[/bold] in {run}")
+    with locked(run), Grader() as grader:
+        problems = load_problem_sets(recipe, run / "problems", say=console.print)
+        shared = {"environment": environment(recipe), "versions": versions()}
+        done: dict[str, Stage] = {}
+        names = recipe.order()
+        for number, name in enumerate(names, start=1):
+            title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
+            stage = open_stage(run, stage_header(recipe, name, problems, done, shared))
+            if stage.complete:
+                console.print(f"{title}: finished before", markup=False)
+            else:
+                console.print(title, markup=False)
+                metrics, cost = STAGES[recipe.stages[name].kind](
+                    StageRun(recipe, name, stage, done, problems, grader)
+                )
+                stage.finish(metrics, cost)
+                console.print(f"  done in {stage.record['seconds']:.0f} s", markup=False)
+            done[name] = stage
+    return {name: stage.record for name, stage in done.items()}

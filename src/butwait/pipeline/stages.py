@@ -1,0 +1,243 @@
+"""What a stage of each kind does: it reads folders, calls one layer, and writes a folder.
+
+Every function returns (metrics, cost) for stage.json. Metrics are rates and counts; cost is in
+tokens. A function may be called again after a kill: what it finds on disk it does not repeat.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from butwait.evaluation.attempts import run_attempts
+from butwait.evaluation.compare import compare, with_holm
+from butwait.evaluation.metrics import summarise
+from butwait.evaluation.storage import read_attempts
+from butwait.pipeline.context import StageRun
+from butwait.pipeline.search_metrics import search_metrics
+from butwait.recipe.recipe import EvaluateStage, PrmStage, SearchStage, SftStage, VerifiedStage
+from butwait.records import COMPLETE, Grade, Problem, SearchTree
+from butwait.running.progress import task
+from butwait.running.shards import ShardFormat, map_shards
+from butwait.search.run import run_sampler
+from butwait.search.storage import read_shard, read_trees, shard_paths, write_shard
+
+Outcome = tuple[dict[str, Any], dict[str, int]]
+
+
+def evaluate(run: StageRun) -> Outcome:
+    """Attempts at every problem set by every method: ``attempts/<set>/<method>/``."""
+    settings = run.settings
+    assert isinstance(settings, EvaluateStage)
+    return asyncio.run(_evaluate(run, settings))
+
+
+async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
+    metrics, cost = {}, {"policy_tokens": 0, "reward_tokens": 0}
+    everything = [p for name in settings.problems for p in run.problems(name)]
+    rules = [method.sampler.step for method in settings.methods.values()]
+    async with run.searching(everything, rules) as (engine, reward_model):
+        for problem_set in settings.problems:
+            for name, method in settings.methods.items():
+                problems = run.problems(problem_set)
+                with task(f"{problem_set}, {name}", len(problems)) as progress:
+                    correct = total = 0
+
+                    def advance(attempts: list[Any]) -> None:
+                        nonlocal correct, total
+                        correct += sum(a.status == "correct" for a in attempts)
+                        total += len(attempts)
+                        progress.advance(correct=f"{correct / total:.1%}")
+
+                    attempts = await run_attempts(
+                        problems,
+                        engine,
+                        reward_model,
+                        run.grader,
+                        method,
+                        run.key.derive(problem_set, name),
+                        run.folder / "attempts" / problem_set / name,
+                        shard_size=settings.shard_size,
+                        concurrency=settings.concurrency,
+                        on_problem=advance,
+                    )
+                metrics[f"{problem_set}/{name}"] = summarise(attempts)
+                cost["policy_tokens"] += sum(a.tokens for a in attempts)
+                cost["reward_tokens"] += sum(a.reward_tokens for a in attempts)
+    return metrics, cost
+
+
+def prm(run: StageRun) -> Outcome:
+    """A reward model from rollouts: ``rollouts/``, ``model/``, ``audit.json``."""
+    settings = run.settings
+    assert isinstance(settings, PrmStage)
+    from butwait.training.prm import train_prm
+    from butwait.training.rollouts import collect_rollouts
+
+    async def collect() -> list[Any]:
+        rule = settings.rollouts.steps
+        problems = run.problems(settings.problems)
+        async with run.searching(problems, [rule], rewards=False) as (engine, _):
+            return await collect_rollouts(
+                engine, problems, run.grader, settings.rollouts, run.key, run.folder / "rollouts"
+            )
+
+    rollouts = asyncio.run(collect())
+    result = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
+    sampled = result.metrics["sampled_tokens"]
+    return result.metrics, {
+        "policy_tokens": sampled,
+        "trained_tokens": result.metrics["trained_tokens"],
+    }
+
+
+def search(run: StageRun) -> Outcome:
+    """Graded search trees: ``trees/``."""
+    settings = run.settings
+    assert isinstance(settings, SearchStage)
+    problems = run.problems(settings.problems)
+    asyncio.run(_search(run, settings, problems))
+    return search_metrics(read_trees(run.folder / "trees"))
+
+
+async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
+    async with run.searching(problems, [settings.sampler.step]) as (engine, reward_model):
+
+        async def one(problem: Problem) -> SearchTree:
+            key = run.key.derive(problem.id)
+            tree = await run_sampler(problem, engine, reward_model, settings.sampler, key)
+            tree.grades.update(await _grades(tree, problem, run))
+            return tree
+
+        with task("searching", len(problems)) as progress:
+            solved = 0
+
+            def advance(tree: SearchTree) -> None:
+                nonlocal solved
+                solved += any(grade.correct for grade in tree.grades.values())
+                progress.advance(solved=solved)
+
+            await map_shards(
+                problems,
+                one,
+                ShardFormat(write_shard, read_shard),
+                run.folder / "trees",
+                shard_size=settings.shard_size,
+                concurrency=settings.concurrency,
+                on_result=advance,
+            )
+
+
+async def _grades(tree: SearchTree, problem: Problem, run: StageRun) -> dict[int, Grade]:
+    """The verdict on every finished path, those of dead particles included."""
+    finished = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
+    grades = await asyncio.gather(
+        *(run.grader.agrade(tree.path_text(i), problem, tree.nodes[i].finish) for i in finished)
+    )
+    return dict(zip(finished, grades, strict=True))
+
+
+def verified(run: StageRun) -> Outcome:
+    """Correct solutions of the search: ``dataset/``, ``card.md``, ``statistics.json``."""
+    settings = run.settings
+    assert isinstance(settings, VerifiedStage)
+    from butwait.synthesis.card import Origin, write_card
+    from butwait.synthesis.dataset import save_examples
+    from butwait.synthesis.verified import build_verified
+
+    searches = run.inputs("trees")
+    sets = [run.recipe.stages[s.path.name].problems for s in searches]
+    problems = [problem for name in sets for problem in run.problems(name)]
+    prompting = run.prompting(searches[0].path.name)
+    built = build_verified(_stored(searches), problems, prompting, settings, run.key)
+    save_examples(run.folder / "dataset", built.examples)
+    own = [run.recipe.inputs(s.path.name, "reward model") for s in searches]
+    origin = Origin(
+        stage=run.name,
+        builder="verified",
+        settings=settings.model_dump(mode="json", exclude={"kind", "from_"}),
+        sources=sets,
+        model=run.model_of(searches[0].path.name).name,
+        recipe=run.recipe.name,
+        seed=run.recipe.seed,
+        tokenizer_fingerprint=prompting.tokenizer_fingerprint,
+        supervision="self" if all(own) else "external reward",
+    )
+    return write_card(run.folder, built, origin), {}
+
+
+def _stored(searches: list[Any]) -> Iterator[Any]:
+    from butwait.synthesis.built import StoredTree
+
+    for stage in searches:
+        for shard in shard_paths(stage.path / "trees"):
+            for row, tree in enumerate(read_shard(shard)):
+                yield StoredTree(tree, stage.path.name, shard.name, row)
+
+
+def sft(run: StageRun) -> Outcome:
+    """A fine-tuned model: ``model/``, ``log.jsonl``."""
+    settings = run.settings
+    assert isinstance(settings, SftStage)
+    from butwait.synthesis.dataset import load_examples
+    from butwait.training.sft import train_sft
+
+    examples = [e for data in run.inputs("data") for e in load_examples(data.path / "dataset")]
+    seed = run.key.derive("train").seed32()
+    metrics = train_sft(run.model, examples, settings, run.folder, seed, run.recipe.prompt)
+    return metrics, {"trained_tokens": metrics["trained_tokens"]}
+
+
+def report(run: StageRun) -> Outcome:
+    """``report.html`` and ``summary.json`` in the run's folder."""
+    from butwait.report.page import write_report
+
+    sources = run.recipe.sources(run.name)
+    records = [run.done[name].record for name in run.recipe.order() if name in sources]
+    own = run.stage.record | {"status": "complete"}
+    started = time.monotonic()
+    comparisons = with_holm(list(_comparisons(run)))
+    own["seconds"] = round(time.monotonic() - started, 3)
+    summary = write_report(run.folder.parent, [*records, own], run.recipe.name, comparisons)
+    return {"verdict": summary["verdict"]}, {}
+
+
+def _comparisons(run: StageRun) -> Iterator[dict[str, Any]]:
+    """Every evaluation against the baseline stage's by the same method on the same set, and
+    every other method of a stage against its first."""
+    stages = run.inputs("evaluation")
+    if not stages:
+        return
+    chosen = getattr(run.settings, "baseline", None)
+    baseline = next((s for s in stages if s.path.name == chosen), stages[0])
+    for stage in stages:
+        for problem_set, method in _evaluated(stage):
+            first = next(m for s, m in _evaluated(stage) if s == problem_set)
+            for other, name in ((baseline, method), (stage, first)):
+                if (other, name) != (stage, method) and (problem_set, name) in _evaluated(other):
+                    yield _compared(other, stage, problem_set, name, method)
+
+
+def _evaluated(stage: Any) -> list[tuple[str, str]]:
+    return [tuple(name.split("/", 1)) for name in stage.record["metrics"]]
+
+
+def _compared(a: Any, b: Any, problem_set: str, method_a: str, method_b: str) -> dict[str, Any]:
+    names = [f"{s.path.name}/{problem_set}/{m}" for s, m in ((a, method_a), (b, method_b))]
+    folders = [s.path / "attempts" / problem_set / m for s, m in ((a, method_a), (b, method_b))]
+    return compare(
+        names[0],
+        read_attempts(folders[0], texts=False),
+        names[1],
+        read_attempts(folders[1], texts=False),
+    )
+
+
+STAGES: dict[str, Callable[[StageRun], Outcome]] = {
+    "evaluate": evaluate,
+    "prm": prm,
+    "search": search,
+    "verified": verified,
+    "sft": sft,
+    "report": report,
+}

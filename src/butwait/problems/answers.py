@@ -1,0 +1,243 @@
+"""Reads the final answer out of a completion, and integers out of answers.
+
+Where the answer stands, first match wins:
+
+1. Thinking is no answer: what stands in ``<think>...</think>``, or after a ``<think>`` that is
+   never closed, is not read.
+2. The last box. Cut off or empty, it is no answer; an earlier box is never credited instead.
+3. The last announcement: ``#### 18``, ``the answer is 18``, ``Final Answer: 18``.
+4. The last line, where it ends in a value.
+"""
+
+import re
+
+from butwait.problems.equality.arithmetic import evaluate
+from butwait.problems.equality.brackets import groups, matching_brace, split
+from butwait.problems.equality.notation import canonical
+from butwait.problems.equality.structure import is_label, is_name
+from butwait.problems.equality.words import split_unit
+from butwait.records import AnswerKind
+
+MAX_UNBOXED = 100_000
+"""Characters from the end of a completion that are searched for an announcement."""
+MAX_VALUE = 2_000
+"""Characters of a sentence, or of a last line, that are searched for a value."""
+MAX_BOXES = 60
+"""Boxes that are joined at most."""
+MAX_LINK = 80
+"""Characters between two joined boxes at most."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_BARE_BOX = re.compile(r"[^\s${}\\.,;]+(?:[.,]\d+)*|\\[^\s$]+")
+_LINK = re.compile(
+    r"(?:\s|[$,;.&]|\\[,;: ()\[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|and|or"
+    r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
+)
+_OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
+_HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
+_ANNOUNCEMENT = re.compile(
+    r"(?i)answer\b(?:\s+to\s[^.\n]{0,100}?|\s+here)?"
+    r"\s*(?:\*\*|__)?\s*(?::|\bis\b|\bare\b|=)(?:\s*:)?"
+)
+_MATH_SPAN = re.compile(
+    r"\$\$(.+?)\$\$|(?<!\\)\$(?!\d[\d,.]*\s)(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL
+)
+_LAST_DISPLAY = re.compile(r"(?:\\\[(.+?)\\\]|\$\$(.+?)\$\$)\s*$", re.DOTALL)
+_SEPARATORS = re.compile(r"(?:\s|[,;.]|and|or)*")
+_COPULA = re.compile(r"(?:\b(?:is|are|equals)\b|=|:)\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*(])")
+_DECORATION = re.compile(
+    r"(?<![\w)])(?:\*\*|__)|(?:\*\*|__)(?![\w(])|`|^#+\s|^[>\-*•]\s+"  # but not 9**9
+)
+_OPENING_DELIMITER = re.compile(r"\\[\[(]")
+_LAST_DELIMITER = re.compile(r"(?<!\\)\\[\])]\s*$")
+_CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
+_PLAIN_INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,1000})\s*")
+_INTEGER = re.compile(r"[+-]?\d+")
+_TEXT_GROUP = re.compile(r"\\text\s*\{[^{}]*\}")
+_FORMULA = re.compile(
+    r"[\s\d.,;:+\-*/^!%()\[\]{}|<>=_'°$√π∞×·÷−±∪∩≤≥²³½]|\\[a-zA-Z]+|\\.|(?<![a-zA-Z])"
+    r"(?:sqrt|pi|sin|cos|tan|log|ln|exp|inf|infinity|or|and|[a-zA-Z])(?![a-zA-Z])"
+)
+
+
+def extract_answer(text: str, kind: AnswerKind) -> str | None:
+    """The final answer as it is written in ``text``, None where there is none.
+
+    kind: for ``integer``, the last line counts only where its value reads as an integer.
+    """
+    text = answer_part(text)
+    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if last >= 0 and (box := _BOX.match(text, last)):
+        return _boxed(text, last, box.end())
+    text = text[-MAX_UNBOXED:]
+    if "####" in text and (hashes := _HASHES.findall(text)):
+        return _cleaned(hashes[-1]) or None
+    announced = _last_announcement(text)
+    return _last_line(text, kind) if announced is None else _announced(text[announced:])
+
+
+def joined_boxes(text: str) -> str | None:
+    """The last boxes as one answer, where several follow each other as a list; else None.
+
+    Only separators may stand between them (commas, "and", "or", a label such as ``x =``). This is
+    for gold answers of several values; a single value is in the last box alone.
+    """
+    text = answer_part(text)
+    contents: list[str] = []
+    following: int | None = None
+    for box in reversed(list(_BOX.finditer(text))):
+        content, end = _content(text, box.end())
+        linked = following is None or _linked(text, end, following)
+        if not content or not linked or len(contents) == MAX_BOXES:
+            break
+        if content not in contents:
+            contents.insert(0, content)
+        following = box.start()
+    return ", ".join(contents) if len(contents) > 1 else None
+
+
+def box_closed(text: str) -> bool:
+    """Whether a complete ``\\boxed{...}`` stands in ``text`` outside an open ``<think>``."""
+    text = answer_part(text)
+    openings = {box.end() for box in _BOX.finditer(text)}
+    return any(opening in openings for opening, _ in groups(text))
+
+
+def answer_part(text: str) -> str:
+    """What follows the last ``</think>``, up to a ``<think>`` that is never closed."""
+    text = text.rpartition("</think>")[2]
+    return text.partition("<think>")[0]
+
+
+def read_integer(text: str) -> int | None:
+    """The integer that ``text`` writes: ``073``, ``1{,}234``, ``x = 10^6``, ``64 \\text{ cm}``.
+
+    Exact arithmetic is done (``\\frac{10}{2}``); units, labels and thousands separators are
+    dropped. None for anything else, lists, tuples and approximations among it.
+    """
+    if plain := _PLAIN_INTEGER.fullmatch(text):
+        return -int(plain[2]) if plain[1] == "-" else int(plain[2])
+    if len(text) > 2_000:
+        return None
+    alternatives = {_integer(part) for part in split(canonical(text), frozenset({"\\lor"}))}
+    return alternatives.pop() if len(alternatives) == 1 else None
+
+
+def _integer(latex: str) -> int | None:
+    if len(split(latex, frozenset({",", ";", "\\land"}))) > 1:
+        return None
+    *labels, value_text = split(latex, frozenset({"="}))
+    if is_name(value_text) and len(labels) == 1:  # 12 = x
+        labels, value_text = [value_text], labels[0]
+    if not all(is_label(label) for label in labels):
+        return None
+    value = evaluate(split_unit(value_text)[0])
+    return int(value) if value is not None and value.denominator == 1 else None
+
+
+def answer_kind(gold: str | None) -> AnswerKind:
+    """``integer`` for a gold answer that is written as one (073, 1,234, -5), else ``math``."""
+    written = gold is not None and len(gold) < 1_000 and _INTEGER.fullmatch(canonical(gold))
+    return "integer" if written else "math"
+
+
+def _boxed(text: str, start: int, inside: int) -> str | None:
+    """The content of the box that starts at ``start``; boxes joined by "or" are one answer."""
+    if text[inside : inside + 1] != "{":
+        bare = _BARE_BOX.match(text, inside)
+        return bare[0] if bare else None
+    if _OR.search(text, max(0, start - 20), start) and (hedged := joined_boxes(text)):
+        return hedged.replace(", ", " or ")
+    return _content(text, inside)[0] or None
+
+
+def _content(text: str, inside: int) -> tuple[str, int]:
+    """(content, index after the box); the content of a box that is cut off is ""."""
+    end = matching_brace(text, inside) if text[inside : inside + 1] == "{" else None
+    return ("", len(text)) if end is None else (text[inside + 1 : end].strip(), end + 1)
+
+
+def _linked(text: str, end: int, following: int) -> bool:
+    return (
+        following - end <= MAX_LINK and _LINK.fullmatch(text, end, max(end, following)) is not None
+    )
+
+
+def _last_announcement(text: str) -> int | None:
+    """Index after the last "answer is", "Answer:" and the like."""
+    at = len(text)
+    while (at := max(text.rfind(word, 0, at) for word in ("answer", "Answer", "ANSWER"))) >= 0:
+        if announcement := _ANNOUNCEMENT.match(text, at):
+            return announcement.end()
+    return None
+
+
+def _announced(rest: str) -> str | None:
+    """The value in what follows an announcement: its first line that says anything."""
+    for paragraph in (_DECORATION.sub("", line).strip() for line in rest.strip().split("\n")):
+        if paragraph.strip(" $*:\\[]()"):
+            return _value(_sentences(paragraph)[0]) or _cleaned(_sentences(paragraph)[0])
+    spans = _spans(rest)
+    return spans[-1] if spans else None
+
+
+def _last_line(text: str, kind: AnswerKind) -> str | None:
+    if display := _LAST_DISPLAY.search(text[-MAX_VALUE:]):
+        return (display[1] or display[2]).strip()
+    lines = [line for line in text.strip().split("\n") if line.strip()]
+    if not lines:
+        return None
+    line = _CALCULATION.sub("", _DECORATION.sub("", lines[-1])).strip()
+    value = _value(_sentences(line)[-1])
+    if value is not None and kind == "integer" and read_integer(value) is None:
+        return None
+    return value
+
+
+def _sentences(line: str) -> list[str]:
+    return _SENTENCE_END.split(line)
+
+
+def _value(sentence: str) -> str | None:
+    """The value that a sentence ends in: itself a formula, or a formula in it, or none."""
+    sentence = _cleaned(sentence)
+    if not sentence or len(sentence) > MAX_VALUE:
+        return None
+    if _is_formula(sentence) or _only_spans(sentence):
+        return sentence
+    # "=" inside a formula is no verb: formulas are blanked, lengths kept.
+    prose = _MATH_SPAN.sub(lambda span: "$" * len(span[0]), sentence)
+    tail = sentence[max((m.end() for m in _COPULA.finditer(prose)), default=0) :].strip()
+    if tail != sentence and tail and (_is_formula(tail) or _only_spans(tail) or _is_quantity(tail)):
+        return tail
+    spans = _spans(sentence)
+    return spans[-1] if spans else None
+
+
+def _cleaned(text: str) -> str:
+    """Without markup, a closing delimiter whose opening stands elsewhere, and a full stop."""
+    text = _DECORATION.sub("", text).strip()
+    if _OPENING_DELIMITER.search(text) is None:
+        text = _LAST_DELIMITER.sub("", text)
+    return text.rstrip(" .*").strip()
+
+
+def _is_formula(text: str) -> bool:
+    return _FORMULA.sub("", _TEXT_GROUP.sub("", text)) == ""
+
+
+def _is_quantity(text: str) -> bool:
+    """A number with its unit."""
+    value, unit = split_unit(canonical(text))
+    return bool(unit) and evaluate(value) is not None
+
+
+def _only_spans(text: str) -> bool:
+    """Formulas joined by nothing but separators."""
+    rest = _MATH_SPAN.sub("", text)
+    return rest != text and _SEPARATORS.fullmatch(rest) is not None
+
+
+def _spans(text: str) -> list[str]:
+    return [next(g for g in match.groups() if g).strip() for match in _MATH_SPAN.finditer(text)]

@@ -1,0 +1,264 @@
+"""Whether an answer equals a gold answer: words, shapes and numbers here, formulas by algebra.
+
+``equal`` decides everything that needs no algebra itself, at microseconds a case. Two formulas go
+to the function it is given: ``algebra.same_formula`` inside a worker process, or ``refuse``,
+which raises ``NeedsAlgebraError`` so that the caller can send the whole case to a worker.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from butwait.problems.equality.arithmetic import evaluate
+from butwait.problems.equality.brackets import balanced, depth_of, split
+from butwait.problems.equality.cost import MAX_DEPTH, too_costly
+from butwait.problems.equality.notation import canonical, key
+from butwait.problems.equality.structure import (
+    MAX_ITEMS,
+    Answer,
+    is_label,
+    is_name,
+    is_variable,
+    read,
+)
+from butwait.problems.equality.words import as_words, choice_letter, split_unit, units_differ
+
+Algebra = Callable[[str, str], bool]
+"""(gold, answer) in canonical LaTeX -> whether they are equal; raises ``UnreadableGoldError``."""
+
+MAX_TEXT = 2_000
+"""An answer of more characters is no closed form of anything: equal to the same text only."""
+APPROXIMATION_DIGITS = 6
+"""A decimal of at least so many decimal places and digits may stand for the number it rounds."""
+
+_OTHER_SEPARATORS = frozenset({",", ";", "\\land", "\\pm", "\\mp"})
+_SET_NOTATION = re.compile(r"\\(?:mathbb|setminus|emptyset|cap|cup)(?![a-zA-Z])")
+_DECIMAL = re.compile(r"-?(?P<whole>\d*)\.(?P<places>\d+)")
+_BASED = re.compile(r"(?P<digits>\d+)_\{?(?P<base>\d+)\}?")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
+
+
+class NeedsAlgebraError(Exception):
+    """Two formulas must be compared, and the caller brought no algebra."""
+
+
+class UnreadableGoldError(ValueError):
+    """The gold answer cannot be read, so that nothing can be said about any answer."""
+
+
+def refuse(gold: str, answer: str) -> bool:
+    """The algebra of a process that has none."""
+    raise NeedsAlgebraError
+
+
+def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
+    """Whether ``answer`` equals ``gold``, both as they were written.
+
+    Raises:
+        UnreadableGoldError: the gold answer is no readable formula and no words.
+        NeedsAlgebraError: from ``refuse``.
+    """
+    if not gold.strip() or not balanced(gold):
+        raise UnreadableGoldError(gold[:100])
+    if len(gold) > MAX_TEXT or len(answer) > MAX_TEXT or not balanced(answer):
+        return gold.split() == answer.split()
+    letter = choice_letter(gold)
+    if letter is not None and choice_letter(answer, with_text=True) == letter:
+        return True
+    gold_latex, answer_latex = canonical(gold), canonical(answer)
+    if key(gold_latex) == key(answer_latex):
+        return True
+    gold_words = _words(gold, gold_latex)
+    if gold_words is not None:
+        return gold_words == as_words(answer)
+    if _words(answer, answer_latex) is not None or not answer_latex:
+        return False
+    return _Comparison(algebra).texts(gold_latex, _before_approximation(answer_latex))
+
+
+def is_collection(gold: str) -> bool:
+    """Whether a gold answer consists of several values: a list, a set, a tuple."""
+    if len(gold) > MAX_TEXT or not balanced(gold):
+        return False
+    return read(canonical(gold)).shape in ("list", "set", "bracket", "union")
+
+
+def _words(text: str, latex: str) -> str | None:
+    """``text`` as words, unless its words are only a unit or a label of a formula."""
+    if as_words(text) is None:
+        return None
+    parts = (split_unit(part)[0] for part in re.split(r",|;|\\land|\\lor|=", latex))
+    formula = " ".join(part for part in parts if not is_name(part.strip()))
+    return as_words(text) if as_words(formula) is not None or not formula else None
+
+
+def _before_approximation(latex: str) -> str:
+    exact = latex.split("\\approx")[0].strip()
+    return exact if exact and not is_name(exact) else latex
+
+
+class _Comparison:
+    """The recursion over shapes; ``algebra`` is what its leaves may use."""
+
+    def __init__(self, algebra: Algebra) -> None:
+        self._algebra = algebra
+
+    def texts(self, gold: str, answer: str) -> bool:
+        if depth_of(answer) > MAX_DEPTH:
+            return False
+        if depth_of(gold) > MAX_DEPTH:
+            raise UnreadableGoldError(gold[:100])
+        return self.answers(read(gold), read(answer))
+
+    def answers(self, gold: Answer, answer: Answer) -> bool:
+        if gold.label and answer.label and key(gold.label) != key(answer.label):
+            return self._equations(gold, answer)
+        if gold.label and not answer.label and not is_name(gold.label):
+            return False  # an equation is no value
+        if answer.label and not gold.label and not is_label(answer.label):
+            return False
+        if gold.label and answer.label and not is_name(gold.label):
+            return self._shapes(gold, answer) or self._equations(gold, answer)
+        return self._shapes(gold, answer)
+
+    def _shapes(self, gold: Answer, answer: Answer) -> bool:
+        gold, answer = _alone(gold), _alone(answer)
+        shapes = (gold.shape, answer.shape)
+        if shapes == ("value", "value"):
+            return self._values(gold.text, answer.text)
+        if shapes in (("list", "list"), ("set", "set"), ("list", "set"), ("set", "list")):
+            return self._unordered(gold.items, answer.items)
+        if shapes == ("bracket", "bracket"):
+            return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
+        if shapes == ("matrix", "matrix"):
+            return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
+        if shapes in (("matrix", "bracket"), ("bracket", "matrix")):
+            return (
+                _is_vector(gold) and _is_vector(answer) and self._ordered(gold.items, answer.items)
+            )
+        if shapes in (("bracket", "list"), ("list", "bracket")):
+            return (
+                _is_vector(gold) and _is_vector(answer) and self._ordered(gold.items, answer.items)
+            )
+        if shapes == ("union", "union") and self._unordered(gold.items, answer.items):
+            return True
+        if shapes == ("value", "list") and split(answer.text, _OTHER_SEPARATORS) == [answer.text]:
+            return all(self.answers(gold, item) for item in answer.items)  # 0.5 or 1/2
+        if _SET_NOTATION.search(gold.text + answer.text):
+            return self._formulas(gold.text, answer.text)
+        return False
+
+    def _ordered(self, gold: tuple[Answer, ...], answer: tuple[Answer, ...]) -> bool:
+        if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
+            return False
+        return all(self.answers(g, a) for g, a in zip(gold, answer, strict=True))
+
+    def _unordered(self, gold: tuple[Answer, ...], answer: tuple[Answer, ...]) -> bool:
+        """Equality is an equivalence, so that a greedy match finds a match where there is one."""
+        if any(item.text.startswith("\\ldots") for item in (*gold, *answer)):
+            return self._ordered(gold, answer)
+        if len(answer) > MAX_ITEMS or len(gold) > MAX_ITEMS:
+            return False
+        left = list(answer)
+        for item in gold:
+            found = next((i for i, other in enumerate(left) if self.answers(item, other)), None)
+            if found is None:
+                return False
+            matched = left.pop(found)
+            left = [other for other in left if key(other.text) != key(matched.text)]
+        return not left
+
+    def _values(self, gold: str, answer: str) -> bool:
+        gold, gold_unit = split_unit(gold)
+        answer, answer_unit = split_unit(answer)
+        if units_differ(gold_unit, answer_unit):
+            return False
+        if gold.endswith("\\%") and "\\%" not in answer:
+            # 50\% may be answered by 50 and by 0.5, but 50 not by 50\%.
+            bare_gold = gold.removesuffix("\\%").strip()
+            return self._values(bare_gold, answer) or self._values(f"({bare_gold})/100", answer)
+        if key(gold) == key(answer):
+            return True
+        g, a = evaluate(gold), evaluate(answer)
+        if g is not None and a is not None:
+            return g == a or approximates(gold, g, answer, a)
+        if is_variable(gold) and is_variable(answer):
+            return False  # A is not a; math-verify folds case
+        for rule in (_based, _ratios):
+            if (verdict := rule(gold, answer)) is not None:
+                return verdict
+        return self._formulas(gold, answer)
+
+    def _equations(self, gold: Answer, answer: Answer) -> bool:
+        """Two equations, unless both only name a value: x = 5 is not y = 5."""
+        both_name = is_name(gold.label) and is_name(answer.label)
+        if both_name and all(evaluate(side.text) is not None for side in (gold, answer)):
+            return False
+        if gold.shape != "value" or answer.shape != "value":
+            return False
+        return self._formulas(f"{gold.label} = {gold.text}", f"{answer.label} = {answer.text}")
+
+    def _formulas(self, gold: str, answer: str) -> bool:
+        if too_costly(answer):
+            return False
+        if too_costly(gold):
+            raise UnreadableGoldError(gold[:100])
+        return self._algebra(gold, answer)
+
+
+def approximates(gold: str, g: Fraction, answer: str, a: Fraction) -> bool:
+    """Whether one side is a long decimal that rounds (or cuts) the other, no integer."""
+    if g.denominator == 1 or a.denominator == 1:
+        return False
+    places = [p for p in (decimal_places(gold), decimal_places(answer)) if p is not None]
+    return bool(places) and abs(g - a) < Fraction(1, 10 ** min(places))
+
+
+def decimal_places(text: str) -> int | None:
+    """Decimal places of a plain decimal long enough to be an approximation, else None."""
+    match = _DECIMAL.fullmatch(text.strip())
+    if match is None:
+        return None
+    significant = len((match["whole"] + match["places"]).lstrip("0"))
+    places = len(match["places"])
+    return places if min(places, significant) >= APPROXIMATION_DIGITS else None
+
+
+def _alone(answer: Answer) -> Answer:
+    """A set or list of one is its element."""
+    return answer.items[0] if answer.shape in ("set", "list") and len(answer.items) == 1 else answer
+
+
+def _is_vector(answer: Answer) -> bool:
+    if answer.shape == "matrix":
+        return answer.ends in ("1", str(len(answer.items)))
+    return answer.shape == "list" or answer.ends == "()"
+
+
+def _based(gold: str, answer: str) -> bool | None:
+    """Numbers in a base: 101_2 is 5_{10}; the base may be left out, as a unit may."""
+    g, a = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if g and a:
+        return _in_base(g["digits"], int(g["base"])) == _in_base(a["digits"], int(a["base"]))
+    if g:
+        return answer.strip() == g["digits"]
+    return None
+
+
+def _in_base(digits: str, base: int) -> int | None:
+    try:
+        return int(digits, base)
+    except ValueError:
+        return None
+
+
+def _ratios(gold: str, answer: str) -> bool | None:
+    """a:b by proportion, clock times by their digits."""
+    if ":" not in gold or ":" not in answer:
+        return None
+    g, a = ([evaluate(part) for part in text.split(":")] for text in (gold, answer))
+    if None in g or None in a or len(g) != len(a):
+        return None
+    if g == a or (_CLOCK.fullmatch(gold) and _CLOCK.fullmatch(answer)):
+        return g == a
+    return all(x * a[0] == y * g[0] for x, y in zip(g, a, strict=True))  # type: ignore[operator]

@@ -1,0 +1,179 @@
+"""A pool of grading processes that can be killed, callable from any thread."""
+
+import contextlib
+import json
+import os
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import get_args
+
+from butwait.problems.equality.worker import Verdict
+from butwait.records import UserError
+
+_START_LIMIT = 120.0
+"""Seconds until a new process must have loaded math-verify, on a busy machine too."""
+_WORKER = "butwait.problems.equality.worker"
+_GRACE = 0.3
+"""Seconds after the time limit at which a process that did not end its case is killed."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A grading process ended without an answer to its case."""
+
+
+class WorkerPool:
+    """Up to ``size`` grading processes, started when they are needed.
+
+    The processes are new interpreters, not forks: the caller's threads and memory (torch, a
+    model) are not in them. ``close`` kills them; they also leave by themselves when the process
+    that made the pool ends, however it ends.
+    """
+
+    def __init__(self, size: int, time_limit: float, memory_limit: int) -> None:
+        """size: processes; time_limit: seconds a case; memory_limit: bytes a process."""
+        self._size, self._time_limit, self._memory_limit = size, time_limit, memory_limit
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(size):
+            self._idle.put(None)
+        self._workers: set[_Worker] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._owner = os.getpid()
+
+    def verdict(self, gold: str, answer: str) -> Verdict:
+        """What a process says of the case; ``limit`` where it broke the time or memory limit.
+
+        Waits for a free process; the time limit counts from when one takes the case.
+
+        Raises:
+            WorkerDiedError: two processes in a row died, which is no fault of the case.
+        """
+        if os.getpid() != self._owner:
+            raise RuntimeError("a Grader belongs to the process that made it; make one in each")
+        worker = self._idle.get()
+        try:
+            for last_attempt in (False, True):
+                worker = worker or self._start()
+                try:
+                    return worker.ask(gold, answer)
+                except TimeoutError:
+                    self._discard(worker)
+                    worker = None
+                    return "limit"
+                except (WorkerDiedError, OSError):
+                    self._discard(worker)
+                    worker = None
+                    if last_attempt:
+                        raise WorkerDiedError("grading processes die") from None
+            raise AssertionError("unreachable")
+        finally:
+            self._idle.put(worker)
+
+    def start(self) -> None:
+        """Starts a process now, without waiting for it, so that the first case need not wait."""
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            return  # every process is at work
+        try:
+            worker = worker or self._start()
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Kills every process and waits for it. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers)
+            self._workers.clear()
+        for worker in workers:
+            worker.kill()
+
+    def _start(self) -> "_Worker":
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this Grader is closed")
+            worker = _Worker(self._time_limit, self._memory_limit)
+            self._workers.add(worker)
+            return worker
+
+    def _discard(self, worker: "_Worker") -> None:
+        with self._lock:
+            self._workers.discard(worker)
+        worker.kill()
+
+
+class _Worker:
+    """One process and its two pipes; used by one thread at a time."""
+
+    def __init__(self, time_limit: float, memory_limit: int) -> None:
+        self._time_limit = time_limit
+        self._started = False
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
+        # A session of its own: the whole family can be killed, and Ctrl-C does not reach it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _WORKER, str(time_limit), str(memory_limit)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def ask(self, gold: str, answer: str) -> Verdict:
+        """The verdict. TimeoutError where it does not come in time; WorkerDiedError."""
+        if not self._started:
+            self._wait_for_start()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
+        reply = self._read_line(self._time_limit + _GRACE)
+        for verdict in get_args(Verdict):
+            if reply == verdict:
+                return verdict
+        raise WorkerDiedError(f"a grading process answered {reply!r}")
+
+    def _wait_for_start(self) -> None:
+        try:
+            self._read_line(_START_LIMIT)
+        except (WorkerDiedError, TimeoutError):
+            if self._process.poll() is not None and self._process.returncode < 0:
+                raise WorkerDiedError("a grading process was killed at its start") from None
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines() or [
+                "no output"
+            ]
+            raise UserError(
+                f"the grading process did not start ({lines[-1]}); reinstall butwait's dependencies"
+            ) from None
+        self._started = True
+        self._errors.close()
+
+    def kill(self) -> None:
+        """Kills the process and the child that works on its case."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            assert file is not None
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _read_line(self, limit: float) -> str:
+        assert self._process.stdout is not None
+        deadline, line = time.monotonic() + limit, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                part = self._process.stdout.read(4096)
+                if not part:
+                    raise WorkerDiedError("a grading process ended")
+                line += part
+        return line.decode().strip()

@@ -1,0 +1,97 @@
+"""A grading process: ``python -m butwait.problems.equality.worker TIME_LIMIT MEMORY_LIMIT``.
+
+It loads math-verify once, then forks a child for every case; the child's exit code is the verdict.
+A case can therefore neither slow down nor corrupt the next one, and ending it costs nothing:
+
+- time: the child's alarm has the default action, so that the kernel ends the process even inside
+  a C function, whether or not anybody is left to watch it;
+- memory: RLIMIT_AS;
+- the parent's death: standard input closes and the process leaves.
+
+Protocol, one line each: ``ready``, then per case {"gold", "answer"} in and one of
+``Verdict`` out.
+"""
+
+import gc
+import io
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+Verdict = Literal["equal", "different", "unreadable", "limit"]
+Compare = Callable[[str, str], bool]
+_EXIT_CODES: dict[int, Verdict] = {10: "equal", 11: "different", 12: "unreadable"}
+_WARM_UP = (r"\frac{1}{2}+\sqrt{x}", r"2\pi x^{2}-\ln(x)", r"y = 2x+1", r"(1,2)\cup(3,\infty)")
+
+
+def main() -> None:
+    """Serves cases from standard input until it closes."""
+    time_limit, memory_limit = float(sys.argv[1]), int(sys.argv[2])
+    replies = _only_replies_on_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    compare = _load()
+    _limit_memory(memory_limit)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    replies.write(b"ready\n")
+    for line in sys.stdin.buffer:
+        case = json.loads(line)
+        verdict = _in_child(compare, case["gold"], case["answer"], time_limit)
+        replies.write(verdict.encode() + b"\n")
+
+
+def _load() -> Compare:
+    """Imports what a case needs and parses a few formulas, so that each child starts warm."""
+    from butwait.problems.equality.algebra import same_formula
+    from butwait.problems.equality.compare import equal
+
+    logging.disable(logging.CRITICAL)
+    for formula in _WARM_UP:
+        same_formula(formula, formula)
+    gc.collect()
+    gc.freeze()  # children share these pages; a collection in a child would copy them
+    return lambda gold, answer: equal(gold, answer, same_formula)
+
+
+def _in_child(compare: Compare, gold: str, answer: str, time_limit: float) -> Verdict:
+    child = os.fork()
+    if child == 0:
+        os._exit(_exit_code(compare, gold, answer, time_limit))
+    _, status = os.waitpid(child, 0)
+    return _EXIT_CODES.get(os.waitstatus_to_exitcode(status), "limit")
+
+
+def _exit_code(compare: Compare, gold: str, answer: str, time_limit: float) -> int:
+    from butwait.problems.equality.compare import UnreadableGoldError
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, time_limit)
+    try:
+        return 10 if compare(gold, answer) else 11
+    except UnreadableGoldError:
+        return 12
+    except BaseException:  # out of memory or of stack: no verdict
+        return 1
+
+
+def _limit_memory(limit: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _only_replies_on_stdout() -> io.FileIO:
+    """The pipe to the parent; whatever a library prints goes to standard error."""
+    replies = io.FileIO(os.dup(1), "w")
+    os.dup2(2, 1)
+    return replies
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Grades completions against gold answers.
+
+Integers are graded in-process by exact arithmetic. Other answers are compared in-process where
+words, shapes and numbers decide, and by math-verify in a process that can be killed where algebra
+is needed. ``docs/grading.md`` states every rule.
+"""
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from types import TracebackType
+from typing import TypeVar
+
+from butwait.problems.answers import box_closed, extract_answer, joined_boxes, read_integer
+from butwait.problems.equality.compare import (
+    NeedsAlgebraError,
+    UnreadableGoldError,
+    equal,
+    is_collection,
+)
+from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
+from butwait.problems.equality.worker import Verdict
+from butwait.records import AnswerKind, Grade, Problem, Status
+
+T = TypeVar("T")
+
+_CACHE_SIZE = 50_000
+_STATUS: dict[Verdict, Status] = {
+    "equal": "correct",
+    "different": "wrong",
+    "unreadable": "ungradable",
+    "limit": "ungradable",
+}
+
+
+class Grader:
+    """Grades answers; callable from any thread and from any event loop.
+
+    A context manager: ``close`` ends its processes. They are started by the first answer that
+    needs algebra, and end by themselves when the process that made the grader does.
+    """
+
+    def __init__(
+        self, *, workers: int | None = None, time_limit: float = 1.0, memory_limit: int = 1 << 30
+    ) -> None:
+        """
+        Args:
+            workers: grading processes at most; by default one a core, no more than 8.
+            time_limit: seconds that the algebra of one comparison may take.
+            memory_limit: bytes of address space of one grading process.
+        """
+        self.workers = workers or min(8, os.cpu_count() or 1)
+        self._pool = WorkerPool(self.workers, time_limit, memory_limit)
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="butwait-grading")
+        self._verdicts: OrderedDict[tuple[str, str], Status] = OrderedDict()
+        self._lock = Lock()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts a grading process ahead of the first answer that needs one."""
+        self._pool.start()
+
+    def close(self) -> None:
+        """Ends the grading processes. A second call does nothing."""
+        self._pool.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def grade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
+        """The verdict on a completion.
+
+        Args:
+            text: the completion.
+            problem: its ``answer`` and ``answer_kind`` are used.
+            finish: why the completion ended; ``length`` without a closed box is ``truncated``.
+        """
+        reading = _read(text, problem, finish)
+        if isinstance(reading, Grade):
+            return reading
+        return Grade(reading.answer, self._compare(reading.gold, reading.answer))
+
+    async def agrade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
+        """``grade`` without blocking the event loop while algebra runs."""
+        reading = _read(text, problem, finish)
+        if isinstance(reading, Grade):
+            return reading
+        quick = _compare_here(reading.gold, reading.answer)
+        if quick is not None:
+            return Grade(reading.answer, quick)
+        status = await self._in_thread(self._compare, reading.gold, reading.answer)
+        return Grade(reading.answer, status)
+
+    def equal(self, a: str, b: str, kind: AnswerKind) -> bool:
+        """Whether two extracted answers are the same answer, for majority votes.
+
+        Symmetric: equal where either verifies against the other. An answer that cannot be read
+        equals only its own text.
+        """
+        quick = _equal_here(a, b, kind)
+        if quick is not None:
+            return quick
+        return self._compare(a, b) == "correct" or self._compare(b, a) == "correct"
+
+    async def aequal(self, a: str, b: str, kind: AnswerKind) -> bool:
+        """``equal`` without blocking the event loop."""
+        quick = _equal_here(a, b, kind)
+        return await self._in_thread(self.equal, a, b, kind) if quick is None else quick
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, function, *args)
+
+    def _compare(self, gold: str, answer: str) -> Status:
+        status = _compare_here(gold, answer)
+        if status is not None:
+            return status
+        with self._lock:
+            if (gold, answer) in self._verdicts:
+                self._verdicts.move_to_end((gold, answer))
+                return self._verdicts[gold, answer]
+        try:
+            verdict = self._pool.verdict(gold, answer)
+        except WorkerDiedError:
+            return "ungradable"
+        status = _STATUS[verdict]
+        with self._lock:
+            self._verdicts[gold, answer] = status
+            if len(self._verdicts) > _CACHE_SIZE:
+                self._verdicts.popitem(last=False)
+        return status
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A gold answer and an answer whose formulas must be compared."""
+
+    gold: str
+    answer: str
+
+
+def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
+    """The verdict where it needs no comparison of formulas, else what to compare."""
+    gold, kind = problem.answer, problem.answer_kind
+    answer = extract_answer(text, kind)
+    gold_value = read_integer(gold) if gold is not None and kind == "integer" else None
+    if gold is None or not gold.strip() or (kind == "integer" and gold_value is None):
+        return Grade(answer, "ungradable")
+    if finish == "length" and (answer is None or not box_closed(text)):
+        return Grade(None, "truncated")
+    if answer is None:
+        return Grade(None, "no_answer")
+    if kind == "integer":
+        return Grade(answer, "correct" if read_integer(answer) == gold_value else "wrong")
+    if is_collection(gold):
+        answer = joined_boxes(text) or answer
+    return _Pair(gold, answer)
+
+
+def _compare_here(gold: str, answer: str) -> Status | None:
+    """The status where it needs no algebra, else None."""
+    try:
+        return "correct" if equal(gold, answer) else "wrong"
+    except UnreadableGoldError:
+        return "ungradable"
+    except NeedsAlgebraError:
+        return None
+
+
+def _equal_here(a: str, b: str, kind: AnswerKind) -> bool | None:
+    """``Grader.equal`` where it needs no algebra, else None."""
+    if a.strip() == b.strip():
+        return True
+    if kind == "integer":
+        first, second = read_integer(a), read_integer(b)
+        return first is not None and first == second
+    verdicts = (_compare_here(a, b), _compare_here(b, a))
+    if "correct" in verdicts:
+        return True
+    return None if None in verdicts else False

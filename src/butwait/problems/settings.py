@@ -1,0 +1,112 @@
+"""What a problem set and a prompt take. Imports nothing heavy."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from butwait.records.settings import Settings
+
+
+class Columns(Settings):
+    """Which columns of the source hold what; None takes the preset's, or the default given."""
+
+    question: str | None = None
+    """Column of the question; ``question`` by default."""
+    answer: str | None = None
+    """Column of the gold answer; ``answer`` by default."""
+    id: str | None = None
+    """Column of a unique, stable id; by default the id is a hash of the normalised question."""
+    solution: str | None = None
+    """Column of a reference solution; none by default."""
+    metadata: tuple[str, ...] | None = None
+    """Columns kept in ``Problem.metadata``; none by default."""
+
+
+class ProblemSetSettings(Settings):
+    """Where a problem set comes from and which part of it is taken."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """``arithmetic``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``, ``math500``,
+    ``gsm8k``, ``limo``), a ``.jsonl`` or ``.parquet`` file, or a Hugging Face dataset id."""
+    subset: str | None = None
+    """Configuration of a Hugging Face dataset."""
+    split: str | None = None
+    """Split of a Hugging Face dataset (default ``train``, or the preset's), or of ``arithmetic``:
+    ``pretrain`` (what the tiny model learned from), ``train`` (default), ``search``,
+    ``validation``, ``test``; no question is in two of them."""
+    revision: str | None = None
+    """Commit of a Hugging Face dataset; pin it for a run to be repeatable."""
+    columns: Columns = Columns()
+    """Names of the source's columns."""
+    answer_kind: Literal["auto", "integer", "math"] = "auto"
+    """How answers are compared; ``auto`` is ``integer`` if every gold answer is an integer, else
+    ``math``."""
+    answer_after: str | None = None
+    """The gold answer is what stands after the last such mark (``"####"`` in GSM8K)."""
+    drop_unanswered: bool = False
+    """Leave out problems without a gold answer and log their number; else they are an error."""
+    shuffle_seed: int | None = None
+    """Shuffle with this seed before ``offset`` and ``limit``; None keeps the source's order."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Problems to skip."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """The most problems to take; None takes all."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of a generator: ``seed``, ``size`` (by default ``offset`` + ``limit``) and its
+    own (difficulty)."""
+
+    @property
+    def kind(self) -> Literal["arithmetic", "gym", "file", "hub"]:
+        """What sort of source it is; presets are ``hub``."""
+        if self.source == "arithmetic":
+            return "arithmetic"
+        if self.source.startswith("gym:"):
+            return "gym"
+        return "file" if self.source.endswith((".jsonl", ".parquet")) else "hub"
+
+    @model_validator(mode="after")
+    def _fields_fit_the_source(self) -> "ProblemSetSettings":
+        unfit = {
+            "arithmetic": {"subset", "revision", "columns", "answer_kind", "answer_after"},
+            "gym": {"subset", "revision", "split"},
+            "file": {"subset", "revision", "split", "params"},
+            "hub": {"params"},
+        }[self.kind]
+        for name in sorted(unfit & self.model_fields_set):
+            raise ValueError(f"{name} has no meaning for the source {self.source!r}")
+        return self
+
+
+class ArithmeticSettings(Settings):
+    """Parameters of the built-in ``arithmetic`` questions."""
+
+    size: Annotated[int, Field(gt=0)] = 500
+    """Number of questions."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """A smaller set is the beginning of a larger one with the same seed."""
+    min_terms: Annotated[int, Field(ge=2)] = 5
+    """Fewest digits that are added or subtracted."""
+    max_terms: Annotated[int, Field(ge=2)] = 8
+    """Most digits that are added or subtracted."""
+
+
+class PromptSettings(Settings):
+    """How a question is put to the model."""
+
+    style: Literal["chat", "plain"] = "chat"
+    """``chat`` uses the tokenizer's chat template; ``plain`` is the text alone (base models)."""
+    system: str | None = None
+    """System message; None leaves it to the chat template (some add their own)."""
+    template: str = (
+        "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
+    )
+    """The user's message. Only ``{question}`` is replaced, other braces stand for themselves."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Further variables for the chat template, such as ``enable_thinking: true``."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_question(cls, template: str) -> str:
+        if "{question}" not in template:
+            raise ValueError("a prompt template must contain {question}")
+        return template

@@ -1,0 +1,187 @@
+"""Problem sets: from a file, a Hugging Face dataset, reasoning-gym, or the built-in generator.
+
+Each source yields rows (column name -> value) or finished problems; gold answers, ids, order and
+limits are then the same for all.
+"""
+
+import logging
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from butwait.problems import arithmetic
+from butwait.problems.gym import generate_rows
+from butwait.problems.hub import read_hub_rows
+from butwait.problems.overlap import text_id
+from butwait.problems.presets import with_preset
+from butwait.problems.settings import ArithmeticSettings, Columns, ProblemSetSettings
+from butwait.problems.tables import Row, read_rows
+from butwait.records import Key, Problem, UserError
+
+logger = logging.getLogger(__name__)
+
+_INTEGER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
+
+
+def load_problems(settings: ProblemSetSettings) -> list[Problem]:
+    """The problems of a set, in a repeatable order, with unique ids.
+
+    Where the source has no id column, a question that occurs again is left out and logged.
+    Raises UserError for a source that is missing, empty or unreadable, a missing column, a
+    problem without question or gold answer (see ``drop_unanswered``), and a repeated id.
+    """
+    full = with_preset(settings)
+    if full.kind == "arithmetic":
+        problems = arithmetic.generate(_arithmetic_settings(full), full.split or "train")
+    else:
+        problems = _from_rows(_rows(full), full, settings.source)
+    problems = _selected(problems, full)
+    if not problems:
+        raise UserError(
+            f"the problem set {settings.source} is empty once unanswered problems and the first "
+            f"{full.offset} are left out"
+        )
+    return problems
+
+
+def _rows(settings: ProblemSetSettings) -> list[Row]:
+    if settings.kind == "gym":
+        return generate_rows(settings.source.removeprefix("gym:"), _generator_params(settings))
+    if settings.kind == "file":
+        return read_rows(Path(settings.source).expanduser())
+    return read_hub_rows(settings)
+
+
+def _generator_params(settings: ProblemSetSettings) -> dict[str, Any]:
+    """The parameters, with the size that ``offset`` and ``limit`` need where none is given."""
+    if settings.limit is None or "size" in settings.params:
+        return settings.params
+    return {"size": settings.offset + settings.limit, **settings.params}
+
+
+def _arithmetic_settings(settings: ProblemSetSettings) -> ArithmeticSettings:
+    try:
+        return ArithmeticSettings(**_generator_params(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"arithmetic: params.{name}: {first['msg']}") from error
+
+
+def _from_rows(rows: list[Row], settings: ProblemSetSettings, source: str) -> list[Problem]:
+    columns = _checked_columns(rows, settings.columns, source)
+    problems = [_problem(row, i, columns, settings, source) for i, row in enumerate(rows, start=1)]
+    return _typed(_unique(problems, columns, source), settings)
+
+
+def _checked_columns(rows: list[Row], columns: Columns, source: str) -> Columns:
+    """The columns with their defaults. Raises UserError for one that no row has."""
+    defaults = {"question": "question", "answer": "answer", "metadata": ()}
+    filled = columns.model_copy(
+        update={name: value for name, value in defaults.items() if getattr(columns, name) is None}
+    )
+    there = dict.fromkeys(column for row in rows for column in row)
+    named = (filled.question, filled.answer, filled.id, filled.solution, *(filled.metadata or ()))
+    for column in named:
+        if column is not None and column not in there:
+            raise UserError(
+                f"{source} has no column {column!r}; it has {', '.join(there)} (set columns)"
+            )
+    return filled
+
+
+def _problem(
+    row: Row, number: int, columns: Columns, settings: ProblemSetSettings, source: str
+) -> Problem:
+    question = _text(row.get(columns.question or ""))
+    if question is None:
+        raise UserError(f"{source}: row {number} has no question in column {columns.question!r}")
+    given_id = _text(row.get(columns.id)) if columns.id else text_id(question)
+    if given_id is None:
+        raise UserError(f"{source}: row {number} has no id in column {columns.id!r}")
+    return Problem(
+        id=given_id,
+        question=question,
+        answer=_gold(row.get(columns.answer or ""), settings.answer_after),
+        solution=_text(row.get(columns.solution)) if columns.solution else None,
+        source=source,
+        metadata={name: row.get(name) for name in columns.metadata or ()},
+    )
+
+
+def _gold(value: Any, after: str | None) -> str | None:
+    """The gold answer as text; None where there is none, or nothing stands after the mark."""
+    text = _text(value)
+    if text is None or after is None:
+        return text
+    _, mark, tail = text.rpartition(after)
+    return tail.strip() or None if mark else None
+
+
+def _text(value: Any) -> str | None:
+    """The value as stripped text; None for nothing, NaN and blanks. 27.0 is "27"."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    return str(value).strip() or None if value is not None else None
+
+
+def _unique(problems: list[Problem], columns: Columns, source: str) -> list[Problem]:
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        if first.setdefault(problem.id, problem) is not problem and columns.id:
+            raise UserError(f"{source}: the id {problem.id!r} occurs more than once")
+    if len(first) < len(problems):
+        logger.warning("%s: %d repeated questions are left out", source, len(problems) - len(first))
+    return list(first.values())
+
+
+def _typed(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
+    """The problems with their answer kind; integers without separators and leading zeros."""
+    golds = [p.answer for p in problems if p.answer is not None]
+    integers = all(_INTEGER.fullmatch(gold) for gold in golds)
+    if settings.answer_kind == "math" or (settings.answer_kind == "auto" and not integers):
+        return [replace(p, answer_kind="math") for p in problems]
+    return [replace(p, answer_kind="integer", answer=_integer(p)) for p in problems]
+
+
+def _integer(problem: Problem) -> str | None:
+    if problem.answer is None:
+        return None
+    if not _INTEGER.fullmatch(problem.answer):
+        raise UserError(
+            f"{problem.source}: the gold answer of problem {problem.id}, {problem.answer!r}, is no "
+            "integer; set answer_kind: math"
+        )
+    return str(int(problem.answer.replace(",", "")))
+
+
+def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
+    """Shuffled, cut to offset and limit, without unanswered problems."""
+    if settings.drop_unanswered:
+        answered = [p for p in problems if p.answer is not None]
+        if len(answered) < len(problems):
+            logger.warning(
+                "%s: %d of %d problems have no gold answer and are left out",
+                settings.source,
+                len(problems) - len(answered),
+                len(problems),
+            )
+        problems = answered
+    if settings.shuffle_seed is not None:
+        order = Key.of(settings.shuffle_seed, "shuffle").generator().permutation(len(problems))
+        problems = [problems[i] for i in order]
+    end = None if settings.limit is None else settings.offset + settings.limit
+    chosen = problems[settings.offset : end]
+    for problem in chosen:
+        if problem.answer is None:
+            raise UserError(
+                f"{problem.source}: problem {problem.id} has no gold answer; mend it, or set "
+                "drop_unanswered: true"
+            )
+    return chosen

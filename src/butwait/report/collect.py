@@ -1,0 +1,161 @@
+"""What a report is made of: stage records in recipe order and the files of their folders.
+
+Every reader takes a run that is not whole: a file that does not exist gives None or an empty
+list, a file that cannot be read is a ``UserError``.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from butwait.records import UserError
+from butwait.report.formats import finite
+
+Record = dict[str, Any]
+"""One stage's ``stage.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One row of the table: a model (named by its evaluate stage) by one method on one set.
+
+    Attributes:
+        stage: the evaluate stage.
+        set: the problem set.
+        method: the method's name in the recipe.
+        metrics: what the stage recorded for "set/method"; rates are fractions.
+        sampler: the kind of the method's sampler; "" where the record does not say.
+    """
+
+    stage: str
+    set: str
+    method: str
+    metrics: dict[str, Any]
+    sampler: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name in ``summary.json``: "stage/set/method"."""
+        return f"{self.stage}/{self.set}/{self.method}"
+
+    def figure(self, name: str) -> float | None:
+        """A metric as a finite number, None where there is none."""
+        return finite(self.metrics.get(name))
+
+    @property
+    def plain(self) -> bool:
+        """Whether an attempt is one sample of the policy, without a search around it."""
+        return self.sampler == "independent" or (
+            not self.sampler and not self.attempt_reward_tokens
+        )
+
+    @property
+    def attempt_tokens(self) -> float:
+        """Policy tokens generated for one attempt, which is what pass@1 costs; 0 if unrecorded."""
+        k = self.figure("k") or 1.0
+        each, whole = self.figure("tokens_per_attempt"), self.figure("tokens_per_problem")
+        return each if each is not None else (whole or 0.0) / k
+
+    @property
+    def attempt_reward_tokens(self) -> float:
+        """Reward-model tokens run for one attempt; 0 where no reward model took part."""
+        return (self.figure("reward_tokens_per_problem") or 0.0) / (self.figure("k") or 1.0)
+
+    def share(self, status: str) -> float | None:
+        """Share of the attempts with this status, None where no statuses were recorded."""
+        counts = self.metrics.get("status") or {}
+        total = sum(counts.values())
+        return counts.get(status, 0) / total if total else None
+
+
+def evaluations(stages: Iterable[Record]) -> list[Evaluation]:
+    """All evaluations, in the order of the recipe, then as the stage recorded them."""
+    rows = []
+    for stage in stages:
+        if stage.get("kind") != "evaluate":
+            continue
+        methods = (stage.get("settings") or {}).get("methods") or {}
+        for name, metrics in (stage.get("metrics") or {}).items():
+            if isinstance(metrics, dict) and "/" in name:
+                problem_set, method = name.split("/", 1)
+                sampler = (methods.get(method, {}).get("sampler") or {}).get("kind", "")
+                rows.append(Evaluation(stage["name"], problem_set, method, metrics, sampler))
+    return rows
+
+
+def of_kind(stages: Iterable[Record], kind: str) -> list[Record]:
+    return [stage for stage in stages if stage.get("kind") == kind]
+
+
+def attempts(run: Path, row: Evaluation, columns: Sequence[str], **equal: str) -> pa.Table | None:
+    """The stored attempts of one evaluation: only ``columns``, only rows where ``equal`` holds.
+
+    A long evaluation holds gigabytes of text, so the whole table is never read.
+    """
+    folder = run / row.stage / "attempts" / row.set / row.method
+    shards = sorted(folder.glob("shard-*.parquet"))
+    if not shards:
+        return None
+    filters = [(name, "==", value) for name, value in equal.items()] or None
+    tables = [_read_parquet(shard, columns, filters) for shard in shards]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _read_parquet(shard: Path, columns: Sequence[str], filters: list | None) -> pa.Table:
+    try:
+        return pq.read_table(shard, columns=list(columns), filters=filters)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{shard} cannot be read ({_first_line(error)}); delete it and run the same command "
+            "again to compute it anew"
+        ) from error
+
+
+def lengths(run: Path, row: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each attempt's text: int64 (attempts,), and of the correct ones alone."""
+    table = attempts(run, row, ("length", "status"))
+    if table is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    tokens = np.asarray(table["length"].to_pylist(), np.int64)
+    correct = np.asarray([status == "correct" for status in table["status"].to_pylist()], bool)
+    return tokens, tokens[correct]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where the file does not exist."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is not readable JSON ({_first_line(error)}); delete the stage's folder and "
+            "run the same command again"
+        ) from error
+    return value if isinstance(value, dict) else None
+
+
+def training_log(run: Path, stage: str) -> list[dict[str, Any]]:
+    """The logged steps of ``log.jsonl`` in order; a last line cut by a crash is left out."""
+    path = run / stage / "log.jsonl"
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

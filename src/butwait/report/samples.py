@@ -1,0 +1,121 @@
+"""Attempts of two models side by side, chosen by a rule that cannot flatter either."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from butwait.report.collect import Evaluation, attempts
+from butwait.report.formats import clip
+
+MOST_CHARACTERS = 1600
+"""Of one attempt on the page; the rest is on disk."""
+
+_OUTCOMES = {
+    (False, True): "only the second is right",
+    (True, False): "only the first is right",
+    (False, False): "both fail",
+    (True, True): "both are right",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One attempt as the page shows it."""
+
+    text: str
+    status: str
+    length: int
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """First attempts of both models at one question; ``question`` is "" where it is unknown."""
+
+    outcome: str
+    problem_id: str
+    question: str
+    gold: str
+    a: Shown
+    b: Shown
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Attributes:
+    a, b: the evaluations.
+    counts: outcome -> questions, over the first attempts of both.
+    pairs: the first question of each outcome, in stored order.
+    """
+
+    a: Evaluation
+    b: Evaluation
+    counts: dict[str, int]
+    pairs: list[Pair]
+
+
+def side_by_side(run: Path, a: Evaluation, b: Evaluation) -> SideBySide | None:
+    """The first attempts of both models at the questions both tried; None without attempts.
+
+    Shown is the first question, in stored order, of each of: only b right, only a right, both
+    fail. The counts say how common each is.
+    """
+    verdicts_a, verdicts_b = _first_verdicts(run, a), _first_verdicts(run, b)
+    outcomes: dict[str, list[str]] = {label: [] for label in _OUTCOMES.values()}
+    for problem_id, right in verdicts_a.items():
+        if problem_id in verdicts_b:
+            outcomes[_OUTCOMES[right, verdicts_b[problem_id]]].append(problem_id)
+    counts = {label: len(ids) for label, ids in outcomes.items()}
+    if not any(counts.values()):
+        return None
+    questions = read_questions(run, b.set)
+    pairs = []
+    for label, ids in outcomes.items():
+        if ids and label != _OUTCOMES[True, True]:
+            known = questions.get(ids[0], {})
+            pairs.append(
+                Pair(
+                    label,
+                    ids[0],
+                    clip(str(known.get("question") or ""), MOST_CHARACTERS),
+                    str(known.get("answer") or ""),
+                    _first_attempt(run, a, ids[0]),
+                    _first_attempt(run, b, ids[0]),
+                )
+            )
+    return SideBySide(a, b, counts, pairs)
+
+
+def read_questions(run: Path, problem_set: str) -> Mapping[str, dict[str, Any]]:
+    """id -> {id, question, answer} of ``RUN/problems/<set>.jsonl``; empty without that file."""
+    path = run / "problems" / f"{problem_set}.jsonl"
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return {row["id"]: row for row in rows}
+
+
+def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:
+    """problem id -> whether its first attempt is correct, in stored order."""
+    table = attempts(run, row, ("problem_id", "sample", "status"))
+    if table is None:
+        return {}
+    return {
+        attempt["problem_id"]: attempt["status"] == "correct"
+        for attempt in table.to_pylist()
+        if attempt["sample"] == 0
+    }
+
+
+def _first_attempt(run: Path, row: Evaluation, problem_id: str) -> Shown:
+    columns = ("sample", "text", "status", "length", "answer")
+    table = attempts(run, row, columns, problem_id=problem_id)
+    first = min(table.to_pylist() if table else [], key=lambda attempt: attempt["sample"])
+    return Shown(
+        clip(first["text"].strip(), MOST_CHARACTERS),
+        first["status"],
+        first["length"],
+        first["answer"] or "",
+    )

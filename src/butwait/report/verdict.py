@@ -1,0 +1,174 @@
+"""The first line of the page: what this run shows, and what it cannot show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from butwait.evaluation.compare import ALPHA
+from butwait.report import formats
+from butwait.report.collect import Evaluation, Record
+from butwait.report.formats import finite
+from butwait.report.lineage import policy_stage, tell_apart
+
+MUCH_TRUNCATED = 0.05
+"""A larger share of truncated attempts is said beside the verdict."""
+
+SAME_RATE = 5e-4
+"""Rates this near read the same on the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Attributes:
+    sentence: the first line of the page.
+    evidence: whether the headline comparison is significant at ``ALPHA``.
+    comparison: the comparison behind it, None where the run has none.
+    caveats: what a careful reader must know beside it.
+    """
+
+    sentence: str
+    evidence: bool
+    comparison: dict[str, Any] | None
+    caveats: list[str]
+
+
+def judge(
+    stages: Sequence[Record], rows: Sequence[Evaluation], comparisons: Sequence[dict[str, Any]]
+) -> Verdict:
+    """The verdict of a run.
+
+    The headline is not the best comparison of the run, which would be chosen by its result, but
+    the one that ``headline`` fixes beforehand.
+    """
+    records = {stage["name"]: stage for stage in stages}
+    by_key = {row.key: row for row in rows}
+    caveats = _caveats(stages, rows, comparisons)
+    chosen = headline(records, by_key, comparisons)
+    if chosen is not None:
+        a, b = by_key[chosen["a"]], by_key[chosen["b"]]
+        return Verdict(_sentence(a, b, chosen, records), is_evidence(chosen), chosen, caveats)
+    if rows:
+        solved = "; ".join(f"{row.stage}/{row.method} {_solved(row)}" for row in rows[:2])
+        return Verdict(f"Nothing is compared in this run: {solved}.", False, None, caveats)
+    sentence = "This run has no evaluation yet: nothing can be said about what its models solve."
+    return Verdict(sentence, False, None, caveats)
+
+
+def headline(
+    records: Mapping[str, Record],
+    rows: Mapping[str, Evaluation],
+    comparisons: Sequence[dict[str, Any]],
+) -> dict[str, Any] | None:
+    """The comparison the page opens with.
+
+    By design, not by result: first a trained model against the base, then two models, by the
+    same method on the same set; among those plain sampling, then what costs the fewest tokens an
+    attempt, on the largest set; the recipe's order decides what is left.
+    """
+    known = [c for c in comparisons if c.get("a") in rows and c.get("b") in rows]
+
+    def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, float, int]:
+        a, b = rows[comparison["a"]], rows[comparison["b"]]
+        trained_against_base = (
+            policy_stage(a.stage, records) is None and policy_stage(b.stage, records) is not None
+        )
+        return (
+            not (a.set == b.set and a.method == b.method),
+            not trained_against_base,
+            a.stage == b.stage,
+            not b.plain,
+            a.attempt_tokens,
+            -int(a.figure("n") or 0),
+        )
+
+    return min(known, key=rank, default=None)
+
+
+def is_evidence(comparison: Mapping[str, Any]) -> bool:
+    """Whether the comparison's p-value is below ``ALPHA``."""
+    p = finite(comparison.get("p"))
+    return p is not None and p < ALPHA
+
+
+def _sentence(
+    a: Evaluation, b: Evaluation, comparison: Mapping[str, Any], records: Mapping[str, Record]
+) -> str:
+    first, second = tell_apart(a.stage, b.stage, records)
+    how = " at the first try" if b.plain else f" with {b.method}"
+    if a.method != b.method:
+        how, first, second = "", f"{first} with {a.method}", f"{second} with {b.method}"
+    delta = finite(comparison.get("delta"))
+    body = (
+        f"{second} solves {_rate(b, comparison.get('rate_b'))} of "
+        f"{formats.count(b.figure('n'))} questions{how}, {first} "
+        f"{_rate(a, comparison.get('rate_a'))}: {formats.points(delta)} "
+        f"{formats.interval(comparison.get('interval'))}, {comparison.get('test', 'test')} "
+        f"{formats.p_value(finite(comparison.get('p')))}."
+    )
+    if not is_evidence(comparison):
+        return f"NOT EVIDENCE of a difference: {body}"
+    return f"WORSE: {body}" if (delta or 0.0) < 0 else body[0].upper() + body[1:]
+
+
+def _rate(row: Evaluation, compared: float | None = None) -> str:
+    """pass@1 with its interval; the rate that was compared, where it is another one (the
+    comparison takes equally many attempts of both sides)."""
+    rate = row.figure("pass_at_1")
+    if compared is not None and (rate is None or abs(compared - rate) > SAME_RATE):
+        return formats.percent(compared)
+    return f"{formats.percent(rate)} {formats.interval(row.metrics.get('interval'))}".strip()
+
+
+def _solved(row: Evaluation) -> str:
+    return f"solves {_rate(row)} of {formats.count(row.figure('n'))} questions of {row.set}"
+
+
+def _caveats(
+    stages: Sequence[Record], rows: Sequence[Evaluation], comparisons: Sequence[dict[str, Any]]
+) -> list[str]:
+    unfinished = [
+        stage["name"]
+        for stage in stages
+        if stage.get("status") not in (None, "complete") and stage.get("kind") != "report"
+    ]
+    found = []
+    if unfinished:
+        found.append(f"Not finished: {', '.join(unfinished)}. This page shows the rest.")
+    for comparison in comparisons:
+        if extreme := comparison.get("extreme"):
+            found.append(_extreme(str(extreme), comparison))
+    for row in rows:
+        found.extend(_caveats_of(row))
+    return list(dict.fromkeys(found))
+
+
+def _extreme(extreme: str, comparison: Mapping[str, Any]) -> str:
+    solved = formats.percent(finite(comparison.get("rate_a")))
+    what = "this set cannot show a difference; an easier one can"
+    if extreme == "ceiling":
+        what = "this set has no room to show a gain; a harder one has"
+    return (
+        f"{extreme.capitalize()} effect: {comparison['a']} solves {solved} of "
+        f"{formats.count(finite(comparison.get('n')))} questions: {what}."
+    )
+
+
+def _caveats_of(row: Evaluation) -> list[str]:
+    found = []
+    truncated, ungradable = row.share("truncated") or 0.0, row.share("ungradable") or 0.0
+    if truncated >= MUCH_TRUNCATED:
+        found.append(
+            f"{formats.percent(truncated)} of the attempts of {row.key} were cut by the token "
+            "limit before an answer; they count as not solved."
+        )
+    if excluded := (row.metrics.get("excluded") or {}).get("problems"):
+        found.append(
+            f"{len(excluded)} more questions of {row.set} could not be scored for {row.key} (no "
+            "readable gold answer); n leaves them out."
+        )
+    if ungradable > 0:
+        found.append(
+            f"{formats.percent(ungradable, 2)} of the attempts of {row.key} could not be graded; "
+            "they count neither as solved nor as failed."
+        )
+    return found

@@ -1,0 +1,28 @@
+"""From the log-odds of single steps to the log-odds of a path, exactly."""
+
+import numpy as np
+from scipy.special import log_expit
+
+from butwait.reward_models.settings import Aggregation
+
+
+def aggregate(step_logits: np.ndarray, how: Aggregation) -> float:
+    """One logit from the steps' logits, float64 (s,), s >= 1.
+
+    ``prod`` is the logit of the product of the steps' probabilities, ``min`` of the least one,
+    ``last`` of the last one; under ``model`` the model has judged the path as one step, which
+    makes it the last. All in log space: no probability is rounded to 0 or 1.
+    """
+    if how == "prod":
+        return _logit_of_log(float(log_expit(step_logits).sum()))
+    return float(step_logits.min() if how == "min" else step_logits[-1])
+
+
+def _logit_of_log(log_p: float) -> float:
+    """log(p / (1 - p)) from log p <= 0; infinite at 0."""
+    if log_p == 0.0:
+        return float("inf")
+    # log(1 - p) by whichever form keeps its digits (Maechler 2012, "log1mexp").
+    if log_p > -np.log(2.0):
+        return log_p - float(np.log(-np.expm1(log_p)))
+    return log_p - float(np.log1p(-np.exp(log_p)))

@@ -1,0 +1,246 @@
+"""How far can a reward model be trusted? Ranking and calibration on held-out prefixes.
+
+Every prefix carries the outcomes of the completions that were sampled through it, and every
+outcome is one label: a prefix with 3 verified of 4 completions stands for three positive labels
+and one negative, all with its one logit. Such a prefix ties with itself, so no model reaches an
+AUC of 1 on soft labels.
+
+The number that matters to a search is the *within-question* AUC: a filter only ever compares
+paths of one question, while the overall AUC also rewards knowing which questions are easy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from butwait.records import Key, UserError
+
+BINS = 10
+DEEPEST = 10
+"""Prefixes of this many steps and more are reported together."""
+RESAMPLES = 500
+
+_Interval = list[float] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredPrefixes:
+    """Held-out prefixes, each unique within its question; all arrays (m,).
+
+    Attributes:
+        question: int, index of the question.
+        depth: int, number of steps.
+        logit: float64, the reward model's log-odds.
+        verified: int, completions through the prefix that verified.
+        completions: int, completions through it that could be graded; at least 1.
+    """
+
+    question: np.ndarray
+    depth: np.ndarray
+    logit: np.ndarray
+    verified: np.ndarray
+    completions: np.ndarray
+
+    @property
+    def failed(self) -> np.ndarray:
+        return self.completions - self.verified
+
+    def where(self, mask: np.ndarray) -> "ScoredPrefixes":
+        return ScoredPrefixes(
+            self.question[mask],
+            self.depth[mask],
+            self.logit[mask],
+            self.verified[mask],
+            self.completions[mask],
+        )
+
+
+def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
+    """The audit as plain values for JSON; what cannot be computed is None.
+
+    Keys: ``verdict`` (a sentence), ``particles`` (the most that this model can be expected to
+    guide, None: no limit known), ``within_question_auc`` and ``auc`` with ``*_interval`` (95 %,
+    bootstrap over questions), ``ece``, ``reliability`` (bins), ``auc_by_depth`` (within question,
+    equal depth: what a filter compares), ``base_rate``, ``questions``, ``prefixes``,
+    ``completions``.
+
+    Raises UserError where there is nothing to audit.
+    """
+    if len(prefixes.logit) == 0:
+        raise UserError(
+            "the reward model cannot be audited: no held-out prefix has a gradable completion; "
+            "give the prm stage more problems"
+        )
+    within = within_question_auc(prefixes)
+    interval = _bootstrap(prefixes, key.derive("within"), _within_counts)
+    verdict, particles = _verdict(within, interval)
+    bins = reliability(prefixes)
+    return {
+        "verdict": verdict,
+        "particles": particles,
+        "within_question_auc": within,
+        "within_question_auc_interval": interval,
+        "auc": overall_auc(prefixes),
+        "auc_interval": _bootstrap(prefixes, key.derive("overall"), _overall_counts),
+        "ece": _ece(bins),
+        "reliability": bins,
+        "auc_by_depth": auc_by_depth(prefixes),
+        "base_rate": float(prefixes.verified.sum() / prefixes.completions.sum()),
+        "questions": len(np.unique(prefixes.question)),
+        "prefixes": len(prefixes.logit),
+        "completions": int(prefixes.completions.sum()),
+    }
+
+
+def overall_auc(prefixes: ScoredPrefixes) -> float | None:
+    """P(logit behind a verified completion > logit behind a failed one), ties counting half;
+    None where one of the two is missing."""
+    wins, pairs = _wins(prefixes)
+    return wins / pairs if pairs else None
+
+
+def within_question_auc(prefixes: ScoredPrefixes) -> float | None:
+    """The share of pairs (a verified and a failed completion *of the same question*) that the
+    logits rank rightly, ties counting half; None where no question has both outcomes.
+
+    Pairs are pooled, so a question weighs as much as it has pairs.
+    """
+    wins, pairs = _wins_by_question(prefixes)
+    return float(wins.sum() / pairs.sum()) if pairs.sum() else None
+
+
+def auc_by_depth(prefixes: ScoredPrefixes) -> list[dict[str, Any]]:
+    """Per number of steps: {depth, or_deeper, auc (within question), base_rate, prefixes}.
+
+    The last row holds ``DEEPEST`` steps and more; its pairs, too, have equal depth.
+    """
+    rows = []
+    for depth in range(1, min(int(prefixes.depth.max()), DEEPEST) + 1):
+        last = depth == DEEPEST
+        mask = prefixes.depth >= depth if last else prefixes.depth == depth
+        part = prefixes.where(mask)
+        if len(part.logit) == 0:
+            continue
+        counts = [_wins_by_question(part.where(part.depth == d)) for d in np.unique(part.depth)]
+        wins = sum(float(w.sum()) for w, _ in counts)
+        pairs = sum(float(p.sum()) for _, p in counts)
+        rows.append(
+            {
+                "depth": depth,
+                "or_deeper": last,
+                "auc": wins / pairs if pairs else None,
+                "base_rate": float(part.verified.sum() / part.completions.sum()),
+                "prefixes": len(part.logit),
+            }
+        )
+    return rows
+
+
+def reliability(prefixes: ScoredPrefixes) -> list[dict[str, Any]]:
+    """Equal-width bins of the predicted probability that hold anything:
+    {lo, hi, mean_predicted, mean_observed, n}, n in completions."""
+    predicted = expit(prefixes.logit)
+    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    rows = []
+    for b in np.unique(index):
+        inside = index == b
+        n = prefixes.completions[inside].sum()
+        rows.append(
+            {
+                "lo": float(b / BINS),
+                "hi": float((b + 1) / BINS),
+                "mean_predicted": float((predicted * prefixes.completions)[inside].sum() / n),
+                "mean_observed": float(prefixes.verified[inside].sum() / n),
+                "n": int(n),
+            }
+        )
+    return rows
+
+
+def _ece(bins: list[dict[str, Any]]) -> float:
+    """Expected calibration error (Naeini et al. 2015): the mean gap over completions."""
+    total = sum(b["n"] for b in bins)
+    return sum(b["n"] * abs(b["mean_predicted"] - b["mean_observed"]) for b in bins) / total
+
+
+def _wins(prefixes: ScoredPrefixes, multiplicity: np.ndarray | float = 1.0) -> tuple[float, float]:
+    """Rightly ranked pairs (ties half) and all pairs, with every prefix counted
+    ``multiplicity`` times."""
+    _, rank = np.unique(prefixes.logit, return_inverse=True)
+    return _wins_of_ranks(rank, prefixes.verified * multiplicity, prefixes.failed * multiplicity)
+
+
+def _wins_of_ranks(
+    rank: np.ndarray, positive: np.ndarray, negative: np.ndarray
+) -> tuple[float, float]:
+    positive = np.bincount(rank, positive)
+    negative = np.bincount(rank, negative)
+    below = np.cumsum(negative) - negative
+    wins = float((positive * (below + negative / 2)).sum())
+    return wins, float(positive.sum() * negative.sum())
+
+
+def _wins_by_question(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]:
+    """(wins, pairs), each (number of questions,)."""
+    order = np.argsort(prefixes.question, kind="stable")
+    starts = np.flatnonzero(np.diff(prefixes.question[order], prepend=-1))
+    parts = np.split(order, starts[1:])
+    counts = [_wins(prefixes.where(part)) for part in parts]
+    wins, pairs = np.array(counts).T
+    return wins, pairs
+
+
+_Resampler = Callable[[np.ndarray], tuple[float, float]]
+"""How often each question was drawn, (number of questions,) -> (wins, pairs)."""
+
+
+def _within_counts(prefixes: ScoredPrefixes) -> _Resampler:
+    wins, pairs = _wins_by_question(prefixes)
+    return lambda drawn: (float(drawn @ wins), float(drawn @ pairs))
+
+
+def _overall_counts(prefixes: ScoredPrefixes) -> _Resampler:
+    _, rank = np.unique(prefixes.logit, return_inverse=True)
+    _, question = np.unique(prefixes.question, return_inverse=True)
+
+    def counts(drawn: np.ndarray) -> tuple[float, float]:
+        times = drawn[question]
+        return _wins_of_ranks(rank, prefixes.verified * times, prefixes.failed * times)
+
+    return counts
+
+
+def _bootstrap(
+    prefixes: ScoredPrefixes, key: Key, prepare: Callable[[ScoredPrefixes], _Resampler]
+) -> _Interval:
+    """95 % percentile interval of an AUC over resampled questions; None where there is none."""
+    counts = prepare(prefixes)
+    questions = len(np.unique(prefixes.question))
+    draws = key.generator().multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
+    ratios = [wins / pairs for wins, pairs in map(counts, draws) if pairs]
+    return [float(q) for q in np.quantile(ratios, [0.025, 0.975])] if ratios else None
+
+
+def _verdict(auc: float | None, interval: _Interval) -> tuple[str, int | None]:
+    """A sentence and the most particles that the model can be expected to guide.
+
+    Only the limit of 16 rests on a measurement (with a within-question AUC of 0.76, a filter
+    with 64 particles did worse than one with 16); that of 64 is a cautious extrapolation.
+    """
+    if auc is None or interval is None:
+        return "unknown: no held-out question has both verified and failed completions", 1
+    figures = f"within-question AUC {auc:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    if interval[0] <= 0.5:
+        return f"useless: {figures} cannot be told from chance; do not search with it", 1
+    if auc < 0.8:
+        return (
+            f"weak: {figures}; with more than 16 particles the filter is likely to "
+            "over-optimise it, and a vote is safer than taking the highest reward",
+            16,
+        )
+    if auc < 0.9:
+        return f"fair: {figures}; with more than 64 particles, compare against fewer first", 64
+    return f"strong: {figures}", None

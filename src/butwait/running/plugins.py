@@ -1,0 +1,35 @@
+"""A user's own function, named ``module:function`` in a recipe."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from butwait.records import UserError
+
+
+def load_plugin(name: str, what: str) -> Any:
+    """The object that ``module:function`` names; modules in the current folder are found too.
+
+    Args:
+        name: such as ``my_rewards:strict``.
+        what: what it is for, for the error's sentence.
+
+    Raises:
+        UserError: no such module or function.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"{what}: {name!r} is not of the form module:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UserError(
+            f"{what}: {name!r} cannot be imported ({error}); it must be installed, or a file in "
+            "the current folder"
+        ) from error
+    except AttributeError as error:
+        raise UserError(f"{what}: the module {module_name!r} has no {attribute!r}") from error

@@ -1,0 +1,110 @@
+"""A resumable map over many items: results reach the disk one by one and end up in shards.
+
+A finished item is spooled to its own file at once; when all items of a shard are finished they
+are written as one shard and their spool files go. Every file appears atomically, so a kill at any
+moment loses only what was unfinished, and a shard's bytes do not depend on how often the run was
+killed or in which order its items finished.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from butwait.running.files import atomic_path
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ShardFormat(Generic[Result]):
+    """How results are stored.
+
+    ``write`` must give the same bytes for the same results, and ``read`` must give them back
+    exactly.
+    """
+
+    write: Callable[[Path, Sequence[Result]], None]
+    read: Callable[[Path], list[Result]]
+    suffix: str = ".parquet"
+
+
+async def map_shards(
+    items: Sequence[Item],
+    work: Callable[[Item], Awaitable[Result]],
+    format: ShardFormat[Result],
+    folder: Path,
+    *,
+    shard_size: int,
+    concurrency: int,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> list[Path]:
+    """Computes ``work(item)`` for every item that is not on disk yet.
+
+    Args:
+        items: in a fixed order; item i belongs to shard i // shard_size.
+        work: the computation; at most ``concurrency`` of them run at a time, across shards, so
+            that the slowest item of a shard does not hold up the next shard.
+        format: how results are stored.
+        folder: where the shards go.
+        on_result: called with every result, stored ones first (for progress).
+
+    Returns:
+        The shards' paths, in order.
+
+    Raises:
+        whatever ``work`` raises first; the other items are cancelled and finished ones stay on
+        disk.
+    """
+    gate = asyncio.Semaphore(concurrency)
+    paths = [
+        folder / f"shard-{start // shard_size:05d}{format.suffix}"
+        for start in range(0, len(items), shard_size)
+    ]
+
+    async def one(index: int) -> Result:
+        spooled = _spool(folder) / f"{index:08d}{format.suffix}"
+        if spooled.exists():
+            (result,) = format.read(spooled)
+        else:
+            async with gate:
+                result = await work(items[index])
+            with atomic_path(spooled) as path:
+                format.write(path, [result])
+        on_result(result)
+        return result
+
+    async def shard(path: Path, indices: range) -> None:
+        if path.exists():
+            for result in format.read(path):
+                on_result(result)
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(i)) for i in indices]
+            with atomic_path(path) as temporary:
+                format.write(temporary, [task.result() for task in tasks])
+        for i in indices:
+            (_spool(folder) / f"{i:08d}{format.suffix}").unlink(missing_ok=True)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, path in enumerate(paths):
+                start = number * shard_size
+                group.create_task(shard(path, range(start, min(start + shard_size, len(items)))))
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    shutil.rmtree(_spool(folder), ignore_errors=True)
+    return paths
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _spool(folder: Path) -> Path:
+    return folder / ".spool"

@@ -1,0 +1,141 @@
+"""Stage folders: what was computed from what, and whether it is finished.
+
+``RUN/<stage>/stage.json`` names the stage's settings, its inputs and a fingerprint of both. A
+finished stage with the same fingerprint is not run again. A stage whose fingerprint changed is
+moved to ``RUN/.superseded/`` and comes back if the old settings do; nothing is overwritten.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from butwait.records import UserError
+from butwait.running.files import write_json
+
+SCHEMA_VERSION = 1
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Stage:
+    """One stage's folder.
+
+    Attributes:
+        path: RUN/<name>.
+        record: the content of stage.json.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    _clock: float = field(default_factory=time.monotonic)
+
+    @property
+    def complete(self) -> bool:
+        return self.record["status"] == "complete"
+
+    def finish(self, metrics: dict[str, Any], cost: dict[str, int]) -> None:
+        """Marks the stage complete. Its outputs must be on disk by now."""
+        self.record |= {"status": "complete", "metrics": metrics, "cost": cost}
+        self.save()
+
+    def save(self) -> None:
+        """Writes stage.json; ``seconds`` grows by the wall time since it was written last. A
+        killed session counts up to its last save."""
+        now = time.monotonic()
+        self.record["seconds"] = round(self.record["seconds"] + now - self._clock, 3)
+        self._clock = now
+        write_json(self.path / "stage.json", self.record)
+
+
+def open_stage(run: Path, header: dict[str, Any]) -> Stage:
+    """The folder of a stage: finished, half-finished or new.
+
+    Args:
+        run: the run's folder.
+        header: ``name``, ``kind``, ``from``, ``fingerprint``, ``settings``, ``inputs``,
+            ``versions`` and ``seed``.
+    """
+    path = run / header["name"]
+    existing = read_stage(path)
+    if existing and existing.record["fingerprint"] != header["fingerprint"]:
+        _supersede(run, existing)
+        existing = None
+    if existing is None:
+        kept = run / ".superseded" / f"{header['name']}-{header['fingerprint']}"
+        if kept.exists():
+            os.replace(kept, path)
+            existing = read_stage(path)
+    if existing is not None:
+        return existing
+    path.mkdir(parents=True, exist_ok=True)
+    blank = {"status": "running", "seconds": 0.0, "metrics": {}, "cost": {}}
+    stage = Stage(path, {"schema_version": SCHEMA_VERSION} | header | blank)
+    stage.save()
+    return stage
+
+
+def read_stage(path: Path) -> Stage | None:
+    """The stage in ``path``, or None where there is none.
+
+    Raises:
+        UserError: stage.json is unreadable.
+    """
+    file = path / "stage.json"
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["fingerprint"], record["status"], record["seconds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged ({type(error).__name__}); remove the folder {path} and run the "
+            "same command again to compute this stage anew"
+        ) from error
+    return Stage(path, record)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Holds the run's folder for this process.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = (run / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"the run folder {run} cannot be written ({error.strerror}); choose another with "
+            "--run-dir"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another butwait process is working in {run}; wait for it, or choose another "
+                "folder with --run-dir"
+            ) from error
+        yield
+
+
+def _supersede(run: Path, stage: Stage) -> None:
+    kept = run / ".superseded" / f"{stage.path.name}-{stage.record['fingerprint']}"
+    kept.parent.mkdir(exist_ok=True)
+    if kept.exists():
+        shutil.rmtree(kept)
+    os.replace(stage.path, kept)

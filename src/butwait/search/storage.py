@@ -1,0 +1,151 @@
+"""Search trees on disk: one Parquet file a shard, one row and one row group a tree.
+
+Columns are flat lists, laid out in ``docs/trees.md``. A tree comes back exactly as it was, and
+identical trees make identical bytes: a file holds no time and no host name.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from butwait.records import SearchTree, UserError
+from butwait.running.files import atomic_path
+from butwait.search.rows import SCHEMA, SCHEMA_VERSION, from_row, to_row
+
+FORMAT_KEY = b"butwait.trees"
+"""Key of the schema version in a file's metadata."""
+
+_SPLIT_BYTES = {
+    f"{column}.list.element": "BYTE_STREAM_SPLIT"
+    for column in ("logprobs", "reward_logits", "population_log_weights", "log_weights")
+}
+"""Floats compress better when their bytes are stored apart."""
+
+_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
+"""What broken bytes raise: in Parquet's own structure, or in columns that contradict each other."""
+
+
+def write_shard(path: Path, trees: Sequence[SearchTree]) -> None:
+    """Writes trees as one file, which appears whole or not at all.
+
+    Raises:
+        ValueError: no trees, or two trees of one problem.
+        UserError: the disk is full.
+    """
+    ids = [tree.problem_id for tree in trees]
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError("a shard holds at least one tree and at most one a problem")
+    schema = SCHEMA.with_metadata({FORMAT_KEY: str(SCHEMA_VERSION).encode()})
+    with atomic_path(path) as partial:
+        with pq.ParquetWriter(
+            partial,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=_SPLIT_BYTES,
+            write_page_checksum=True,
+        ) as writer:
+            for tree in trees:
+                writer.write_table(pa.Table.from_pylist([to_row(tree)], schema=schema))
+
+
+def read_shard(path: Path) -> list[SearchTree]:
+    """All trees of one file, in order. UserError where the file is not a whole shard of trees."""
+    return list(_Shard(path).trees())
+
+
+def read_tree(path: Path, problem_id: str) -> SearchTree:
+    """One tree, without reading the others.
+
+    Args:
+        path: a shard, or a folder of shards.
+        problem_id: whose tree.
+
+    Raises:
+        UserError: no such tree, no shards, or a shard that is not whole.
+    """
+    for shard in shard_paths(path):
+        opened = _Shard(shard)
+        if problem_id in (ids := opened.problem_ids()):
+            return opened.tree(ids.index(problem_id))
+    raise UserError(
+        f"no tree of problem {problem_id!r} in {path}; `butwait trees` without --problem shows "
+        "which problems there are"
+    )
+
+
+def read_trees(path: Path) -> Iterator[SearchTree]:
+    """All trees of a shard or a folder of shards, one in memory at a time."""
+    for shard in shard_paths(path):
+        yield from _Shard(shard).trees()
+
+
+def problem_ids(path: Path) -> dict[str, Path]:
+    """Problem ids of a shard or a folder of shards, in order, with the file each is in."""
+    return {i: shard for shard in shard_paths(path) for i in _Shard(shard).problem_ids()}
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """The shards of a folder in order (or the one file given). UserError where there are none."""
+    if path.is_file():
+        return [path]
+    shards = sorted(path.glob("shard-*.parquet"))
+    if not shards:
+        raise UserError(
+            f"no search trees in {path}; give the folder of a search stage (RUN/STAGE), and run "
+            "the stage first"
+        )
+    return shards
+
+
+class _Shard:
+    """One open file. Whatever is wrong with its bytes becomes a UserError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            schema = self._file.schema_arrow
+            version = int((schema.metadata or {}).get(FORMAT_KEY, 0))
+        except FileNotFoundError:
+            raise UserError(f"there is no file of search trees at {path}") from None
+        except _DAMAGE as error:
+            raise self._broken() from error
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path} holds search trees of format {version} and this butwait reads format "
+                f"{SCHEMA_VERSION}; read it with a newer butwait"
+            )
+        if not version or not schema.equals(SCHEMA) or not self._file.num_row_groups:
+            raise self._broken()
+
+    def problem_ids(self) -> list[str]:
+        """Ids of the trees, in order, read without the trees."""
+        return self._read(range(self._file.num_row_groups), ["problem_id"])[
+            "problem_id"
+        ].to_pylist()
+
+    def tree(self, index: int) -> SearchTree:
+        """One tree by its position."""
+        table = self._read([index])
+        try:
+            return from_row({name: table[name].chunk(0)[0] for name in SCHEMA.names})
+        except _DAMAGE as error:
+            raise self._broken() from error
+
+    def trees(self) -> Iterator[SearchTree]:
+        return map(self.tree, range(self._file.num_row_groups))
+
+    def _read(self, row_groups: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+        try:
+            return self._file.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+        except _DAMAGE as error:
+            raise self._broken() from error
+
+    def _broken(self) -> UserError:
+        return UserError(
+            f"{self._path} is empty, damaged or no file of search trees; delete it and run the "
+            "same command again to recompute it"
+        )

@@ -1,0 +1,107 @@
+"""What a comparison could have seen, and what chance alone shows.
+
+Notation: n problems, k attempts each by both models; the sampling variance is sigma^2, the mean
+over problems of p (1 - p) with p the true rate of a problem; the gain's spread omega is the
+standard deviation over problems of the true gain (0 for a claim about these problems only).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from butwait.statistics.intervals import normal_quantile
+
+
+def sampling_variance(correct: ArrayLike, attempts: ArrayLike) -> float:
+    """Unbiased estimate of sigma^2: the mean of c (k - c) / (k (k - 1)).
+
+    With one attempt a problem, sigma^2 cannot be told from differences between problems; the
+    result is then its upper bound, P (1 - P) with P the mean rate. Problems with one attempt are
+    left out where others have more.
+
+    Args:
+        correct: int (n,).
+        attempts: k, one number or (n,).
+    """
+    c = np.asarray(correct, dtype=np.float64)
+    k = np.broadcast_to(np.asarray(attempts, dtype=np.float64), c.shape)
+    several = k > 1
+    if not several.any():
+        rate = float(np.mean(c / k))
+        return rate * (1 - rate)
+    c, k = c[several], k[several]
+    return float(np.mean(c * (k - c) / (k * (k - 1))))
+
+
+def gain_spread(differences: ArrayLike, noise: float) -> float:
+    """Moment estimate of omega: sqrt(max(0, var d - noise)).
+
+    Args:
+        differences: (n,) rate of B minus rate of A.
+        noise: variance of one difference from the attempts alone, 2 sigma^2 / k.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    return math.sqrt(max(0.0, float(d.var(ddof=1)) - noise)) if len(d) > 1 else 0.0
+
+
+def minimum_detectable_effect(
+    n: int,
+    k: float,
+    variance: float,
+    spread: float = 0.0,
+    *,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """The true gain (a fraction) that a two-sided test finds with the given power.
+
+    (z_level + z_power) sqrt((omega^2 + 2 sigma^2 / k) / n), which is 2.80 times the standard
+    error at the defaults; k may be infinite. A normal approximation: below about 10 problems the
+    exact test needs more.
+    """
+    return _z_sum(level, power) * math.sqrt((spread**2 + 2 * variance / k) / n)
+
+
+def attempts_to_detect(
+    delta: float,
+    n: int,
+    variance: float,
+    spread: float = 0.0,
+    *,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> int | None:
+    """Attempts a problem needed to detect a true gain ``delta``; None where no number is enough,
+    because the gain's spread over n problems hides it."""
+    room = n * (delta / _z_sum(level, power)) ** 2 - spread**2
+    return max(1, math.ceil(2 * variance / room)) if room > 0 else None
+
+
+def chance_of_lead(n: int, k: int, variance: float, lead: int) -> float:
+    """Chance that the second of two *identical* models has at least ``lead`` more correct
+    attempts, of n * k each.
+
+    Attempts are paired: each of the n * k pairs is a win with probability sigma^2 and a loss
+    with the same. Exact for k = 1 and problems drawn at random; for k > 1 the variance is exact
+    and the shape very close.
+    """
+    pairs = n * k
+    discordant = np.arange(pairs + 1)
+    weight = stats.binom.pmf(discordant, pairs, min(1.0, 2 * variance))
+    fewest_wins = (discordant + lead + 1) // 2
+    return float(np.sum(weight * stats.binom.sf(fewest_wins - 1, discordant, 0.5)))
+
+
+def fewest_significant_wins(losses: int, alpha: float = 0.05) -> int:
+    """The fewest wins that are significant against ``losses`` in the exact test at k = 1
+    (two-sided): 6 for 0, 8 for 1, 10 for 2."""
+    wins = losses
+    while 2 * stats.binom.cdf(losses, wins + losses, 0.5) > alpha:
+        wins += 1
+    return wins
+
+
+def _z_sum(level: float, power: float) -> float:
+    return normal_quantile(level) + float(stats.norm.ppf(power))

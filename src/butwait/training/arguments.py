@@ -1,0 +1,70 @@
+"""The settings of a training as arguments of transformers' Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from butwait.engines.models import device_of
+from butwait.engines.settings import ModelSettings
+from butwait.training.settings import OptimizationSettings
+
+
+def in_precision(model: ModelSettings, settings: OptimizationSettings) -> ModelSettings:
+    """The model with the dtype in which its weights are trained."""
+    dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
+    return model.model_copy(update={"dtype": dtype})
+
+
+def shared_arguments(
+    settings: OptimizationSettings, model: ModelSettings, work: Path, seed: int
+) -> dict[str, Any]:
+    """Keywords of ``TrainingArguments``.
+
+    Args:
+        settings: the optimizer's.
+        model: whose device is used.
+        work: folder of the checkpoints.
+        seed: order of the examples, dropout, new weights.
+    """
+    device = device_of(model)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return {
+        "output_dir": str(work),
+        "seed": seed % 2**32,
+        "use_cpu": device.type == "cpu",
+        "bf16": settings.precision == "mixed",
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": (
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        ),
+        "warmup_steps": settings.warmup_ratio,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "save_strategy": "no" if settings.save_steps is None else "steps",
+        "save_steps": settings.save_steps or 500,
+        # Two: the older one goes only when the newer one is whole.
+        "save_total_limit": 2,
+        "logging_steps": settings.logging_steps,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": device.type == "cuda",
+    }
+
+
+def on_one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """The same arguments, for the one device even where several GPUs are visible.
+
+    The Trainer would use torch.nn.DataParallel there, which counts tokens wrongly and which TRL
+    refuses.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -1,0 +1,207 @@
+"""Supervised fine-tuning by TRL's SFTTrainer.
+
+The loss of an optimizer step is the mean over all its tokens with loss (every device and
+accumulation step together) of -log p, in nats: a long example weighs more than a short one.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors import SafetensorError
+from transformers import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from butwait.engines.models import load_causal_lm, load_tokenizer
+from butwait.engines.settings import ModelSettings
+from butwait.problems.settings import PromptSettings
+from butwait.records import Example, UserError
+from butwait.running.files import atomic_path
+from butwait.running.stages import fingerprint
+from butwait.synthesis.dataset import quiet_datasets
+from butwait.training.arguments import in_precision, on_one_device, shared_arguments
+from butwait.training.callbacks import Log, Progress
+from butwait.training.checkpoints import Marker, WorkFolder
+from butwait.training.encode import NO_LOSS, Rows, make_rows
+from butwait.training.packing import check_packing
+from butwait.training.quiet import quiet
+from butwait.training.settings import LoraSettings, SftSettings
+
+
+def train_sft(
+    model: ModelSettings,
+    examples: Sequence[Example],
+    settings: SftSettings,
+    output: Path,
+    seed: int,
+    prompt: PromptSettings | None = None,
+) -> dict[str, Any]:
+    """Fine-tunes a causal language model on examples.
+
+    Writes ``output/model`` (weights, tokenizer, generation config; with LoRA the merged weights,
+    and the adapter in ``output/adapter``) and ``output/log.jsonl``. Checkpoints are kept in
+    ``output/work`` until the end; the same call after a kill goes on from the last one. On a CPU
+    the same arguments give the same weights bit for bit, killed or not.
+
+    Args:
+        model: the model to start from.
+        examples: what to learn; see ``make_rows`` for those of another tokenizer.
+        settings: how.
+        output: the stage's folder.
+        seed: order of the examples, adapters' initial weights, dropout.
+        prompt: the prompt's layout for examples of another tokenizer; None: the default one.
+
+    Returns:
+        examples, dropped_too_long, encoded_again, packed_rows (None without packing), steps,
+        epochs, trained_tokens (tokens with loss, counted each time they are seen), loss_first and
+        loss_last (nats per token, of the first and last logged step).
+
+    Raises:
+        UserError: bad examples (see ``make_rows``), a model that cannot be packed, adapted or
+            held in memory, a loss that is no number, a full disk.
+    """
+    tokenizer = load_tokenizer(model)
+    policy = load_causal_lm(in_precision(model, settings))
+    layout = prompt or PromptSettings()
+    limit = _length_limit(policy, settings)
+    rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
+    identity = fingerprint(
+        [settings.model_dump(), model.model_dump(), seed, rows.input_ids, rows.labels]
+    )
+    work = WorkFolder(output / "work", identity)
+    with quiet(), _user_errors(), ExitStack() as stack:
+        trainer = _trainer(policy, tokenizer, rows, settings, model, work.path, seed)
+        marker = Marker(trainer.counted)
+        for callback in (marker, Log(output / "log.jsonl"), Progress("sft", stack)):
+            trainer.add_callback(callback)
+        checkpoint = work.last()
+        if checkpoint is not None:
+            trainer.counted.update(checkpoint[1])
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
+        _save(trainer, tokenizer, output, merge=settings.lora is not None)
+    work.remove()
+    return _metrics(trainer, rows, settings)
+
+
+class _Trainer(SFTTrainer):
+    """TRL's trainer, which also counts the tokens with loss and writes no model card."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counted = {"trained_tokens": 0}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # The first token of a row is predicted from nothing and never has a loss.
+        self.counted["trained_tokens"] += int((inputs["labels"][:, 1:] != NO_LOSS).sum())
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Checkpoints are for resuming and go away: they need no card."""
+
+
+def _trainer(
+    policy: Any,
+    tokenizer: Any,
+    rows: Rows,
+    settings: SftSettings,
+    model: ModelSettings,
+    work: Path,
+    seed: int,
+) -> _Trainer:
+    if settings.packing:
+        check_packing(policy)
+    arguments = _arguments(settings, model, work, seed, longest=max(map(len, rows.input_ids)))
+    dataset = Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
+    try:
+        with quiet_datasets():
+            trainer = _Trainer(
+                model=policy,
+                args=on_one_device(arguments),
+                train_dataset=dataset,
+                processing_class=tokenizer,
+                peft_config=_lora(settings.lora) if settings.lora else None,
+            )
+    except ValueError as error:  # peft and TRL refuse layers that they cannot adapt
+        raise UserError(f"the training cannot be set up: {error}") from error
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    settings: SftSettings, model: ModelSettings, work: Path, seed: int, longest: int
+) -> SFTConfig:
+    return SFTConfig(
+        **shared_arguments(settings, model, work, seed),
+        # Rows are ready: TRL must neither tokenise nor cut. Packing is a part of what it prepares.
+        dataset_kwargs={"skip_prepare_dataset": not settings.packing},
+        packing=settings.packing,
+        packing_strategy="bfd",
+        max_length=(settings.max_length or longest) if settings.packing else None,
+    )
+
+
+def _lora(settings: LoraSettings) -> LoraConfig:
+    modules = settings.target_modules
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _length_limit(policy: Any, settings: SftSettings) -> int | None:
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (settings.max_length, positions) if limit is not None]
+    return min(limits, default=None)
+
+
+def _save(trainer: _Trainer, tokenizer: Any, output: Path, merge: bool) -> None:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    if merge:
+        with atomic_path(output / "adapter") as folder:
+            policy.save_pretrained(folder)
+        policy = policy.merge_and_unload()
+    policy.config.use_cache = True  # The trainer turned it off, and generation would be slow.
+    with atomic_path(output / "model") as folder:
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _metrics(trainer: _Trainer, rows: Rows, settings: SftSettings) -> dict[str, Any]:
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "examples": len(rows.input_ids),
+        "dropped_too_long": rows.dropped_too_long,
+        "encoded_again": rows.encoded_again,
+        "packed_rows": len(trainer.train_dataset) if settings.packing else None,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "trained_tokens": trainer.counted["trained_tokens"],
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
+    }
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What the libraries raise on a full device or disk, in one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device ran out of memory in training; take a smaller batch_size with more "
+            "accumulation_steps, gradient_checkpointing: true, or lora"
+        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if "No space left on device" not in str(error):
+            raise
+        raise UserError(
+            "the disk is full: a checkpoint was not written; free some space and run the same "
+            "command again (it goes on from the checkpoint before)"
+        ) from error

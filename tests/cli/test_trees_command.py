@@ -1,0 +1,65 @@
+"""`butwait trees`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from butwait.cli.trees import trees
+from butwait.records import Counts, Grade, Node, Population, SearchTree, UserError
+from butwait.search.storage import write_shard
+
+
+def step(parent: int, text: str, finish: str, logit: float) -> Node:
+    return Node(parent, np.zeros(2, np.int32), text, np.zeros(2, np.float32), finish, logit)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RUN/search with one tree: a dead branch, a step with markup in it, a graded answer."""
+    monkeypatch.setenv("COLUMNS", "120")
+    root = Node(-1, np.zeros(0, np.int32), "", np.zeros(0, np.float32), "step")
+    nodes = [
+        root,
+        step(0, "dead end\n", "step", 1.0),
+        step(0, "2 + 2 [bold]\n", "step", 0.0),
+        step(2, "\\boxed{4}", "box", np.log(3)),
+    ]
+    slots = np.arange(2, dtype=np.int32)
+    leaves = np.array([3, 3], np.int32)
+    populations = [
+        Population(np.array([1, 2], np.int32), slots, np.zeros(2), False),
+        Population(leaves, np.array([1, 1], np.int32), np.zeros(2), True),
+    ]
+    tree = SearchTree(
+        "sum-1", "particle_filter", np.zeros(3, np.int32), nodes, populations, leaves,
+        np.log([0.5, 0.5]), -0.25, "complete", Counts(6, 3, 6), {3: Grade("4", "correct")},
+    )  # fmt: skip
+    write_shard(tmp_path / "search" / "trees" / "shard-00000.parquet", [tree])
+    return tmp_path / "search"
+
+
+def test_the_summary_and_the_first_tree(stage: Path, capsys) -> None:
+    trees(stage)
+    out = capsys.readouterr().out
+    assert "Search trees: 1 (particle_filter 1)" in out
+    assert "of them dead" in out
+    assert "33.3%" in out
+    assert "log-evidence -0.25, 2 particles, 6 policy tokens" in out
+    assert "2 + 2 [bold]  reward 0.50, 2 of 2, weight 1.000" in out
+    assert "\\boxed{4}  reward 0.75, 2 of 2, weight 1.000, box, correct" in out
+    assert "1 dead, best reward 0.73" in out
+
+
+def test_one_problem(stage: Path, capsys) -> None:
+    trees(stage, problem="sum-1")
+    out = capsys.readouterr().out
+    assert "Search trees" not in out
+    assert out.startswith("sum-1  particle_filter, complete")
+
+
+def test_mistakes_are_user_errors(stage: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tree of problem 'sum-2'"):
+        trees(stage, problem="sum-2")
+    with pytest.raises(UserError, match="no search trees in"):
+        trees(tmp_path)

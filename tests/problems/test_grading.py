@@ -1,0 +1,243 @@
+"""Grading: typed golds, statuses, votes, and processes that are killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
+from butwait.problems.grading import Grader
+from butwait.records import AnswerKind, Grade, Problem
+
+SLOW = r"\int_0^\infty e^{-x^x} dx"
+"""A formula that sympy integrates for minutes."""
+HOG = r"\prod_{k=1}^{9000} (x+k)"
+"""A formula that math-verify multiplies out."""
+
+
+def problem(gold: str | None, kind: AnswerKind = "math") -> Problem:
+    return Problem("p", "?", gold, kind)
+
+
+def boxed(answer: str) -> str:
+    return rf"The answer is $\boxed{{{answer}}}$."
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(workers=2) as grader:
+        yield grader
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
+
+
+def wait_until(condition, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_integers_are_graded_without_a_process() -> None:
+    before = len(children())
+    with Grader() as grader:
+        assert grader.grade(boxed("073"), problem("73", "integer")) == Grade("073", "correct")
+        assert grader.grade(boxed("74"), problem("73", "integer")) == Grade("74", "wrong")
+        assert grader.grade(boxed("9^{9^{9^9}}"), problem("73", "integer")).status == "wrong"
+        assert grader.grade(boxed("1/2"), problem("0.5")).status == "correct"
+        assert grader.grade(boxed(r"\text{(C)}"), problem("C")).status == "correct"
+        assert len(children()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "kind", "finish", "status"),
+    [
+        (boxed("7"), None, "integer", "eos", "ungradable"),
+        (boxed("7"), " ", "math", "eos", "ungradable"),
+        (boxed("7"), "seven", "integer", "eos", "ungradable"),
+        (boxed(r"\frac{1"), r"\frac{1", "math", "eos", "ungradable"),
+        (boxed("x"), r"\frac{}{}", "math", "eos", "ungradable"),
+        ("no idea", "7", "integer", "eos", "no_answer"),
+        ("the answer is 7", "7", "integer", "length", "truncated"),
+        (r"\boxed{7} wait \boxed{", "7", "integer", "length", "truncated"),
+        (r"<think>\boxed{7}", "7", "integer", "length", "truncated"),
+        (r"\boxed{7} and on", "7", "integer", "length", "correct"),
+        ("", "7", "integer", "eos", "no_answer"),
+        (boxed("2(x+1)"), "2x+2", "math", "box", "correct"),
+        (boxed("2(x-1)"), "2x+2", "math", "box", "wrong"),
+        (boxed(r"\frac{x}{"), "2x+2", "math", "eos", "no_answer"),
+        (boxed(r"\foo\bar"), "2x+2", "math", "eos", "wrong"),
+    ],
+)
+def test_every_grade_has_a_status(
+    grader: Grader, text: str, gold: str | None, kind: AnswerKind, finish: str, status: str
+) -> None:
+    assert grader.grade(text, problem(gold, kind), finish).status == status
+
+
+def test_several_boxes_count_together_only_for_a_gold_of_several_values(grader: Grader) -> None:
+    text = r"\boxed{2}, \boxed{3}, and \boxed{5}"
+    assert grader.grade(text, problem(r"\{2,3,5\}")) == Grade("2, 3, 5", "correct")
+    assert grader.grade(text, problem("5", "integer")) == Grade("5", "correct")
+    assert grader.grade(r"\boxed{2} or \boxed{5}", problem("5", "integer")).status == "wrong"
+
+
+@pytest.mark.parametrize("formula", [SLOW, HOG])
+def test_a_case_that_hangs_is_ungradable_and_hurts_no_other(formula: str) -> None:
+    with Grader(workers=1, time_limit=0.5) as grader:
+        assert grader.equal("x+1", "1+x", "math")
+        start = time.monotonic()
+        assert grader.grade(boxed(formula), problem(r"\sqrt{2}")).status == "ungradable"
+        assert time.monotonic() - start < 2.0
+        assert grader.grade(boxed("2^{1/2}"), problem(r"\sqrt{2}")).status == "correct"
+
+
+def test_a_case_that_takes_too_much_memory_is_ungradable() -> None:
+    limit = 600 << 20
+    with Grader(workers=1, time_limit=20.0, memory_limit=limit) as grader:
+        assert grader.equal("x+1", "1+x", "math")
+        hog = r"\begin{pmatrix}1&1\\1&0\end{pmatrix}^{9999999999999}"
+        assert grader.grade(boxed(hog), problem(r"\sqrt{2}")).status in ("ungradable", "wrong")
+        worker = next(iter(grader._pool._workers))
+        limits = psutil.Process(worker._process.pid).rlimit(psutil.RLIMIT_AS)
+        assert limits[0] == limit
+
+
+def test_grading_from_eight_threads(grader: Grader) -> None:
+    cases = [(f"{i}x + {i}", f"{i}(x+{1 if i % 2 else 2})", bool(i % 2)) for i in range(1, 41)]
+    with ThreadPoolExecutor(8) as threads:
+        grades = threads.map(lambda case: grader.grade(boxed(case[1]), problem(case[0])), cases)
+        assert [grade.correct for grade in grades] == [correct for _, _, correct in cases]
+
+
+def test_an_event_loop_goes_on_while_algebra_runs() -> None:
+    async def main(grader: Grader) -> tuple[list[Grade], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.02)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        golds = ["x+1", "x+2", r"\sqrt{2}", r"\pi"]
+        answers = ["1+x", "1+x", SLOW, SLOW]
+        pairs = zip(golds, answers, strict=True)
+        grades = await asyncio.gather(*(grader.agrade(boxed(a), problem(g)) for g, a in pairs))
+        ticking.cancel()
+        return grades, ticks
+
+    with Grader(workers=2, time_limit=0.5) as grader:
+        grades, ticks = asyncio.run(main(grader))
+        assert asyncio.run(grader.aequal("2x", "x+x", "math"))
+    assert [g.status for g in grades] == ["correct", "wrong", "ungradable", "ungradable"]
+    assert ticks >= 5
+
+
+def test_a_process_killed_in_the_middle_of_a_case_is_replaced() -> None:
+    pool = WorkerPool(size=1, time_limit=5.0, memory_limit=1 << 30)
+    try:
+        assert pool.verdict("x+1", "1+x") == "equal"
+        with ThreadPoolExecutor(1) as thread:
+            for deaths, outcome in ((1, "limit"), (2, "dead")):
+                verdict = thread.submit(pool.verdict, "x", SLOW)
+                for _ in range(deaths):
+                    assert wait_until(lambda: any(len(w.children()) for w in children()))
+                    for worker in pool._workers:
+                        os.kill(worker._process.pid, signal.SIGKILL)
+                    assert wait_until(lambda: not pool._workers)
+                if outcome == "dead":
+                    with pytest.raises(WorkerDiedError):
+                        verdict.result()
+                else:
+                    assert verdict.result() == outcome
+        assert pool.verdict("x+1", "x+1+0") == "equal"
+    finally:
+        pool.close()
+
+
+def test_no_process_survives_close() -> None:
+    before = set(children())
+    grader = Grader(workers=2, time_limit=30.0)
+    assert grader.equal("x+1", "1+x", "math")
+    with ThreadPoolExecutor(1) as thread:
+        hanging = thread.submit(grader.grade, boxed(SLOW), problem(r"\sqrt{2}"))
+        assert wait_until(lambda: any(p.children() for p in set(children()) - before))
+        family = set(children()) - before
+        assert len(family) == 2  # the grading process and the child on its case
+        grader.close()
+        assert hanging.exception(timeout=10) is not None
+    assert wait_until(lambda: not any(p.is_running() for p in family))
+    with pytest.raises(RuntimeError, match="closed"):
+        grader.grade(boxed("x^2"), problem("x^3"))
+    grader.close()
+
+
+def test_no_process_survives_the_death_of_its_parent() -> None:
+    script = (
+        "from butwait.problems.grading import Grader\n"
+        "from butwait.records import Problem\n"
+        "g = Grader(workers=1, time_limit=1.0)\n"
+        "assert g.equal('x+1', '1+x', 'math')\n"
+        "print('ready', flush=True)\n"
+        rf"g.grade(r'\boxed{{{SLOW}}}', Problem('p', '', r'\sqrt{{2}}'))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        me = psutil.Process(parent.pid)
+        assert wait_until(lambda: len(me.children(recursive=True)) == 2)
+        family = me.children(recursive=True)
+        parent.kill()
+    assert wait_until(lambda: not any(p.is_running() for p in family), seconds=5.0)
+
+
+def test_a_grader_belongs_to_its_process(grader: Grader) -> None:
+    assert grader.equal("x+1", "1+x", "math")
+    child = os.fork()
+    if child == 0:
+        try:
+            grader.grade(boxed("x^2"), problem("x^3"))
+        except RuntimeError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_votes_use_a_symmetric_equality(grader: Grader) -> None:
+    pairs = [
+        ("073", "73", "integer", True),
+        ("73", "74", "integer", False),
+        ("?", "?", "integer", True),
+        (r"\frac{1}{2}", "0.5", "math", True),
+        ("x=5", "5", "math", True),
+        (r"50\%", "50", "math", True),
+        ("2(x+1)", "2x+2", "math", True),
+        ("x^2", "x^3", "math", False),
+        (r"\frac{", r"\frac{", "math", True),
+        (r"\frac{", "x", "math", False),
+        (r"(0,1)", "0<x<1", "math", True),
+    ]
+    for a, b, kind, expected in pairs:
+        assert grader.equal(a, b, kind) is expected, (a, b)
+        assert grader.equal(b, a, kind) is expected, (b, a)
+
+
+def test_a_repeated_case_is_not_computed_again(grader: Grader) -> None:
+    assert grader.equal("3(x+1)", "3x+3", "math")
+    start = time.monotonic()
+    for _ in range(200):
+        assert grader.equal("3(x+1)", "3x+3", "math")
+    assert time.monotonic() - start < 1.0  # 200 runs in a process take seconds

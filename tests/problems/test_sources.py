@@ -1,0 +1,246 @@
+"""Loading problem sets, and every way in which that can fail."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from pydantic import ValidationError
+
+from butwait.problems.overlap import text_id
+from butwait.problems.presets import PRESETS, with_preset
+from butwait.problems.settings import Columns, ProblemSetSettings
+from butwait.problems.sources import load_problems
+from butwait.records import Problem, UserError
+
+ROWS = [
+    {"question": "1 + 1?", "answer": "2", "level": 1},
+    {"question": "2 + 2?", "answer": "4", "level": 1},
+    {"question": "70 * 100?", "answer": "7,000", "level": 2},
+    {"question": "30 - 5?", "answer": "025", "level": 2},
+]
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> str:
+    path = folder / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(source: str, **settings: Any) -> list[Problem]:
+    return load_problems(ProblemSetSettings(source=source, **settings))
+
+
+def test_a_jsonl_file(tmp_path: Path) -> None:
+    source = write(tmp_path, ROWS)
+    problems = load(source, columns=Columns(metadata=("level",)))
+    assert problems[0] == Problem(
+        id=text_id("1 + 1?"),
+        question="1 + 1?",
+        answer="2",
+        answer_kind="integer",
+        source=source,
+        metadata={"level": 1},
+    )
+    assert [p.answer for p in problems] == ["2", "4", "7000", "25"]
+
+
+def test_a_parquet_file_gives_the_same_problems(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    from_parquet, from_jsonl = load(str(path)), load(write(tmp_path, ROWS))
+    assert [(p.id, p.answer) for p in from_parquet] == [(p.id, p.answer) for p in from_jsonl]
+
+
+def test_one_answer_that_is_no_integer_makes_the_set_math(tmp_path: Path) -> None:
+    source = write(tmp_path, [*ROWS, {"question": "half?", "answer": "\\frac12"}])
+    problems = load(source, limit=4)
+    assert {p.answer_kind for p in problems} == {"math"}
+    assert problems[2].answer == "7,000"
+
+
+def test_a_number_column_is_read_as_text(tmp_path: Path) -> None:
+    source = write(tmp_path, [{"question": "a", "answer": 27.0}, {"question": "b", "answer": 3}])
+    assert [(p.answer, p.answer_kind) for p in load(source)] == [
+        ("27", "integer"),
+        ("3", "integer"),
+    ]
+
+
+def test_answers_after_a_mark(tmp_path: Path) -> None:
+    answer = "48 / 2 = <<48/2=24>>24.\n#### 1,072"
+    source = write(tmp_path, [{"question": "clips?", "answer": answer}])
+    (problem,) = load(source, answer_after="####", columns=Columns(solution="answer"))
+    assert (problem.answer, problem.answer_kind, problem.solution) == ("1072", "integer", answer)
+
+
+def test_order_offset_limit_and_shuffle(tmp_path: Path) -> None:
+    source = write(tmp_path, [{"question": f"q{i}", "answer": str(i)} for i in range(20)])
+    assert [p.answer for p in load(source, offset=3, limit=2)] == ["3", "4"]
+    shuffled = [p.answer for p in load(source, shuffle_seed=1)]
+    assert sorted(shuffled, key=int) == [str(i) for i in range(20)] != shuffled
+    assert [p.answer for p in load(source, shuffle_seed=1, offset=5, limit=3)] == shuffled[5:8]
+
+
+def test_given_ids_are_kept_and_must_be_unique(tmp_path: Path) -> None:
+    rows = [{"question": "a", "answer": "1", "n": 7}, {"question": "a", "answer": "2", "n": 8}]
+    assert [p.id for p in load(write(tmp_path, rows), columns=Columns(id="n"))] == ["7", "8"]
+    rows[1]["n"] = 7
+    with pytest.raises(UserError, match="the id '7' occurs more than once"):
+        load(write(tmp_path, rows), columns=Columns(id="n"))
+
+
+def test_a_repeated_question_is_left_out_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(load(write(tmp_path, [*ROWS, ROWS[0]]))) == 4
+    assert "1 repeated questions are left out" in caplog.text
+
+
+def test_a_problem_without_an_answer_is_an_error_or_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blank = [{"question": q, "answer": a, "id": q} for q, a in (("x", None), ("y", " "))]
+    source = write(tmp_path, [{**ROWS[0], "id": "r"}, *blank])
+    with pytest.raises(UserError, match="problem x has no gold answer; mend it, or set drop_un"):
+        load(source, columns=Columns(id="id"))
+    with caplog.at_level(logging.WARNING):
+        assert [p.id for p in load(source, columns=Columns(id="id"), drop_unanswered=True)] == ["r"]
+    assert "2 of 3 problems have no gold answer" in caplog.text
+    assert [p.id for p in load(source, columns=Columns(id="id"), limit=1)] == ["r"]
+
+
+def test_an_answer_without_the_mark_is_no_answer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no gold answer"):
+        load(write(tmp_path, [{"question": "a", "answer": "72"}]), answer_after="####")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ('{"question": "a", "answer": "1"}\n{"question": \n', "line 2 is not JSON"),
+        ('["a"]\n', "line 1 is not a JSON object"),
+        ('{"question": " ", "answer": "1"}\n', "row 1 has no question in column 'question'"),
+        ('{"problem": "a", "gold": "1"}\n', "no column 'question'; it has problem, gold"),
+    ],
+)
+def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        load(str(path))
+
+
+def test_other_broken_sources(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.jsonl does not exist"):
+        load(str(tmp_path / "absent.jsonl"))
+    (tmp_path / "bytes.jsonl").write_bytes(b'{"question": "\xff"}')
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        load(str(tmp_path / "bytes.jsonl"))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(UserError, match="is no readable Parquet file"):
+        load(str(tmp_path / "bad.parquet"))
+    with pytest.raises(UserError, match="'half', is no integer; set answer_kind: math"):
+        load(write(tmp_path, [{"question": "a", "answer": "half"}]), answer_kind="integer")
+    with pytest.raises(UserError, match="is empty once"):
+        load(write(tmp_path, ROWS), offset=4)
+
+
+def test_a_line_separator_inside_json_text_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"question": "a\u2028b", "answer": "1"}\n', encoding="utf-8")
+    assert load(str(path))[0].question == "a\u2028b"
+
+
+def test_arithmetic_takes_its_size_from_the_limit() -> None:
+    problems = load("arithmetic", split="search", offset=2, limit=3, params={"seed": 5})
+    longer = load("arithmetic", split="search", params={"seed": 5, "size": 10})
+    assert problems == longer[2:5]
+    assert len(load("arithmetic", params={"size": 4, "seed": 1}, limit=10)) == 4
+
+
+def test_arithmetic_names_a_wrong_parameter() -> None:
+    with pytest.raises(UserError, match=r"arithmetic: params\.digits: Extra inputs"):
+        load("arithmetic", params={"digits": 2})
+
+
+def test_reasoning_gym() -> None:
+    problems = load("gym:basic_arithmetic", params={"size": 3, "seed": 1, "min_terms": 3})
+    assert len(problems) == 3
+    assert problems[0].source == "gym:basic_arithmetic"
+    assert problems[0].answer_kind == "integer"
+    assert load("gym:basic_arithmetic", limit=3, params={"seed": 1, "min_terms": 3}) == problems
+
+
+def test_reasoning_gym_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="reasoning-gym has no task 'nonsense'"):
+        load("gym:nonsense", limit=1)
+    with pytest.raises(UserError, match=r"refuses the parameters.*'digits'"):
+        load("gym:basic_arithmetic", params={"digits": 1, "size": 2})
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
+    with pytest.raises(UserError, match=r"pip install 'butwait\[gym\]'"):
+        load("gym:basic_arithmetic", limit=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"source": "set.jsonl", "split": "test"},
+        {"source": "arithmetic", "columns": {"question": "problem"}},
+        {"source": "gym:basic_arithmetic", "revision": "abc"},
+        {"source": "openai/gsm8k", "params": {"size": 3}},
+        {"source": "openai/gsm8k", "config": "main"},
+    ],
+)
+def test_fields_without_meaning_for_a_source_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ProblemSetSettings(**settings)
+
+
+def test_a_hub_dataset_goes_through_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(*args: Any, **kwargs: Any) -> datasets.Dataset:
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_list([{"question": "clips?", "answer": "x\n#### 1,072"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (problem,) = load("gsm8k", split="train", revision="abc")
+    assert asked == [(("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
+    assert (problem.answer, problem.source) == ("1072", "gsm8k")
+    assert problem.solution == "x\n#### 1,072"
+
+
+def test_what_the_recipe_says_goes_over_the_preset() -> None:
+    given = ProblemSetSettings(
+        source="math500", split="train", limit=5, columns=Columns(id="other"), answer_kind="auto"
+    )
+    merged = with_preset(given)
+    assert (merged.source, merged.split, merged.limit) == ("HuggingFaceH4/MATH-500", "train", 5)
+    assert merged.answer_kind == "auto"
+    assert merged.columns == PRESETS["math500"].columns.model_copy(update={"id": "other"})
+
+
+def test_a_hub_dataset_that_cannot_be_had() -> None:
+    with pytest.raises(UserError, match=r"the dataset 'nobody/nothing' .* could not be loaded"):
+        load("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "kind"),
+    [("aime24", 30, "integer"), ("gsm8k_test", 1319, "integer"), ("math500", 500, "math")],
+)
+def test_real_problem_sets(shared_data: Path, name: str, count: int, kind: str) -> None:
+    columns = Columns(id="id", solution="solution")
+    problems = load(str(shared_data / f"{name}.jsonl"), columns=columns)
+    assert len(problems) == count
+    assert {p.answer_kind for p in problems} == {kind}
+    assert all(p.solution for p in problems)

@@ -1,0 +1,129 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from butwait.records import UserError
+from butwait.running.shards import ShardFormat, map_shards
+
+LINES = ShardFormat[int](
+    write=lambda path, results: path.write_text(json.dumps(list(results))) and None,
+    read=lambda path: json.loads(path.read_text()),
+    suffix=".json",
+)
+
+KILLABLE = """
+import asyncio, json, sys
+from pathlib import Path
+from butwait.running.shards import ShardFormat, map_shards
+folder, log = Path(sys.argv[1]), open(sys.argv[2], "a", buffering=1)
+format = ShardFormat(lambda p, r: p.write_text(json.dumps(list(r))) and None,
+                     lambda p: json.loads(p.read_text()), ".json")
+async def work(i):
+    await asyncio.sleep(0.001 * (1 + (i * 7) % 5))
+    return i * i
+def finished(result):
+    print(result, file=log)
+asyncio.run(map_shards(range(60), work, format, folder, shard_size=8, concurrency=3,
+                       on_result=finished))
+"""
+
+
+def run(folder: Path, n: int, work, **options) -> list[Path]:
+    settings = {"shard_size": 4, "concurrency": 3} | options
+    return asyncio.run(map_shards(range(n), work, LINES, folder, **settings))
+
+
+def test_results_stand_in_item_order_whatever_the_order_they_finish_in(tmp_path: Path) -> None:
+    async def work(i: int) -> int:
+        await asyncio.sleep(0.002 * (10 - i))
+        return i * i
+
+    paths = run(tmp_path, 10, work)
+
+    assert [p.name for p in paths] == [
+        "shard-00000.json",
+        "shard-00001.json",
+        "shard-00002.json",
+    ]
+    assert [json.loads(p.read_text()) for p in paths] == [[0, 1, 4, 9], [16, 25, 36, 49], [64, 81]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in paths]
+
+
+def test_at_most_concurrency_items_run_at_a_time(tmp_path: Path) -> None:
+    running, most = 0, 0
+
+    async def work(i: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return i
+
+    run(tmp_path, 20, work, concurrency=3)
+    assert most == 3
+
+
+def test_a_failure_keeps_finished_items_and_they_are_not_computed_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    async def failing(i: int) -> int:
+        await asyncio.sleep(0.001)
+        if i == 6:
+            raise UserError("the server is gone")
+        calls.append(i)
+        return i
+
+    with pytest.raises(UserError, match="the server is gone"):
+        run(tmp_path, 10, failing, concurrency=1)
+    assert calls == [0, 1, 2, 3, 4, 5]
+
+    async def working(i: int) -> int:
+        calls.append(i)
+        return i
+
+    seen: list[int] = []
+    run(tmp_path, 10, working, concurrency=1, on_result=seen.append)
+    assert calls == list(range(10))
+    assert sorted(seen) == list(range(10))
+
+
+def test_kills_leave_the_bytes_of_an_uninterrupted_run_and_repeat_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "killable.py"
+    script.write_text(KILLABLE)
+    folder = tmp_path / "shards"
+    environment = os.environ | {"PYTHONPATH": "src"}
+    finished: set[str] = set()
+    for attempt in range(40):
+        log = tmp_path / f"log-{attempt}"
+        log.touch()
+        process = subprocess.Popen([sys.executable, script, folder, log], env=environment)
+        while process.poll() is None and len(log.read_text().split()) < len(finished) + 7:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        killed = process.wait() != 0
+        seen = log.read_text().split()
+        # What an earlier session finished is read back first thing, before anything new.
+        assert finished <= set(seen) or len(seen) < len(finished)
+        finished |= set(seen)
+        if not killed:
+            break
+    assert not killed
+    assert attempt >= 3
+
+    async def work(i: int) -> int:
+        return i * i
+
+    clean = asyncio.run(
+        map_shards(range(60), work, LINES, tmp_path / "clean", shard_size=8, concurrency=60)
+    )
+    for path in clean:
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == [p.name for p in clean]

@@ -1,0 +1,130 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from butwait.records import UserError
+from butwait.running.files import atomic_path, write_json
+from butwait.running.stages import fingerprint, locked, open_stage, read_stage
+
+
+def header(**changes) -> dict:
+    return {
+        "name": "search",
+        "kind": "search",
+        "from": ["prm"],
+        "fingerprint": "aaaa",
+        "settings": {"particles": 8},
+        "inputs": {"prm": "bbbb"},
+        "versions": {},
+        "seed": 0,
+    } | changes
+
+
+def test_fingerprint_is_of_the_content_not_of_its_order() -> None:
+    assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
+    assert fingerprint({"a": 1, "b": [2, 3]}) != fingerprint({"a": 1, "b": [3, 2]})
+
+
+def test_a_stage_is_resumed_until_it_is_complete(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path, header())
+    assert not stage.complete
+    (stage.path / "half").write_text("work")
+
+    again = open_stage(tmp_path, header())
+    assert not again.complete
+    assert (again.path / "half").read_text() == "work"
+
+    again.finish({"solved": 0.5}, {"policy_tokens": 7})
+    done = open_stage(tmp_path, header())
+    assert done.complete
+    assert done.record["metrics"] == {"solved": 0.5}
+    assert json.loads((tmp_path / "search" / "stage.json").read_text())["schema_version"] == 1
+
+
+def test_a_changed_stage_never_overwrites_the_old_and_old_settings_bring_it_back(
+    tmp_path: Path,
+) -> None:
+    first = open_stage(tmp_path, header())
+    (first.path / "tree").write_text("of the first settings")
+    first.finish({}, {})
+
+    second = open_stage(tmp_path, header(fingerprint="cccc"))
+    assert not second.complete
+    assert not (second.path / "tree").exists()
+
+    back = open_stage(tmp_path, header())
+    assert back.complete
+    assert (back.path / "tree").read_text() == "of the first settings"
+    assert (tmp_path / ".superseded" / "search-cccc" / "stage.json").exists()
+
+
+def test_a_damaged_stage_file_says_what_to_remove(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "stage.json").write_text('{"status": "comp')
+    with pytest.raises(UserError, match=r"is damaged .* remove the folder .*search"):
+        read_stage(tmp_path / "search")
+
+
+def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from butwait.records import UserError\n"
+        "from butwait.running.stages import locked\n"
+        "try:\n"
+        "    with locked(Path(sys.argv[1])): print('entered')\n"
+        "except UserError as error: print(error)\n"
+    )
+
+    def other() -> str:
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with locked(tmp_path):
+        assert "another butwait process is working in" in other()
+    assert other() == "entered\n"
+
+
+def test_atomic_path_leaves_the_old_content_when_the_block_fails(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(target) as path:
+            path.write_text("half of the n")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_atomic_path_replaces_a_folder_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "stale").write_text("x")
+    with atomic_path(target) as path:
+        path.mkdir()
+        (path / "fresh").write_text("y")
+    assert [p.name for p in target.iterdir()] == ["fresh"]
+
+
+def test_a_full_disk_is_one_clear_sentence(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+
+    def write() -> None:
+        with atomic_path(tmp_path / "shard"):
+            full.write_text("x" * 100)
+
+    with pytest.raises(UserError, match=r"the disk is full: .*shard was not written; free some"):
+        write()
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"rate": float("nan")})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,185 @@
+"""Two models on the same problems."""
+
+import math
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from butwait.statistics.paired import bonett_price, paired_t, sign_flip, stratified_permutation
+
+differences = st.lists(st.integers(-6, 6), min_size=1, max_size=12)
+
+
+def sign_flip_by_enumeration(d):
+    sums = [
+        abs(sum(s * x for s, x in zip(signs, d, strict=True)))
+        for signs in product((1, -1), repeat=len(d))
+    ]
+    return sum(value >= abs(sum(d)) for value in sums) / len(sums)
+
+
+def split(wins, losses, ties=0):
+    return np.array([1] * wins + [-1] * losses + [0] * ties)
+
+
+@settings(max_examples=60, deadline=None)
+@given(differences)
+def test_sign_flip_equals_enumeration(d):
+    assert sign_flip(np.array(d)) == pytest.approx(sign_flip_by_enumeration(d), abs=1e-12)
+
+
+@given(st.lists(st.integers(-64, 64), min_size=1, max_size=200), st.randoms())
+def test_sign_flip_knows_no_order_side_or_ties(d, random):
+    p = sign_flip(np.array(d))
+    assert 0 < p <= 1
+    assert sign_flip(-np.array(d)) == p
+    assert sign_flip(np.array([*d, 0, 0, 0])) == p
+    shuffled = random.sample(d, len(d))
+    assert sign_flip(np.array(shuffled)) == pytest.approx(p, rel=1e-12)
+
+
+def test_sign_flip_is_exact_mcnemar_at_one_attempt(oracles):
+    for row in oracles["mcnemar"]:
+        p = sign_flip(split(row["wins"], row["losses"], ties=10))
+        assert p == pytest.approx(row["p"], abs=1e-9)
+    assert sign_flip(split(40, 22)) == pytest.approx(stats.binomtest(40, 62).pvalue, rel=1e-12)
+
+
+def test_sign_flip_agrees_with_scipy_permutation_test():
+    d = np.array([3, -1, 4, 0, 2, -2, 5, 1])
+    found = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(d) == pytest.approx(found.pvalue, abs=1e-12)
+
+
+def test_sign_flip_without_a_difference():
+    assert sign_flip(np.zeros(30, dtype=int)) == 1.0
+    assert sign_flip(split(5, 5)) == 1.0
+    assert sign_flip(np.zeros(0, dtype=int)) == 1.0
+
+
+def test_sign_flip_refuses_rates():
+    with pytest.raises(TypeError, match="integer differences"):
+        sign_flip(np.array([0.5, -0.25]))
+
+
+def test_paired_example_matches_the_oracle(oracles):
+    row = oracles["paired_k8"]
+    a, b = np.array(row["cA"]), np.array(row["cB"])
+    assert sign_flip(b - a) == pytest.approx(row["signflip_exact_p"], abs=1e-9)
+    assert stratified_permutation(a, b, row["k"]) == pytest.approx(
+        row["stratified_exact_p"], abs=1e-9
+    )
+    assert ((b - a) / row["k"]).mean() == pytest.approx(row["delta"], abs=1e-12)
+    assert paired_t((b - a) / row["k"]) == pytest.approx(row["t_ci"], abs=1e-6)
+
+
+def stratified_by_enumeration(a, b, k):
+    """Every way to deal the 2k attempts on each problem to two models."""
+    sums = {0: 1}
+    for x, y in zip(a, b, strict=True):
+        grown = {}
+        for total, ways in sums.items():
+            for drawn in range(k + 1):
+                hyper = math.comb(x + y, drawn) * math.comb(2 * k - x - y, k - drawn)
+                if hyper:
+                    shifted = total + 2 * drawn - x - y
+                    grown[shifted] = grown.get(shifted, 0) + ways * hyper
+        sums = grown
+    observed = abs(sum(b) - sum(a))
+    return sum(w for d, w in sums.items() if abs(d) >= observed) / sum(sums.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 8), st.data())
+def test_stratified_equals_enumeration(k, n, data):
+    counts = st.lists(st.integers(0, k), min_size=n, max_size=n)
+    a, b = data.draw(counts), data.draw(counts)
+    expected = stratified_by_enumeration(a, b, k)
+    assert stratified_permutation(a, b, k) == pytest.approx(expected, abs=1e-12)
+    assert stratified_permutation(b, a, [k] * n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_stratified_is_sign_flip_at_one_attempt():
+    a, b = np.array([1, 0, 0, 0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 1, 1, 1, 0])
+    assert stratified_permutation(a, b, 1) == pytest.approx(sign_flip(b - a), abs=1e-12)
+
+
+def test_bonett_price_matches_the_oracle(oracles):
+    for row in oracles["bonett_price"]:
+        found = bonett_price(row["wins"], row["losses"], row["n"])
+        assert found == pytest.approx(row["interval"], abs=1e-6)
+
+
+@given(st.lists(st.integers(-8, 8), min_size=2, max_size=50))
+def test_paired_t_agrees_with_scipy(counts):
+    d = np.array(counts) / 8
+    if np.ptp(d) == 0:
+        return
+    expected = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    assert paired_t(d) == pytest.approx(np.clip(tuple(expected), -1, 1), abs=1e-9)
+
+
+def test_equal_differences_are_not_certainty():
+    low, high = paired_t(np.zeros(30))
+    assert (low, high) == pytest.approx(bonett_price(0, 0, 30))
+    assert high == pytest.approx(1.959964 * math.sqrt(2) / 32, abs=1e-6)
+    assert paired_t(np.full(30, 0.1)) == pytest.approx((0.1 - high, 0.1 + high))
+    assert paired_t([0.5]) == (pytest.approx(-0.424, abs=1e-3), 1.0)
+
+
+def test_sign_flip_of_500_problems_and_64_attempts_is_fast():
+    d = np.random.default_rng(0).integers(-64, 65, 500)
+    start = time.process_time()
+    sign_flip(d)
+    assert time.process_time() - start < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 8, 64])
+def test_identical_models_are_told_apart_in_at_most_five_percent(k):
+    """A/A pairs: 10,000 of n = 30, the same true rates on both sides."""
+    rng = np.random.default_rng(2)
+    rejected = 0
+    for _ in range(10_000):
+        true = rng.beta(0.15, 1.35, 30)
+        rejected += sign_flip(rng.binomial(k, true) - rng.binomial(k, true)) < 0.05
+    assert rejected / 10_000 <= 0.05
+
+
+@pytest.mark.slow
+def test_power_grows_with_attempts():
+    """30 problems, 30 % solved, a true gain of 6 points on each: k = 8 finds it in about 41 % of
+    runs, k = 64 nearly always."""
+    rng = np.random.default_rng(3)
+    found = {1: 0, 8: 0, 64: 0}
+    for k in found:
+        for _ in range(1000):
+            true = rng.beta(0.4, 0.93, 30)
+            d = rng.binomial(k, np.minimum(1, true + 0.06)) - rng.binomial(k, true)
+            found[k] += sign_flip(d) < 0.05
+    assert found[1] < 120
+    assert 250 < found[8] < 600
+    assert found[64] > 950
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 8, 64])
+def test_coverage_of_the_difference(k):
+    """Nominal 95 % intervals of a true gain of 5 points with a spread cover in 91 to 98 %."""
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(2000):
+        base = rng.uniform(0.1, 0.7, 50)
+        gain = rng.uniform(-0.05, 0.15, 50)
+        a, b = rng.binomial(k, base), rng.binomial(k, base + gain)
+        if k == 1:
+            low, high = bonett_price(int(np.sum(b > a)), int(np.sum(b < a)), 50)
+        else:
+            low, high = paired_t((b - a) / k)
+        covered += low <= 0.05 <= high
+    assert 0.91 <= covered / 2000 <= 0.98
