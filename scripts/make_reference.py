@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: every recipe key, from the settings' own docstrings, and the command line.
+"""Writes docs/reference.md: the command line, and every recipe key from its own docstring.
 
 python scripts/make_reference.py            # write it
 python scripts/make_reference.py --check    # exit 1 if it is not up to date

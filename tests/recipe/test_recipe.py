@@ -16,9 +16,13 @@ problems:
   hunt: {source: arithmetic, split: search}
   test: {source: arithmetic, split: test}
 stages:
-  after: {kind: evaluate, from: [sft], problems: [test], methods: {sample: {sampler: {kind: independent, samples: 4}}}}
+  after: {kind: evaluate, from: [sft], problems: [test], methods: {sample: {k: 4}}}
   prm: {kind: prm, problems: train}
-  search: {kind: search, from: [prm], problems: hunt, sampler: {kind: particle_filter, particles: 8}}
+  search:
+    kind: search
+    from: [prm]
+    problems: hunt
+    sampler: {kind: particle_filter, particles: 8}
   verified: {kind: verified, from: [search]}
   sft: {kind: sft, from: [verified]}
   report: {kind: report}
@@ -65,53 +69,30 @@ def test_a_recipe_is_parsed_without_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def replaced(old: str, new: str) -> str:
+SEARCH, SFT = "stages.search.sampler", "kind: sft, from: [verified]"
+MISTAKES = [
+    ("particles: 8", "particels: 8", f"unknown key `{SEARCH}.particels`"),
+    ("model: {name", "modle: {name", "`model`: field required"),
+    ("kind: sft", "kind: stf", "`stages.sft`: input tag 'stf' found using 'kind'"),
+    ("particles: 8", "particles: -1", f"`{SEARCH}.particles`: input should be greater than 0"),
+    (SFT, "kind: sft, from: [verifeid]", "takes from 'verifeid', which is no stage"),
+    (SFT, "kind: sft, from: [prm]", "cannot take from 'prm', which gives reward model"),
+    (SFT, "kind: sft", "'sft' (sft) needs a stage that gives data"),
+    ("kind: verified, from: [search]", "kind: verified", "needs a stage that gives trees"),
+    ("kind: prm,", "kind: prm, from: [sft],", "these stages take from each other"),
+    ("problems: hunt", "problems: hnut", "the problem set 'hnut', which `problems` lacks"),
+    ("problems: hunt", "problems: test", "'test' is used for evaluation and for training"),
+    ("  verified:", "  veri/fied:", "may hold letters, digits, - and _ only"),
+    (MINIMAL, "- a\n- b\n", "holds no recipe"),
+    (MINIMAL, "model: {name: tiny", "is not valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), MISTAKES, ids=[m[2] for m in MISTAKES])
+def test_a_mistake_is_one_clear_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     assert old in MINIMAL
-    return MINIMAL.replace(old, new)
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (replaced("particles: 8", "particels: 8"), "unknown key `stages.search.sampler.particels`"),
-        (replaced("model: {name", "modle: {name"), "`model`: field required"),
-        (replaced("kind: sft", "kind: stf"), "`stages.sft`: input tag 'stf' found using 'kind'"),
-        (
-            replaced("particles: 8", "particles: -1"),
-            "`stages.search.sampler.particles`: input should be greater than 0",
-        ),
-        (
-            replaced("from: [verified]", "from: [verifeid]"),
-            "takes from 'verifeid', which is no stage",
-        ),
-        (
-            replaced("from: [verified]", "from: [prm]"),
-            "cannot take from 'prm', which gives reward model",
-        ),
-        (
-            replaced("kind: sft, from: [verified]", "kind: sft"),
-            "'sft' (sft) needs a stage that gives data",
-        ),
-        (
-            replaced("kind: verified, from: [search]", "kind: verified, from: []"),
-            "needs a stage that gives trees",
-        ),
-        (replaced("kind: prm,", "kind: prm, from: [sft],"), "these stages take from each other"),
-        (
-            replaced("problems: hunt", "problems: hnut"),
-            "uses the problem set 'hnut', which `problems` lacks",
-        ),
-        (
-            replaced("problems: hunt", "problems: test"),
-            "'test' is used for evaluation and for training",
-        ),
-        ("- a\n- b\n", "holds no recipe"),
-        ("model: {name: tiny", "is not valid YAML"),
-    ],
-)
-def test_a_mistake_is_one_clear_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        load_recipe(write(tmp_path, text))
+        load_recipe(write(tmp_path, MINIMAL.replace(old, new)))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -6,9 +6,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.settings import StepRule
+from butwait.engines.settings import ModelSettings, StepRule, TransformersSettings
+from butwait.engines.transformers import TransformersEngine
 from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
 from butwait.records import Grade, Key, Problem, UserError
 from butwait.training.prm_data import summarise
 from butwait.training.prm_settings import RolloutSettings
@@ -33,7 +36,7 @@ def questions(n: int) -> list[Problem]:
 
 
 def collect(folder, n=4, engine=None, grader=None, problems=None, **settings):
-    settings = RolloutSettings(steps=STEPS, **settings)
+    settings = RolloutSettings(**{"steps": STEPS} | settings)
 
     async def run(grader):
         return await collect_rollouts(
@@ -166,3 +169,27 @@ def test_problems_without_answers_are_a_user_error(tmp_path):
     problems = [*questions(1), Problem("lost", "?", None)]
     with pytest.raises(UserError, match="lost"):
         collect(tmp_path, problems=problems)
+
+
+def test_the_tiny_model_rolls_out_alike_at_any_concurrency(tmp_path):
+    tiny, prompt = ModelSettings(name="tiny", device="cpu"), PromptSettings(template="{question}")
+    model, tokenizer = load_causal_lm(tiny), load_tokenizer(tiny)
+    problems = [Problem(f"a{i}", f"Calculate {i} + 5 - 3.", str(i + 2)) for i in range(3)]
+    slots = TransformersSettings(slots=6, capacity=96, prefill_chunk=16, deterministic=True)
+
+    def tokens(concurrency):
+        engine = TransformersEngine(model, tokenizer, slots, prompt)
+        folder = tmp_path / str(concurrency)
+        rollouts = collect(
+            folder,
+            engine=engine,
+            problems=problems,
+            solutions=3,
+            completions=2,
+            concurrency=concurrency,
+            steps=StepRule(delimiters=("\n",), max_tokens=48),
+        )
+        assert sum(r.sampled_tokens for r in rollouts) == engine.counters.policy_tokens
+        return (folder / "shard-00000.parquet").read_bytes()
+
+    assert tokens(1) == tokens(3)

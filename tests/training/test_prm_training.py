@@ -152,7 +152,7 @@ def test_the_saved_model_scores_as_it_was_trained(trained, toy, tokenizer):
     paths = [ScoredPath(steps[:n]) for n in (1, 2, 3)]
     scores = asyncio.run(reward_model.score(problem, paths))
     model = AutoModelForTokenClassification.from_pretrained(folder / "model").eval()
-    plain = score_prefixes(model, [path], None, 8)
+    plain = score_prefixes(model, [path], 8)
     assert [s.logit for s in scores] == pytest.approx(plain.logit.tolist(), abs=1e-5)
     assert scores[0].logit > 2
 
@@ -189,7 +189,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(trained, toy, tmp_path, mon
 def test_prefixes_are_scored_once(trained, toy):
     folder, _ = trained
     model = AutoModelForTokenClassification.from_pretrained(folder / "model").eval()
-    prefixes = score_prefixes(model, toy[:4], None, 3)
+    prefixes = score_prefixes(model, toy[:4], 3)
     # Four rollouts in two pairs of equals.
     assert len(prefixes.logit) == 6
     assert sorted(prefixes.depth) == [1, 1, 2, 2, 3, 3]
@@ -197,5 +197,14 @@ def test_prefixes_are_scored_once(trained, toy):
 
 def test_nothing_that_fits_is_a_user_error(toy, tmp_path):
     short = FAST.model_copy(update={"max_length": 3})
-    with pytest.raises(UserError, match="longer than 3 tokens"):
+    with pytest.raises(UserError, match=r"train a reward model on.*longer than 3 tokens"):
         train_prm(TINY, toy, short, PROMPT, tmp_path, KEY)
+
+
+def test_a_full_disk_is_a_user_error(toy, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail] . write: No space left on device")
+
+    monkeypatch.setattr(prm.Trainer, "train", full)
+    with pytest.raises(UserError, match="disk is full"):
+        train_prm(TINY, toy, FAST, PROMPT, tmp_path, KEY)

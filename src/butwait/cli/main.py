@@ -56,7 +56,7 @@ def trees(
     path: Annotated[Path, typer.Argument(help="RUN/STAGE, the folder of a search stage.")],
     problem: Annotated[
         str | None,
-        typer.Option(help="Id of the problem whose tree is shown; a solved one if none."),
+        typer.Option(help="Id of the problem whose tree is shown; the first if none."),
     ] = None,
 ) -> None:
     """Summarise a search stage and show one of its trees."""

@@ -22,6 +22,9 @@ ask for the next step, and should find its place in the next forward pass."""
 TURNS_BEFORE_EVICTION = 64
 """Turns that other tasks get before parked caches are given up: their owners may be about to use
 or release them."""
+SLOTS_PER_PREFILL = 16
+"""Fresh requests wait until one slot in so many is free: a forward pass for every single prompt
+costs more than those slots would have made."""
 
 
 class Batcher:
@@ -121,6 +124,8 @@ class Batcher:
         keep = [r.handle for r in self._continuing if r.handle is not None] if evict else []
         begun: list[Begun] = []
         for queue in (self._continuing, self._fresh):
+            if queue is self._fresh and self._too_few_slots():
+                break
             waiting: deque[Request] = deque()
             while queue:
                 request = queue.popleft()
@@ -133,6 +138,11 @@ class Batcher:
                     break
             queue.extendleft(reversed(waiting))
         return begun
+
+    def _too_few_slots(self) -> bool:
+        """Whether fresh requests should wait until more of them can be prefilled at once."""
+        enough = min(len(self._fresh), self._model.slots // SLOTS_PER_PREFILL)
+        return len(self._live) > 0 and self._model.free < enough
 
     def _take_slot(self, request: Request, evict: bool, keep: list[Handle]) -> Tenant | None:
         start = request.start

@@ -52,7 +52,7 @@ class TransformersSettings(Settings):
     """Rows of the KV cache: the most paths that are in flight or parked at once."""
     capacity: Annotated[int, Field(gt=0)] | None = None
     """Tokens per row, prompt included; None: what the prompt and the path's limit need."""
-    prefill_chunk: Annotated[int, Field(gt=0)] = 32
+    prefill_chunk: Annotated[int, Field(gt=0)] = 64
     """Tokens of a prompt that are run at a time."""
     deterministic: bool = False
     """Fixed shapes (rows, capacity, chunk), so that a row's numbers do not depend on what shares

@@ -21,6 +21,10 @@ from butwait.records import UserError
 MAX_DEFAULT_CAPACITY = 4096
 """Deterministic mode runs at full capacity all the time: above this it must be asked for."""
 
+CHUNK_ROWS = 8
+"""Rows of a forward pass over chunks in deterministic mode: few prompts begin at a time, and the
+other rows of the pass are padding."""
+
 Run = tuple[int, int, Sequence[int] | np.ndarray]
 """A slot, the position of the first new token, and the new tokens (at least one)."""
 
@@ -42,10 +46,10 @@ class SlotModel:
             with ``sdpa`` or ``eager`` attention.
         slots: sequences the cache holds at once.
         capacity: the most tokens of a sequence; None: what the model's context takes.
-        deterministic: every forward pass has the same shape (all slots, 1 or ``prefill_chunk``
-            tokens, full capacity), so that a sequence's numbers do not depend on which others
-            are run with it, nor on its slot. Otherwise only the rows asked for are run, and
-            the cache grows by doubling.
+        deterministic: forward passes have two fixed shapes at full capacity (all slots by one
+            token, ``CHUNK_ROWS`` by ``prefill_chunk`` tokens), so that a sequence's numbers do
+            not depend on which others are run with it, nor on its slot. Otherwise only the rows
+            asked for are run, and the cache grows by doubling.
         prefill_chunk: the most tokens of a sequence in one forward pass.
 
     Raises UserError for a model whose cache is no list of keys and values per token.
@@ -57,7 +61,7 @@ class SlotModel:
         slots: int,
         capacity: int | None = None,
         deterministic: bool = False,
-        prefill_chunk: int = 32,
+        prefill_chunk: int = 64,
     ) -> None:
         self.model = model
         self.slots = slots
@@ -91,6 +95,7 @@ class SlotModel:
             "slots": self.slots,
             "capacity": self.capacity,
             "prefill_chunk": self.prefill_chunk,
+            "chunk_rows": CHUNK_ROWS,
             "deterministic": self.deterministic,
             "attention": self._attention.implementation,
             "threads": torch.get_num_threads(),
@@ -163,7 +168,7 @@ class SlotModel:
         """
         counts = np.ones_like(slots)
         self._check(slots, starts, counts)
-        logits = self._forward(slots, starts, tokens[:, None], counts, keep=0)
+        logits = self._forward(slots, starts, tokens[:, None], counts, self.slots)
         return logits[:, -1]
 
     @torch.inference_mode()
@@ -173,16 +178,18 @@ class SlotModel:
         self._check(slots, starts, totals)
         done = np.zeros_like(totals)
         while (live := np.flatnonzero(done < totals)).size:
+            if self.deterministic:
+                live = live[:CHUNK_ROWS]
             counts = np.minimum(totals[live] - done[live], self.prefill_chunk)
-            padded = np.zeros((len(live), self._width(counts)), np.int64)
+            width = self.prefill_chunk if self.deterministic else int(counts.max())
+            padded = np.zeros((len(live), width), np.int64)
             for i, row in enumerate(live.tolist()):
                 padded[i, : counts[i]] = rows[row][2][done[row] : done[row] + counts[i]]
-            logits = self._forward(slots[live], starts[live] + done[live], padded, counts, keep)
+            logits = self._forward(
+                slots[live], starts[live] + done[live], padded, counts, CHUNK_ROWS, keep
+            )
             yield live, done[live], counts, logits
             done[live] += counts
-
-    def _width(self, counts: np.ndarray) -> int:
-        return self.prefill_chunk if self.deterministic else int(counts.max())
 
     def _forward(
         self,
@@ -190,7 +197,8 @@ class SlotModel:
         starts: np.ndarray,
         tokens: np.ndarray,
         counts: np.ndarray,
-        keep: int,
+        fixed_rows: int,
+        keep: int = 0,
     ) -> torch.Tensor:
         """One call of the model.
 
@@ -198,14 +206,15 @@ class SlotModel:
             slots, starts, counts: int64 (n,): which rows, the position of their first new token
                 and how many of ``tokens`` are real.
             tokens: int64 (n, q).
+            fixed_rows: rows of the pass in deterministic mode, padding included.
             keep: outputs at the last ``keep`` columns, where the model can leave out the
                 others; 0: at all.
 
         Returns:
             float32 (n, q or keep, V), in the order of ``slots``.
         """
-        first, rows = self._place(slots)
-        n = self.slots if self.deterministic else len(slots)
+        n = min(fixed_rows, self.slots) if self.deterministic else len(slots)
+        first, rows = self._place(slots, n)
         ids = np.zeros((n, tokens.shape[1]), np.int64)
         positions = np.full((n, tokens.shape[1]), -1, np.int64)
         at = rows - first
@@ -240,18 +249,15 @@ class SlotModel:
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
 
-    def _place(self, slots: np.ndarray) -> tuple[int, np.ndarray]:
-        """The first row of the forward pass, and the row of each slot.
+    def _place(self, slots: np.ndarray, n: int) -> tuple[int, np.ndarray]:
+        """The first row of a forward pass over ``n`` rows, and the row of each slot.
 
         The rows of one pass must lie together, as its keys and values are views of the cache.
         Slots that lie elsewhere change places with others.
         """
         rows = self._row_of[slots]
-        if self.deterministic:
-            return 0, rows
-        n = len(slots)
-        first = int(rows.min())
-        if int(rows.max()) - first + 1 == n:
+        first = min(int(rows.min()), self.slots - n)
+        if int(rows.max()) < first + n:
             return first, rows
         wanted = np.zeros(self.slots, np.int64)
         wanted[rows] = 1

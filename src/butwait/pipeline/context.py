@@ -96,8 +96,13 @@ class StageRun:
         engine = self.recipe.engine
         if not isinstance(engine, TransformersSettings):
             return settings
-        same = {"slots": engine.slots, "deterministic": engine.deterministic}
-        return settings.model_copy(update=same)
+        return settings.model_copy(
+            update={
+                "slots": engine.slots,
+                "prefill_chunk": engine.prefill_chunk,
+                "deterministic": engine.deterministic,
+            }
+        )
 
     @asynccontextmanager
     async def searching(

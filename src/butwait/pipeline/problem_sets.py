@@ -56,7 +56,8 @@ def load_problem_sets(
     for name in ranked:
         if dropped[name]:
             say(
-                f"  {name}: {dropped[name]} of {len(loaded[name])} questions stand in an earlier set and are left out"
+                f"  {name}: {dropped[name]} of {len(loaded[name])} questions stand in another set "
+                "and are left out"
             )
         if not kept[name]:
             raise UserError(

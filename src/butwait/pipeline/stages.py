@@ -7,6 +7,7 @@ tokens. A function may be called again after a kill: what it finds on disk it do
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
 from butwait.evaluation.attempts import run_attempts
@@ -19,8 +20,10 @@ from butwait.recipe.recipe import EvaluateStage, PrmStage, SearchStage, SftStage
 from butwait.records import COMPLETE, Grade, Problem, SearchTree
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
+from butwait.running.stages import Stage
 from butwait.search.run import run_sampler
 from butwait.search.storage import read_shard, read_trees, shard_paths, write_shard
+from butwait.synthesis.built import StoredTree
 
 Outcome = tuple[dict[str, Any], dict[str, int]]
 
@@ -146,7 +149,7 @@ def verified(run: StageRun) -> Outcome:
     from butwait.synthesis.verified import build_verified
 
     searches = run.inputs("trees")
-    sets = [run.recipe.stages[s.path.name].problems for s in searches]
+    sets = [name for s in searches for name in run.recipe.stages[s.path.name].problem_sets]
     problems = [problem for name in sets for problem in run.problems(name)]
     prompting = run.prompting(searches[0].path.name)
     built = build_verified(_stored(searches), problems, prompting, settings, run.key)
@@ -166,9 +169,7 @@ def verified(run: StageRun) -> Outcome:
     return write_card(run.folder, built, origin), {}
 
 
-def _stored(searches: list[Any]) -> Iterator[Any]:
-    from butwait.synthesis.built import StoredTree
-
+def _stored(searches: list[Stage]) -> Iterator[StoredTree]:
     for stage in searches:
         for shard in shard_paths(stage.path / "trees"):
             for row, tree in enumerate(read_shard(shard)):
@@ -203,34 +204,31 @@ def report(run: StageRun) -> Outcome:
 
 
 def _comparisons(run: StageRun) -> Iterator[dict[str, Any]]:
-    """Every evaluation against the baseline stage's by the same method on the same set, and
-    every other method of a stage against its first."""
+    """Any two evaluation stages by the same method on the same set, the earlier one as the
+    baseline; and within a stage every other method against its first."""
     stages = run.inputs("evaluation")
-    if not stages:
-        return
-    chosen = getattr(run.settings, "baseline", None)
-    baseline = next((s for s in stages if s.path.name == chosen), stages[0])
+    for a, b in combinations(stages, 2):
+        for problem_set, method in _evaluated(b):
+            if (problem_set, method) in _evaluated(a):
+                yield _compared(a, b, problem_set, method, method)
     for stage in stages:
         for problem_set, method in _evaluated(stage):
             first = next(m for s, m in _evaluated(stage) if s == problem_set)
-            for other, name in ((baseline, method), (stage, first)):
-                if (other, name) != (stage, method) and (problem_set, name) in _evaluated(other):
-                    yield _compared(other, stage, problem_set, name, method)
+            if method != first:
+                yield _compared(stage, stage, problem_set, first, method)
 
 
-def _evaluated(stage: Any) -> list[tuple[str, str]]:
-    return [tuple(name.split("/", 1)) for name in stage.record["metrics"]]
+def _evaluated(stage: Stage) -> list[tuple[str, str]]:
+    pairs = (name.partition("/") for name in stage.record["metrics"])
+    return [(problem_set, method) for problem_set, _, method in pairs]
 
 
-def _compared(a: Any, b: Any, problem_set: str, method_a: str, method_b: str) -> dict[str, Any]:
-    names = [f"{s.path.name}/{problem_set}/{m}" for s, m in ((a, method_a), (b, method_b))]
-    folders = [s.path / "attempts" / problem_set / m for s, m in ((a, method_a), (b, method_b))]
-    return compare(
-        names[0],
-        read_attempts(folders[0], texts=False),
-        names[1],
-        read_attempts(folders[1], texts=False),
-    )
+def _compared(a: Stage, b: Stage, problem_set: str, method_a: str, method_b: str) -> dict[str, Any]:
+    sides: list[Any] = []
+    for stage, method in ((a, method_a), (b, method_b)):
+        folder = stage.path / "attempts" / problem_set / method
+        sides += [f"{stage.path.name}/{problem_set}/{method}", read_attempts(folder, texts=False)]
+    return compare(*sides)
 
 
 STAGES: dict[str, Callable[[StageRun], Outcome]] = {

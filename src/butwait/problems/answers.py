@@ -31,13 +31,14 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BARE_BOX = re.compile(r"[^\s${}\\.,;]+(?:[.,]\d+)*|\\[^\s$]+")
 _LINK = re.compile(
     r"(?:\s|[$,;.&]|\\[,;: ()\[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|and|or"
-    r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
+    r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*+"
 )
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
 _HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
 _ANNOUNCEMENT = re.compile(
     r"(?i)answer\b(?:\s+to\s[^.\n]{0,100}?|\s+here)?"
-    r"\s*(?:\*\*|__)?\s*(?::|\bis\b|\bare\b|=)(?:\s*:)?"
+    r"\s*(?:\*\*|__)?\s*(?::|\bis\b|\bare\b|\b(?:must|should|would|will) be\b|=)(?:\s*:)?"
+    r"(?:\s+(?:therefore|thus|then|hence|simply|just|indeed|clearly|equal to|given by)\b,?)*"
 )
 _MATH_SPAN = re.compile(
     r"\$\$(.+?)\$\$|(?<!\\)\$(?!\d[\d,.]*\s)(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL

@@ -21,6 +21,7 @@ from butwait.problems.equality.compare import (
     UnreadableGoldError,
     equal,
     is_collection,
+    is_readable,
 )
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
@@ -156,7 +157,8 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
     gold, kind = problem.answer, problem.answer_kind
     answer = extract_answer(text, kind)
     gold_value = read_integer(gold) if gold is not None and kind == "integer" else None
-    if gold is None or not gold.strip() or (kind == "integer" and gold_value is None):
+    readable = gold_value is not None if kind == "integer" else is_readable(gold)
+    if gold is None or not readable:
         return Grade(answer, "ungradable")
     if finish == "length" and (answer is None or not box_closed(text)):
         return Grade(None, "truncated")

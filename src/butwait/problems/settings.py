@@ -15,7 +15,8 @@ class Columns(Settings):
     answer: str | None = None
     """Column of the gold answer; ``answer`` by default."""
     id: str | None = None
-    """Column of a unique, stable id; by default the id is a hash of the normalised question."""
+    """Column of a unique, stable id; by default ``id`` where the source has one, else the id is a
+    hash of the normalised question."""
     solution: str | None = None
     """Column of a reference solution; none by default."""
     metadata: tuple[str, ...] | None = None
@@ -84,9 +85,9 @@ class ArithmeticSettings(Settings):
     """Number of questions."""
     seed: Annotated[int, Field(ge=0)] = 0
     """A smaller set is the beginning of a larger one with the same seed."""
-    min_terms: Annotated[int, Field(ge=2)] = 5
+    min_terms: Annotated[int, Field(ge=2)] = 4
     """Fewest digits that are added or subtracted."""
-    max_terms: Annotated[int, Field(ge=2)] = 8
+    max_terms: Annotated[int, Field(ge=2)] = 6
     """Most digits that are added or subtracted."""
 
 

@@ -85,6 +85,8 @@ def _checked_columns(rows: list[Row], columns: Columns, source: str) -> Columns:
         update={name: value for name, value in defaults.items() if getattr(columns, name) is None}
     )
     there = dict.fromkeys(column for row in rows for column in row)
+    if filled.id is None and "id" in there:
+        filled = filled.model_copy(update={"id": "id"})
     named = (filled.question, filled.answer, filled.id, filled.solution, *(filled.metadata or ()))
     for column in named:
         if column is not None and column not in there:

@@ -93,8 +93,6 @@ class ReportStage(StageSettings):
     """One page and summary.json about the stages it takes from (all, if it names none)."""
 
     kind: Literal["report"]
-    baseline: str | None = None
-    """The evaluation stage that the others are compared with; None: the first."""
 
 
 AnyStage = Annotated[

@@ -25,8 +25,8 @@ class _LocalModel(Settings):
     """Tokens of a path that are run at a time; in deterministic mode best a little more than a
     step has."""
     deterministic: bool = False
-    """Fixed shapes, so that a score does not depend on what shares the batch; needs
-    ``capacity``."""
+    """Fixed shapes (all slots, ``capacity``, ``prefill_chunk``), so that a score does not depend on
+    what shares the batch."""
 
 
 class TrainedSettings(_LocalModel):

@@ -44,7 +44,7 @@ async def particle_filter(
     n = settings.particles
     nodes = np.full(n, ROOT, np.int32)
     log_weights = np.zeros(n)  # since the last resampling
-    energy = np.zeros(n)  # alpha_t l_t
+    tilt = np.zeros(n)  # alpha_t l_t, in nats
     log_evidence = 0.0
     with Frontier(
         problem, engine, reward_model, settings.step, settings.sampling, key, settings.kind
@@ -62,12 +62,12 @@ async def particle_filter(
             nodes = await frontier.extend(nodes[ancestors], live[ancestors], t)
 
             logits = frontier.tree.rewards(nodes)
-            before, energy = energy[ancestors], tempered(settings.alpha_at(t), logits)
-            log_weights = reweight(log_weights, before, energy)
+            before, tilt = tilt[ancestors], tempered(settings.alpha_at(t), logits)
+            log_weights = reweight(log_weights, before, tilt)
             live = frontier.is_open(nodes) & (log_weights > -np.inf)
             ended = not live.any() or t == settings.max_steps
             if ended:  # the rest of the schedule, all of it at once
-                log_weights = reweight(log_weights, energy, tempered(settings.final_alpha, logits))
+                log_weights = reweight(log_weights, tilt, tempered(settings.final_alpha, logits))
             frontier.tree.add_population(Population(nodes, ancestors, log_weights, resampled))
             if ended:
                 break

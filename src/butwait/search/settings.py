@@ -1,4 +1,4 @@
-"""What the samplers take. Imports neither numpy nor torch."""
+"""What the samplers take. Imports no torch."""
 
 from typing import Annotated, Literal
 

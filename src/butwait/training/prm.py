@@ -29,6 +29,7 @@ from butwait.running.stages import fingerprint
 from butwait.training.arguments import in_precision, on_one_device, shared_arguments
 from butwait.training.callbacks import Log, Progress
 from butwait.training.checkpoints import Marker, WorkFolder
+from butwait.training.failures import user_errors
 from butwait.training.prm_batches import (
     UNLABELLED,
     fits,
@@ -84,34 +85,40 @@ def train_prm(
     """
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
-    with quiet():
+    with quiet(), user_errors():
         model = add_score_head(in_precision(policy, settings), _prior(training))
         limit = _limit(model, settings)
         examples = to_examples(training, limit)
-        if not examples:
-            raise UserError(
-                "no rollout is left to train a reward model on: all are ungradable or longer than "
-                f"{limit} tokens (prm.max_length, or the model's context)"
-            )
+        heldout = [rollout for rollout in heldout if to_examples([rollout], limit)]
+        _check_enough(examples, heldout, limit)
         seed = key.derive("train").seed32()
         trained = _fit(model, examples, tokenizer.pad_token_id, policy, settings, output, seed)
-        prefixes = score_prefixes(model, heldout, limit, settings.batch_size)
-    findings = audit(prefixes, key.derive("audit"))
-    write_json(output / "audit.json", findings)
-    with quiet(), atomic_path(output / "model") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_note(folder, tokenizer, prompt)
+        findings = audit(score_prefixes(model, heldout, settings.batch_size), key.derive("audit"))
+        write_json(output / "audit.json", findings)
+        model.config.use_cache = True  # The trainer turned it off; scoring goes step by step.
+        with atomic_path(output / "model") as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            write_note(folder, tokenizer, prompt)
     WorkFolder(output / "work", "").remove()
     metrics = {
         **summarise(rollouts),
         "examples": len(examples),
         "dropped_too_long": sum(not fits(rollout, limit) for rollout in rollouts),
         **trained,
-        "audited_tokens": _tokens([r for r in heldout if fits(r, limit)]),
+        "audited_tokens": sum(len(r.prompt_ids) + len(r.token_ids) for r in heldout),
         **{name: findings[name] for name in ("verdict", "within_question_auc", "auc", "ece")},
     }
     return PrmResult(metrics, findings)
+
+
+def _check_enough(examples: list[Any], heldout: list[Rollout], limit: int | None) -> None:
+    for rollouts, purpose in ((examples, "train a reward model on"), (heldout, "audit it with")):
+        if not rollouts:
+            raise UserError(
+                f"no rollout is left to {purpose}: all are ungradable or longer than {limit} "
+                "tokens (prm.max_length, or the model's context)"
+            )
 
 
 class _Trainer(Trainer):
@@ -190,7 +197,3 @@ def _prior(rollouts: Sequence[Rollout]) -> float:
 def _limit(model: PreTrainedModel, settings: PrmSettings) -> int | None:
     limits = [n for n in (settings.max_length, context_limit(model.config)) if n is not None]
     return min(limits, default=None)
-
-
-def _tokens(rollouts: Sequence[Rollout]) -> int:
-    return sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)

@@ -76,17 +76,15 @@ def step_loss(
 
 @torch.inference_mode()
 def score_prefixes(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], limit: int | None, batch_size: int
+    model: PreTrainedModel, rollouts: Sequence[Rollout], batch_size: int
 ) -> ScoredPrefixes:
-    """The model's logits, unclipped, at every labelled prefix, each prefix once. Rollouts longer
-    than ``limit`` are left out."""
+    """The model's logits, unclipped, at every labelled prefix, each prefix once."""
     model.eval()
-    fitting = [rollout for rollout in rollouts if fits(rollout, limit)]
     # By length, to pad little.
-    fitting.sort(key=lambda rollout: len(rollout.prompt_ids) + len(rollout.token_ids))
+    ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.token_ids))
     rows: dict[tuple[str, bytes], tuple[float, int, int, int]] = {}
-    for start in range(0, len(fitting), batch_size):
-        batch = fitting[start : start + batch_size]
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
         for rollout, logits in zip(batch, _logits(model, batch), strict=True):
             for step in np.flatnonzero(rollout.completions):
                 counts = int(rollout.verified[step]), int(rollout.completions[step])

@@ -4,15 +4,13 @@ The loss of an optimizer step is the mean over all its tokens with loss (every d
 accumulation step together) of -log p, in nats: a long example weighs more than a short one.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
-from safetensors import SafetensorError
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -27,6 +25,7 @@ from butwait.training.arguments import in_precision, on_one_device, shared_argum
 from butwait.training.callbacks import Log, Progress
 from butwait.training.checkpoints import Marker, WorkFolder
 from butwait.training.encode import NO_LOSS, Rows, make_rows
+from butwait.training.failures import user_errors
 from butwait.training.packing import check_packing
 from butwait.training.quiet import quiet
 from butwait.training.settings import LoraSettings, SftSettings
@@ -73,7 +72,7 @@ def train_sft(
         [settings.model_dump(), model.model_dump(), seed, rows.input_ids, rows.labels]
     )
     work = WorkFolder(output / "work", identity)
-    with quiet(), _user_errors(), ExitStack() as stack:
+    with quiet(), user_errors(), ExitStack() as stack:
         trainer = _trainer(policy, tokenizer, rows, settings, model, work.path, seed)
         marker = Marker(trainer.counted)
         for callback in (marker, Log(output / "log.jsonl"), Progress("sft", stack)):
@@ -186,22 +185,3 @@ def _metrics(trainer: _Trainer, rows: Rows, settings: SftSettings) -> dict[str, 
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
     }
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """What the libraries raise on a full device or disk, in one sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device ran out of memory in training; take a smaller batch_size with more "
-            "accumulation_steps, gradient_checkpointing: true, or lora"
-        ) from error
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if "No space left on device" not in str(error):
-            raise
-        raise UserError(
-            "the disk is full: a checkpoint was not written; free some space and run the same "
-            "command again (it goes on from the checkpoint before)"
-        ) from error

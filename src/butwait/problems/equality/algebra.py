@@ -17,6 +17,7 @@ from butwait.problems.equality.compare import UnreadableGoldError, decimal_place
 DIGITS = 50
 _SAME = Float("1e-30")
 _ZERO = Float("1e-40")
+_GOLDEN = Fraction(6180339887, 10**10)
 _POINTS = 12
 _ENOUGH = 3
 _READER = [LatexExtractionConfig(boxed_match_priority=-1)]
@@ -59,7 +60,7 @@ def _read(latex: str) -> Basic | None:
         )
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # the reader's own errors are of many kinds
         return None
     return found[0] if found else None
 
@@ -86,7 +87,7 @@ def _evaluated(gold: Basic, answer: Basic, places: int | None) -> bool | None:
 
 def _proportional(gold: Expr, answer: Expr) -> bool | None:
     gold, answer = _exact(gold), _exact(answer)
-    pairs = list(_sampled(gold, answer))
+    pairs = _sampled(gold, answer)
     if len(pairs) < _ENOUGH:
         return None
     g0, a0 = pairs[0]
@@ -123,20 +124,14 @@ def _sampled(gold: Expr, answer: Expr) -> list[tuple[Expr, Expr]]:
 
 
 def _points(dimensions: int) -> list[tuple[Rational, ...]]:
-    """Fixed irregular rationals in (-3, 3): the same verdict on every run."""
-    golden = Fraction(6180339887, 10**10)
+    """Fixed irregular rationals in (-3, 3), every third point positive: the same on every run."""
+    return [tuple(_coordinate(p, d) for d in range(dimensions)) for p in range(_POINTS)]
 
-    def coordinate(point: int, dimension: int) -> Rational:
-        step = (point * 7 + dimension * 3 + 1) * golden
-        offset = Fraction(dimension, 101)
-        fraction = (step + offset) % 1
-        value = fraction * 6 - 3 if point % 3 else fraction * 3
-        return Rational(value.numerator, value.denominator)
 
-    return [
-        tuple(coordinate(point, dimension) for dimension in range(dimensions))
-        for point in range(_POINTS)
-    ]
+def _coordinate(point: int, dimension: int) -> Rational:
+    unit = ((7 * point + 3 * dimension + 1) * _GOLDEN + Fraction(dimension, 101)) % 1
+    value = 6 * unit - 3 if point % 3 else 3 * unit
+    return Rational(value.numerator, value.denominator)
 
 
 def _value(formula: Expr, at: dict[Symbol, Rational]) -> Expr | None:

@@ -37,6 +37,18 @@ def groups(text: str) -> Iterator[tuple[int, int]]:
             yield open_braces.pop(), mark.start()
 
 
+def pairs(text: str) -> Iterator[tuple[int, int]]:
+    """(opening, closing) indices of every matched ``(...)`` and ``{...}``, in one pass."""
+    opened = []
+    for mark in re.finditer(r"\\.|[(){}]", text, re.DOTALL):
+        if mark[0] in ("(", "{"):
+            opened.append(mark)
+        elif mark[0] in (")", "}") and opened:
+            opening = opened.pop()
+            if opening[0] + mark[0] in ("()", "{}"):
+                yield opening.start(), mark.start()
+
+
 def balanced(text: str) -> bool:
     """Whether every group ``{...}`` of ``text`` is closed and none is closed twice."""
     depth = 0

@@ -32,7 +32,7 @@ APPROXIMATION_DIGITS = 6
 """A decimal of at least so many decimal places and digits may stand for the number it rounds."""
 
 _OTHER_SEPARATORS = frozenset({",", ";", "\\land", "\\pm", "\\mp"})
-_SET_NOTATION = re.compile(r"\\(?:mathbb|setminus|emptyset|cap|cup)(?![a-zA-Z])")
+_SET_NOTATION = re.compile(r"[<>]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup)(?![a-zA-Z])")
 _DECIMAL = re.compile(r"-?(?P<whole>\d*)\.(?P<places>\d+)")
 _BASED = re.compile(r"(?P<digits>\d+)_\{?(?P<base>\d+)\}?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
@@ -58,10 +58,14 @@ def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
         UnreadableGoldError: the gold answer is no readable formula and no words.
         NeedsAlgebraError: from ``refuse``.
     """
-    if not gold.strip() or not balanced(gold):
+    if not is_readable(gold):
         raise UnreadableGoldError(gold[:100])
-    if len(gold) > MAX_TEXT or len(answer) > MAX_TEXT or not balanced(answer):
-        return gold.split() == answer.split()
+    if gold.split() == answer.split():
+        return True
+    if len(gold) > MAX_TEXT:
+        raise UnreadableGoldError(gold[:100])
+    if len(answer) > MAX_TEXT or not balanced(answer):
+        return False
     letter = choice_letter(gold)
     if letter is not None and choice_letter(answer, with_text=True) == letter:
         return True
@@ -76,9 +80,14 @@ def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
     return _Comparison(algebra).texts(gold_latex, _before_approximation(answer_latex))
 
 
+def is_readable(gold: str | None) -> bool:
+    """Whether a gold answer is there and its braces are balanced."""
+    return gold is not None and bool(gold.strip()) and balanced(gold)
+
+
 def is_collection(gold: str) -> bool:
     """Whether a gold answer consists of several values: a list, a set, a tuple."""
-    if len(gold) > MAX_TEXT or not balanced(gold):
+    if len(gold) > MAX_TEXT or depth_of(canonical(gold)) > MAX_DEPTH:
         return False
     return read(canonical(gold)).shape in ("list", "set", "bracket", "union")
 
@@ -128,18 +137,10 @@ class _Comparison:
             return self._values(gold.text, answer.text)
         if shapes in (("list", "list"), ("set", "set"), ("list", "set"), ("set", "list")):
             return self._unordered(gold.items, answer.items)
-        if shapes == ("bracket", "bracket"):
+        if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
             return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
-        if shapes == ("matrix", "matrix"):
-            return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
-        if shapes in (("matrix", "bracket"), ("bracket", "matrix")):
-            return (
-                _is_vector(gold) and _is_vector(answer) and self._ordered(gold.items, answer.items)
-            )
-        if shapes in (("bracket", "list"), ("list", "bracket")):
-            return (
-                _is_vector(gold) and _is_vector(answer) and self._ordered(gold.items, answer.items)
-            )
+        if _is_vector(gold) and _is_vector(answer):
+            return self._ordered(gold.items, answer.items)
         if shapes == ("union", "union") and self._unordered(gold.items, answer.items):
             return True
         if shapes == ("value", "list") and split(answer.text, _OTHER_SEPARATORS) == [answer.text]:
@@ -230,9 +231,10 @@ def _alone(answer: Answer) -> Answer:
 
 
 def _is_vector(answer: Answer) -> bool:
+    """A tuple, however it is written: in brackets, without them, as a row or a column."""
     if answer.shape == "matrix":
         return answer.ends in ("1", str(len(answer.items)))
-    return answer.shape == "list" or answer.ends == "()"
+    return answer.shape == "list" or (answer.shape == "bracket" and answer.ends == "()")
 
 
 def _based(gold: str, answer: str) -> bool | None:

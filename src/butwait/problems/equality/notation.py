@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-from butwait.problems.equality.brackets import matching_brace, tokens, wrapped
+from butwait.problems.equality.brackets import depth_of, matching_brace, pairs, tokens
 
 _UNICODE = {
     **dict.fromkeys("−–—‐‑﹣", "-"),
@@ -64,6 +64,13 @@ def _rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[Ru
     return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
 
 
+def _short_text(match: re.Match[str]) -> str:
+    """One letter or number in a text font is a symbol, but a letter behind a number is a unit."""
+    before = match.string[: match.start()].rstrip(" ~\\,;")
+    unit = match[1].isalpha() and before[-1:].isdigit()
+    return match[0] if unit else f"{{{match[1]}}}"
+
+
 _CHARACTERS = _rules(
     ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}"),
     ("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}"),
@@ -86,7 +93,8 @@ _LAYOUT = _rules(
         r"\\text",
     ),
     (r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathnormal|bf|it)" + END, ""),
-    (r"\\text\s*\{\s*([a-zA-Z]|[\d.,()+\- ]+)\s*\}", r"{\1}"),
+    (r"\\text\s*\{\s*([a-zA-Z]|[\d.,()+\- ]+)\s*\}", lambda m: _short_text(m)),
+    (r"^\\text\s*\{[^{}]*\}\s*[:~]?\s*(?=-?[\d.]+$)", ""),  # \text{(A) } 12
     (r"\\text\s*\{\s*([\d.,]+)\s+([a-zA-Z][a-zA-Z ]*)\}", r"\1 \\text{\2}"),
     (r"\s+", " "),
 )
@@ -139,6 +147,8 @@ _PLAIN = _rules(
     (r"!=", r"\\neq "),
     (r"\^\s*(-?\d+)", r"^{\1}"),  # TeX reads 10^12 as 10^1 2; its writers mean 10^{12}
 )
+_MAX_DEPTH = 80
+"""Deeper formulas keep their arguments as they are: they are too deep to be compared anyway."""
 _TEXT_GROUP = re.compile(r"(\\(?:text|operatorname)\s*\{[^{}]*\})")
 _ARGUMENTS = {"\\frac": 2, "\\sqrt": 1, "\\binom": 2}
 _COMMA_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
@@ -154,7 +164,9 @@ def canonical(text: str) -> str:
     text = "".join(
         part if _TEXT_GROUP.fullmatch(part) else _plain(part) for part in _TEXT_GROUP.split(text)
     )
-    text = _braced_arguments(text)
+    text = bare(text)
+    if depth_of(text) <= _MAX_DEPTH:
+        text = _braced_arguments(text)
     text = _SPACE_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
     return bare(re.sub(r"\s+", " ", _join_thousands(text)))
 
@@ -166,15 +178,24 @@ def key(text: str) -> str:
 
 def bare(text: str) -> str:
     """``text`` without closing punctuation and brackets that hold it whole and list nothing."""
-    while True:
-        before = text
-        text = text.strip().rstrip(".,;:").strip()
-        text = text.removeprefix("=").removeprefix(":").strip()
-        outer = wrapped(text) if text[:1] in ("(", "{") else None
-        if outer and outer[0] in "({" and not _lists(outer[1]):
-            text = outer[1]
-        if text == before:
-            return text
+    partner = dict(pairs(text))
+    start, end = _trimmed(text, 0, len(text))
+    outer = (start, end)
+    while start < end and partner.get(start) == end - 1:
+        outer = (start, end)
+        start, end = _trimmed(text, start + 1, end - 1)
+    if _lists(text[start:end]):
+        start, end = outer
+    return text[start:end]
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without spaces, closing punctuation and a leading ``=``."""
+    while start < end and text[end - 1] in " .,;:":
+        end -= 1
+    while start < end and text[start] in " =:":
+        start += 1
+    return start, end
 
 
 def _lists(inside: str) -> bool:

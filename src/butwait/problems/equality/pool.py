@@ -89,11 +89,16 @@ class WorkerPool:
     def close(self) -> None:
         """Kills every process and waits for it. A second call does nothing."""
         with self._lock:
+            if self._closed or os.getpid() != self._owner:
+                return
             self._closed = True
-            workers = list(self._workers)
-            self._workers.clear()
-        for worker in workers:
-            worker.kill()
+            for worker in self._workers:
+                worker.kill()
+        # Threads at work see their process end and give it back; only then are its pipes closed.
+        for idle in [self._idle.get() for _ in range(self._size)]:
+            if idle is not None:
+                self._discard(idle)
+            self._idle.put(None)
 
     def _start(self) -> "_Worker":
         with self._lock:
@@ -107,6 +112,7 @@ class WorkerPool:
         with self._lock:
             self._workers.discard(worker)
         worker.kill()
+        worker.close()
 
 
 class _Worker:
@@ -158,6 +164,9 @@ class _Worker:
         """Kills the process and the child that works on its case."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Waits for the killed process and closes its files."""
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout, self._errors):
             assert file is not None

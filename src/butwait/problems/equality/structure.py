@@ -5,7 +5,7 @@ and matrices; it does not in lists, sets and unions.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from butwait.problems.equality.arithmetic import evaluate
@@ -22,11 +22,12 @@ _VARIABLE = re.compile(
 )
 _NAME = re.compile(
     _VARIABLE.pattern
-    + r"|[a-zA-Z]\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)"
+    + r"|[a-zA-Z](?:\^\{-1\}|')?\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)"
     + r"|\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)|\\text\s*\{[^{}]*\}|[a-zA-Z]_?\w*:[a-zA-Z]_?\w*"
 )
 _LABEL = re.compile(
-    r"(?:\\text\s*\{[^{}]*\}|\\[a-zA-Z]+|[a-zA-Z]\(\s*-?\d+\s*\)|_\{?\w+\}?|[a-zA-Z]|[+|(){}' ])+"
+    r"(?:\\text\s*\{[^{}]*\}|\\[a-zA-Z]++|[a-zA-Z]\(\s*-?\d+\s*\)|_\{?\w++\}?|[a-zA-Z]"
+    r"|[+|(){}' ])++"  # possessive: a hostile text must not make it try every way to split
 )
 _MEMBER = re.compile(_VARIABLE.pattern + r"\s*\\in(?![a-zA-Z])\s*")
 _MATRIX = re.compile(
@@ -59,10 +60,8 @@ def read(text: str) -> Answer:
     if len(parts) > 1 and all(parts):
         return _listed(text, parts)
     if member := _MEMBER.match(text):
-        inner = read(text[member.end() :])
-        return Answer(
-            inner.shape, inner.text, inner.items, inner.ends, member[0].split("\\in")[0].strip()
-        )
+        variable = member[0].split("\\in")[0].strip()
+        return replace(read(text[member.end() :]), label=variable)
     sides = split(text, _EQUALS)
     if len(sides) > 1 and all(sides):
         return _assigned(text, sides)
@@ -72,6 +71,11 @@ def read(text: str) -> Answer:
 def is_name(text: str) -> bool:
     """Whether ``text`` only names what it stands for: ``x``, ``f(x)``, ``S_1:S_2``."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_variable(text: str) -> bool:
+    """Whether ``text`` is one variable: ``x``, ``x_1``, ``\\theta``."""
+    return _VARIABLE.fullmatch(text) is not None
 
 
 def is_label(text: str) -> bool:
@@ -85,8 +89,7 @@ def is_label(text: str) -> bool:
 def _assigned(text: str, sides: list[str]) -> Answer:
     if is_name(sides[-1]) and not is_name(sides[0]) and len(sides) == 2:
         sides = sides[::-1]
-    inner = _unlabelled(sides[-1])
-    return Answer(inner.shape, inner.text, inner.items, inner.ends, sides[0])
+    return replace(_unlabelled(sides[-1]), label=sides[0])
 
 
 def _unlabelled(text: str) -> Answer:
@@ -126,10 +129,8 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
     parts = [part for part in split(inside, frozenset({",", ";"})) if part]
     items = tuple(item for part in parts for item in _flat(read(part)))
     if opening in ("\\{", "{"):
-        builder = any(
-            depth == 0 and token in ("|", "\\mid", ":") for _, depth, token in tokens(inside)
-        )
-        return None if builder else Answer("set", text, items)
+        is_builder = split(inside, frozenset({"|", "\\mid", ":"})) != [inside]
+        return None if is_builder else Answer("set", text, items)
     if len(parts) < 2:
         return None
     ends = "()" if opening == "\\langle" else opening + closing
@@ -139,12 +140,8 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
 def _matrix(text: str, body: str) -> Answer:
     rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", body) if row.strip()]
     cells = [[read(cell) for cell in split(row.strip(), frozenset({"&"}))] for row in rows]
-    return Answer(
-        "matrix",
-        text,
-        tuple(cell for row in cells for cell in row),
-        str(len(cells[0])) if cells else "",
-    )
+    columns = str(len(cells[0])) if cells else ""
+    return Answer("matrix", text, tuple(cell for row in cells for cell in row), columns)
 
 
 def _both_signs(text: str) -> tuple[Answer, ...]:
@@ -155,37 +152,33 @@ def _both_signs(text: str) -> tuple[Answer, ...]:
 
 def _interval(text: str) -> Answer | None:
     """``-2 \\leq x < 7`` as [-2, 7) and ``x < 3`` as (-\\infty, 3), labelled with the variable."""
-    marks = [(at, token) for at, depth, token in tokens(text) if depth == 0 and token in _RELATIONS]
-    if not 1 <= len(marks) <= 2:
-        return None
-    relations = [_RELATIONS[token] for _, token in marks]
+    marks = [token for _, depth, token in tokens(text) if depth == 0 and token in _RELATIONS]
+    relations = [_RELATIONS[token] for token in marks]
     sides = split(text, frozenset(_RELATIONS))
     if not all(sides):
         return None
-    if len(sides) == 3:
-        if not is_variable(sides[1]) or relations[0][0] != relations[1][0]:
-            return None
-        low, variable, high = sides
-        if relations[0][0] == ">":
-            low, high, relations = high, low, [_FLIPPED[r] for r in relations[::-1]]
-        return _bracket(text, low, high, relations[0], relations[1], variable)
-    left, right = sides
-    relation = relations[0]
+    if len(relations) == 1:
+        return _half_line(text, *sides, relations[0])
+    if len(relations) != 2 or relations[0][0] != relations[1][0] or not is_variable(sides[1]):
+        return None
+    low, variable, high = sides
+    if relations[0][0] == ">":
+        low, high, relations = high, low, [_FLIPPED[r] for r in relations[::-1]]
+    return _bracket(text, low, high, relations[0], relations[1], variable)
+
+
+def _half_line(text: str, left: str, right: str, relation: str) -> Answer | None:
     if is_variable(right):
         left, right, relation = right, left, _FLIPPED[relation]
-    if (
-        not is_variable(left)
-        or is_variable(right)
-        or re.search(r"(?<![\\a-zA-Z])" + re.escape(left) + r"(?![a-zA-Z])", right)
-    ):
+    if not is_variable(left) or is_variable(right) or _occurs(left, right):
         return None
     if relation[0] == "<":
         return _bracket(text, "-\\infty", right, "<", relation, left)
     return _bracket(text, right, "\\infty", _FLIPPED[relation], "<", left)
 
 
-def is_variable(text: str) -> bool:
-    return _VARIABLE.fullmatch(text) is not None
+def _occurs(variable: str, formula: str) -> bool:
+    return re.search(rf"(?<![\\a-zA-Z]){re.escape(variable)}(?![a-zA-Z])", formula) is not None
 
 
 def _bracket(text: str, low: str, high: str, left: str, right: str, label: str) -> Answer:

@@ -11,20 +11,13 @@ _CHOICE = re.compile(r"(?:\\text\w*\s*\{\s*)?\(?\s*([A-Z])\s*\)?[.:]?\s*\}?")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\\text\w*\s*\{\s*)?(?:\(([A-Z])\)|([A-Z])[.):])\s*\}?(?=\W)")
 
 # Units are compared only within what this table knows; any other word is no reason to refuse.
-_UNITS = {
-    "length": "mm millimeter|cm centimeter|m meter|km kilometer|in inch inches|ft foot feet"
-    "|yd yard|mi mile",
-    "time": "s sec second|min minute|h hr hour|day|week|month|year yr",
-    "mass": "g gram|kg kilogram|lb pound|oz ounce|ton tonne",
-    "money": "dollar usd|cent|euro eur|yuan rmb|yen|rupee|pound-sterling gbp",
-    "volume": "ml milliliter|l liter|gallon gal|cup",
-}
-_SYNONYMS = {
-    word: group.split()[0]
-    for groups in _UNITS.values()
-    for group in groups.split("|")
-    for word in group.split()
-}
+_UNITS = (
+    "mm millimeter|cm centimeter|m meter|km kilometer|in inch inches|ft foot feet|yd yard|mi mile|"
+    "s sec second|min minute|h hr hour|day|week|month|year yr|"
+    "g gram|kg kilogram|lb pound|oz ounce|ton tonne|ml milliliter|l liter|gallon gal|cup|"
+    "dollar usd|cent|euro eur|yuan rmb|yen|rupee|gbp"
+)
+_SYNONYMS = {word: group.split()[0] for group in _UNITS.split("|") for word in group.split()}
 _AREA = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _NOT_UNITS = (
     "and|or|not|mod|over|times|plus|minus|else|than|of|none|undefined|infinite|infinitely|"

@@ -35,12 +35,12 @@ def main() -> None:
     replies = _only_replies_on_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     compare = _load()
-    _limit_memory(memory_limit)
+    limit_memory(memory_limit)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     replies.write(b"ready\n")
     for line in sys.stdin.buffer:
         case = json.loads(line)
-        verdict = _in_child(compare, case["gold"], case["answer"], time_limit)
+        verdict = in_child(compare, case["gold"], case["answer"], time_limit, replies)
         replies.write(verdict.encode() + b"\n")
 
 
@@ -57,9 +57,13 @@ def _load() -> Compare:
     return lambda gold, answer: equal(gold, answer, same_formula)
 
 
-def _in_child(compare: Compare, gold: str, answer: str, time_limit: float) -> Verdict:
+def in_child(
+    compare: Compare, gold: str, answer: str, time_limit: float, replies: io.FileIO
+) -> Verdict:
+    """The verdict of ``compare`` in a forked child that ends after ``time_limit`` seconds."""
     child = os.fork()
     if child == 0:
+        replies.close()  # else the death of this process would go unnoticed while the child lives
         os._exit(_exit_code(compare, gold, answer, time_limit))
     _, status = os.waitpid(child, 0)
     return _EXIT_CODES.get(os.waitstatus_to_exitcode(status), "limit")
@@ -78,7 +82,8 @@ def _exit_code(compare: Compare, gold: str, answer: str, time_limit: float) -> i
         return 1
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
+    """Limits the address space of this process and its children to ``limit`` bytes."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

@@ -1,0 +1,121 @@
+"""``butwait grade`` and the bars of grading on real cases."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from butwait.cli.grade import grade
+from butwait.problems.answers import answer_kind
+from butwait.problems.grading import Grader
+from butwait.records import Problem, UserError
+
+ROWS = [
+    {"id": "a", "gold": "073", "pred": r"\boxed{73}"},
+    {"id": 2, "gold": "073", "pred": r"\boxed{74}"},
+    {"id": "ü", "gold": r"\frac{1}{2}", "pred": "The answer is 0.5."},
+    {"id": "d", "gold": "x+1", "pred": r"\boxed{1+x}"},
+    {"id": "e", "gold": None, "pred": r"\boxed{1}"},
+    {"id": "f", "gold": r"\frac{1", "pred": r"\boxed{1}"},
+    {"id": "g", "gold": "5", "pred": None},
+]
+
+
+def write(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_line_is_graded_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a folder" / "out.jsonl"
+    grade(write(tmp_path / "in.jsonl", ROWS), out)
+    assert read(out) == [
+        {"id": "a", "match": True, "status": "correct"},
+        {"id": 2, "match": False, "status": "wrong"},
+        {"id": "ü", "match": True, "status": "correct"},
+        {"id": "d", "match": True, "status": "correct"},
+        {"id": "e", "match": None, "status": "ungradable"},
+        {"id": "f", "match": None, "status": "ungradable"},
+        {"id": "g", "match": False, "status": "no_answer"},
+    ]
+    assert capsys.readouterr().out.endswith("3 correct, 2 ungradable, 1 wrong, 1 no_answer\n")
+
+
+def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
+    grade(write(tmp_path / "in.jsonl", []), tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"id": 1, "gold": "1", "pred": "1"}\n{oops\n', "line 2: this is no JSON"),
+        (b'{"id": 1, "gold": "1"}\n', "line 1: write an object with the fields id, gold, pred"),
+        (b"[1]\n", "line 1: write an object"),
+        (b'{"id": 1, "gold": 5, "pred": "5"}\n', "line 1: gold is 5; write a string or null"),
+        (b'{"id": "\xff"}\n', "is not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_the_old_result(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("old")
+    jsonl = tmp_path / "in.jsonl"
+    if content is not None:
+        jsonl.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        grade(jsonl, out)
+    assert out.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) in (
+        ["in.jsonl", "out.jsonl"],
+        ["out.jsonl"],
+    )
+
+
+def test_bars_on_labelled_cases(shared_data: Path) -> None:
+    errors, slowest = [], 0.0
+    cases = [json.loads(line) for line in (shared_data / "grader_cases.jsonl").open()]
+    core = [case for case in cases if not case["policy"]]
+    with Grader() as grader:
+        assert grader.equal("x+1", "1+x", "math")
+        for case in core:
+            problem = Problem(str(case["id"]), "", case["gold"], answer_kind(case["gold"]))
+            start = time.monotonic()
+            status = grader.grade(case["pred"], problem).status
+            slowest = max(slowest, time.monotonic() - start)
+            if (status == "correct") is not case["match"] or status == "ungradable":
+                errors.append((case["id"], status))
+    assert len(errors) <= 0.01 * len(core), errors
+    assert slowest < 2.0
+
+
+def test_gold_answers_equal_themselves_and_solutions_are_correct(shared_data: Path) -> None:
+    rows = [json.loads(line) for line in (shared_data / "math500.jsonl").open()]
+    with Grader() as grader:
+        for row in rows:
+            problem = Problem(row["id"], "", row["answer"], "math")
+            assert grader.grade(rf"$\boxed{{{row['answer']}}}$", problem).correct, row["answer"]
+            assert grader.grade(row["solution"], problem).correct, row["id"]
+
+
+NEAR_MISSES = r"""
+Gx|G, 5|(G,1)|(G,G)|G{,}000|G.5|\frac{G}{-2}+3|G \text{ or } 3|-G-1|G\%|G:7|x>G|x \leq G
+[G,\infty)|G\pi+1|G+\sqrt{2}|\approx G|G\pm 1|G+i|x=G,y=1|G_5|G \text{ million}|\{G,3\}
+x^2+y^2=G|not G|Ge+1|G1|1G|G2/3|G 2/3|G\frac{2}{3}|G!!+1|\sqrt{G}+9|GG|10^{G}+1|G \text{ to } 9
+"""
+
+
+@pytest.mark.parametrize("gold", [1, 7, 42, 100, 999, 12345])
+def test_no_false_positive_for_an_integer_gold(gold: int) -> None:
+    problem = Problem("p", "", str(gold), "integer")
+    with Grader() as grader:
+        for near_miss in NEAR_MISSES.strip().replace("\n", "|").split("|"):
+            answer = near_miss.replace("G", str(gold))
+            assert grader.grade(rf"so $\boxed{{{answer}}}$", problem).status == "wrong", answer
