@@ -101,7 +101,9 @@ def test_a_mistake_in_a_run(
     assert not list(folder.glob("runs/mine/search/trees/shard-*"))
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1 this is no shard", None], ids=["empty", "corrupt", "cut"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"PAR1 this is no shard", None], ids=["empty", "corrupt", "cut"]
+)
 def test_a_damaged_shard_is_named_and_the_others_are_kept(
     folder: Path, run: Run, damage: bytes | None
 ) -> None:

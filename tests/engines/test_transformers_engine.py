@@ -273,6 +273,19 @@ def test_work_left_over_by_an_event_loop_that_died_is_dropped() -> None:
     assert an_engine._slots.free == 4
 
 
+def test_closing_answers_who_still_waits() -> None:
+    an_engine = engine(slots=4)
+
+    async def close_early() -> None:
+        waiting = asyncio.create_task(search(an_engine, "s", 6, 50))
+        await asyncio.sleep(0.01)
+        await an_engine.close()
+        with pytest.raises(RuntimeError, match="the engine was closed"):
+            await waiting
+
+    asyncio.run(close_early())
+
+
 def test_calls_with_different_rules_and_sampling_share_a_batch() -> None:
     an_engine = engine()
     start = an_engine.start(problem())

@@ -64,7 +64,9 @@ def prepare(folder: Path, recipe: str = SCRIPTED, questions: int = 40) -> Path:
     """A user's folder with a recipe, its plugin and its questions; returns the recipe."""
     folder.mkdir(exist_ok=True)
     (folder / "toys.py").write_text(PLUGIN)
-    rows = [{"id": f"q{i:02d}", "question": f"question {i}", "answer": "3"} for i in range(questions)]
+    rows = [
+        {"id": f"q{i:02d}", "question": f"question {i}", "answer": "3"} for i in range(questions)
+    ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "mine.yaml").write_text(recipe)
     return folder / "mine.yaml"

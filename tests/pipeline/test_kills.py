@@ -4,7 +4,16 @@ import random
 from pathlib import Path
 
 import pytest
-from pipeline_runs import SCRIPTED, TINY, butwait, finished, is_complete, kill_after, prepare, shards
+from pipeline_runs import (
+    SCRIPTED,
+    TINY,
+    butwait,
+    finished,
+    is_complete,
+    kill_after,
+    prepare,
+    shards,
+)
 
 
 def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) -> None:

@@ -64,6 +64,7 @@ SAME = {
         (r"(-\infty,-1)\cup(1,\infty)", r"x<-1 \text{ or } x>1"),
         (r"(-\infty,0)\cup(0,\infty)", r"\mathbb{R}\setminus\{0\}"),
         ("x \\in [0,1]", "[0,1]"),
+        (r"\{x | x > 2\}", r"(2,\infty)"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
         (
             r"\begin{pmatrix}\frac12&2\\3&4\end{pmatrix}",

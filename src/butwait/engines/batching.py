@@ -78,6 +78,7 @@ class Batcher:
     def stop(self, error: Exception | None = None) -> None:
         """Drops all work. Calls that wait get the error; without one there may be none left (or
         their event loop is gone)."""
+        self._task = None
         if self._calls or len(self._live):
             self._pool.clear()
         self._continuing.clear()

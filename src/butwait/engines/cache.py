@@ -80,6 +80,10 @@ class SlotCache(Cache):
             store[row, :, :end] = store[other, :, :end]
             store[other, :, : length + SCRATCH] = kept
 
+    def reset(self) -> None:
+        """Gives the tensors back; the next forward pass makes new ones."""
+        self._keys = self._values = None
+
     def _stores(self) -> list[torch.Tensor]:
         return [store for store in (self._keys, self._values) if store is not None]
 

@@ -33,7 +33,7 @@ def resolve(model: ModelSettings) -> str:
         with as_file(files("butwait") / "models" / "tiny") as folder:
             return str(folder)
     if model.name == "smollm2":
-        with _no_progress_bars():
+        with no_progress_bars():
             return str(smollm2.checkpoint())
     folder = Path(model.name).expanduser()
     if folder.is_dir():
@@ -69,7 +69,7 @@ def load_causal_lm(model: ModelSettings) -> PreTrainedModel:
     """
     source, device = resolve(model), device_of(model)
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=model.revision,
@@ -130,7 +130,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws bars for every load, which would tear ours apart."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -127,6 +127,11 @@ class SlotModel:
             raise ValueError(f"slot {slot} is free already")
         self._free.append(slot)
 
+    def close(self) -> None:
+        """Frees the cache's memory; all slots are empty then."""
+        self._cache.reset()
+        self.lengths[:] = 0
+
     @torch.inference_mode()
     def run(self, rows: Sequence[Run], want: Literal["last", "all"]) -> Any:
         """Runs new tokens and keeps their keys and values.

@@ -136,8 +136,9 @@ class TransformersEngine:
                 self._pool.release(prefix.handle)
 
     async def close(self) -> None:
-        self._batcher.stop()
+        self._batcher.stop(RuntimeError("the engine was closed"))
         self._pool.clear()
+        self._slots.close()
 
     def _detector(self, rule: StepRule) -> StepDetector:
         if rule not in self._detectors:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from butwait.engines.models import device_of, resolve
+from butwait.engines.models import device_of, no_progress_bars, resolve
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 
@@ -50,13 +50,14 @@ def load_qwen_prm(model: ModelSettings) -> Qwen2ForProcessRewardModel:
                 f"{model.name!r} is no Qwen2.5-Math-PRM: its architecture is "
                 f"{config.architectures}, not {ARCHITECTURE}"
             )
-        loaded, report = Qwen2ForProcessRewardModel.from_pretrained(
-            source,
-            config=config,
-            revision=model.revision,
-            dtype=getattr(torch, model.dtype),
-            output_loading_info=True,
-        )
+        with no_progress_bars():
+            loaded, report = Qwen2ForProcessRewardModel.from_pretrained(
+                source,
+                config=config,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"the reward model {model.name!r} could not be loaded: {reason}") from error

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
-from butwait.engines.models import device_of, resolve
+from butwait.engines.models import device_of, no_progress_bars, resolve
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 
@@ -83,13 +83,14 @@ def _config(model: ModelSettings) -> Any:
 
 def _load(model: ModelSettings, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        return _scorer_class(type(config)).from_pretrained(
-            resolve(model),
-            config=config,
-            revision=model.revision,
-            dtype=getattr(torch, model.dtype),
-            output_loading_info=True,
-        )
+        with no_progress_bars():
+            return _scorer_class(type(config)).from_pretrained(
+                resolve(model),
+                config=config,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                output_loading_info=True,
+            )
     except _LOADING_ERRORS as error:
         raise UserError(f"the model {model.name!r} could not be loaded: {_line(error)}") from error
 

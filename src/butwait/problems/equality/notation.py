@@ -157,7 +157,7 @@ _SPACE_GROUPS = re.compile(r"(?<![\d.,/}] )(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?
 
 @lru_cache(maxsize=20_000)
 def canonical(text: str) -> str:
-    """``text`` in one notation. Applying it twice changes nothing."""
+    """``text`` in one notation: LaTeX, without what carries no meaning."""
     text = unicodedata.normalize("NFKC", _apply(_CHARACTERS, text))
     text = _apply(_COMMANDS, _apply(_LAYOUT, text))
     text = _MULTIPLE.sub(_multiple, _apply(_WORDS, text))

@@ -129,8 +129,11 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
     parts = [part for part in split(inside, frozenset({",", ";"})) if part]
     items = tuple(item for part in parts for item in _flat(read(part)))
     if opening in ("\\{", "{"):
-        is_builder = split(inside, frozenset({"|", "\\mid", ":"})) != [inside]
-        return None if is_builder else Answer("set", text, items)
+        built = split(inside, frozenset({"|", "\\mid", ":"}))
+        if len(built) > 1:  # {x | x > 2} is the interval; other conditions are left to algebra
+            condition = read(built[1])
+            return condition if is_variable(built[0]) and condition.shape == "bracket" else None
+        return Answer("set", text, items)
     if len(parts) < 2:
         return None
     ends = "()" if opening == "\\langle" else opening + closing
@@ -158,7 +161,7 @@ def _interval(text: str) -> Answer | None:
     if not all(sides):
         return None
     if len(relations) == 1:
-        return _half_line(text, *sides, relations[0])
+        return _half_line(text, sides[0], sides[1], relations[0])
     if len(relations) != 2 or relations[0][0] != relations[1][0] or not is_variable(sides[1]):
         return None
     low, variable, high = sides
