@@ -8,10 +8,10 @@ Measured:
   half the longest, 64 rows at a time. ``generate()`` runs every batch to its longest row; the
   engine gives a finished row's place to the next request. EOS is switched off for both, so that
   both make exactly the lengths of the script.
-- ``fork_over_prefill``: a filter of 64 particles over 16 steps with the cache, against the same
+- ``fork_over_prefill``: one filter of 16 steps with the cache, against the same
   filter whose handles are thrown away, so that every surviving path is run again at every step
   (once, even where several particles stand on it).
-- ``filter_over_plain``: tokens a second of filters that extend 64 particles in 16 synchronous
+- ``filter_over_plain``: tokens a second of filters that extend their particles in 16 synchronous
   steps of 16 tokens, resampled at random, several problems at once, against plain samples of the
   same lengths.
 - ``deterministic_over_normal``: plain sampling in deterministic mode against the other.
@@ -45,22 +45,28 @@ from butwait.running.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 SEED = 0
-PARTICLES, STEPS, STEP_TOKENS = 64, 16, 16
+STEPS, STEP_TOKENS = 16, 16
 SAMPLING = Sampling(temperature=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """How much of each workload a model gets: seconds for one, minutes for the other."""
+    """How much of each workload a model gets: seconds for one, minutes for the other.
+
+    Attributes:
+        requests, rows, longest: of the queue; ``rows`` at a time.
+        problems, particles: filters at once, and particles of each.
+    """
 
     requests: int
     rows: int
     longest: int
     problems: int
+    particles: int
 
 
-QUEUES = {"tiny": Queue(512, 64, 128, 8), "smollm2": Queue(128, 64, 64, 2)}
-SMALL = Queue(128, 64, 32, 2)
+QUEUES = {"tiny": Queue(512, 64, 128, 8, 64), "smollm2": Queue(128, 64, 64, 2, 16)}
+SMALL = Queue(128, 64, 32, 2, 16)
 
 
 class Clock:
@@ -146,7 +152,7 @@ def generate(model: Any, tokenizer: Any, prompts: list[np.ndarray], lengths: np.
 
 
 async def run_filter(
-    engine: Engine, problem: Problem, *, keep_cache: bool = True, particles: int = PARTICLES,
+    engine: Engine, problem: Problem, particles: int, *, keep_cache: bool = True,
     steps: int = STEPS, step_tokens: int = STEP_TOKENS,
 ) -> int:  # fmt: skip
     """A particle filter without a reward model: resampling at random after every step.
@@ -181,22 +187,24 @@ async def run_filter(
     return tokens
 
 
-async def run_filters(engine: Engine, problems: list[Problem], keep_cache: bool = True) -> int:
+async def run_filters(
+    engine: Engine, problems: list[Problem], particles: int, keep_cache: bool = True
+) -> int:
     """A filter for each problem, all at once. Returns the tokens."""
     return sum(
         await asyncio.gather(
-            *(run_filter(engine, problem, keep_cache=keep_cache) for problem in problems)
+            *(run_filter(engine, problem, particles, keep_cache=keep_cache) for problem in problems)
         )
     )
 
 
-async def run_plain(engine: Engine, problems: list[Problem]) -> int:
+async def run_plain(engine: Engine, problems: list[Problem], samples: int) -> int:
     """As many samples of the same length, without steps. Returns the tokens."""
     rule = whole(STEPS * STEP_TOKENS)
 
     async def one(problem: Problem) -> int:
-        keys = [Key.of(SEED, problem.id).at(particle=i) for i in range(PARTICLES)]
-        prefixes = [engine.start(problem)] * PARTICLES
+        keys = [Key.of(SEED, problem.id).at(particle=i) for i in range(samples)]
+        prefixes = [engine.start(problem)] * samples
         return sum(len(r.token_ids) for r in await engine.extend(prefixes, rule, SAMPLING, keys))
 
     return sum(await asyncio.gather(*(one(problem) for problem in problems)))
@@ -229,18 +237,19 @@ def bench_queue(
 def bench_filters(
     model: Any, tokenizer: Any, problems: list[Problem], queue: Queue
 ) -> dict[str, Any]:
-    capacity = 64 + STEPS * STEP_TOKENS + max(
-        len(make_engine(model, tokenizer, 1, 1024, False).start(p).token_ids) for p in problems
-    )  # fmt: skip
-    chosen = problems[: queue.problems]
-    engine = make_engine(model, tokenizer, queue.problems * PARTICLES, capacity, False)
-    timed(lambda: run_filter(engine, chosen[0], steps=2))
-    one = timed(lambda: run_filters(engine, chosen[:1]))
-    again = timed(lambda: run_filters(engine, chosen[:1], keep_cache=False))
-    filters = timed(lambda: run_filters(engine, chosen))
-    plain = timed(lambda: run_plain(engine, chosen))
-    fixed = make_engine(model, tokenizer, queue.problems * PARTICLES, capacity, True)
-    deterministic = timed(lambda: run_plain(fixed, chosen))
+    chosen, particles = problems[: queue.problems], queue.particles
+    slots = queue.problems * particles
+    probe = make_engine(model, tokenizer, 1, 1024, False)
+    prompt = max(probe.start(problem).prompt_length for problem in chosen)
+    capacity = prompt + STEPS * STEP_TOKENS
+    engine = make_engine(model, tokenizer, slots, capacity, False)
+    timed(lambda: run_filter(engine, chosen[0], particles, steps=2))
+    one = timed(lambda: run_filters(engine, chosen[:1], particles))
+    again = timed(lambda: run_filters(engine, chosen[:1], particles, keep_cache=False))
+    filters = timed(lambda: run_filters(engine, chosen, particles))
+    plain = timed(lambda: run_plain(engine, chosen, particles))
+    fixed = make_engine(model, tokenizer, slots, capacity, True)
+    deterministic = timed(lambda: run_plain(fixed, chosen, particles))
     return {
         "fork_over_prefill": {"fork": one, "prefill": again, **ratio(one, again), "at_least": 2},
         "filter_over_plain": {
@@ -264,7 +273,7 @@ def bench(name: str, queue: Queue) -> dict[str, Any]:
         "dtype": settings.dtype,
         "device": model.device.type,
         "queue": dataclasses.asdict(queue),
-        "filter": {"particles": PARTICLES, "steps": STEPS, "step_tokens": STEP_TOKENS},
+        "filter": {"steps": STEPS, "step_tokens": STEP_TOKENS},
         "engine_over_generate": bench_queue(model, tokenizer, problems, queue),
         **bench_filters(model, tokenizer, problems, queue),
     }

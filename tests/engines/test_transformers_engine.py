@@ -137,7 +137,8 @@ async def searches(an_engine: Engine, count: int, together: bool) -> list[list[C
 
 def test_deterministic_mode_gives_the_same_bits_in_any_company() -> None:
     """One search at a time, or five at once on too few slots, so that caches are lost."""
-    settings = {"deterministic": True, "slots": 8, "capacity": 64}
+    # So few rows that a matrix product takes another path for them than for a chunk.
+    settings = {"deterministic": True, "slots": 4, "capacity": 64}
     alone, crowded = engine(**settings), engine(**settings)
     expected = asyncio.run(searches(alone, 5, together=False))
     results = asyncio.run(searches(crowded, 5, together=True))
@@ -241,14 +242,20 @@ def test_an_error_in_a_forward_pass_reaches_every_caller_and_the_engine_lives_on
 
 
 def test_a_cancelled_call_leaves_the_batch() -> None:
+    """At once, whether its rows are being decoded or wait; others do not notice."""
     an_engine = engine(slots=4)
 
     async def cancel_one() -> list[Continuation]:
-        other = asyncio.create_task(search(an_engine, "other", 6, 50))
-        kept = asyncio.create_task(search(an_engine, "kept", 2, 4))
-        await asyncio.sleep(0.01)
-        other.cancel()
-        return await kept
+        start = an_engine.start(problem())
+        keys = [KEY.at(particle=i) for i in range(6)]
+        long = asyncio.create_task(an_engine.extend([start] * 6, whole(400), Sampling(), keys))
+        while an_engine._slots.free:
+            await asyncio.sleep(0)
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        assert an_engine._slots.free == 4
+        return await search(an_engine, "kept", 2, 4)
 
     results = asyncio.run(cancel_one())
     expected = asyncio.run(search(engine(), "kept", 2, 4))
@@ -271,6 +278,21 @@ def test_work_left_over_by_an_event_loop_that_died_is_dropped() -> None:
     assert [r.token_ids.tolist() for r in results] == [r.token_ids.tolist() for r in expected]
     asyncio.run(an_engine.close())
     assert an_engine._slots.free == 4
+
+
+def test_a_long_step_draws_from_its_own_uniform_numbers_throughout() -> None:
+    an_engine = engine()
+    start = an_engine.start(problem())
+    keys = [KEY.at(particle=i) for i in range(16)]
+    results = asyncio.run(an_engine.extend([start] * 16, whole(200), Sampling(), keys))
+    assert max(len(result.token_ids) for result in results) > 128
+    for key, result in zip(keys, results, strict=True):
+        path = full_logprobs(model(), result.prefix.token_ids[:-1])[start.prompt_length - 1 :]
+        cdf = path.double().exp().cumsum(1).numpy()
+        rows = np.arange(len(result.token_ids))
+        u = key.uniforms(len(rows))
+        assert (u <= cdf[rows, result.token_ids] + 1e-5).all()
+        assert (u >= np.pad(cdf, ((0, 0), (1, 0)))[rows, result.token_ids] - 1e-5).all()
 
 
 def test_closing_answers_who_still_waits() -> None:

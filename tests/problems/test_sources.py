@@ -150,7 +150,7 @@ def test_other_broken_sources(tmp_path: Path) -> None:
         load(str(tmp_path / "bad.parquet"))
     with pytest.raises(UserError, match="'half', is no integer; set answer_kind: math"):
         load(write(tmp_path, [{"question": "a", "answer": "half"}]), answer_kind="integer")
-    with pytest.raises(UserError, match="is empty once"):
+    with pytest.raises(UserError, match="no more than the offset, 4"):
         load(write(tmp_path, ROWS), offset=4)
 
 

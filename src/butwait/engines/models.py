@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ def resolve(model: ModelSettings) -> str:
     ``smollm2`` where its package is not installed.
     """
     if model.name == "tiny":
-        with as_file(files("butwait") / "models" / "tiny") as folder:
-            return str(folder)
+        return str(files("butwait") / "models" / "tiny")
     if model.name == "smollm2":
         with no_progress_bars():
             return str(smollm2.checkpoint())

@@ -46,9 +46,8 @@ def draw(
     scaled = logits / torch.where(greedy, 1.0, how.temperature)[:, None]
     logprobs = _filtered(scaled, how, greedy).log_softmax(-1)
     cdf = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    total = cdf[:, -1]
-    # Rounding must not carry the target to the total: no token would be there.
-    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    # Uniform numbers are at most 1 - 2^-53, so their product with the total stays below it.
+    target = uniforms * cdf[:, -1]
     drawn = torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
     tokens = torch.where(greedy, logits.argmax(-1), drawn)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]

@@ -57,7 +57,7 @@ def checkpoint() -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Writes the GGUF's de-quantised weights (float32) and tokenizer as a transformers
-    checkpoint. Raises UserError where the ``gguf`` package is missing."""
+    checkpoint. Raises UserError where the ``gguf`` package is missing, and for a broken file."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -67,6 +67,8 @@ def convert(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except ImportError as error:
         raise UserError(f"smollm2 needs the package gguf to be read; run: {_INSTALL}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{gguf} cannot be read ({error}); install {PACKAGE} again") from error
     # transformers refuses to save a model that it read from GGUF, float32 though it is now.
     del quantised.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantised.config, dtype=torch.float32)

@@ -204,23 +204,17 @@ def report(run: StageRun) -> Outcome:
 
 
 def _comparisons(run: StageRun) -> Iterator[dict[str, Any]]:
-    """Any two evaluation stages by the same method on the same set, the earlier one as the
-    baseline; and within a stage every other method against its first."""
-    stages = run.inputs("evaluation")
-    for a, b in combinations(stages, 2):
-        for problem_set, method in _evaluated(b):
-            if (problem_set, method) in _evaluated(a):
-                yield _compared(a, b, problem_set, method, method)
-    for stage in stages:
-        for problem_set, method in _evaluated(stage):
-            first = next(m for s, m in _evaluated(stage) if s == problem_set)
-            if method != first:
-                yield _compared(stage, stage, problem_set, first, method)
-
-
-def _evaluated(stage: Stage) -> list[tuple[str, str]]:
-    pairs = (name.partition("/") for name in stage.record["metrics"])
-    return [(problem_set, method) for problem_set, _, method in pairs]
+    """Any two evaluations on the same set that share the method or the model: two models by one
+    method, or two methods of one model. The earlier one is the baseline."""
+    rows = [
+        (stage, *name.split("/", 1))
+        for stage in run.inputs("evaluation")
+        for name in stage.record["metrics"]
+    ]
+    for (a, set_a, method_a), (b, set_b, method_b) in combinations(rows, 2):
+        same_model = run.model_of(a.path.name) == run.model_of(b.path.name)
+        if set_a == set_b and (method_a == method_b) != same_model:
+            yield _compared(a, b, set_a, method_a, method_b)
 
 
 def _compared(a: Stage, b: Stage, problem_set: str, method_a: str, method_b: str) -> dict[str, Any]:

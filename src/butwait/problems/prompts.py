@@ -28,8 +28,9 @@ def encode(tokenizer: Any, chat: list[Message], prompt: PromptSettings) -> np.nd
     EOS. Raises UserError where the tokenizer has no chat template or its template refuses these
     messages, and where the text holds pieces that the tokenizer does not know.
     """
-    ids = _encode_chat(tokenizer, chat, prompt) if prompt.style == "chat" else None
-    if ids is None:
+    if prompt.style == "chat":
+        ids = _encode_chat(tokenizer, chat, prompt)
+    else:
         ids = _encode_plain(tokenizer, chat)
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise UserError(

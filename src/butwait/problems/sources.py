@@ -42,8 +42,8 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     problems = _selected(problems, full)
     if not problems:
         raise UserError(
-            f"the problem set {settings.source} is empty once unanswered problems and the first "
-            f"{full.offset} are left out"
+            f"{settings.source} gives no problems: it has none, none has a gold answer, or there "
+            f"are no more than the offset, {full.offset}"
         )
     return problems
 
