@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from butwait.pipeline.context import StageRun
+from butwait.pipeline.headlines import headlines
 from butwait.pipeline.identity import environment, stage_header, versions
 from butwait.pipeline.problem_sets import load_problem_sets
 from butwait.pipeline.stages import STAGES
@@ -31,6 +32,10 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
             finished is kept.
     """
     console.print(f"[bold]{recipe.name}[/bold] in {run}")
+    if recipe.threads is not None:
+        import torch
+
+        torch.set_num_threads(recipe.threads)
     with locked(run), Grader() as grader:
         problems = load_problem_sets(recipe, run / "problems", say=console.print)
         shared = {"environment": environment(recipe), "versions": versions()}
@@ -40,13 +45,17 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
             title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
             stage = open_stage(run, stage_header(recipe, name, problems, done, shared))
             if stage.complete:
-                console.print(f"{title}: finished before", markup=False)
+                seconds = stage.record["seconds"]
+                console.print(f"{title}: finished before, in {seconds:.0f} s", markup=False)
             else:
                 console.print(title, markup=False)
                 metrics, cost = STAGES[recipe.stages[name].kind](
                     StageRun(recipe, name, stage, done, problems, grader)
                 )
                 stage.finish(metrics, cost)
-                console.print(f"  done in {stage.record['seconds']:.0f} s", markup=False)
+            for line in headlines(stage.record["kind"], stage.record["metrics"]):
+                console.print(f"  {line}", markup=False)
             done[name] = stage
+    if (run / "report.html").exists():
+        console.print(f"The report: {run / 'report.html'}", markup=False)
     return {name: stage.record for name, stage in done.items()}

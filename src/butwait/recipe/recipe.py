@@ -130,6 +130,9 @@ class Recipe(Settings):
     """The policy that is searched and trained."""
     seed: int = 0
     """Every random number of the run is a function of it."""
+    threads: Annotated[int, Field(gt=0)] | None = None
+    """CPU threads of torch; None: as many as it takes by itself. For a tiny model, or on a machine
+    that others use, one is the fastest."""
     prompt: PromptSettings = PromptSettings()
     """How a question becomes a prompt."""
     engine: EngineSettings = TransformersSettings()
