@@ -43,3 +43,10 @@ def test_draws_of_neighbouring_counters_do_not_overlap() -> None:
     )
     assert len(np.unique(draws)) == 64 * 64
     assert abs(draws.mean() - 0.5) < 4 / np.sqrt(12 * len(draws))
+
+
+def test_the_stream_is_that_of_numpys_philox() -> None:
+    key = Key((3, 5), iteration=1, step=2, particle=4)
+    words, counter = np.array([3, 5], np.uint64), np.array([0, 4, 2, 1], np.uint64)
+    reference = np.random.Generator(np.random.Philox(key=words, counter=counter))
+    np.testing.assert_array_equal(key.uniforms(7), reference.random(7))

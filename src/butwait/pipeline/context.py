@@ -1,5 +1,6 @@
 """What a stage runs with: its model, its engine, its reward model."""
 
+import gc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class StageRun:
         if not trained:
             return getattr(self.settings, "reward_model", None)
         folder = str(trained[0].path / "model")
-        settings = TrainedSettings(model=folder, device=self.recipe.model.device)
+        policy = self.recipe.model
+        settings = TrainedSettings(model=folder, device=policy.device, dtype=policy.dtype)
         engine = self.recipe.engine
         if not isinstance(engine, TransformersSettings):
             return settings
@@ -119,9 +121,14 @@ class StageRun:
             if isinstance(settings, TrainedSettings):
                 settings = settings.model_copy(update={"capacity": capacity})
             reward_model = load_reward_model(settings, tokenizer)
+        # A search makes many small objects, and the collector would look at all of the libraries'
+        # objects again and again.
+        gc.collect()
+        gc.freeze()
         try:
             yield engine, reward_model
         finally:
+            gc.unfreeze()
             await engine.close()
 
     def _engine(

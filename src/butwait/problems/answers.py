@@ -102,7 +102,7 @@ def box_closed(text: str) -> bool:
     """Whether a complete ``\\boxed{...}`` stands in ``text`` outside an open ``<think>``."""
     text = answer_part(text)
     openings = {box.end() for box in _BOX.finditer(text)}
-    return any(opening in openings for opening, _ in groups(text))
+    return bool(openings) and any(opening in openings for opening, _ in groups(text))
 
 
 def answer_part(text: str) -> str:

@@ -7,9 +7,24 @@ al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+
+
+class _NoSeed(ISeedSequence):
+    """A seed sequence that asks the system for no entropy: the state is set right after. Without
+    it ``Philox(key=..., counter=...)`` reads random bytes that it does not use, which takes most
+    of its time."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.zeros(n_words, dtype)
+
+
+_NO_SEED = _NoSeed()
+_NOTHING_BUFFERED = np.zeros(4, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +57,28 @@ class Key:
         self, *, iteration: int | None = None, step: int | None = None, particle: int | None = None
     ) -> "Key":
         """This key with some counters replaced."""
-        return replace(
-            self,
-            iteration=self.iteration if iteration is None else iteration,
-            step=self.step if step is None else step,
-            particle=self.particle if particle is None else particle,
+        return Key(
+            self.words,
+            self.iteration if iteration is None else iteration,
+            self.step if step is None else step,
+            self.particle if particle is None else particle,
         )
 
     def generator(self) -> np.random.Generator:
         """A fresh generator at this address; two calls give the same numbers."""
-        key = np.array(self.words, dtype=np.uint64)
-        counter = np.array([0, self.particle, self.step, self.iteration], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+        philox = np.random.Philox(_NO_SEED)  # type: ignore[arg-type]
+        philox.state = {
+            "bit_generator": "Philox",
+            "state": {
+                "counter": np.array([0, self.particle, self.step, self.iteration], np.uint64),
+                "key": np.array(self.words, np.uint64),
+            },
+            "buffer": _NOTHING_BUFFERED,
+            "buffer_pos": len(_NOTHING_BUFFERED),
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return np.random.Generator(philox)
 
     def uniforms(self, n: int) -> np.ndarray:
         """The first ``n`` uniforms in [0, 1) at this address, float64, shape (n,)."""

@@ -1,5 +1,6 @@
 """The reward-model contract: how promising is a partial solution?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -71,7 +72,8 @@ class RewardModel(Protocol):
 def checked_logit(value: float, where: str) -> tuple[float, bool]:
     """``value`` clipped to +-MAX_LOGIT and whether it was clipped; NaN raises
     RewardModelError."""
-    if np.isnan(value):
+    logit = float(np.float32(value))
+    if math.isnan(logit):
         raise RewardModelError(f"the reward model returned NaN for {where}")
-    clipped = float(np.clip(np.float32(value), -MAX_LOGIT, MAX_LOGIT))
-    return clipped, clipped != float(np.float32(value))
+    clipped = min(max(logit, -MAX_LOGIT), MAX_LOGIT)
+    return clipped, clipped != logit
