@@ -294,20 +294,21 @@ def main() -> None:
         for figure, value in results[-1].items():
             if isinstance(value, dict) and "ratio" in value:
                 print(f"{name:10} {figure:28} {value['ratio']:6} x", flush=True)
-        write_json(
-            arguments.output,
-            {
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": {
-                    "processor": platform.machine(),
-                    "cores": os.cpu_count(),
-                    "threads": arguments.threads,
-                    "load_at_end": round(os.getloadavg()[0], 1),
-                },
-                "versions": {p: version(p) for p in ("torch", "transformers", "numpy")},
-                "models": results,
-            },
-        )
+        write_results(arguments.output, arguments.threads, results)
+
+
+def write_results(output: Path, threads: int, results: list[dict[str, Any]]) -> None:
+    """The figures and what they depend on, as JSON."""
+    machine = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_at_end": round(os.getloadavg()[0], 1),
+    }
+    versions = {package: version(package) for package in ("torch", "transformers", "numpy")}
+    date = datetime.now(UTC).date().isoformat()
+    content = {"date": date, "machine": machine, "versions": versions, "models": results}
+    write_json(output, content)
 
 
 if __name__ == "__main__":

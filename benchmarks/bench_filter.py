@@ -14,15 +14,11 @@ import argparse
 import asyncio
 import dataclasses
 import gc
-import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engine import Clock, ratio
+from bench_engine import Clock, ratio, write_results
 
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings, Sampling, StepRule, TransformersSettings
@@ -35,7 +31,6 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.reward_models.trained import TrainedRewardModel
-from butwait.running.files import write_json
 from butwait.search.run import run_sampler
 from butwait.search.settings import IndependentSettings, ParticleFilterSettings, SamplerSettings
 
@@ -150,20 +145,7 @@ def main() -> None:
         results.append(bench(name, LOADS[name]))
         for figure in ("filter_over_plain_scripted_prm", "filter_over_plain_real_prm"):
             print(f"{name:10} {figure:32} {results[-1][figure]['ratio']:6} x", flush=True)
-        write_json(
-            arguments.output,
-            {
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": {
-                    "processor": platform.machine(),
-                    "cores": os.cpu_count(),
-                    "threads": arguments.threads,
-                    "load_at_end": round(os.getloadavg()[0], 1),
-                },
-                "versions": {p: version(p) for p in ("torch", "transformers", "numpy")},
-                "models": results,
-            },
-        )
+        write_results(arguments.output, arguments.threads, results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -72,13 +73,14 @@ class SlotCache(Cache):
         for store in self._stores():
             store[target, :, SCRATCH:end] = store[source, :, SCRATCH:end]
 
-    def swap_rows(self, row: int, other: int, length: int, other_length: int) -> None:
-        """Exchanges two rows that hold so many tokens."""
+    def swap_rows(self, rows: np.ndarray, others: np.ndarray, length: int) -> None:
+        """Exchanges pairs of rows, int64 (m,) each, all different, that hold at most ``length``
+        tokens."""
+        end = length + SCRATCH
+        targets = torch.from_numpy(np.concatenate([rows, others]))
+        sources = torch.from_numpy(np.concatenate([others, rows]))
         for store in self._stores():
-            kept = store[row, :, : length + SCRATCH].clone()
-            end = other_length + SCRATCH
-            store[row, :, :end] = store[other, :, :end]
-            store[other, :, : length + SCRATCH] = kept
+            store[targets.to(store.device), :, :end] = store[sources.to(store.device), :, :end]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""

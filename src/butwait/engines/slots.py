@@ -268,17 +268,18 @@ class SlotModel:
         wanted[rows] = 1
         sums = np.concatenate([[0], np.cumsum(wanted)])
         first = int(np.argmax(sums[n:] - sums[:-n]))
-        holes = iter([row for row in range(first, first + n) if not wanted[row]])
-        for row in rows[(rows < first) | (rows >= first + n)]:
-            self._swap(int(row), next(holes))
+        outside = rows[(rows < first) | (rows >= first + n)]
+        holes = first + np.flatnonzero(wanted[first : first + n] == 0)
+        self._swap(outside, holes[: len(outside)])
         return first, self._row_of[slots]
 
-    def _swap(self, row: int, other: int) -> None:
-        pair = [row, other]
-        slots = self._slot_at[pair]
-        self._cache.swap_rows(row, other, *(int(length) for length in self.lengths[slots]))
-        self._slot_at[pair] = slots[::-1]
-        self._row_of[slots] = [other, row]
+    def _swap(self, rows: np.ndarray, others: np.ndarray) -> None:
+        """Exchanges what lies in pairs of rows."""
+        moved, displaced = self._slot_at[rows], self._slot_at[others]
+        length = int(self.lengths[np.concatenate([moved, displaced])].max())
+        self._cache.swap_rows(rows, others, length)
+        self._slot_at[rows], self._slot_at[others] = displaced, moved
+        self._row_of[moved], self._row_of[displaced] = others, rows
 
 
 def _ends(rows: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
