@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from butwait.engines.settings import Sampling, StepRule
-from butwait.records import Finish, Key, Problem
+from butwait.records import Finish, Key, Problem, UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ class EngineCounters:
     prefilled_tokens: int = 0
 
 
-class ScoringUnsupportedError(Exception):
+class ScoringUnsupportedError(UserError):
     """The engine cannot give log-probabilities of given tokens."""
 
 

@@ -35,10 +35,9 @@ def _verified(metrics: Metrics) -> Iterator[str]:
 
 
 def _sft(metrics: Metrics) -> Iterator[str]:
-    yield (
-        f"{metrics['steps']} steps, loss {metrics['loss_first']:.3f} to {metrics['loss_last']:.3f} "
-        "nats a token"
-    )
+    first, last = metrics["loss_first"], metrics["loss_last"]
+    loss = "" if first is None else f", loss {first:.3f} to {last:.3f} nats a token"
+    yield f"{metrics['steps']} steps on {metrics['examples']} examples{loss}"
 
 
 def _report(metrics: Metrics) -> Iterator[str]:

@@ -38,6 +38,8 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
         torch.set_num_threads(recipe.threads)
     with locked(run), Grader() as grader:
         problems = load_problem_sets(recipe, run / "problems", say=console.print)
+        if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
+            grader.start()  # ahead of the first answer, which would wait for it
         shared = {"environment": environment(recipe), "versions": versions()}
         done: dict[str, Stage] = {}
         names = recipe.order()

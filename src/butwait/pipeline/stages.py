@@ -6,10 +6,12 @@ tokens. A function may be called again after a kill: what it finds on disk it do
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
+from butwait.engines.engine import Engine
 from butwait.evaluation.attempts import run_attempts
 from butwait.evaluation.compare import compare, with_holm
 from butwait.evaluation.metrics import summarise
@@ -17,7 +19,8 @@ from butwait.evaluation.storage import read_attempts
 from butwait.pipeline.context import StageRun
 from butwait.pipeline.search_metrics import search_metrics
 from butwait.recipe.recipe import EvaluateStage, PrmStage, SearchStage, SftStage, VerifiedStage
-from butwait.records import COMPLETE, Grade, Problem, SearchTree
+from butwait.records import COMPLETE, Attempt, Grade, Problem, SearchTree
+from butwait.reward_models.reward_model import RewardModel
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.running.stages import Stage
@@ -39,35 +42,44 @@ async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
     metrics, cost = {}, {"policy_tokens": 0, "reward_tokens": 0}
     everything = [p for name in settings.problems for p in run.problems(name)]
     rules = [method.sampler.step for method in settings.methods.values()]
-    async with run.searching(everything, rules) as (engine, reward_model):
-        for problem_set in settings.problems:
-            for name, method in settings.methods.items():
-                problems = run.problems(problem_set)
-                with task(f"{problem_set}, {name}", len(problems)) as progress:
-                    correct = total = 0
-
-                    def advance(attempts: list[Any]) -> None:
-                        nonlocal correct, total
-                        correct += sum(a.status == "correct" for a in attempts)
-                        total += len(attempts)
-                        progress.advance(correct=f"{correct / total:.1%}")
-
-                    attempts = await run_attempts(
-                        problems,
-                        engine,
-                        reward_model,
-                        run.grader,
-                        method,
-                        run.key.derive(problem_set, name),
-                        run.folder / "attempts" / problem_set / name,
-                        shard_size=settings.shard_size,
-                        concurrency=settings.concurrency,
-                        on_problem=advance,
-                    )
-                metrics[f"{problem_set}/{name}"] = summarise(attempts)
-                cost["policy_tokens"] += sum(a.tokens for a in attempts)
-                cost["reward_tokens"] += sum(a.reward_tokens for a in attempts)
+    async with run.searching(everything, rules) as policy:
+        for problem_set, method in product(settings.problems, settings.methods):
+            attempts = await _attempts(run, settings, problem_set, method, *policy)
+            metrics[f"{problem_set}/{method}"] = summarise(attempts)
+            cost["policy_tokens"] += sum(attempt.tokens for attempt in attempts)
+            cost["reward_tokens"] += sum(attempt.reward_tokens for attempt in attempts)
     return metrics, cost
+
+
+async def _attempts(
+    run: StageRun,
+    settings: EvaluateStage,
+    problem_set: str,
+    method: str,
+    engine: Engine,
+    reward_model: RewardModel | None,
+) -> list[Attempt]:
+    """All attempts at one problem set by one method."""
+    problems = run.problems(problem_set)
+    with task(f"{problem_set}, {method}", len(problems)) as progress:
+        statuses: Counter[str] = Counter()
+
+        def advance(attempts: list[Attempt]) -> None:
+            statuses.update(attempt.status for attempt in attempts)
+            progress.advance(correct=f"{statuses['correct'] / statuses.total():.1%}")
+
+        return await run_attempts(
+            problems,
+            engine,
+            reward_model,
+            run.grader,
+            settings.methods[method],
+            run.key.derive(problem_set, method),
+            run.folder / "attempts" / problem_set / method,
+            shard_size=settings.shard_size,
+            concurrency=settings.concurrency,
+            on_problem=advance,
+        )
 
 
 def prm(run: StageRun) -> Outcome:

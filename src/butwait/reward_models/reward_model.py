@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from butwait.records import Problem
+from butwait.records import Problem, UserError
 
 MAX_LOGIT = 12.0
 """Logits are clipped to +-12 (odds of 160,000 to 1), so that one confident mistake cannot rule a
@@ -49,7 +49,7 @@ class Score:
     tokens: int
 
 
-class RewardModelError(Exception):
+class RewardModelError(UserError):
     """A reward model returned something that is no score (NaN, a wrong number of steps)."""
 
 
