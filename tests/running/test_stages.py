@@ -128,3 +128,20 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"rate": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from butwait.running.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as path:\n"
+        "    path.write_text('half'); os._exit(9)\n"
+    )
+    target = tmp_path / "file"
+    killed = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert killed.returncode == 9
+    assert not target.exists()
+    with atomic_path(target) as path:
+        path.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert target.read_text() == "whole"

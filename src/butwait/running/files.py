@@ -15,11 +15,12 @@ from butwait.records import UserError
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target``, which takes its name when the block succeeds.
 
-    The temporary may be made a file or a folder. It is flushed to disk before the rename, so
+    The temporary may be made a file or a folder. One process at a time may write a target. It is flushed to disk before the rename, so
     that a crash leaves the old content or the new, never a part. A full disk is a UserError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    # The name is fixed, so that what a killed process left is replaced and not collected.
+    temporary = target.with_name(f".{target.name}.partial")
     _remove(temporary)
     try:
         yield temporary
