@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import json
 import os
 import shutil
@@ -15,13 +16,16 @@ from butwait.records import UserError
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target``, which takes its name when the block succeeds.
 
-    The temporary may be made a file or a folder. One process at a time may write a target. It is flushed to disk before the rename, so
-    that a crash leaves the old content or the new, never a part. A full disk is a UserError.
+    The temporary may be made a file or a folder. It is flushed to disk before the rename, so
+    that a crash leaves the old content or the new, never a part; what a killed process left is
+    removed by the next that writes the same target. A full disk is a UserError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The name is fixed, so that what a killed process left is replaced and not collected.
-    temporary = target.with_name(f".{target.name}.partial")
-    _remove(temporary)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if not _alive(left.name.split(".")[-2]):
+            _remove(left)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    _remove(temporary)  # of a process that had the same number
     try:
         yield temporary
         _flush(temporary)
@@ -59,6 +63,17 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:
