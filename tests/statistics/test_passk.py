@@ -1,6 +1,5 @@
 """pass@k, maj@k and the weighted vote."""
 
-import math
 from collections import Counter
 from itertools import combinations
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from butwait.statistics.passk import majority_at_k, pass_at_k, weighted_vote
+from butwait.statistics.passk import majority_at_k, pass_at_k
 
 
 def test_pass_at_k_matches_the_oracle(oracles):
@@ -80,21 +79,3 @@ def test_majority_of_many_attempts_stays_finite():
 def test_majority_refuses_more_than_was_attempted():
     with pytest.raises(ValueError, match="needs at least 5 attempts"):
         majority_at_k(2, [1], 1, 5)
-
-
-def test_weighted_vote():
-    assert weighted_vote([0, 1, 1, None], [0.5, 0.2, 0.2, 9.0]) == {0: 1.0}
-    assert weighted_vote([0, 1, 1], [0.3, 0.1, 0.2]) == {0: 0.5, 1: 0.5}
-    assert weighted_vote([None, None], [1.0, 1.0]) == {}
-
-
-def test_weighted_vote_refuses_negative_weights():
-    with pytest.raises(ValueError, match="negative"):
-        weighted_vote([0, 1], [1.0, -0.5])
-
-
-def test_equal_weights_are_the_majority():
-    classes = [0, 0, 1, 2, 2, None]
-    credit = weighted_vote(classes, [1.0] * 6)
-    assert credit[0] == majority_at_k(2, [1, 2], 1, 6)
-    assert math.fsum(credit.values()) == 1.0

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import comb
 
 
@@ -74,28 +73,6 @@ def _draws_by_ties(votes: int, rivals: Sequence[int], free: int, drawn: int) -> 
             grown[1:, votes:] += comb(size, votes) * ways[:-1, : drawn + 1 - votes]
         ways = grown
     return ways[:, drawn]
-
-
-def weighted_vote(classes: Sequence[int | None], weights: ArrayLike) -> dict[int, float]:
-    """The credit of each answer class under a weighted vote: 1 for the class of the largest
-    total weight, shared equally among ties; empty where no attempt has an answer.
-
-    Args:
-        classes: (m,) class of each attempt's answer; None does not vote.
-        weights: (m,) weights, not negative; they need not be normalised.
-    """
-    totals: dict[int, float] = {}
-    for label, weight in zip(classes, np.asarray(weights, dtype=np.float64), strict=True):
-        if weight < 0:
-            raise ValueError(f"a vote's weight is negative: {weight}")
-        if label is not None:
-            totals[label] = totals.get(label, 0.0) + float(weight)
-    if not totals:
-        return {}
-    best = max(totals.values())
-    # Sums of the same weights in another order may differ in the last bits.
-    winners = [label for label, total in totals.items() if math.isclose(total, best)]
-    return {label: 1 / len(winners) for label in winners}
 
 
 def _check_k(k: int, attempts: int) -> None:
