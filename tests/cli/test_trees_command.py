@@ -1,5 +1,6 @@
 """`butwait trees`."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,13 @@ def test_mistakes_are_user_errors(stage: Path, tmp_path: Path) -> None:
         trees(stage, problem="sum-2")
     with pytest.raises(UserError, match="no search trees in"):
         trees(tmp_path)
+
+
+def test_operations_are_those_of_the_stage(stage: Path, capsys) -> None:
+    record = {"fingerprint": "f", "status": "complete", "seconds": 1.0}
+    cost = {"policy_flops": 1.25e12, "reward_flops": None}
+    (stage / "stage.json").write_text(json.dumps(record | {"cost": cost}))
+    trees(stage)
+    lines = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    assert ["policy", "FLOPs", "1.25e+12"] in lines
+    assert ["reward-model", "FLOPs", "unknown"] in lines

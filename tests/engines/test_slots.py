@@ -37,12 +37,13 @@ def random_tokens(seed: int, *lengths: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", CONFIGURATIONS)
 def test_outputs_are_those_of_a_full_forward_pass(kind: str, deterministic: bool) -> None:
     """Ragged rows in chunks, a fork, a row cut back and a slot used again."""
-    slots = SlotModel(model(kind), 6, 64, deterministic, prefill_chunk=7)
+    exact = model(kind, torch.float64)  # in float32 some processors round more than others
+    slots = SlotModel(exact, 6, 64, deterministic, prefill_chunk=7)
     texts = random_tokens(0, 30, 11, 25, 1)
     taken = [slots.acquire() for _ in texts]
     rows = [(slot, 0, text) for slot, text in zip(taken, texts, strict=True)]
     for text, out in zip(texts, slots.run(rows, "all"), strict=True):
-        assert torch.allclose(out, full(model(kind), text), atol=2e-5, rtol=1e-4)
+        assert torch.allclose(out, full(exact, text), atol=1e-5)
 
     fork = slots.fork(taken[2], 20)
     slots.release(taken[1])
@@ -51,7 +52,7 @@ def test_outputs_are_those_of_a_full_forward_pass(kind: str, deterministic: bool
     out = slots.run([(fork, 20, new[0]), (taken[0], 10, new[1]), (again, 0, new[2])], "last")
     paths = [np.r_[texts[2][:20], new[0]], np.r_[texts[0][:10], new[1]], new[2]]
     for path, row in zip(paths, out, strict=True):
-        assert torch.allclose(row, full(model(kind), path)[-1], atol=2e-5, rtol=1e-4)
+        assert torch.allclose(row, full(exact, path)[-1], atol=1e-5)
     assert slots.lengths[[fork, taken[0], again]].tolist() == [29, 12, 4]
 
 
@@ -70,7 +71,8 @@ def test_a_model_with_a_score_head(deterministic: bool) -> None:
 
 def test_rows_far_apart_are_brought_together() -> None:
     """The rows of a batch lie anywhere; whoever is moved for them keeps its content."""
-    slots = SlotModel(model(), 8)
+    exact = model(dtype=torch.float64)
+    slots = SlotModel(exact, 8)
     texts = random_tokens(3, *range(5, 13))
     taken = [slots.acquire() for _ in texts]
     slots.prefill([(slot, 0, text) for slot, text in zip(taken, texts, strict=True)])
@@ -82,7 +84,7 @@ def test_rows_far_apart_are_brought_together() -> None:
         out = slots.decode(np.array(taken)[chosen], ends, new)
         for i, token, row in zip(chosen, new, out, strict=True):
             texts[i] = np.append(texts[i], token)
-            assert torch.allclose(row, full(model(), texts[i])[-1], atol=2e-5, rtol=1e-4)
+            assert torch.allclose(row, full(exact, texts[i])[-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_deterministic_mode_asks_for_the_capacity_of_a_long_context() -> None:
         "chunk_rows": 8,
         "deterministic": True,
         "attention": "sdpa",
-        "threads": torch.get_num_threads(),
+        "threads": 1,
         "torch": torch.__version__,
     }
 
@@ -263,3 +265,14 @@ class TestPool:
         assert pool.take(short, evict=False) is None
         assert pool.take(short) is short.tenant
         assert (pool.alive(short), pool.alive(long), pool.lost) == (True, False, 1)
+
+
+def test_a_full_device_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = SlotModel(model(), 4)
+
+    def full_device(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(slots.model, "forward", full_device)
+    with pytest.raises(UserError, match="ran out of memory with 1 paths of up to 3 tokens"):
+        slots.run([(slots.acquire(), 0, [1, 2, 3])], "all")

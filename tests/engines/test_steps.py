@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from random_models import EOS, tokenizer
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText
+from butwait.engines.sentences import ends_sentence
 from butwait.engines.settings import StepRule
 from butwait.engines.steps import StepDetector
 
@@ -177,3 +178,74 @@ def test_texts_of_pieces_join_to_the_text_of_the_whole(
     part = GrowingText(DETOKENIZER, np.array(token_ids[:done], np.int32), text)
     part.append(token_ids[done:], last=True)
     assert part.text == DETOKENIZER.decode(token_ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("We add them.", True),
+        ("Is it so?", True),
+        ("Is it 5?", True),
+        ('He said "yes."', True),
+        ("(It holds.)", True),
+        ("So it is!", True),
+        ("We add them. ", False),  # the sentence ended before the space
+        ("x = 3.", False),  # 3.5?
+        ("so 5!", False),  # a factorial
+        ("n!", False),
+        ("e.g.", False),
+        ("by Eq.", False),
+        ("Mr.", False),
+        ("D.", False),
+        ("...", False),
+        ("let $a = b.", False),
+        ("let $a = b$ hold.", True),
+        (r"\text{as above.", False),
+        (r"\text{as above} again.", True),
+        ("", False),
+    ],
+)
+def test_where_a_sentence_ends(text: str, ends: bool) -> None:
+    assert ends_sentence(text) is ends
+
+
+def test_sentences_are_steps_beside_delimiters() -> None:
+    ids = encode("We add 2. The sum grows. Then x\nis it? Yes")
+    rule = {"delimiters": ("\n",), "sentences": True}
+    assert steps_of(ids, **rule) == [
+        ("We add 2. The sum grows.", "step"),
+        (" Then x\n", "step"),
+        ("is it?", "step"),
+    ]
+
+
+def test_a_thought_has_steps_and_the_answer_is_one() -> None:
+    ids = encode("<think>\na\n\nb\n\n</think>\n\nSo\n\n") + encode("\\boxed{3}") + encode(" x")
+    steps = steps_of(ids, think_end="</think>")
+    assert steps[:2] == [("<think>\na\n\n", "step"), ("b\n\n", "step")]
+    assert steps[2][0].startswith("</think>")
+    assert steps[2][1] == "step"
+    assert steps[3][1] == "box"
+    assert "".join(text for text, _ in steps).endswith("So\n\n\\boxed{3}")
+    assert len(steps) == 4
+
+
+def test_a_box_in_a_thought_that_the_prompt_opened_ends_nothing() -> None:
+    ids = encode("maybe \\boxed{1}\n\n") + encode("</think>") + encode("\\boxed{2}")
+    assert [finish for _, finish in steps_of(ids, think_end="</think>")] == ["step", "step", "box"]
+    assert [finish for _, finish in steps_of(ids)] == ["box"]
+
+
+def test_a_thought_may_end_with_another_mark() -> None:
+    ids = encode("\\boxed{1}") + encode("[/T]") + encode("\\boxed{2}")
+    assert steps_of(ids, think_end="[/T]", delimiters=()) == [
+        ("\\boxed{1}[/T]", "step"),
+        ("\\boxed{2}", "box"),
+    ]
+
+
+def test_a_server_can_stop_at_every_end_that_text_makes() -> None:
+    rule = StepRule(delimiters=("\n\n", ";"), sentences=True, think_end="</think>")
+    assert rule.stop_strings("so far") == ("\n\n", ";", ".", "!", "?", "</think>")
+    assert rule.stop_strings("a thought</think> and") == ()
+    assert StepRule(delimiters=()).stop_strings("") == ()

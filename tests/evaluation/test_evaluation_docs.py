@@ -18,7 +18,7 @@ def test_every_number_is_defined(from_counts):
     (adjusted,) = with_holm([comparison])
     for name in [*SCHEMA.names, *summarise(base), *adjusted]:
         assert f"`{name}`" in PAGE, f"{name} is not explained"
-    quoted = " ".join(PAGE.split("\n> ", 1)[1].replace("\n>", "").split())
+    quoted = " ".join(PAGE.split("\n> ", 1)[1].split("\n\n", 1)[0].replace("\n>", "").split())
     assert quoted == comparison["sentence"]
 
 

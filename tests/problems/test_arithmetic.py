@@ -73,3 +73,20 @@ def test_wrong_split_and_wrong_bounds_are_errors() -> None:
         make(1, "dev")
     with pytest.raises(UserError, match="min_terms is 6, more than max_terms, 4"):
         make(1, min_terms=6, max_terms=4)
+
+
+def test_no_minus_and_a_range_of_answers() -> None:
+    """Seven digits without a minus whose total has three carries."""
+    problems = make(100, min_terms=7, max_terms=7, minus=0.0, min_answer=30, max_answer=39)
+    terms = [problem.metadata["terms"] for problem in problems]
+    assert all(len(digits) == 7 and min(digits) > 0 for digits in terms)
+    assert {sum(digits) for digits in terms} == set(range(30, 40))
+
+
+def test_the_defaults_are_the_questions_of_before() -> None:
+    assert make(50, minus=0.5, min_answer=0) == make(50)
+
+
+def test_a_range_of_answers_that_no_digits_reach() -> None:
+    with pytest.raises(UserError, match="a wider range of answers"):
+        make(1, min_terms=2, max_terms=2, min_answer=19)

@@ -54,9 +54,9 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b'{"id": 1, "gold": "1", "pred": "1"}\n{oops\n', "line 2: this is no JSON"),
+        (b'{"id": 1, "gold": "1", "pred": "1"}\n{oops\n', "line 2 is no JSON"),
         (b'{"id": 1, "gold": "1"}\n', "line 1: write an object with the fields id, gold, pred"),
-        (b"[1]\n", "line 1: write an object"),
+        (b"[1]\n", "line 1 is no JSON object"),
         (b'{"id": 1, "gold": 5, "pred": "5"}\n', "line 1: gold is 5; write a string or null"),
         (b'{"id": "\xff"}\n', "is not UTF-8"),
         (None, "cannot be read"),

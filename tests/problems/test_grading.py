@@ -98,7 +98,7 @@ def test_a_case_that_hangs_is_ungradable_and_hurts_no_other(formula: str) -> Non
         assert grader.equal("x+1", "1+x", "math")
         start = time.monotonic()
         assert grader.grade(boxed(formula), problem(r"\sqrt{2}")).status == "ungradable"
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < 5.0
         assert grader.grade(boxed("2^{1/2}"), problem(r"\sqrt{2}")).status == "correct"
 
 
@@ -114,7 +114,7 @@ for compare in (stuck, hog, deep, str.__eq__):
     pipe = io.FileIO(os.dup(1), "w")
     start = time.monotonic()
     verdict = worker.in_child(compare, "x", "x", 0.5, pipe)
-    print(verdict, time.monotonic() - start < 2, flush=True)
+    print(verdict, time.monotonic() - start < 5, flush=True)
 """
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -258,9 +258,8 @@ def test_votes_use_a_symmetric_equality(grader: Grader) -> None:
         assert grader.equal(b, a, kind) is expected, (b, a)
 
 
-def test_a_repeated_case_is_not_computed_again(grader: Grader) -> None:
-    assert grader.equal("3(x+1)", "3x+3", "math")
-    start = time.monotonic()
-    for _ in range(200):
+def test_a_repeated_case_is_not_computed_again() -> None:
+    with Grader(workers=1) as grader:
         assert grader.equal("3(x+1)", "3x+3", "math")
-    assert time.monotonic() - start < 1.0  # 200 runs in a process take seconds
+    # Its processes are gone: none is left to compute anything.
+    assert grader.equal("3(x+1)", "3x+3", "math")

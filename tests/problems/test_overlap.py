@@ -1,6 +1,11 @@
 """Disjoint problem sets, by text."""
 
-from butwait.problems.overlap import disjoint, normalised, text_id
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from butwait.problems.overlap import HeldOut, disjoint, normalised, text_id
 from butwait.problems.settings import ProblemSetSettings
 from butwait.problems.sources import load_problems
 from butwait.records import Problem
@@ -20,14 +25,15 @@ def test_a_later_set_loses_what_an_earlier_one_has() -> None:
         "train": ["b"],
         "extra": ["d"],
     }
-    assert dropped == {"test": 0, "train": 1, "extra": 1}
+    same = {"same question": 1}
+    assert dropped == {"test": {}, "train": same, "extra": same}
 
 
 def test_the_order_of_the_sets_decides_who_loses() -> None:
     one, two = [problem("x", "Same?")], [problem("y", "Same?")]
     kept, dropped = disjoint({"two": two, "one": one})
     assert kept == {"two": two, "one": []}
-    assert dropped == {"two": 0, "one": 1}
+    assert dropped == {"two": {}, "one": {"same question": 1}}
 
 
 def test_normalised_text_ignores_case_space_and_unicode_form() -> None:
@@ -49,5 +55,70 @@ def test_overlapping_ranges_of_reasoning_gym_are_caught() -> None:
         for name, seed in (("test", 100), ("train", 110))
     }
     kept, dropped = disjoint(sets)
-    assert dropped == {"test": 0, "train": 10}
+    assert dropped == {"test": {}, "train": {"same question": 10}}
     assert [p.question for p in kept["train"]] == [p.question for p in sets["train"][10:]]
+
+
+def test_near_questions_are_found_by_long_common_stretches() -> None:
+    words = [f"word{chr(97 + i)}" for i in range(20)]
+    held = HeldOut([" ".join(words)])
+    assert held.match(" ".join(words).upper()) == "same question"
+    assert held.match("Now: " + " ".join(words)) == "13 words"
+    # Of 13 n-grams of 8 words six are common with seven foreign words at the end, five with eight.
+    for foreign, found in ((7, "8 words"), (8, None)):
+        changed = words[: 20 - foreign] + [f"other{chr(97 + i)}" for i in range(foreign)]
+        assert held.match(" ".join(changed)) == found
+        assert held.match(" ".join(changed), by_words=False) is None
+
+
+def test_short_questions_and_changed_signs_are_compared_as_wholes() -> None:
+    held = HeldOut(["Calculate 3 + 4 - 5 + 6 - 7."])
+    assert held.match("calculate 3 + 4 - 5 + 6 - 7.") == "same question"
+    assert held.match("Calculate 3 + 4 - 5 + 6 - 8.") is None
+
+
+def test_the_known_overlap_of_aime_and_math500_is_found(shared_data: Path) -> None:
+    aime, math500, aime24 = (
+        load_problems(ProblemSetSettings(source=str(shared_data / f"{name}.jsonl")))
+        for name in ("aime_1983_2023", "math500", "aime24")
+    )
+    kept, dropped = disjoint(
+        {"math500": math500, "aime24": aime24, "aime": aime}, held_out=["math500", "aime24"]
+    )
+    lost = {p.id for p in aime} - {p.id for p in kept["aime"]}
+    known = "1983-2 2001-II-3 2002-I-12 2005-II-5 2006-II-5 2010-I-6 2015-II-6 2016-I-10 2017-II-7"
+    # 1995-9 is the tenth: MATH-500 asks for the perimeter of the same triangle (precalculus/1281).
+    assert lost == {f"aime-{name}" for name in [*known.split(), "1995-9"]}
+    assert (len(kept["math500"]), len(kept["aime24"])) == (500, 30)
+    assert dropped["aime"].total() == 10
+
+
+WORDS = st.lists(st.sampled_from([f"w{chr(97 + i)}" for i in range(26)]), min_size=16, max_size=30)
+DISGUISES = {
+    "as it is": lambda words, cut: words,
+    "another case and space": lambda words, cut: ["\n" + word.upper() for word in words],
+    "more in front": lambda words, cut: ["first"] * cut + words,
+    "cut at the end": lambda words, cut: words[:-cut],
+}
+
+
+@given(
+    st.lists(WORDS, min_size=1, max_size=4),
+    st.lists(WORDS, max_size=4),
+    st.data(),
+)
+def test_no_question_of_an_evaluation_set_gets_through(tests, others, data) -> None:
+    """Neither whole, nor in other letters and spaces, nor with up to six words more or fewer."""
+    hidden = []
+    for words in tests:
+        disguise = data.draw(st.sampled_from(sorted(DISGUISES)))
+        cut = data.draw(st.integers(1, 6))
+        told = DISGUISES[disguise](words, cut)
+        hidden.append(told if len(told) >= 16 else words)
+    train = [problem(f"h{i}", " ".join(words)) for i, words in enumerate(hidden)]
+    train += [problem(f"o{i}", " ".join(words)) for i, words in enumerate(others)]
+    sets = {"test": [problem(f"t{i}", " ".join(w)) for i, w in enumerate(tests)], "train": train}
+    kept, dropped = disjoint(sets, held_out=["test"])
+    assert not any(p.id.startswith("h") for p in kept["train"])
+    assert len(kept["train"]) + dropped["train"].total() == len(train)
+    assert kept["test"] == sets["test"]

@@ -126,8 +126,8 @@ def test_an_answer_without_the_mark_is_no_answer(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ('{"question": "a", "answer": "1"}\n{"question": \n', "line 2 is not JSON"),
-        ('["a"]\n', "line 1 is not a JSON object"),
+        ('{"question": "a", "answer": "1"}\n{"question": \n', "line 2 is no JSON"),
+        ('["a"]\n', "line 1 is no JSON object"),
         ('{"question": " ", "answer": "1"}\n', "row 1 has no question in column 'question'"),
         ('{"problem": "a", "gold": "1"}\n', "no column 'question'; it has problem, gold"),
     ],

@@ -106,3 +106,107 @@ def test_an_unknown_recipe_names_those_that_ship() -> None:
 def test_a_bad_override_is_one_clear_sentence(tmp_path: Path, word: str) -> None:
     with pytest.raises(UserError, match="--set"):
         load_recipe(write(tmp_path), [word])
+
+
+def test_a_recipe_takes_another_one_as_its_beginning(tmp_path: Path) -> None:
+    parent = write(tmp_path)
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        f"extends: {parent}\n"
+        "stages:\n"
+        "  search: {sampler: {particles: 2}}\n"
+        "  report: {from: [after]}\n"
+        "  more: {kind: sft, from: [verified]}\n"
+    )
+    before, recipe = load_recipe(parent), load_recipe(str(child), ["seed=7"])
+    assert (before.name, recipe.name, recipe.seed) == ("mine", "child", 7)
+    assert recipe.stages["search"].sampler.particles == 2
+    assert recipe.stages["search"].problems == "hunt"
+    assert recipe.stages["report"].from_ == ("after",)
+    assert set(recipe.stages) - set(before.stages) == {"more"}
+    assert recipe.stages["prm"] == before.stages["prm"]
+
+
+def test_of_several_beginnings_the_later_wins(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name, seed in (("one", 1), ("two", 2)):
+        text = f"extends: {tmp_path}/mine.yaml\nseed: {seed}\nthreads: {seed}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    both = tmp_path / "both.yaml"
+    both.write_text(f"extends: [{tmp_path}/one.yaml, {tmp_path}/two.yaml]\nthreads: 3\n")
+    recipe = load_recipe(str(both))
+    assert (recipe.name, recipe.seed, recipe.threads) == ("both", 2, 3)
+
+
+def test_beginnings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(f"extends: {two}\n")
+    two.write_text(f"extends: {one}\n")
+    with pytest.raises(UserError, match=r"one\.yaml extends itself \(by way of .*two\.yaml\)"):
+        load_recipe(str(one))
+    one.write_text("extends: no_such_recipe\n")
+    with pytest.raises(UserError, match="there is no recipe 'no_such_recipe'"):
+        load_recipe(str(one))
+    one.write_text("extends: {a: b}\n")
+    with pytest.raises(UserError, match="`extends` must name a recipe, or a list of them"):
+        load_recipe(str(one))
+
+
+def test_recipes_in_folders_are_found_by_their_path() -> None:
+    assert {"quickstart", "limo_sft/phi4"} <= set(shipped_recipes())
+    assert load_recipe("limo_sft/phi4").name == "limo_sft_phi4"
+
+
+@pytest.mark.parametrize(
+    ("sft", "allowed"),
+    [
+        ("keep_epochs: true, epochs: 3", True),
+        ("keep_epochs: true, epochs: 2", False),
+        ("keep_epochs: true, epochs: 3, max_steps: 9", False),
+        ("epochs: 3", False),
+    ],
+)
+def test_an_evaluation_may_name_an_epoch_that_is_kept(
+    tmp_path: Path, sft: str, allowed: bool
+) -> None:
+    text = MINIMAL.replace("from: [sft], problems", "from: [sft], checkpoint: 3, problems")
+    path = write(tmp_path, text.replace(SFT, f"{SFT}, {sft}"))
+    if allowed:
+        assert load_recipe(path).stages["after"].checkpoint == 3
+    else:
+        with pytest.raises(UserError, match="checkpoint: 3 needs an sft stage in `from` with keep"):
+            load_recipe(path)
+
+
+PUBLISHED = "stages.report.published={%s: {%s}}"
+SAID = "pass_at_1: 0.1917, source: there"
+
+
+def test_published_figures_stand_beside_an_evaluation_of_the_report(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path), [PUBLISHED % ("after/test/sample", SAID)])
+    figure = recipe.stages["report"].published["after/test/sample"]
+    assert (figure.pass_at_1, figure.source) == (0.1917, "there")
+    # An arm's name stands for its seeds.
+    words = ["stages.sft.seeds=2", PUBLISHED % ("after/test/sample", SAID)]
+    assert load_recipe(write(tmp_path), words).stages["report"].published
+
+
+@pytest.mark.parametrize(
+    ("key", "figure", "says"),
+    [
+        (
+            "after/test/greedy",
+            SAID,
+            "published names 'after/test/greedy', which",
+        ),
+        ("sft", SAID, "it reports: after/test/sample"),
+        ("after/test/sample", "pass_at_1: 19.17, source: there", "less than or equal to 1"),
+        ("after/test/sample", "source: there", "give pass_at_1, pass_at_k or both"),
+        ("after/test/sample", "pass_at_1: 0.2", "published.after/test/sample.source"),
+    ],
+)
+def test_published_figures_that_cannot_stand(
+    key: str, figure: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        load_recipe(write(tmp_path), [PUBLISHED % (key, figure)])

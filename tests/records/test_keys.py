@@ -1,6 +1,7 @@
 import numpy as np
 
 from butwait.records import Key
+from butwait.records.keys import KeyStream
 
 
 def test_a_key_is_an_address_the_same_draws_at_any_time() -> None:
@@ -50,3 +51,12 @@ def test_the_stream_is_that_of_numpys_philox() -> None:
     words, counter = np.array([3, 5], np.uint64), np.array([0, 4, 2, 1], np.uint64)
     reference = np.random.Generator(np.random.Philox(key=words, counter=counter))
     np.testing.assert_array_equal(key.uniforms(7), reference.random(7))
+
+
+def test_a_stream_that_is_moved_draws_what_fresh_generators_draw() -> None:
+    keys = [Key.of(0, "x"), Key.of(0, "y").at(iteration=1, step=2, particle=3)]
+    stream = KeyStream()
+    for key in [*keys, *keys]:
+        whole = key.uniforms(72)
+        np.testing.assert_array_equal(stream.uniforms(key, 8), whole[:8])
+        np.testing.assert_array_equal(stream.uniforms(key, 64, start=8), whole[8:])

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from butwait.report import formats
+from butwait.report.tables import cost_rows
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,26 @@ def test_typeset_binds_units_and_intervals_and_spares_words() -> None:
 def test_clip_says_what_it_left_out() -> None:
     assert formats.clip("abc", 3) == "abc"
     assert formats.clip("a" * 2000, 10) == "a" * 10 + "… (1,990 more characters)"
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([1.24e15, 0.0], "1.2e15"),
+        ([6e14, 6e14], "1.2e15"),
+        ([1.0, None], formats.MISSING),
+        ([0.0, 0.0], formats.MISSING),
+    ],
+)
+def test_flops_are_unknown_where_a_part_is(parts: list[float | None], text: str) -> None:
+    assert formats.flops(parts) == text
+
+
+def test_the_sum_of_flops_is_unknown_where_a_stage_is() -> None:
+    known = {"name": "a", "cost": {"policy_flops": 1e12, "reward_flops": 2e12}}
+    unknown = {"name": "b", "cost": {"policy_flops": None, "reward_flops": 2e12}}
+    none_counted = {"name": "c", "cost": {"trained_tokens": 3}}
+    rows, total = cost_rows([known, none_counted])
+    assert [row.flops for row in rows] == ["3.0e12", formats.MISSING]
+    assert total.flops == "3.0e12"
+    assert cost_rows([known, unknown])[1].flops == formats.MISSING

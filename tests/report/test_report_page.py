@@ -115,7 +115,7 @@ def test_summary_on_disk(written: tuple[str, dict, Path]) -> None:
     assert stored == summary
     assert list(stored) == [
         "schema_version", "butwait_version", "recipe", "verdict", "stages", "evaluations",
-        "comparisons",
+        "comparisons", "rankings", "reinforcement",
     ]  # fmt: skip
     assert stored["schema_version"] == 1
     assert stored["recipe"] == "quickstart"

@@ -40,7 +40,7 @@ def test_the_models_are_named_by_what_made_them() -> None:
     assert ancestry("after", records) == "after ← sft + prm ← data ← search"
     records["other"] = stage("other", "evaluate", "grpo")
     records["grpo"] = stage("grpo", "grpo_direct")
-    assert describe_model("other", records) == "GRPO-DIRECT (stage grpo)"
+    assert describe_model("other", records) == "GRPO-Direct (stage grpo)"
 
 
 def test_two_stages_with_one_description_are_told_apart() -> None:

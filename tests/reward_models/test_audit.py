@@ -56,14 +56,14 @@ def test_auc_by_depth_compares_equal_depths_only():
     data = prefixes(
         (0, 1, 9.0, 0, 1), (0, 1, 1.0, 1, 1), (0, 2, 2.0, 1, 1), (0, 2, 0.0, 0, 1), (0, 3, 0, 1, 1)
     )
-    rows = auc_by_depth(data)
+    rows = auc_by_depth(data, Key.of(0))
     assert [(row["depth"], row["auc"]) for row in rows] == [(1, 0.0), (2, 1.0), (3, None)]
     assert rows[0]["base_rate"] == 0.5
 
 
 def test_the_last_depth_row_still_compares_equal_depths():
     data = prefixes((0, 10, 1.0, 1, 1), (0, 10, 0.0, 0, 1), (0, 12, 2.0, 0, 1), (0, 12, 3.0, 1, 1))
-    (row,) = auc_by_depth(data)
+    (row,) = auc_by_depth(data, Key.of(0))
     # Across depths the failed one at 2.0 would beat the verified one at 1.0.
     assert (row["depth"], row["or_deeper"], row["auc"], row["prefixes"]) == (10, True, 1.0, 4)
 

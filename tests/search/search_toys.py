@@ -202,3 +202,26 @@ def pool(
 
     asyncio.run(run_all())
     return Pool(outcomes, np.array([exact[text] for text in outcomes]), shares, evidence)
+
+
+SPLICE_RULE = StepRule(delimiters=("\n",), max_tokens=3)
+
+
+def splice_policy(question: str, text: str) -> dict[str, float]:
+    """Paths that can be joined at many places, where steps would often end otherwise: a box may
+    open in one step and close in another, and three tokens are the limit."""
+    if not text:
+        return {"\\boxed{": 0.4, "u": 0.3, "u\n": 0.3}
+    closing = 0.3 if text.endswith("}\n") else 0.6
+    return {"}\n": closing, "v\n": 1 - closing}
+
+
+def splice_engine() -> ScriptedEngine:
+    """The engine of ``splice_policy``: eleven outcomes."""
+    return ScriptedEngine(splice_policy, ["\\boxed{", "u", "u\n", "}\n", "v\n"])
+
+
+def splice_reward(problem: Problem, steps: Sequence[Step]) -> float:
+    """Depends on the order of what was written, so that a joined path has a reward of its own."""
+    text = text_of(steps)
+    return 0.6 * text.count("v\n}") - 0.4 * text.count("}\n}") - 0.3 * ("boxed" in text)

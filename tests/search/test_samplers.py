@@ -1,9 +1,13 @@
 """Best-of-N, self-consistency and independent samples; what every sampler promises."""
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
+from sampler_cases import CASES, SamplerCase
+from sampler_contract import CHECKS
 from search_toys import (
     BOX,
     LOGITS,
@@ -18,77 +22,50 @@ from search_toys import (
 )
 
 from butwait.engines.settings import Sampling, StepRule
-from butwait.records import COMPLETE, OPEN, Key, Problem, SearchTree, UserError
-from butwait.reward_models.reward_model import RewardModelError
+from butwait.records import COMPLETE, OPEN, Key, SearchTree, UserError
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.best_of_n import product_logit
-from butwait.search.run import run_sampler
+from butwait.search.run import NEED_REWARD_MODEL, SAMPLERS, run_sampler
 from butwait.search.settings import (
     BestOfNSettings,
     IndependentSettings,
     ParticleFilterSettings,
+    SamplerSettings,
     SelfConsistencySettings,
 )
-from butwait.search.storage import write_shard
-
-EVERY = [
-    ParticleFilterSettings(particles=8, step=RULE),
-    ParticleFilterSettings(particles=8, ess_threshold=1.01, resampling="residual", step=RULE),
-    ParticleFilterSettings(particles=8, max_steps=2, alpha=[0.5, 1.0], step=RULE),
-    IndependentSettings(samples=8, step=RULE),
-    SelfConsistencySettings(samples=8, step=RULE),
-    BestOfNSettings(samples=8, step=RULE),
-    BestOfNSettings(samples=8, aggregation="min", step=RULE),
-    BestOfNSettings(samples=8, aggregation="model", step=RULE),
-]
-every_sampler = pytest.mark.parametrize("settings", EVERY, ids=lambda s: s.kind)
 
 
-@every_sampler
-def test_populations_and_nodes_tell_the_same_story(settings) -> None:
-    tree = search(settings)
-    before = np.zeros(8, np.int32)
-    made: set[int] = {0}
-    for population in tree.populations:
-        came_from = before[population.ancestors]
-        for parent, node in zip(came_from.tolist(), population.nodes.tolist(), strict=True):
-            if node == parent:  # absorbed
-                assert tree.nodes[node].finish not in OPEN
-            else:
-                assert tree.nodes[node].parent == parent
-                assert tree.nodes[parent].finish in OPEN
-                assert node not in made
-                made.add(node)
-        before = population.nodes
-    assert made == set(range(len(tree.nodes))), "every node was some particle's"
-    assert tree.leaves.tolist() == before.tolist()
-    assert np.exp(tree.log_weights).sum() == pytest.approx(1)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_contract(case: SamplerCase, check: Callable[[SamplerCase], None]) -> None:
+    check(case)
 
 
-@every_sampler
-def test_counts_are_exact_and_handles_are_freed(settings) -> None:
-    engine, model = toy_engine(), ScriptedRewardModel(toy_reward)
-    tree = asyncio.run(run_sampler(PROBLEM, engine, model, settings, Key.of(1, "counts")))
-    tokens = sum(len(node.token_ids) for node in tree.nodes)
-    assert tree.counts.policy_tokens == engine.counters.policy_tokens == tokens
-    assert tree.counts.prefilled_tokens == engine.counters.prefilled_tokens == 1, "the prompt, once"
-    scored = sum(len(n.token_ids) for n in tree.nodes[1:] if not np.isnan(n.reward_logit))
-    if getattr(settings, "aggregation", None) == "model":
-        scored = tokens
-    assert tree.counts.reward_tokens == scored
-    assert (engine.held, model.held) == (0, 0)
+def test_every_sampler_is_under_contract() -> None:
+    covered = {type(case.settings) for case in CASES}
+    missing = [kind.__name__ for kind in SAMPLERS if kind not in covered]
+    assert not missing, f"add settings to sampler_cases.CASES: {missing}"
 
 
-@pytest.mark.parametrize("settings", [EVERY[1], EVERY[5]], ids=lambda s: s.kind)
-def test_handles_are_freed_when_scoring_fails(settings) -> None:
-    def reward(problem, steps) -> float:
-        return np.nan if len(steps) == 2 else 0.0
+def test_selection_is_a_setting_of_every_sampler() -> None:
+    defaults = {kind.model_fields["kind"].default: kind().selection for kind in SAMPLERS}
+    plain = {"independent", "self_consistency", "but_wait"}
+    assert {kind for kind, chosen in defaults.items() if chosen == "vote"} == plain
+    assert defaults.pop("best_of_n") == "argmax"
+    rewarded = {chosen for kind, chosen in defaults.items() if kind not in plain}
+    assert rewarded == {"weighted_vote"}
 
-    engine, model = toy_engine(), ScriptedRewardModel(reward)
-    with pytest.raises(RewardModelError):
-        asyncio.run(run_sampler(PROBLEM, engine, model, settings, Key.of(1, "fails")))
-    assert engine.held == 0
-    assert model.held <= 8, "only those of the call that failed"
+
+@pytest.mark.parametrize("kind", ["independent", "self_consistency", "but_wait"])
+@pytest.mark.parametrize("selection", ["argmax", "weighted_vote"])
+def test_without_rewards_none_decides(kind: str, selection: str) -> None:
+    with pytest.raises(ValidationError, match="Input should be 'vote' or 'sample'"):
+        TypeAdapter(SamplerSettings).validate_python({"kind": kind, "selection": selection})
+
+
+def test_samplers_that_ask_for_rewards_say_so() -> None:
+    asking = {case.settings.kind for case in CASES if case.rewarded}
+    assert asking == NEED_REWARD_MODEL
 
 
 def test_only_open_paths_hold_handles() -> None:
@@ -221,41 +198,8 @@ def test_the_repr_of_a_tree_is_short() -> None:
     assert repr(tree) == "SearchTree('toy', 'independent', 51 nodes, 50 leaves, 'complete')"
 
 
-@pytest.mark.parametrize("settings", [EVERY[0], EVERY[5]], ids=lambda s: s.kind)
-def test_a_missing_reward_model_is_a_user_error(settings) -> None:
-    with pytest.raises(UserError, match=f"{settings.kind} needs a reward model"):
+@pytest.mark.parametrize("kind", sorted(NEED_REWARD_MODEL))
+def test_a_missing_reward_model_is_a_user_error(kind: str) -> None:
+    settings = next(case.settings for case in CASES if case.settings.kind == kind)
+    with pytest.raises(UserError, match=f"{kind} needs a reward model"):
         asyncio.run(run_sampler(PROBLEM, toy_engine(), None, settings, Key.of(0)))
-
-
-@every_sampler
-def test_the_same_bytes_at_any_concurrency(settings, tmp_path) -> None:
-    """64 problems, 1, 4 and 64 at a time, with steps that take a random while."""
-    problems = [Problem(f"p{i}", "?", None) for i in range(64)]
-
-    def shard(concurrency: int) -> bytes:
-        engine, model = toy_engine(), ScriptedRewardModel(toy_reward)
-        dawdle = np.random.default_rng(concurrency)
-        extend = engine.extend
-
-        async def slow(*arguments):
-            for _ in range(dawdle.integers(0, 4)):
-                await asyncio.sleep(0)
-            return await extend(*arguments)
-
-        engine.extend = slow
-
-        async def run_all() -> list[SearchTree]:
-            gate = asyncio.Semaphore(concurrency)
-
-            async def one(problem: Problem) -> SearchTree:
-                async with gate:
-                    key = Key.of(7, "search", problem.id)
-                    return await run_sampler(problem, engine, model, settings, key)
-
-            return await asyncio.gather(*map(one, problems))
-
-        path = tmp_path / f"{concurrency}" / "shard-00000.parquet"
-        write_shard(path, asyncio.run(run_all()))
-        return path.read_bytes()
-
-    assert shard(1) == shard(4) == shard(64)

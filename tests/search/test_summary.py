@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from butwait.records import Counts, Grade, Node, Population, SearchTree
+from butwait.search.outline import outline
 from butwait.search.summary import descendants, summarise, weight_below
 
 
@@ -35,7 +36,7 @@ def test_descendants_and_their_weight(tree: SearchTree) -> None:
 
 
 def test_summary(tree: SearchTree) -> None:
-    summary = summarise([tree, tree])
+    summary = summarise([outline(tree), outline(tree)])
     assert summary.trees == 2
     assert summary.samplers == {"particle_filter": 2}
     assert summary.particles == 6

@@ -13,11 +13,13 @@ from hypothesis.extra import numpy as hnp
 from search_toys import RULE, search
 
 from butwait.records import Counts, Grade, Key, Node, Population, Problem, SearchTree, UserError
+from butwait.search.outline import outline
 from butwait.search.rows import FINISHES, SCHEMA
 from butwait.search.settings import ParticleFilterSettings
 from butwait.search.storage import (
     FORMAT_KEY,
     problem_ids,
+    read_outlines,
     read_shard,
     read_tree,
     read_trees,
@@ -57,6 +59,7 @@ def nodes(draw: st.DrawFn, parent: int) -> Node:
         draw(hnp.arrays(np.float32, size, elements=st.floats(-50, 0, width=32))),
         draw(st.sampled_from(FINISHES)),
         draw(st.floats(-12, 12) | st.just(np.nan)),
+        *(draw(st.integers(0, 2**31 - 1)) for _ in range(3)),
     )
 
 
@@ -97,7 +100,8 @@ def test_any_tree_comes_back_exactly(tmp_path_factory, written: list[SearchTree]
 
 def searched(*names: str) -> list[SearchTree]:
     chosen = ParticleFilterSettings(particles=8, ess_threshold=0.9, step=RULE)
-    return [search(chosen, Key.of(1, name), problem=Problem(name, "?", None)) for name in names]
+    grown = [search(chosen, Key.of(1, name), problem=Problem(name, "?", None)) for name in names]
+    return [dataclasses.replace(tree, timings=None) for tree in grown]
 
 
 def test_every_population_is_rebuilt_from_disk(tmp_path: Path) -> None:
@@ -135,12 +139,36 @@ def test_identical_trees_make_identical_bytes(tmp_path: Path) -> None:
 def test_the_schema_version_stands_in_the_file(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard-00000.parquet", searched("a", "b"))
     file = pq.ParquetFile(tmp_path / "shard-00000.parquet")
-    assert file.schema_arrow.metadata[FORMAT_KEY] == b"1"
+    assert file.schema_arrow.metadata[FORMAT_KEY] == b"2"
     assert file.num_row_groups == 2
 
 
 def test_finish_codes_are_those_on_disk() -> None:
-    assert FINISHES == ("step", "step_limit", "eos", "box", "length")
+    assert FINISHES == ("step", "step_limit", "eos", "box", "length", "inserted")
+
+
+def test_outlines_are_those_of_the_trees(tmp_path: Path) -> None:
+    written = searched("a", "b")
+    write_shard(tmp_path / "shard-00000.parquet", written)
+    assert same(list(read_outlines(tmp_path)), [outline(tree) for tree in written])
+
+
+def test_an_id_too_long_for_the_footer_is_found(tmp_path: Path) -> None:
+    written = searched("a" * 9000, "b")
+    write_shard(tmp_path / "shard-00000.parquet", written)
+    assert list(problem_ids(tmp_path)) == ["a" * 9000, "b"]
+    assert same(read_tree(tmp_path, "b"), written[1])
+
+
+def test_inserted_tokens_come_back_with_no_logprobs(tmp_path: Path) -> None:
+    [tree] = searched("a")
+    inserted = Node(1, np.array([7, 8], np.int32), "!", np.full(2, np.nan, np.float32), "inserted")
+    tree.nodes.append(inserted)
+    write_shard(tmp_path / "a.parquet", [tree])
+    [back] = read_shard(tmp_path / "a.parquet")
+    assert same(back.nodes[-1], inserted)
+    drawn = len(tree.nodes[1].token_ids)
+    assert back.path_sampled(len(tree.nodes) - 1).tolist() == [True] * drawn + [False] * 2
 
 
 @pytest.mark.parametrize("written", [[], ["a", "a"]], ids=["no trees", "one problem twice"])
@@ -189,12 +217,13 @@ def table(version: bytes | None, **columns: pa.Array) -> pa.Table:
     [
         (b"", "empty, damaged"),
         (b"not parquet", "empty, damaged"),
-        (table(b"1"), "empty, damaged"),
+        (table(b"2"), "empty, damaged"),
         (table(None), "empty, damaged"),
-        (table(b"1", problem_id=pa.array(["a"])), "empty, damaged"),
-        (table(b"2"), "format 2 and this butwait reads format 1"),
+        (table(b"2", problem_id=pa.array(["a"])), "empty, damaged"),
+        (table(b"3"), "format 3 and this butwait reads format 2; read it with the newer"),
+        (table(b"1"), "format 1 and this butwait reads format 2; read it with the older"),
     ],
-    ids=["no bytes", "text", "no rows", "no version", "other columns", "newer"],
+    ids=["no bytes", "text", "no rows", "no version", "other columns", "newer", "older"],
 )
 def test_files_that_are_no_shards(content, message: str, tmp_path: Path) -> None:
     path = tmp_path / "shard-00000.parquet"

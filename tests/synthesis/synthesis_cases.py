@@ -1,9 +1,12 @@
 """Small search trees made by hand: one token is one character (its code point)."""
 
 import numpy as np
+from hypothesis import strategies as st
 
-from butwait.records import Counts, Grade, Key, Node, Problem, SearchTree
+from butwait.problems.answers import extract_answer
+from butwait.records import Counts, Example, Grade, Key, Node, Problem, SearchTree
 from butwait.synthesis.built import Prompting, StoredTree
+from butwait.synthesis.pieces import rebuild
 
 EOS = 0
 KEY = Key.of(0, "verified")
@@ -11,6 +14,9 @@ PROMPTING = Prompting(
     messages=lambda problem: [{"role": "user", "content": problem.question}],
     eos_token_id=EOS,
     tokenizer_fingerprint="by character",
+    prompt_ids=lambda problem: np.array(ids(problem.question), np.int32),
+    encode=lambda text: np.array(ids(text), np.int32),
+    decode=lambda tokens: "".join(chr(token) for token in tokens if token != EOS),
 )
 
 
@@ -91,3 +97,49 @@ def chain(problem: str, texts: list[str], **options: object) -> StoredTree:
     for text in texts:
         builder.end(0, text, **options)  # type: ignore[arg-type]
     return builder.stored()
+
+
+BOX = {answer: f"\\boxed{{{answer}}}" for answer in range(10)}
+
+
+@st.composite
+def random_trees(draw: st.DrawFn, problem: str = "q") -> StoredTree:
+    """A tree of random steps, some of them drawn twice, whose finished paths box a random answer,
+    graded truthfully (4 is right)."""
+    builder = TreeBuilder(problem)
+    open_nodes = [0]
+    for _ in range(draw(st.integers(1, 30))):
+        parent = draw(st.sampled_from(open_nodes))
+        finish = draw(st.sampled_from(["step", "step", "step_limit", "eos", "box", "length"]))
+        text = draw(st.sampled_from(["one\n\n", "two. ", "\\boxed{9} no\n\n", "wait\n\n"]))
+        if finish in ("step", "step_limit"):
+            open_nodes.append(builder.add(parent, text, finish))
+            continue
+        answer = draw(st.sampled_from([4, 5]))
+        status = "correct" if answer == 4 else "wrong"
+        tail = text + BOX[answer] + (" done" if finish == "eos" else "")
+        builder.end(parent, tail, "truncated" if finish == "length" else status, finish)
+    return builder.stored()
+
+
+def roles(example: Example) -> list[tuple[str, str]]:
+    return [(span.role, span.text) for span in example.spans]
+
+
+def check_example(example: Example, stored: StoredTree) -> None:
+    """What holds for every example of a question whose answer is 4, whichever builder made it."""
+    assert decode(example.completion_ids) == example.text
+    assert extract_answer(example.text, "integer") == "4"
+    assert example.completion_ids.tolist().count(EOS) == 1
+    assert example.completion_ids[-1] == EOS
+    assert [span.start for span in example.spans] == [0, *(s.end for s in example.spans[:-1])]
+    assert example.spans[-1].end == len(example.completion_ids)
+    for span, piece in zip(example.spans, example.provenance["pieces"], strict=True):
+        assert decode(example.completion_ids[span.start : span.end]) == span.text
+        assert set(example.loss_mask[span.start : span.end].tolist()) <= {piece["loss"]}
+    again = rebuild(example, make_problem("q"), lambda *place: stored, PROMPTING)
+    assert again.completion_ids.tolist() == example.completion_ids.tolist()
+    assert again.loss_mask.tolist() == example.loss_mask.tolist()
+    assert (again.spans, again.text) == (example.spans, example.text)
+    assert (again.provenance, again.prompt) == (example.provenance, example.prompt)
+    assert again.prompt_ids.tolist() == example.prompt_ids.tolist()

@@ -88,10 +88,13 @@ def test_bad_data_sets_are_user_errors(tmp_path: Path) -> None:
 
 
 def test_no_verified_solution_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no solution of the search was verified"):
+    with pytest.raises(UserError, match="no solution could be used"):
         save_examples(tmp_path / "dataset", [])
-    with pytest.raises(UserError, match="no solution of the 3 questions searched was verified"):
-        write_card(tmp_path, Built([], BuildCounts(questions_searched=3)), ORIGIN)
+    counts = BuildCounts(questions_searched=3, outside_subset=2)
+    with pytest.raises(
+        UserError, match=r"of 3 questions .* \(questions outside of the subset: 2\)"
+    ):
+        write_card(tmp_path, Built([], counts), ORIGIN)
     assert not list(tmp_path.iterdir())
 
 
@@ -114,6 +117,10 @@ def test_statistics_by_hand() -> None:
         "correct_paths": 5,
         "duplicates_dropped": 1,
         "not_chosen": 1,
+        "outside_subset": 0,
+        "facts": {},
+        "detours": {},
+        "tokens_by_role": {"solution": {"tokens": sum(lengths), "loss_tokens": sum(lengths)}},
         "solutions_per_question": {"1": 1, "2": 1},
         "tokens": sum(lengths),
         "prompt_tokens": 3 * len("What is p?"),

@@ -44,8 +44,18 @@ def test_an_example_is_the_path_of_its_tree() -> None:
         "row": 7,
         "sampler": "particle_filter",
         "leaf": leaf,
-        "path": [first, leaf],
         "finish": "box",
+        "key": list(KEY.derive("question", "2+2").words),
+        "pieces": [
+            {
+                "stage": "search",
+                "shard": "shard-00003.parquet",
+                "row": 7,
+                "nodes": [first, leaf],
+                "role": "solution",
+                "loss": True,
+            }
+        ],
     }
 
 
@@ -191,7 +201,7 @@ def test_every_example_decodes_to_a_text_whose_last_box_is_the_answer(stored, ch
         assert decoded == example.text
         assert extract_answer(decoded, "integer") == "4"
         assert example.completion_ids[-1] == EOS
-        path = example.provenance["path"]
+        path = example.provenance["pieces"][0]["nodes"]
         assert list(stored.tree.path(example.provenance["leaf"])) == path
         rebuilt = np.concatenate([stored.tree.nodes[node].token_ids for node in path])
         assert example.completion_ids[: len(rebuilt)].tolist() == rebuilt.tolist()

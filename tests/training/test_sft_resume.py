@@ -48,6 +48,9 @@ def train_until(step: int, monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs
             train_sft(*args, **kwargs)
 
 
+KEPT = FULL.model_copy(update={"keep_epochs": True, "save_steps": 4})
+
+
 @pytest.mark.parametrize("settings", [FULL, LORA, PACKED], ids=["full", "lora", "packed"])
 def test_an_interrupted_training_ends_as_if_it_were_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: SftSettings
@@ -63,6 +66,28 @@ def test_an_interrupted_training_ends_as_if_it_were_not(
         expected = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "stopped" / name).read_bytes() == expected
     assert not (tmp_path / "stopped/work").exists()
+
+
+def test_the_epochs_of_an_interrupted_training_are_those_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    examples = sums(tokenizer, 20)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_sft(model, examples, KEPT, whole, seed=5)
+    # An epoch is four steps, and so is a checkpoint: the resumes begin at the ends of epochs.
+    for step in (6, 9):
+        train_until(step, monkeypatch, model, examples, KEPT, stopped, seed=5)
+    train_sft(model, examples, KEPT, stopped, seed=5)
+    weights = [f"epochs/{n}/model/model.safetensors" for n in (1, 2, 3, 4)]
+    for name in weights:
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    assert len({(whole / name).read_bytes() for name in weights}) == 4
+    assert (whole / weights[-1]).read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    plain = KEPT.model_copy(update={"keep_epochs": False})
+    train_sft(model, examples, plain, tmp_path / "plain", seed=5)
+    final = (tmp_path / "plain/model/model.safetensors").read_bytes()
+    assert final == (whole / "model/model.safetensors").read_bytes()
 
 
 def test_a_resume_does_not_train_the_steps_before_its_checkpoint(

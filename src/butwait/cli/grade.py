@@ -1,16 +1,15 @@
 """``butwait grade``: grades a file of answers."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from butwait.problems.answers import answer_kind
 from butwait.problems.grading import Grader
 from butwait.records import Problem, Status, UserError
 from butwait.running.files import atomic_path
+from butwait.running.json_lines import Row, dump_rows, numbered_rows
 from butwait.running.progress import task
 
 _MATCH: dict[Status, bool | None] = {"correct": True, "ungradable": None}
@@ -30,12 +29,12 @@ def grade(jsonl: Path, out: Path) -> None:
             for row, status in zip(rows, _statuses(rows), strict=True):
                 counts[status] += 1
                 line = {"id": row["id"], "match": _MATCH.get(status, False), "status": status}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(dump_rows([line]))
                 progress.advance()
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()) or "no rows")
 
 
-def _statuses(rows: list[dict[str, Any]]) -> Iterator[Status]:
+def _statuses(rows: list[Row]) -> Iterator[Status]:
     """The verdicts in the order of ``rows``; as many at a time as there are grading processes."""
     problems = [Problem(str(r["id"]), "", r["gold"], answer_kind(r["gold"])) for r in rows]
     texts = [row["pred"] or "" for row in rows]
@@ -46,29 +45,13 @@ def _statuses(rows: list[dict[str, Any]]) -> Iterator[Status]:
             yield grade.status
 
 
-def _rows(jsonl: Path) -> list[dict[str, Any]]:
-    try:
-        with jsonl.open(encoding="utf-8") as file:
-            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
-    except OSError as error:
-        raise UserError(
-            f"{jsonl} cannot be read ({error.strerror}); give a JSON Lines file of id, gold, pred"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{jsonl} is not UTF-8 ({error.reason}); convert it first") from error
-    return [_row(line, f"{jsonl}, line {number}") for number, line in lines]
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: this is no JSON ({error.msg}); write one object a line"
-        ) from error
-    if not isinstance(row, dict) or any(name not in row for name in _FIELDS):
-        raise UserError(f"{where}: write an object with the fields {', '.join(_FIELDS)}")
-    for name in ("gold", "pred"):
-        if not isinstance(row[name], str | None):
-            raise UserError(f"{where}: {name} is {row[name]!r}; write a string or null")
-    return row
+def _rows(jsonl: Path) -> list[Row]:
+    rows = numbered_rows(jsonl)
+    for number, row in rows.items():
+        where = f"{jsonl}, line {number}"
+        if any(name not in row for name in _FIELDS):
+            raise UserError(f"{where}: write an object with the fields {', '.join(_FIELDS)}")
+        for name in ("gold", "pred"):
+            if not isinstance(row[name], str | None):
+                raise UserError(f"{where}: {name} is {row[name]!r}; write a string or null")
+    return list(rows.values())

@@ -65,6 +65,109 @@ def trees(
     show_trees(path, problem)
 
 
+@app.command("audit-prm")
+def audit_prm(
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trained reward model (RUN/STAGE), a YAML or JSON file of reward-model "
+            "settings, or a recipe. Without it, the rewards that --trees recorded are audited."
+        ),
+    ] = None,
+    processbench: Annotated[
+        str | None,
+        typer.Option(help="Solutions with labelled errors: JSONL, Parquet, or Qwen/ProcessBench."),
+    ] = None,
+    trees: Annotated[Path | None, typer.Option(help="RUN/STAGE of a search stage.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="A random subset of this many solutions and trees.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="A step with a lower probability is called wrong.")
+    ] = 0.5,
+    step_end: Annotated[
+        str, typer.Option(help="Text between the steps of labelled solutions; \\n is a line break.")
+    ] = "\\n\\n",
+    out: Annotated[Path | None, typer.Option(help="All figures, as JSON.")] = None,
+) -> None:
+    """Measure how far a reward model can be trusted."""
+    from butwait.cli.audit_prm import Request
+    from butwait.cli.audit_prm import audit_prm as audit
+
+    end = step_end.replace("\\n", "\n")
+    audit(Request(model, processbench, trees, limit, threshold, end), out)
+
+
+@app.command()
+def profile(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="RUN/STAGE, a .jsonl or .parquet file, or owner/name; or NAME=one."),
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="The column of a file's solutions; found if none.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Lengths are in its tokens: a folder or a model's name.")
+    ] = None,
+    patterns: Annotated[
+        Path | None, typer.Option(help="Phrases to count, as YAML, in place of the shipped ones.")
+    ] = None,
+    step_end: Annotated[
+        str, typer.Option(help="Text between steps; \\n is a line break.")
+    ] = "\\n\\n",
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="All figures, as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with plots.")] = None,
+) -> None:
+    """Show what sets of solutions look like; the first is the baseline of the others."""
+    from butwait.cli.profile import Request
+    from butwait.cli.profile import profile as show_profile
+
+    end = step_end.replace("\\n", "\n")
+    show_profile(Request(sources, column, tokenizer, patterns, end, seed), out, html)
+
+
+@app.command()
+def plateau(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            help="trainer_state.json, .jsonl, .csv, TensorBoard events, or the folder of one."
+        ),
+    ],
+    column: Annotated[str, typer.Option(help="The column whose trend is tested.")] = "reward",
+    step_column: Annotated[
+        str | None, typer.Option(help="The column of steps; found if none.")
+    ] = None,
+    horizon: Annotated[float, typer.Option(help="Steps ahead that count.")] = 100,
+    delta: Annotated[
+        float, typer.Option(help="The improvement over them that is worth going on for.")
+    ] = 0.02,
+    window: Annotated[
+        float | None, typer.Option(help="Steps of the shortest window; the horizon if none.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of a whole run, over all looks.")] = 0.95,
+    start: Annotated[float, typer.Option(help="Values up to this step are left out.")] = 0,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="For a loss: the curve should fall.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="All figures, as JSON.")] = None,
+) -> None:
+    """Replay the plateau rule on a training's log: where would it have stopped the run?"""
+    from butwait.cli.plateau import Request
+    from butwait.cli.plateau import plateau as replay
+
+    settings = {
+        "horizon": horizon,
+        "delta": delta,
+        "window": window,
+        "confidence": confidence,
+        "start": start,
+    }
+    replay(Request(log, column, step_column, lower_is_better), settings, out)
+
+
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""

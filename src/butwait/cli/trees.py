@@ -1,5 +1,6 @@
 """``butwait trees``: search trees, for a person to read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from butwait.records import SearchTree
-from butwait.search.storage import problem_ids, read_tree, read_trees
+from butwait.running.stages import read_stage
+from butwait.search.storage import problem_ids, read_outlines, read_tree
 from butwait.search.summary import TreeSummary, descendants, summarise, weight_below
 
 CHILDREN = 6
@@ -32,11 +34,23 @@ def trees(
     console = Console()
     if problem is None:
         problem = next(iter(problem_ids(folder)))
-        console.print(summary_table(summarise(read_trees(folder))))
+        console.print(summary_table(summarise(read_outlines(folder)), _operations(path)))
     console.print(rendered_tree(read_tree(folder, problem)))
 
 
-def summary_table(summary: TreeSummary) -> Table:
+def _operations(path: Path) -> dict[str, str]:
+    """The stage's floating-point operations, where it is a stage and they are known."""
+    stage = read_stage(path)
+    cost = {} if stage is None else stage.record.get("cost", {})
+    names = {"policy_flops": "policy FLOPs", "reward_flops": "reward-model FLOPs"}
+    return {
+        label: "unknown" if cost[key] is None else f"{cost[key]:.3g}"
+        for key, label in names.items()
+        if key in cost
+    }
+
+
+def summary_table(summary: TreeSummary, operations: Mapping[str, str]) -> Table:
     """The figures of a set of trees, one a row."""
     samplers = ", ".join(f"{name} {count}" for name, count in summary.samplers.items())
     table = Table(title=f"Search trees: {summary.trees} ({samplers})", show_header=False)
@@ -55,6 +69,7 @@ def summary_table(summary: TreeSummary) -> Table:
         "prefilled tokens": f"{summary.counts.prefilled_tokens:,}",
         "reward-model tokens": f"{summary.counts.reward_tokens:,}",
     }
+    rows |= operations
     rows |= {f"graded {status}": f"{count:,}" for status, count in summary.grades.items()}
     for name, figure in rows.items():
         table.add_row(name, figure)

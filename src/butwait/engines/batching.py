@@ -112,10 +112,9 @@ class Batcher:
                     length = len(request.token_ids) - 1
                     request.start.handle = self._pool.share(tenant, length)
             score(self._model, [(r, t) for r, t in begun if isinstance(r, ScoreRequest)])
+            self._live.add([(r, t) for r, t in begun if isinstance(r, StepRequest)])
             for request, tenant in begun:
-                if isinstance(request, StepRequest):
-                    self._live.add(request, tenant)
-                else:
+                if isinstance(request, ScoreRequest):
                     self._pool.leave(tenant)
                     request.call.finish_one()
         return admitted
@@ -184,9 +183,9 @@ class Batcher:
             for request in [r for r in queue if r.call is call]:
                 queue.remove(request)
                 self._leave_start(request)
-        for i in reversed(range(len(self._live))):
-            if self._live.requests[i].call is call:
-                self._pool.leave(self._live.remove(i)[1])
+        rows = [i for i, request in enumerate(self._live.requests) if request.call is call]
+        for _, tenant in self._live.remove(rows):
+            self._pool.leave(tenant)
 
 
 async def _let_others_run(turns: int) -> None:

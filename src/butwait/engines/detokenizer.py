@@ -95,6 +95,8 @@ class GrowingText:
     def _window(self) -> tuple[int, int]:
         """Where to decode from, and how many characters of that are known already."""
         first = max(0, len(self._ids) - WINDOW)
+        if first == 0:
+            return 0, len(self.text)
         known = self._detokenizer.decode(self._ids[first:])
         # Cut characters at either end of the window: only the whole text is sure to fit.
         if not known or known[0] == UNFINISHED or known[-1] == UNFINISHED:

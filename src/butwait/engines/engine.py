@@ -5,7 +5,7 @@ tokenised again. A prefix may carry a handle to the engine's KV cache; a lost ha
 prefill and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,6 +51,8 @@ class Continuation:
         prefix: the given prefix extended by it, with its own handle.
         prefilled_tokens: tokens the engine had to run again or for the first time without
             sampling them (the prompt, a lost handle).
+        overshoot_tokens: tokens that were sampled beyond the step's end and thrown away, by an
+            engine that cannot stop at once. They are policy tokens like the others.
     """
 
     token_ids: np.ndarray
@@ -59,6 +61,7 @@ class Continuation:
     finish: Finish
     prefix: Prefix
     prefilled_tokens: int
+    overshoot_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -67,6 +70,12 @@ class EngineCounters:
 
     policy_tokens: int = 0
     prefilled_tokens: int = 0
+
+    def count(self, steps: "Iterable[Continuation]") -> None:
+        """Adds what these steps took."""
+        for step in steps:
+            self.policy_tokens += len(step.token_ids) + step.overshoot_tokens
+            self.prefilled_tokens += step.prefilled_tokens
 
 
 class ScoringUnsupportedError(UserError):
@@ -78,10 +87,18 @@ class Engine(Protocol):
     """A policy that extends prefixes. One engine serves many problems at once: it batches
     whatever waits, across problems."""
 
-    counters: EngineCounters
+    @property
+    def counters(self) -> EngineCounters:
+        """Tokens since the engine was made."""
+        ...
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem, with an empty completion and no handle."""
+        ...
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 (n,): the tokens of a text to be inserted into a completion, without special
+        tokens around it. Raises UserError where the engine has no tokenizer."""
         ...
 
     async def extend(

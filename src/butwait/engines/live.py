@@ -4,7 +4,7 @@ once, and Python looks at a single row only where its step may end.
 Shapes: n live rows of at most S; w tokens of a step, doubled when a step gets longer.
 """
 
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from butwait.engines.pool import Tenant
 from butwait.engines.requests import StepRequest
 from butwait.engines.sampling import RowSampling, draw
 from butwait.engines.steps import StepDetector
-
-T = TypeVar("T")
+from butwait.records import UserError
+from butwait.records.keys import KeyStream
 
 BLOCK = 64
 """Uniform numbers drawn at a time for a row; also the first w."""
@@ -32,7 +32,7 @@ class LiveRows:
         self._device = device
         self.requests: list[StepRequest] = []
         self.tenants: list[Tenant] = []
-        self._generators: list[np.random.Generator] = []
+        self._stream = KeyStream()
         self._detectors: list[StepDetector] = []
         self._slots = np.zeros(capacity, np.int64)
         self._lengths = np.zeros(capacity, np.int64)
@@ -57,28 +57,36 @@ class LiveRows:
         n = len(self.requests)
         return self._slots[:n], self._lengths[:n], self._next[:n]
 
-    def add(self, request: StepRequest, tenant: Tenant) -> None:
-        """Starts a row whose tokens but the last are in the tenant's slot."""
-        i = len(self.requests)
-        self.requests.append(request)
-        self.tenants.append(tenant)
-        self._generators.append(request.key.generator())
-        if request.detector not in self._detectors:
-            self._detectors.append(request.detector)
-        self._slots[i] = tenant.slot
-        self._lengths[i] = len(request.token_ids) - 1
-        self._next[i] = request.token_ids[-1]
-        self._counts[i] = 0
-        self._rooms[i] = request.step.room
-        self._rules[i] = self._detectors.index(request.detector)
-        self._temperature[i] = request.sampling.temperature
-        self._top_p[i] = request.sampling.top_p
-        self._top_k[i] = request.sampling.top_k
-        self._uniforms[i] = self._generators[i].random(BLOCK)
+    def add(self, begun: Sequence[tuple[StepRequest, Tenant]]) -> None:
+        """Starts rows, each with all tokens but the last in its tenant's slot."""
+        if not begun:
+            return
+        first = len(self.requests)
+        requests = [request for request, _ in begun]
+        rows = slice(first, first + len(requests))
+        self.requests += requests
+        self.tenants += [tenant for _, tenant in begun]
+        self._slots[rows] = [tenant.slot for _, tenant in begun]
+        self._lengths[rows] = [len(request.token_ids) - 1 for request in requests]
+        self._next[rows] = [request.token_ids[-1] for request in requests]
+        self._counts[rows] = 0
+        self._rooms[rows] = [request.step.room for request in requests]
+        self._rules[rows] = [self._number(request.detector) for request in requests]
+        self._temperature[rows] = [request.sampling.temperature for request in requests]
+        self._top_p[rows] = [request.sampling.top_p for request in requests]
+        self._top_k[rows] = [request.sampling.top_k for request in requests]
+        for i, request in enumerate(requests, first):
+            self._uniforms[i] = self._stream.uniforms(request.key, BLOCK)
         self._sampling = None
 
+    def _number(self, detector: StepDetector) -> int:
+        if detector not in self._detectors:
+            self._detectors.append(detector)
+        return self._detectors.index(detector)
+
     def draw(self, logits: torch.Tensor) -> None:
-        """One token for every row, from float32 (n, V) logits of ``inputs``."""
+        """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
+        a row's are no numbers."""
         n = len(self.requests)
         rows, counts = np.arange(n), self._counts[:n]
         uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
@@ -87,10 +95,16 @@ class LiveRows:
         self._next[:n] = tokens.cpu().numpy()
         self._tokens[rows, counts] = self._next[:n]
         self._logprobs[rows, counts] = logprobs.cpu().numpy()
+        if np.isnan(self._logprobs[rows, counts]).any():
+            raise UserError(
+                "the model's logits are no numbers (NaN): its weights or this precision do not "
+                "hold; train with a lower learning_rate, or take dtype: float32"
+            )
         self._lengths[:n] += 1
         counts += 1
         for i in np.flatnonzero(counts % BLOCK == 0).tolist():
-            self._uniforms[i] = self._generators[i].random(BLOCK)
+            key, drawn = self.requests[i].key, int(counts[i])
+            self._uniforms[i] = self._stream.uniforms(key, BLOCK, start=drawn)
 
     def pop_finished(self) -> list[tuple[StepRequest, Tenant]]:
         """Takes out the rows whose step ended with the newest token, their results filled in."""
@@ -99,25 +113,32 @@ class LiveRows:
         for rule in np.unique(self._rules[:n]).tolist():
             ends = self._detectors[rule].may_end(self._next[:n])
             may_end |= ends & (self._rules[:n] == rule)
-        finished = []
-        # From behind, as the last row takes the place of one that leaves.
-        for i in np.flatnonzero(may_end)[::-1].tolist():
+        ended = []
+        for i in np.flatnonzero(may_end).tolist():
             request, count = self.requests[i], self._counts[i]
             request.finish = request.step.finish(self._tokens[i, :count])
             if request.finish is not None:
                 request.tokens = self._tokens[i, :count].copy()
                 request.logprobs = self._logprobs[i, :count].copy()
-                finished.append(self.remove(i))
-        return finished
+                ended.append(i)
+        return self.remove(ended)
 
-    def remove(self, i: int) -> tuple[StepRequest, Tenant]:
-        """Takes a row out; the last one takes its place."""
-        last = len(self.requests) - 1
-        for array in self._arrays():
-            array[i] = array[last]
+    def remove(self, rows: Sequence[int]) -> list[tuple[StepRequest, Tenant]]:
+        """Takes rows out, given in ascending order; the last ones that stay take their places."""
+        if not rows:
+            return []
+        removed = [(self.requests[i], self.tenants[i]) for i in rows]
+        left = len(self.requests) - len(rows)
+        gone = set(rows)
+        holes = [i for i in rows if i < left]
+        movers = [i for i in range(left, len(self.requests)) if i not in gone]
+        for array in self._arrays() if holes else ():
+            array[holes] = array[movers]
+        for hole, mover in zip(holes, movers, strict=True):
+            self.requests[hole], self.tenants[hole] = self.requests[mover], self.tenants[mover]
+        del self.requests[left:], self.tenants[left:]
         self._sampling = None
-        _swap_remove(self._generators, i)
-        return _swap_remove(self.requests, i), _swap_remove(self.tenants, i)
+        return removed
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         state = (self._slots, self._lengths, self._next, self._counts, self._rooms, self._rules)
@@ -136,8 +157,3 @@ class LiveRows:
         if columns > self._tokens.shape[1]:
             self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], 1)
             self._logprobs = np.concatenate([self._logprobs, np.zeros_like(self._logprobs)], 1)
-
-
-def _swap_remove(items: list[T], i: int) -> T:
-    items[i], items[-1] = items[-1], items[i]
-    return items.pop()

@@ -3,15 +3,21 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from butwait.engines import smollm2
@@ -108,6 +114,29 @@ def load_tokenizer(model: ModelSettings) -> Any:
     return tokenizer
 
 
+def eos_token_ids(named: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a completion: those that a model's generation settings name, and the
+    tokenizer's.
+
+    ``generate()`` reads the former only; a checkpoint whose tokenizer names another one (chat
+    models derived from base models) would otherwise never stop.
+    """
+    ids = named if isinstance(named, Sequence) else [named]
+    return frozenset(int(i) for i in {*ids, tokenizer.eos_token_id} if i is not None)
+
+
+def checkpoint_eos_token_ids(model: ModelSettings, tokenizer: Any) -> frozenset[int]:
+    """``eos_token_ids`` of a checkpoint whose weights are not loaded here. One that names none, or
+    holds a tokenizer alone, leaves it to the tokenizer."""
+    source = resolve(model)
+    named = None
+    for settings in (GenerationConfig, AutoConfig):
+        with suppress(OSError, ValueError):
+            named = settings.from_pretrained(source, revision=model.revision).eos_token_id
+            break
+    return eos_token_ids(named, tokenizer)
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hex SHA-256 of everything that decides which ids a text becomes: vocabulary, merges,
     normalisation, added tokens, special tokens and chat template."""
@@ -130,13 +159,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """transformers draws bars for every load, which would tear ours apart."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """transformers draws bars for every load, which would tear ours apart, and tables of weights
+    that a checkpoint lacks, which we report ourselves."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()
 
 

@@ -40,7 +40,8 @@ def draw(
 
     Returns:
         int64 (n,) tokens and float32 (n,) log-probabilities in nats: under the sampled policy,
-        or under the untempered model where decoding is greedy.
+        or under the untempered model where decoding is greedy. Where a row's logits are no
+        numbers, its log-probability is NaN.
     """
     greedy = how.temperature == 0
     scaled = logits / torch.where(greedy, 1.0, how.temperature)[:, None]
@@ -49,6 +50,7 @@ def draw(
     # Uniform numbers are at most 1 - 2^-53, so their product with the total stays below it.
     target = uniforms * cdf[:, -1]
     drawn = torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
+    drawn = drawn.clamp(max=logits.shape[-1] - 1)  # NaN is below nothing
     tokens = torch.where(greedy, logits.argmax(-1), drawn)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 

@@ -96,6 +96,10 @@ class ScriptedEngine:
         token_ids = self.tokenizer.encode(problem.question)
         return Prefix(token_ids, len(token_ids))
 
+    def encode(self, text: str) -> np.ndarray:
+        """See ``Engine``. A piece of the script is one token, any other text is bytes."""
+        return self.tokenizer.encode_piece(text)
+
     async def extend(
         self,
         prefixes: Sequence[Prefix],

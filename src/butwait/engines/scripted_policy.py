@@ -49,6 +49,11 @@ class ScriptedTokenizer:
         first_byte = len(self._pieces) + 1
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + np.int32(first_byte)
 
+    def encode_piece(self, text: str) -> np.ndarray:
+        """int32: the one token of a piece; of any other text, its bytes."""
+        piece = self._ids.get(text)
+        return self.encode(text) if piece is None else np.array([piece], np.int32)
+
     def decode(self, token_ids: Sequence[int], **_: Any) -> str:
         """The text of tokens; EOS has none. Bytes that are no UTF-8 show as U+FFFD."""
         return b"".join(self._bytes[i] for i in token_ids).decode(errors="replace")

@@ -9,6 +9,7 @@ Shapes: S slots, n rows of one forward pass, q tokens per row, V outputs per tok
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -47,9 +48,9 @@ class SlotModel:
         slots: sequences the cache holds at once.
         capacity: the most tokens of a sequence; None: what the model's context takes.
         deterministic: forward passes have two fixed shapes at full capacity (all slots by one
-            token, ``CHUNK_ROWS`` by ``prefill_chunk`` tokens), so that a sequence's numbers do
-            not depend on which others are run with it, nor on its slot. Otherwise only the rows
-            asked for are run, and the cache grows by doubling.
+            token, ``CHUNK_ROWS`` by ``prefill_chunk`` tokens), on a CPU by one thread, so that a
+            sequence's numbers do not depend on which others are run with it, nor on its slot.
+            Otherwise only the rows asked for are run, and the cache grows by doubling.
         prefill_chunk: the most tokens of a sequence in one forward pass.
 
     Raises UserError for a model whose cache is no list of keys and values per token.
@@ -98,9 +99,15 @@ class SlotModel:
             "chunk_rows": CHUNK_ROWS,
             "deterministic": self.deterministic,
             "attention": self._attention.implementation,
-            "threads": torch.get_num_threads(),
+            "threads": self._fixed_threads or torch.get_num_threads(),
             "torch": torch.__version__,
         }
+
+    @property
+    def _fixed_threads(self) -> int | None:
+        # A matrix product that is shared out among threads treats rows at the border of a share
+        # differently, on some processors: then the bits of a row depend on its place.
+        return 1 if self.deterministic and self.model.device.type == "cpu" else None
 
     def acquire(self) -> int:
         """An empty slot. Raises NoFreeSlotError."""
@@ -227,7 +234,13 @@ class SlotModel:
         offsets = np.arange(tokens.shape[1])
         positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
-        logits = self._call(first, ids, positions, longest, keep)
+        try:
+            logits = self._call(first, ids, positions, longest, keep)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the device ran out of memory with {n} paths of up to {longest} tokens; set "
+                "`slots` of the engine or the reward model lower (what is finished is kept)"
+            ) from error
         self.lengths[slots] = starts + counts
         return logits[torch.from_numpy(at).to(logits.device)].float()
 
@@ -238,14 +251,15 @@ class SlotModel:
         at = torch.from_numpy(positions).to(device)
         self._cache.plan(first, at, longest)
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
-        output = self.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=self._attention.masks(at, longest, self.model.dtype),
-            position_ids=at.clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            **extra,
-        )
+        with _threads(self._fixed_threads):
+            output = self.model(
+                input_ids=torch.from_numpy(ids).to(device),
+                attention_mask=self._attention.masks(at, longest, self.model.dtype),
+                position_ids=at.clamp(min=0),
+                past_key_values=self._cache,
+                use_cache=True,
+                **extra,
+            )
         return output.logits
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
@@ -280,6 +294,20 @@ class SlotModel:
         self._cache.swap_rows(rows, others, length)
         self._slot_at[rows], self._slot_at[others] = displaced, moved
         self._row_of[moved], self._row_of[displaced] = others, rows
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Runs the block with so many CPU threads; None: as many as before."""
+    before = torch.get_num_threads()
+    if wanted is None or wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ends(rows: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

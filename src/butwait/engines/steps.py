@@ -9,6 +9,7 @@ from collections.abc import Collection
 import numpy as np
 
 from butwait.engines.detokenizer import UNFINISHED, Detokenizer, GrowingText
+from butwait.engines.sentences import MARKS, ends_sentence
 from butwait.engines.settings import StepRule
 from butwait.problems.answers import box_closed
 from butwait.records import OPEN, Finish
@@ -108,7 +109,7 @@ class GrowingStep:
                 self._read(token_ids)
                 if rule.stop_at_box and self._box_closes():
                     return "box"
-                delimited = any(d in self.text for d in rule.delimiters)
+                delimited = self._delimited()
         if len(token_ids) >= self._path_room:
             return "length"
         if delimited:
@@ -120,27 +121,45 @@ class GrowingStep:
         if len(new) or last:
             self._path.append(new.tolist(), last=last)
 
+    def _delimited(self) -> bool:
+        rule, text = self._detector.rule, self.text
+        if rule.think_end is not None:
+            if rule.think_end in self._path.text[: self._text_start]:
+                return False  # the answer is one step
+            if rule.think_end in self._path.text:
+                return True
+        return any(d in text for d in rule.delimiters) or (rule.sentences and ends_sentence(text))
+
     def _box_closes(self) -> bool:
         """Whether a box is closed now that was not when the step began.
 
-        A box may open in one step and close in another, so the whole path is read; a path that
+        A box may open in one step and close in another, so the whole answer is read; a path that
         already had its answer and was made to go on ends at its next box.
         """
-        if self._box_from is None:
-            before = self._path.text[: self._text_start]
-            self._box_from = self._text_start if box_closed(before) else 0
-        return box_closed(self._path.text[self._box_from :])
+        text, begin = self._path.text, 0
+        if (think_end := self._detector.rule.think_end) is not None:
+            thought, closed, _ = text.rpartition(think_end)
+            if not closed:
+                return False
+            begin = len(thought) + len(think_end)
+        if self._box_from is None or self._box_from < begin:
+            before = text[begin : self._text_start]
+            self._box_from = self._text_start if box_closed(before) else begin
+        return box_closed(text[self._box_from :])
 
 
 def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[int]) -> np.ndarray:
-    """bool (vocabulary + 1,): tokens with the last character of a delimiter or box, and EOS.
+    """bool (vocabulary + 1,): tokens with the last character of a delimiter, a thought, a box or a
+    sentence, and EOS.
 
     A token completes a delimiter only if it brings the delimiter's last character. Part of a
     character is never ASCII, so an unfinished piece matters only to other delimiters.
     """
-    endings = {d[-1] for d in rule.delimiters if d}
+    endings = {d[-1] for d in (*rule.delimiters, rule.think_end) if d}
     if rule.stop_at_box:
         endings.add("}")
+    if rule.sentences:
+        endings |= set(MARKS)
     if any(not ending.isascii() for ending in endings):
         endings.add(UNFINISHED)
     size = max(len(pieces), *(i + 1 for i in eos_ids), 0) if eos_ids else len(pieces)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from butwait.engines.batching import Batcher
-from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Continuation, EngineCounters, Prefix
+from butwait.engines.models import eos_token_ids
+from butwait.engines.policy_tokens import PolicyTokens, check_fits
 from butwait.engines.pool import SlotPool
 from butwait.engines.requests import ScoreRequest, SharedStart, StepRequest
 from butwait.engines.settings import Sampling, StepRule, TransformersSettings
 from butwait.engines.slots import SlotModel
 from butwait.engines.steps import StepDetector
-from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
-from butwait.records import Key, Problem, UserError
+from butwait.records import Key, Problem
 
 
 class TransformersEngine:
@@ -44,9 +44,8 @@ class TransformersEngine:
         """Deterministic mode: tokens run again because a cache was lost."""
         self.scored_tokens = 0
         """Tokens run to score continuations, prefixes without a cache included."""
-        self._tokenizer = tokenizer
-        self._prompt = prompt
-        self._eos_ids = eos_token_ids(model, tokenizer)
+        eos_ids = eos_token_ids(model.generation_config.eos_token_id, tokenizer)
+        self._tokens = PolicyTokens(tokenizer, prompt, eos_ids)
         self._slots = SlotModel(
             model,
             settings.slots,
@@ -56,8 +55,6 @@ class TransformersEngine:
         )
         self._pool = SlotPool(self._slots)
         self._batcher = Batcher(self._slots, self._pool)
-        self._detokenizer = Detokenizer(tokenizer)
-        self._detectors: dict[StepRule, StepDetector] = {}
 
     @property
     def lost_handles(self) -> int:
@@ -70,14 +67,10 @@ class TransformersEngine:
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
-        ids = encode(self._tokenizer, messages(problem, self._prompt), self._prompt)
-        if len(ids) >= self._slots.capacity:
-            raise UserError(
-                f"the prompt of problem {problem.id} has {len(ids)} tokens, and a path holds "
-                f"{self._slots.capacity}, prompt included: leave the problem out or set "
-                "engine.capacity higher (up to the model's context)"
-            )
-        return Prefix(token_ids=ids, prompt_length=len(ids))
+        return self._tokens.start(problem, self._slots.capacity)
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._tokens.encode(text)
 
     async def extend(
         self,
@@ -88,7 +81,7 @@ class TransformersEngine:
     ) -> list[Continuation]:
         """One step for every prefix. A path that reaches the end of the model's context, or of
         ``capacity``, ends there with ``length``."""
-        detector = self._detector(step_rule)
+        detector = self._tokens.detector(step_rule)
         requests = [
             self._step_request(prefix, detector, sampling, key)
             for prefix, key in zip(prefixes, keys, strict=True)
@@ -119,11 +112,7 @@ class TransformersEngine:
             for prefix, continuation in zip(prefixes, continuations, strict=True)
         ]
         longest = max((len(r.token_ids) + len(r.continuation) for r in requests), default=0)
-        if longest > self._slots.capacity:
-            raise UserError(
-                f"a path of {longest} tokens is to be scored, and the engine holds "
-                f"{self._slots.capacity}: set engine.capacity higher"
-            )
+        check_fits(longest, self._slots.capacity)
         await self._batcher.run([request for request in requests if len(request.continuation)])
         for request in requests:
             # The last token of the prefix is run with the continuation, whose own last is not.
@@ -139,11 +128,6 @@ class TransformersEngine:
         self._batcher.stop(RuntimeError("the engine was closed"))
         self._pool.clear()
         self._slots.close()
-
-    def _detector(self, rule: StepRule) -> StepDetector:
-        if rule not in self._detectors:
-            self._detectors[rule] = StepDetector(self._detokenizer, rule, self._eos_ids)
-        return self._detectors[rule]
 
     def _step_request(
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
@@ -178,21 +162,10 @@ class TransformersEngine:
             self.replayed_tokens += run - request.run_tokens
 
 
-def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a completion, by the model's generation settings or the tokenizer.
-
-    ``generate()`` reads the former only; a checkpoint whose tokenizer names another one (chat
-    models derived from base models) would otherwise never stop.
-    """
-    named = model.generation_config.eos_token_id
-    ids = set(named if isinstance(named, list | tuple) else [named])
-    return frozenset(int(i) for i in {*ids, tokenizer.eos_token_id} if i is not None)
-
-
 def _continuation(prefix: Prefix, request: StepRequest) -> Continuation:
     assert request.finish is not None
     extended = Prefix(
-        token_ids=np.concatenate([prefix.token_ids, request.tokens]).astype(np.int32),
+        token_ids=np.concatenate([prefix.token_ids, request.tokens], dtype=np.int32),
         prompt_length=prefix.prompt_length,
         text=prefix.text + request.step.text,
         handle=request.new_handle,

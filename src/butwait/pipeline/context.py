@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Engine
+from butwait.engines.insertion import text_tokens
+from butwait.engines.load import LoadedEngine, load_engine
 from butwait.engines.settings import ModelSettings, ScriptedSettings, StepRule, TransformersSettings
 from butwait.pipeline.problem_sets import LoadedSet
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
-from butwait.recipe.recipe import AnyStage, Recipe
+from butwait.recipe.recipe import Recipe
+from butwait.recipe.stages import AnyStage
 from butwait.records import Key, Problem
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings, TrainedSettings
-from butwait.running.plugins import load_plugin
 from butwait.running.stages import Stage
 from butwait.synthesis.built import Prompting
 
@@ -71,20 +73,35 @@ class StageRun:
         trained = self.recipe.inputs(stage, "model")
         if not trained:
             return self.recipe.model
-        folder = str(self.done[trained[0]].path / "model")
+        epoch = getattr(self.recipe.stages[stage], "checkpoint", None)
+        kept = "model" if epoch is None else f"epochs/{epoch}/model"
+        folder = str(self.done[trained[0]].path / kept)
         return self.recipe.model.model_copy(update={"name": folder, "revision": None})
 
     def prompting(self, stage: str) -> Prompting:
-        """How the policy of a search stage was prompted, and how its completions end."""
+        """How the policy of a stage is prompted, and what its tokenizer does."""
         prompt = self.recipe.prompt
         if isinstance(self.recipe.engine, ScriptedSettings):
-            tokenizer, name = self._engine((), ())[1], "scripted"
-        else:
-            from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
+            engine, tokenizer, _ = self._load_engine((), ())
+            return Prompting(
+                messages=lambda p: messages(p, prompt),
+                eos_token_id=tokenizer.eos_token_id,
+                tokenizer_fingerprint="scripted",
+                prompt_ids=lambda p: engine.start(p).token_ids,
+                encode=engine.encode,
+                decode=tokenizer.decode,
+            )
+        from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
 
-            tokenizer = load_tokenizer(self.model_of(stage))
-            name = tokenizer_fingerprint(tokenizer)
-        return Prompting(lambda p: messages(p, prompt), tokenizer.eos_token_id, name)
+        tokenizer = load_tokenizer(self.model_of(stage))
+        return Prompting(
+            messages=lambda p: messages(p, prompt),
+            eos_token_id=tokenizer.eos_token_id,
+            tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+            prompt_ids=lambda p: encode(tokenizer, messages(p, prompt), prompt),
+            encode=lambda text: text_tokens(tokenizer, text),
+            decode=Detokenizer(tokenizer).decode,
+        )
 
     @property
     def reward_model(self) -> RewardModelSettings | None:
@@ -112,15 +129,16 @@ class StageRun:
     ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
         """The engine and the reward model of the stage, with room for these problems' prompts and
         for paths by these rules. They are freed when the block ends."""
-        engine, tokenizer, capacity = self._engine(problems, rules)
+        engine, tokenizer, capacity = self._load_engine(problems, rules)
         reward_model = None
         if rewards and self.reward_model is not None:
-            from butwait.reward_models.load import load_reward_model
+            from butwait.reward_models.load import Policy, load_reward_model
 
             settings = self.reward_model
             if isinstance(settings, TrainedSettings):
                 settings = settings.model_copy(update={"capacity": capacity})
-            reward_model = load_reward_model(settings, tokenizer)
+            policy = Policy(self.model, self.recipe.prompt)
+            reward_model = load_reward_model(settings, tokenizer, policy)
         # A search makes many small objects, and the collector would look at all of the libraries'
         # objects again and again.
         gc.collect()
@@ -131,22 +149,6 @@ class StageRun:
             gc.unfreeze()
             await engine.close()
 
-    def _engine(
-        self, problems: Sequence[Problem], rules: Iterable[StepRule]
-    ) -> tuple[Engine, Any, int | None]:
-        """The engine, the policy's tokenizer, and the tokens of its longest path."""
-        settings = self.recipe.engine
-        if isinstance(settings, ScriptedSettings):
-            engine = load_plugin(settings.script, "engine.script")()
-            return engine, engine.tokenizer, None
-        from butwait.engines.models import load_causal_lm, load_tokenizer
-        from butwait.engines.transformers import TransformersEngine
-
-        tokenizer, prompt = load_tokenizer(self.model), self.recipe.prompt
-        capacity = settings.capacity
-        if capacity is None:
-            longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
-            capacity = longest + max(rule.max_tokens for rule in rules)
-        settings = settings.model_copy(update={"capacity": capacity})
-        engine = TransformersEngine(load_causal_lm(self.model), tokenizer, settings, prompt)
-        return engine, tokenizer, capacity
+    def _load_engine(self, problems: Sequence[Problem], rules: Iterable[StepRule]) -> LoadedEngine:
+        recipe = self.recipe
+        return load_engine(recipe.engine, self.model, recipe.prompt, problems, rules)

@@ -27,10 +27,11 @@ def _search(metrics: Metrics) -> Iterator[str]:
     )
 
 
-def _verified(metrics: Metrics) -> Iterator[str]:
+def _data(metrics: Metrics) -> Iterator[str]:
     yield (
-        f"{metrics['examples']} examples from {metrics['questions']} questions "
-        f"({metrics['duplicates_dropped']} duplicates dropped)"
+        f"{metrics['examples']} examples from {metrics['questions']} questions, "
+        f"{metrics['loss_tokens']} tokens with loss"
+        f" ({metrics['duplicates_dropped']} duplicates dropped)"
     )
 
 
@@ -40,8 +41,48 @@ def _sft(metrics: Metrics) -> Iterator[str]:
     yield f"{metrics['steps']} steps on {metrics['examples']} examples{loss}"
 
 
+def _rl(metrics: Metrics) -> Iterator[str]:
+    first, last = metrics["reward_first"], metrics["reward_last"]
+    reward = "" if first is None else f", reward {first:.3f} to {last:.3f}"
+    yield f"{metrics['steps']} steps, {metrics['policy_tokens']} tokens sampled{reward}"
+    if metrics["stopped"]:
+        yield f"stopped: {metrics['stopped']}"
+    if metrics["searched"]:
+        yield (
+            f"{metrics['searched']} searches, {metrics['solved']} solved, "
+            f"{metrics['search_tokens']} of the tokens"
+        )
+    if metrics["poor"]:
+        yield (
+            f"{metrics['poor']} of {metrics['searched']} searches were poor: few particles carried "
+            "the weight, or few first steps were left (floors)"
+        )
+    if metrics["best_step"] is not None:
+        yield (
+            f"held out: {metrics['first_accuracy']:.1%} before, {metrics['best_accuracy']:.1%} at "
+            f"step {metrics['best_step']}, which is kept"
+        )
+
+
+def _profile(metrics: Metrics) -> Iterator[str]:
+    yield from metrics["sentences"]
+
+
 def _report(metrics: Metrics) -> Iterator[str]:
     yield metrics["verdict"]
+    for ranking in metrics["rankings"]:
+        yield f"Arms on {ranking['set']} by {ranking['method']}:"
+        for place, arm in enumerate(ranking["arms"], start=1):
+            yield f"{place}. {_ranked(arm)}"
+
+
+def _ranked(arm: Metrics) -> str:
+    low, high = arm["interval"]
+    seeds = f" ({arm['seeds']} seeds)" if arm["seeds"] > 1 else ""
+    unsure = ", ".join(arm["not_told_apart_from"])
+    return f"{arm['arm']}{seeds}: {arm['pass_at_1']:.1%} [{100 * low:.1f}, {100 * high:.1f}]" + (
+        f"; not told apart from {unsure}" if unsure else ""
+    )
 
 
 def _interval(row: Metrics) -> str:
@@ -53,7 +94,9 @@ _LINES: dict[str, Callable[[Metrics], Iterator[str]]] = {
     "evaluate": _evaluate,
     "prm": _prm,
     "search": _search,
-    "verified": _verified,
+    **dict.fromkeys(("verified", "stitch", "backtrack", "but_wait", "external"), _data),
     "sft": _sft,
+    **dict.fromkeys(("grpo", "grpo_direct"), _rl),
+    "profile": _profile,
     "report": _report,
 }

@@ -10,6 +10,10 @@ from butwait.running.stages import Stage, fingerprint
 
 RECORDED = ("butwait", "torch", "transformers", "trl", "numpy", "math-verify")
 
+WHEREABOUTS = frozenset({"base_url", "api_key_env", "timeout_s", "retries"})
+"""Keys that say where a server is and how patiently it is asked. They change no result, so a run
+goes on when its server comes back at another address."""
+
 
 def stage_header(
     recipe: Recipe,
@@ -23,13 +27,20 @@ def stage_header(
     The fingerprint covers the stage's resolved settings, the recipe's model, engine, prompt and
     seed, the content of its problem sets, the fingerprints of its inputs and, where the engine
     is deterministic, what its bits depend on. A model folder's or a problem file's path counts,
-    and so does a problem's text.
+    and so does a problem's text; a server's address does not.
     """
     settings = recipe.stages[name].model_dump(mode="json", by_alias=True)
     inputs = {source: done[source].record["fingerprint"] for source in recipe.sources(name)}
     used = {s: problems[s].fingerprint for s in recipe.stages[name].problem_sets}
     common = recipe.model_dump(mode="json", include={"model", "engine", "prompt", "seed"})
-    depends = [settings, inputs, used, common, shared["environment"], name]
+    depends = [
+        _what_counts(settings),
+        inputs,
+        used,
+        _what_counts(common),
+        shared["environment"],
+        name,
+    ]
     return {
         "name": name,
         "kind": settings["kind"],
@@ -41,6 +52,15 @@ def stage_header(
         "versions": shared["versions"],
         "seed": recipe.seed,
     }
+
+
+def _what_counts(settings: Any) -> Any:
+    """Settings without ``WHEREABOUTS``, at any depth."""
+    if isinstance(settings, dict):
+        return {k: _what_counts(v) for k, v in settings.items() if k not in WHEREABOUTS}
+    if isinstance(settings, list):
+        return [_what_counts(item) for item in settings]
+    return settings
 
 
 def environment(recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The recipe's problem sets, loaded and kept disjoint by text."""
 
-import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from butwait.problems.sources import load_problems
 from butwait.recipe.recipe import Recipe
 from butwait.records import Problem, UserError
 from butwait.running.files import atomic_path
+from butwait.running.json_lines import dump_rows, read_rows
 from butwait.running.stages import fingerprint
 
 
@@ -17,19 +18,19 @@ from butwait.running.stages import fingerprint
 class LoadedSet:
     """Attributes:
     problems: what is left after the overlap with other sets was dropped.
-    dropped: how many were dropped because an earlier set has the same question.
+    dropped: how many were dropped because an earlier set has the question, by how it was found.
     fingerprint: of the problems' content.
     """
 
     problems: list[Problem]
-    dropped: int
+    dropped: Counter[str]
     fingerprint: str
 
     def describe(self) -> dict[str, int | str]:
         """For stage.json."""
         return {
             "problems": len(self.problems),
-            "dropped_as_overlap": self.dropped,
+            "dropped_as_overlap": self.dropped.total(),
             "fingerprint": self.fingerprint,
         }
 
@@ -39,8 +40,10 @@ def load_problem_sets(
 ) -> dict[str, LoadedSet]:
     """Loads the sets that stages use, makes them disjoint, and keeps a copy of each.
 
-    Evaluation sets keep every question; search sets lose what evaluation has, and training
-    sets for the reward model lose what either has.
+    Evaluation sets keep every question; sets that choose checkpoints lose what evaluation has, and
+    sets that are searched or trained on lose what either has, and what an earlier one of them has.
+    A question that shares long stretches of words with one that is held out counts as the same. A
+    set that only profiles look at stays whole.
 
     Args:
         recipe: whose sets.
@@ -50,14 +53,22 @@ def load_problem_sets(
     Raises:
         UserError: a set cannot be loaded, or nothing is left of it.
     """
-    ranked = list(dict.fromkeys([*recipe.sets_of("evaluate"), *recipe.sets_of("search", "prm")]))
+    held_out = [*recipe.sets_of("evaluate"), *recipe.selection_sets()]
+    ranked = list(dict.fromkeys([*held_out, *recipe.training_sets()]))
     loaded = {name: load_problems(recipe.problems[name]) for name in ranked}
-    kept, dropped = disjoint(loaded)
-    for name in ranked:
+    kept, dropped = disjoint(
+        loaded,
+        held_out=held_out,
+        whole_only=[name for name in ranked if recipe.problems[name].overlap_rule == "whole"],
+    )
+    whole = [name for name in recipe.sets_of("profile") if name not in loaded]
+    kept |= {name: load_problems(recipe.problems[name]) for name in whole}
+    dropped |= {name: Counter() for name in whole}
+    for name in kept:
         if dropped[name]:
             say(
-                f"  {name}: {dropped[name]} of {len(loaded[name])} questions stand in another set "
-                "and are left out"
+                f"  {name}: {dropped[name].total()} of {len(loaded[name])} questions stand in "
+                "another set and are left out"
             )
         if not kept[name]:
             raise UserError(
@@ -70,13 +81,25 @@ def load_problem_sets(
         name: LoadedSet(
             kept[name],
             dropped[name],
-            fingerprint([[p.id, p.question, p.answer, p.answer_kind] for p in kept[name]]),
+            _fingerprint(kept[name]),
         )
-        for name in ranked
+        for name in kept
     }
 
 
+def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
+    """The sets that ``load_problem_sets`` kept in a folder."""
+    sets = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        problems = [Problem(**row) for row in read_rows(file)]
+        sets[file.stem] = LoadedSet(problems, Counter(), _fingerprint(problems))
+    return sets
+
+
+def _fingerprint(problems: list[Problem]) -> str:
+    return fingerprint([[p.id, p.question, p.answer, p.answer_kind] for p in problems])
+
+
 def _write(target: Path, problems: list[Problem]) -> None:
-    with atomic_path(target) as path, path.open("w", encoding="utf-8") as file:
-        for problem in problems:
-            file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
+    with atomic_path(target) as path:
+        path.write_text(dump_rows(asdict(problem) for problem in problems), encoding="utf-8")

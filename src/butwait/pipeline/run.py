@@ -8,6 +8,7 @@ from rich.console import Console
 from butwait.pipeline.context import StageRun
 from butwait.pipeline.headlines import headlines
 from butwait.pipeline.identity import environment, stage_header, versions
+from butwait.pipeline.launch import run_on_devices
 from butwait.pipeline.problem_sets import load_problem_sets
 from butwait.pipeline.stages import STAGES
 from butwait.problems.grading import Grader
@@ -51,13 +52,18 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
                 console.print(f"{title}: finished before, in {seconds:.0f} s", markup=False)
             else:
                 console.print(title, markup=False)
-                metrics, cost = STAGES[recipe.stages[name].kind](
-                    StageRun(recipe, name, stage, done, problems, grader)
-                )
-                stage.finish(metrics, cost)
+                stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
             for line in headlines(stage.record["kind"], stage.record["metrics"]):
                 console.print(f"  {line}", markup=False)
             done[name] = stage
     if (run / "report.html").exists():
         console.print(f"The report: {run / 'report.html'}", markup=False)
     return {name: stage.record for name, stage in done.items()}
+
+
+def _outcome(run: StageRun) -> tuple[dict[str, Any], dict[str, int]]:
+    """(metrics, cost) of a stage, done in this process or by several."""
+    launch = getattr(run.settings, "launch", None)
+    if launch is not None:
+        return run_on_devices(run, launch)
+    return STAGES[run.settings.kind](run)

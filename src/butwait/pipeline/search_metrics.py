@@ -1,34 +1,46 @@
-"""The figures of a search stage, from its trees, one in memory at a time."""
+"""The figures of a search stage, from its trees' outlines, one in memory at a time."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from butwait.records import Counts, SearchTree
+from butwait.engines.flops import DecoderFlops
+from butwait.records import Counts
+from butwait.search.budget import node_costs
+from butwait.search.outline import Outline
 from butwait.search.weights import effective_sample_size
 from butwait.statistics.intervals import wilson
 
 
-def search_metrics(trees: Iterable[SearchTree]) -> tuple[dict[str, Any], dict[str, int]]:
+def search_metrics(
+    trees: Iterable[Outline],
+    policy: DecoderFlops | None = None,
+    reward_model: DecoderFlops | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(metrics, cost) of at least one tree.
 
     ``solved`` counts problems with at least one verified path, dead particles' included: what
     training data can be made from. It is no accuracy, which needs one answer a problem.
+    ``policy_flops`` and ``reward_flops`` are None where tokens were run by a model of unknown
+    shape.
     """
     problems = solved = extinct = paths = correct = 0
     ess: list[float] = []
     counts = Counts()
+    flops = {"policy": 0.0, "reward": 0.0}
     for tree in trees:
-        verified = sum(grade.correct for grade in tree.grades.values())
+        verified = tree.grades.count("correct")
         problems += 1
         solved += verified > 0
         extinct += tree.outcome == "extinct"
         paths += len(tree.grades)
         correct += verified
         counts += tree.counts
-        weights = [population.log_weights for population in tree.populations]
-        ess += [effective_sample_size(w) / len(w) for w in weights if np.isfinite(w).any()]
+        ess += [ess_share(w) for w in tree.populations() if np.isfinite(w).any()]
+        costs = node_costs(tree, policy, reward_model)
+        for kind, nodes in (("policy", costs.policy_flops), ("reward", costs.reward_flops)):
+            flops[kind] += 0.0 if nodes is None else float(nodes.sum())
     share = solved / problems
     metrics = {
         "problems": problems,
@@ -40,9 +52,17 @@ def search_metrics(trees: Iterable[SearchTree]) -> tuple[dict[str, Any], dict[st
         "mean_ess_share": float(np.mean(ess)) if ess else None,
         "extinct": extinct,
     }
+    policy_known = policy is not None or not counts.policy_tokens + counts.prefilled_tokens
     cost = {
         "policy_tokens": counts.policy_tokens,
         "prefilled_tokens": counts.prefilled_tokens,
         "reward_tokens": counts.reward_tokens,
+        "policy_flops": flops["policy"] if policy_known else None,
+        "reward_flops": flops["reward"] if reward_model or not counts.reward_tokens else None,
     }
     return metrics, cost
+
+
+def ess_share(log_weights: np.ndarray) -> float:
+    """Effective sample size of a population as a share of its size."""
+    return float(effective_sample_size(log_weights)) / len(log_weights)

@@ -6,27 +6,33 @@ tokens. A function may be called again after a kill: what it finds on disk it do
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import combinations, product
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from butwait.engines.engine import Engine
 from butwait.evaluation.attempts import run_attempts
-from butwait.evaluation.compare import compare, with_holm
 from butwait.evaluation.metrics import summarise
-from butwait.evaluation.storage import read_attempts
+from butwait.pipeline import data_stages, profile_stage, rl_stages
+from butwait.pipeline.comparisons import compared
 from butwait.pipeline.context import StageRun
+from butwait.pipeline.flops import stage_flops
 from butwait.pipeline.search_metrics import search_metrics
-from butwait.recipe.recipe import EvaluateStage, PrmStage, SearchStage, SftStage, VerifiedStage
-from butwait.records import COMPLETE, Attempt, Grade, Problem, SearchTree
+from butwait.pipeline.search_progress import AttemptProgress, SearchProgress
+from butwait.recipe.stages import (
+    EvaluateStage,
+    PrmStage,
+    SearchStage,
+    SftStage,
+)
+from butwait.records import Attempt, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
-from butwait.running.stages import Stage
 from butwait.search.run import run_sampler
-from butwait.search.storage import read_shard, read_trees, shard_paths, write_shard
-from butwait.synthesis.built import StoredTree
+from butwait.search.storage import read_outlines, read_shard, write_shard
+from butwait.search.timings import TIMINGS
+from butwait.synthesis.grades import grade_paths
 
 Outcome = tuple[dict[str, Any], dict[str, int]]
 
@@ -62,12 +68,6 @@ async def _attempts(
     """All attempts at one problem set by one method."""
     problems = run.problems(problem_set)
     with task(f"{problem_set}, {method}", len(problems)) as progress:
-        statuses: Counter[str] = Counter()
-
-        def advance(attempts: list[Attempt]) -> None:
-            statuses.update(attempt.status for attempt in attempts)
-            progress.advance(correct=f"{statuses['correct'] / statuses.total():.1%}")
-
         return await run_attempts(
             problems,
             engine,
@@ -78,7 +78,7 @@ async def _attempts(
             run.folder / "attempts" / problem_set / method,
             shard_size=settings.shard_size,
             concurrency=settings.concurrency,
-            on_problem=advance,
+            on_problem=AttemptProgress(progress, engine.counters).advance,
         )
 
 
@@ -112,7 +112,7 @@ def search(run: StageRun) -> Outcome:
     assert isinstance(settings, SearchStage)
     problems = run.problems(settings.problems)
     asyncio.run(_search(run, settings, problems))
-    return search_metrics(read_trees(run.folder / "trees"))
+    return search_metrics(read_outlines(run.folder / "trees"), *stage_flops(run))
 
 
 async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
@@ -121,71 +121,19 @@ async def _search(run: StageRun, settings: SearchStage, problems: list[Problem])
         async def one(problem: Problem) -> SearchTree:
             key = run.key.derive(problem.id)
             tree = await run_sampler(problem, engine, reward_model, settings.sampler, key)
-            tree.grades.update(await _grades(tree, problem, run))
+            tree.grades.update(await grade_paths(tree, problem, run.grader))
             return tree
 
         with task("searching", len(problems)) as progress:
-            solved = 0
-
-            def advance(tree: SearchTree) -> None:
-                nonlocal solved
-                solved += any(grade.correct for grade in tree.grades.values())
-                progress.advance(solved=solved)
-
             await map_shards(
                 problems,
                 one,
-                ShardFormat(write_shard, read_shard),
+                ShardFormat(write_shard, read_shard, aside=TIMINGS),
                 run.folder / "trees",
                 shard_size=settings.shard_size,
                 concurrency=settings.concurrency,
-                on_result=advance,
+                on_result=SearchProgress(progress, engine.counters).advance,
             )
-
-
-async def _grades(tree: SearchTree, problem: Problem, run: StageRun) -> dict[int, Grade]:
-    """The verdict on every finished path, those of dead particles included."""
-    finished = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
-    grades = await asyncio.gather(
-        *(run.grader.agrade(tree.path_text(i), problem, tree.nodes[i].finish) for i in finished)
-    )
-    return dict(zip(finished, grades, strict=True))
-
-
-def verified(run: StageRun) -> Outcome:
-    """Correct solutions of the search: ``dataset/``, ``card.md``, ``statistics.json``."""
-    settings = run.settings
-    assert isinstance(settings, VerifiedStage)
-    from butwait.synthesis.card import Origin, write_card
-    from butwait.synthesis.dataset import save_examples
-    from butwait.synthesis.verified import build_verified
-
-    searches = run.inputs("trees")
-    sets = [name for s in searches for name in run.recipe.stages[s.path.name].problem_sets]
-    problems = [problem for name in sets for problem in run.problems(name)]
-    prompting = run.prompting(searches[0].path.name)
-    built = build_verified(_stored(searches), problems, prompting, settings, run.key)
-    save_examples(run.folder / "dataset", built.examples)
-    own = [run.recipe.inputs(s.path.name, "reward model") for s in searches]
-    origin = Origin(
-        stage=run.name,
-        builder="verified",
-        settings=settings.model_dump(mode="json", exclude={"kind", "from_"}),
-        sources=sets,
-        model=run.model_of(searches[0].path.name).name,
-        recipe=run.recipe.name,
-        seed=run.recipe.seed,
-        tokenizer_fingerprint=prompting.tokenizer_fingerprint,
-        supervision="self" if all(own) else "external reward",
-    )
-    return write_card(run.folder, built, origin), {}
-
-
-def _stored(searches: list[Stage]) -> Iterator[StoredTree]:
-    for stage in searches:
-        for shard in shard_paths(stage.path / "trees"):
-            for row, tree in enumerate(read_shard(shard)):
-                yield StoredTree(tree, stage.path.name, shard.name, row)
 
 
 def sft(run: StageRun) -> Outcome:
@@ -209,39 +157,24 @@ def report(run: StageRun) -> Outcome:
     records = [run.done[name].record for name in run.recipe.order() if name in sources]
     own = run.stage.record | {"status": "complete"}
     started = time.monotonic()
-    comparisons = with_holm(list(_comparisons(run)))
+    arms, comparisons = compared(run)
     own["seconds"] = round(time.monotonic() - started, 3)
-    summary = write_report(run.folder.parent, [*records, own], run.recipe.name, comparisons)
-    return {"verdict": summary["verdict"]}, {}
-
-
-def _comparisons(run: StageRun) -> Iterator[dict[str, Any]]:
-    """Any two evaluations on the same set that share the method or the model: two models by one
-    method, or two methods of one model. The earlier one is the baseline."""
-    rows = [
-        (stage, *name.split("/", 1))
-        for stage in run.inputs("evaluation")
-        for name in stage.record["metrics"]
-    ]
-    for (a, set_a, method_a), (b, set_b, method_b) in combinations(rows, 2):
-        same_model = run.model_of(a.path.name) == run.model_of(b.path.name)
-        if set_a == set_b and (method_a == method_b) != same_model:
-            yield _compared(a, b, set_a, method_a, method_b)
-
-
-def _compared(a: Stage, b: Stage, problem_set: str, method_a: str, method_b: str) -> dict[str, Any]:
-    sides: list[Any] = []
-    for stage, method in ((a, method_a), (b, method_b)):
-        folder = stage.path / "attempts" / problem_set / method
-        sides += [f"{stage.path.name}/{problem_set}/{method}", read_attempts(folder, texts=False)]
-    return compare(*sides)
+    summary = write_report(run.folder.parent, [*records, own], run.recipe.name, comparisons, arms)
+    return {name: summary[name] for name in ("verdict", "rankings")}, {}
 
 
 STAGES: dict[str, Callable[[StageRun], Outcome]] = {
     "evaluate": evaluate,
     "prm": prm,
     "search": search,
-    "verified": verified,
+    "verified": data_stages.verified,
+    "stitch": data_stages.stitch,
+    "backtrack": data_stages.backtrack,
+    "but_wait": data_stages.but_wait,
+    "external": data_stages.external,
     "sft": sft,
+    "grpo": rl_stages.grpo,
+    "grpo_direct": rl_stages.grpo,
+    "profile": profile_stage.profile,
     "report": report,
 }

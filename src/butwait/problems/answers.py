@@ -100,9 +100,16 @@ def joined_boxes(text: str) -> str | None:
 
 def box_closed(text: str) -> bool:
     """Whether a complete ``\\boxed{...}`` stands in ``text`` outside an open ``<think>``."""
+    if "box" not in text:  # asked at every step of every path, and rarely true
+        return False
     text = answer_part(text)
     openings = {box.end() for box in _BOX.finditer(text)}
     return bool(openings) and any(opening in openings for opening, _ in groups(text))
+
+
+def count_boxes(text: str) -> int:
+    """How many ``\\boxed`` or ``\\fbox`` a text has, finished or not."""
+    return len(_BOX.findall(text))
 
 
 def answer_part(text: str) -> str:

@@ -9,6 +9,7 @@ belongs to, so that no question is in two splits, whatever their seeds and sizes
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
@@ -37,8 +38,11 @@ def generate(settings: ArithmeticSettings, split: str) -> list[Problem]:
             f"arithmetic: min_terms is {settings.min_terms}, more than max_terms, "
             f"{settings.max_terms}"
         )
+    most = math.inf if settings.max_answer is None else settings.max_answer
     problems: dict[str, Problem] = {}
     for terms in _candidates(settings):
+        if not settings.min_answer <= sum(terms) <= most:
+            continue
         problem = make_problem(terms)
         if split_of(problem.question) == split:
             problems.setdefault(problem.id, problem)
@@ -46,8 +50,8 @@ def generate(settings: ArithmeticSettings, split: str) -> list[Problem]:
             return list(problems.values())
     raise UserError(
         f"arithmetic: no {settings.size} different questions of {settings.min_terms} to "
-        f"{settings.max_terms} terms were found for the split {split!r}; ask for fewer, or for "
-        "more terms"
+        f"{settings.max_terms} terms were found for the split {split!r}; ask for fewer, for more "
+        "terms, or for a wider range of answers"
     )
 
 
@@ -88,7 +92,7 @@ def _candidates(settings: ArithmeticSettings) -> Iterator[tuple[int, ...]]:
         random = key.at(step=index).generator()
         count = random.integers(settings.min_terms, settings.max_terms + 1)
         digits = random.integers(1, 10, size=count)
-        minus = random.random(size=count) < 0.5
+        minus = random.random(size=count) < settings.minus
         terms, total = [], 0
         for digit, negative in zip(digits.tolist(), minus.tolist(), strict=True):
             terms.append(-digit if negative and digit <= total else digit)

@@ -34,11 +34,13 @@ PRESETS: dict[str, ProblemSetSettings] = {
         columns=Columns(question="question", answer="answer", solution="answer"),
         answer_kind="integer",
         answer_after="####",
+        licence="MIT",
     ),
     "limo": ProblemSetSettings(
         source="GAIR/LIMO",
         split="train",
         columns=Columns(question="question", answer="answer", solution="solution"),
+        licence="Apache-2.0",
     ),
 }
 

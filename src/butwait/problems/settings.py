@@ -52,9 +52,21 @@ class ProblemSetSettings(Settings):
     """Problems to skip."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """The most problems to take; None takes all."""
+    overlap: Literal["words", "whole"] | None = None
+    """How questions of evaluation sets are found in it, to be left out: ``words`` compares whole
+    questions and stretches of 13 and 8 words, ``whole`` only whole questions; None is ``whole``
+    for generated questions, which share their wording, and ``words`` for all others."""
+    licence: str | None = None
+    """Licence of the source, for the cards of data made from it."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a generator: ``seed``, ``size`` (by default ``offset`` + ``limit``) and its
     own (difficulty)."""
+
+    @property
+    def overlap_rule(self) -> Literal["words", "whole"]:
+        """``overlap`` with its default."""
+        generated = self.kind in ("arithmetic", "gym")
+        return self.overlap or ("whole" if generated else "words")
 
     @property
     def kind(self) -> Literal["arithmetic", "gym", "file", "hub"]:
@@ -89,6 +101,13 @@ class ArithmeticSettings(Settings):
     """Fewest digits that are added or subtracted."""
     max_terms: Annotated[int, Field(ge=2)] = 6
     """Most digits that are added or subtracted."""
+    minus: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that a digit is subtracted where the total allows it. With few, totals grow and
+    with them the carries that the tiny model forgets: questions become hard for it."""
+    min_answer: Annotated[int, Field(ge=0)] = 0
+    """The smallest final total."""
+    max_answer: Annotated[int, Field(ge=0)] | None = None
+    """The largest final total; None: any. The tiny model cannot count beyond 40."""
 
 
 class PromptSettings(Settings):

@@ -1,16 +1,13 @@
 """Rows of a JSON Lines or Parquet file."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 from pyarrow import ArrowException
 
 from butwait.records import UserError
-
-Row = dict[str, Any]
-"""Column name -> value."""
+from butwait.running import json_lines
+from butwait.running.json_lines import Row
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -21,7 +18,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise UserError(f"the problem file {path} does not exist")
-    rows = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+    rows = _read_parquet(path) if path.suffix == ".parquet" else json_lines.read_rows(path)
     if not rows:
         raise UserError(f"the problem file {path} is empty")
     return rows
@@ -32,23 +29,3 @@ def _read_parquet(path: Path) -> list[Row]:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    try:
-        # Not splitlines: JSON text may hold U+2028 and its like.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object")
-        rows.append(row)
-    return rows

@@ -15,21 +15,21 @@ from butwait.records import UserError
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at a path, or the shipped recipe of that name.
 
+    ``extends: NAME`` (or a list of names) takes other recipes as the beginning: mappings are
+    joined key by key, and what stands in the recipe itself, or later in the list, wins. ``name``
+    is not taken over.
+
     Args:
         name_or_path: ``recipes/quickstart.yaml``, ``./mine.yaml``, or ``quickstart``.
         overrides: ``a.b=c`` words; ``c`` is read as YAML. They must name keys that exist or that
             the recipe's settings know.
 
     Raises:
-        UserError: no such recipe, broken YAML, an unknown key, a value of the wrong type.
+        UserError: no such recipe, broken YAML, an unknown key, a value of the wrong type, recipes
+            that extend each other.
     """
     path = find_recipe(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no recipe: a mapping with `model` and `stages` is expected")
+    content = _read(path, ())
     for word in overrides:
         _override(content, word)
     content.setdefault("name", path.stem)
@@ -57,7 +57,37 @@ def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with butwait (in the wheel, or in the checkout)."""
     installed = Path(str(resources.files("butwait"))) / "recipes"
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
-    return {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
+    files = sorted(folder.rglob("*.yaml"))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """The content of a recipe's file on top of what it extends. ``children`` extend it."""
+    if path in children:
+        raise UserError(f"{path} extends itself (by way of {children[-1]})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no recipe: a mapping with `model` and `stages` is expected")
+    parents = content.pop("extends", [])
+    names = [parents] if isinstance(parents, str) else parents
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: `extends` must name a recipe, or a list of them")
+    whole: dict[str, Any] = {}
+    for name in names:
+        parent = _read(find_recipe(name), (*children, path))
+        parent.pop("name", None)
+        whole = _joined(whole, parent)
+    return _joined(whole, content)
+
+
+def _joined(below: Any, above: Any) -> Any:
+    """``above`` on top of ``below``: mappings key by key, everything else replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _joined(below.get(key), value) for key, value in above.items()}
 
 
 def _override(content: dict[str, Any], word: str) -> None:
@@ -78,9 +108,11 @@ def _override(content: dict[str, Any], word: str) -> None:
 
 
 def _sentence(path: Path, content: Any, error: ValidationError) -> str:
-    first = error.errors()[0]
+    first, *others = error.errors()
     where = ".".join(_place(content, first["loc"]))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A stage with seeds has the same mistakes in all of its copies.
+    elsewhere = {".".join(_place(content, other["loc"])) for other in others} - {where}
+    more = f" (and {len(elsewhere)} more)" if elsewhere else ""
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown key `{where}`; remove it or mend its spelling{more}"
     what = first["msg"].removeprefix("Value error, ")
@@ -88,11 +120,15 @@ def _sentence(path: Path, content: Any, error: ValidationError) -> str:
 
 
 def _place(content: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys of a place, without the tags that pydantic puts in for the kinds of a union."""
+    """The keys of a place as the user wrote them: without the tags that pydantic puts in for the
+    kinds of a union, and a stage's own name in place of that of its copy."""
     kept = []
     for part in location:
-        if isinstance(content, dict) and part not in content and content.get("kind") == part:
-            continue
+        if isinstance(content, dict) and part not in content:
+            if content.get("kind") == part:
+                continue
+            written = str(part).rpartition("-")[0]
+            part = written if written in content else part
         kept.append(str(part))
         inside = isinstance(content, dict) or (isinstance(content, list) and isinstance(part, int))
         try:

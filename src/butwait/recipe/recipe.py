@@ -5,120 +5,16 @@ stages run; a stage may take from any earlier ones, so that a recipe can branch.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from butwait.engines.settings import EngineSettings, ModelSettings, TransformersSettings
-from butwait.evaluation.settings import EvaluateSettings
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
+from butwait.recipe.checks import check
+from butwait.recipe.seeds import with_copies
+from butwait.recipe.stages import PROVIDES, AnyStage
 from butwait.records.settings import Settings
-from butwait.reward_models.settings import RewardModelSettings
-from butwait.search.settings import SamplerSettings
-from butwait.synthesis.settings import VerifiedSettings
-from butwait.training.prm_settings import PrmSettings
-from butwait.training.settings import SftSettings
-
-
-class StageSettings(Settings):
-    """What every stage has."""
-
-    from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
-    """Names of the stages it takes from: a model (sft), a reward model (prm), trees (search),
-    data (verified), or evaluations (report). Without a model stage it uses the recipe's model."""
-
-    @property
-    def problem_sets(self) -> tuple[str, ...]:
-        """Names of the problem sets the stage reads."""
-        return ()
-
-
-class EvaluateStage(StageSettings, EvaluateSettings):
-    """Attempts at problems, graded."""
-
-    kind: Literal["evaluate"]
-    reward_model: RewardModelSettings | None = None
-    """A public reward model for the methods that need one; a ``prm`` stage in ``from`` does too."""
-
-    @property
-    def problem_sets(self) -> tuple[str, ...]:
-        return self.problems
-
-
-class PrmStage(StageSettings, PrmSettings):
-    """A reward model from the policy's own rollouts."""
-
-    kind: Literal["prm"]
-    problems: str
-    """The problem set that is rolled out; the audit holds some of its questions out."""
-
-    @property
-    def problem_sets(self) -> tuple[str, ...]:
-        return (self.problems,)
-
-
-class SearchStage(StageSettings):
-    """A sampler over a problem set; the whole trees are kept."""
-
-    kind: Literal["search"]
-    problems: str
-    """The problem set that is searched."""
-    sampler: SamplerSettings
-    """Which sampler, and its settings."""
-    reward_model: RewardModelSettings | None = None
-    """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
-    shard_size: Annotated[int, Field(gt=0)] = 16
-    """Trees in one file."""
-    concurrency: Annotated[int, Field(gt=0)] = 64
-    """Problems in flight at a time."""
-
-    @property
-    def problem_sets(self) -> tuple[str, ...]:
-        return (self.problems,)
-
-
-class VerifiedStage(StageSettings, VerifiedSettings):
-    """Data: unique correct solutions from search trees."""
-
-    kind: Literal["verified"]
-
-
-class SftStage(StageSettings, SftSettings):
-    """Supervised fine-tuning on the data of the stages it takes from."""
-
-    kind: Literal["sft"]
-
-
-class ReportStage(StageSettings):
-    """One page and summary.json about the stages it takes from (all, if it names none)."""
-
-    kind: Literal["report"]
-
-
-AnyStage = Annotated[
-    EvaluateStage | PrmStage | SearchStage | VerifiedStage | SftStage | ReportStage,
-    Field(discriminator="kind"),
-]
-
-PROVIDES = {
-    "evaluate": "evaluation",
-    "prm": "reward model",
-    "search": "trees",
-    "verified": "data",
-    "sft": "model",
-    "report": "report",
-}
-"""What a stage of each kind gives to those that take from it."""
-
-TAKES = {
-    "evaluate": {"model", "reward model"},
-    "prm": {"model"},
-    "search": {"model", "reward model"},
-    "verified": {"trees"},
-    "sft": {"model", "data"},
-    "report": set(PROVIDES.values()) - {"report"},
-}
-NEEDS = {"verified": "trees", "sft": "data"}
 
 
 class Recipe(Settings):
@@ -142,49 +38,15 @@ class Recipe(Settings):
     stages: dict[str, AnyStage]
     """Stages by name."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_are_written_out(cls, content: Any) -> Any:
+        return with_copies(content)
+
     @model_validator(mode="after")
     def _names_and_kinds_fit(self) -> "Recipe":
-        for name, stage in self.stages.items():
-            if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
-            self._check_inputs(name, stage)
-            for used in stage.problem_sets:
-                if used not in self.problems:
-                    raise ValueError(
-                        f"stage {name!r} uses the problem set {used!r}, which `problems` lacks "
-                        f"(it has: {', '.join(self.problems)})"
-                    )
-        self.order()
-        overlap = set(self.sets_of("evaluate")) & set(self.sets_of("prm", "search"))
-        if overlap:
-            raise ValueError(
-                f"the problem set {sorted(overlap)[0]!r} is used for evaluation and for training "
-                "or search; give evaluation a set of its own"
-            )
+        check(self)
         return self
-
-    def _check_inputs(self, name: str, stage: "AnyStage") -> None:
-        for source in stage.from_:
-            if source not in self.stages:
-                raise ValueError(
-                    f"stage {name!r} takes from {source!r}, which is no stage "
-                    f"(there are: {', '.join(self.stages)})"
-                )
-            given = PROVIDES[self.stages[source].kind]
-            if given not in TAKES[stage.kind]:
-                raise ValueError(
-                    f"stage {name!r} ({stage.kind}) cannot take from {source!r}, which gives "
-                    f"{given}; it takes {', '.join(sorted(TAKES[stage.kind]))}"
-                )
-        gives = [PROVIDES[self.stages[source].kind] for source in stage.from_]
-        needed = NEEDS.get(stage.kind)
-        if needed and needed not in gives:
-            raise ValueError(
-                f"stage {name!r} ({stage.kind}) needs a stage that gives {needed} in `from`"
-            )
-        for single in ("model", "reward model"):
-            if gives.count(single) > 1 and stage.kind != "report":
-                raise ValueError(f"stage {name!r} takes from more than one {single} stage")
 
     def order(self) -> list[str]:
         """Stage names so that each stands after those it takes from; otherwise as written. A
@@ -216,4 +78,16 @@ class Recipe(Settings):
         used = (
             s for stage in self.stages.values() if stage.kind in kinds for s in stage.problem_sets
         )
+        return iter(dict.fromkeys(used))
+
+    def training_sets(self) -> Iterator[str]:
+        """Names of the problem sets that are searched or trained on, in order, each once."""
+        kinds = ("search", "prm", "external", "grpo", "grpo_direct")
+        stages = (stage for stage in self.stages.values() if stage.kind in kinds)
+        used = (s for t in stages for s in t.problem_sets if s not in t.selection_sets)
+        return iter(dict.fromkeys(used))
+
+    def selection_sets(self) -> Iterator[str]:
+        """Names of the problem sets that choose checkpoints, in order, each once."""
+        used = (s for stage in self.stages.values() for s in stage.selection_sets)
         return iter(dict.fromkeys(used))

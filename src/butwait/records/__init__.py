@@ -6,7 +6,16 @@ from butwait.records.example import Example, Span
 from butwait.records.grade import Grade, Status
 from butwait.records.keys import Key
 from butwait.records.problem import AnswerKind, Problem
-from butwait.records.tree import COMPLETE, OPEN, Counts, Finish, Node, Population, SearchTree
+from butwait.records.tree import (
+    COMPLETE,
+    OPEN,
+    Counts,
+    Finish,
+    Node,
+    Population,
+    SearchTree,
+    Timings,
+)
 
 __all__ = [
     "COMPLETE",
@@ -24,5 +33,6 @@ __all__ = [
     "SearchTree",
     "Span",
     "Status",
+    "Timings",
     "UserError",
 ]

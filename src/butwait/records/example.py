@@ -10,7 +10,9 @@ import numpy as np
 class Span:
     """A named stretch of the completion: tokens [start, end) and its text.
 
-    ``role`` is one of solution, mistake, doubt, recovery, answer.
+    ``role`` is one of solution (correct from the start on), mistake (wrong or dead), doubt (the
+    phrase that ends a mistake), recovery (correct, after a doubt) and answer (the final answer
+    behind closed thinking).
     """
 
     role: str
@@ -33,7 +35,8 @@ class Example:
         text: the completion's text.
         tokenizer_fingerprint: of the tokenizer that made the ids; a trainer with another one
             encodes the spans again.
-        provenance: source stage, tree, nodes, key: enough to rebuild the example.
+        provenance: source stage, tree, nodes, inserted texts, key: enough to rebuild the
+            example (``synthesis.pieces.rebuild``).
     """
 
     problem_id: str

@@ -24,7 +24,8 @@ class _NoSeed(ISeedSequence):
 
 
 _NO_SEED = _NoSeed()
-_NOTHING_BUFFERED = np.zeros(4, np.uint64)
+WORDS = 4
+"""Draws that the generator makes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +67,7 @@ class Key:
 
     def generator(self) -> np.random.Generator:
         """A fresh generator at this address; two calls give the same numbers."""
-        philox = np.random.Philox(_NO_SEED)  # type: ignore[arg-type]
-        philox.state = {
-            "bit_generator": "Philox",
-            "state": {
-                "counter": np.array([0, self.particle, self.step, self.iteration], np.uint64),
-                "key": np.array(self.words, np.uint64),
-            },
-            "buffer": _NOTHING_BUFFERED,
-            "buffer_pos": len(_NOTHING_BUFFERED),
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        return np.random.Generator(philox)
+        return KeyStream().at(self)
 
     def uniforms(self, n: int) -> np.ndarray:
         """The first ``n`` uniforms in [0, 1) at this address, float64, shape (n,)."""
@@ -87,6 +76,37 @@ class Key:
     def seed32(self) -> int:
         """A 32-bit seed for software that takes only a seed (vLLM, torch)."""
         return int(self.generator().integers(0, 2**32, dtype=np.uint64))
+
+
+class KeyStream:
+    """One generator that is moved from address to address: for many short draws, as making a
+    generator takes longer than drawing from it."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(_NO_SEED)  # type: ignore[arg-type]
+        self._generator = np.random.Generator(self._philox)
+        self._counter = np.zeros(4, np.uint64)
+        self._key = np.zeros(2, np.uint64)
+        self._state: Any = {
+            "bit_generator": "Philox",
+            "state": {"counter": self._counter, "key": self._key},
+            "buffer": np.zeros(WORDS, np.uint64),
+            "buffer_pos": WORDS,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+
+    def at(self, key: Key, block: int = 0) -> np.random.Generator:
+        """The generator at a key's address, ``block * WORDS`` draws on; it is valid until the
+        next call."""
+        self._counter[:] = (block, key.particle, key.step, key.iteration)
+        self._key[:] = key.words
+        self._philox.state = self._state
+        return self._generator
+
+    def uniforms(self, key: Key, n: int, start: int = 0) -> np.ndarray:
+        """``key.uniforms(start + n)[start:]``, where ``start`` is a multiple of WORDS."""
+        return self.at(key, start // WORDS).random(n)
 
 
 def _hash128(*parts: str) -> tuple[int, int]:

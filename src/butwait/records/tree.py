@@ -12,11 +12,12 @@ import numpy as np
 
 from butwait.records.grade import Grade
 
-Finish = Literal["step", "step_limit", "eos", "box", "length"]
+Finish = Literal["step", "step_limit", "eos", "box", "length", "inserted"]
 """Why a continuation ended. ``step`` and ``step_limit``: the path goes on; ``eos`` and ``box``:
-the answer is complete; ``length``: the path's own limit, it ends truncated."""
+the answer is complete; ``length``: the path's own limit, it ends truncated; ``inserted``: text that
+was put in and not sampled, the path goes on."""
 
-OPEN: frozenset[str] = frozenset({"step", "step_limit"})
+OPEN: frozenset[str] = frozenset({"step", "step_limit", "inserted"})
 COMPLETE: frozenset[str] = frozenset({"eos", "box"})
 
 
@@ -28,10 +29,14 @@ class Node:
         parent: index of the parent node; -1 for the root.
         token_ids: int32 (n,), the tokens of this step only; the root holds none.
         text: the tokens' text (a view, never tokenised again); without special tokens.
-        logprobs: float32 (n,), nats per token under the sampled policy.
+        logprobs: float32 (n,), nats per token under the sampled policy; NaN for inserted tokens.
         finish: why the step ended; "step" for the root.
         reward_logit: log-odds of the reward model for the path up to here; 0 at the root, NaN
             where the sampler asked for none.
+        prefilled_tokens: tokens the policy ran for this step without sampling them.
+        overshoot_tokens: tokens sampled beyond the step's end and thrown away. A step that was
+            taken over from another path was not sampled here at all: minus its tokens.
+        reward_tokens: tokens the reward model ran for this step.
     """
 
     parent: int
@@ -40,6 +45,9 @@ class Node:
     logprobs: np.ndarray
     finish: Finish
     reward_logit: float = 0.0
+    prefilled_tokens: int = 0
+    overshoot_tokens: int = 0
+    reward_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +57,11 @@ class Population:
     Attributes:
         nodes: int32 (N,), the node each particle stands on.
         ancestors: int32 (N,), the slot of the previous population that each particle came from
-            (the identity where it was not resampled).
+            (the identity where it was not resampled); -1 where a new sweep starts at the root.
         log_weights: float64 (N,), accumulated and unnormalised, after this step's potential and
-            before any later resampling. They start from 0 after a resampling.
-        resampled: whether the ancestors were drawn by resampling.
+            before any later resampling. They start from 0 after a resampling. In a search by
+            rank, the tempered logits of this step.
+        resampled: whether the ancestors were chosen anew, by a draw or by rank.
     """
 
     nodes: np.ndarray
@@ -67,7 +76,8 @@ class Counts:
 
     Attributes:
         policy_tokens: tokens sampled from the policy.
-        prefilled_tokens: tokens the policy ran without sampling them (prompts, lost caches).
+        prefilled_tokens: tokens the policy ran without sampling them (prompts, inserted text,
+            lost caches).
         reward_tokens: tokens the reward model ran.
     """
 
@@ -81,6 +91,21 @@ class Counts:
             self.prefilled_tokens + other.prefilled_tokens,
             self.reward_tokens + other.reward_tokens,
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timings:
+    """When a tree's search waited, in seconds of wall time. Differs from run to run.
+
+    Attributes:
+        total: from the search's begin to its end, other problems' turns on the engine included.
+        generation: float32 (K,), from asking for a step to having it; NaN where nothing was asked.
+        scoring: float32 (K,), from asking for a step's reward to having it; NaN likewise.
+    """
+
+    total: float
+    generation: np.ndarray
+    scoring: np.ndarray
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -103,6 +128,7 @@ class SearchTree:
         counts: what it cost.
         grades: node index -> verdict, for finished leaves, filled in after the search (a
             sampler never sees a gold answer).
+        timings: no part of the tree's identity, and stored apart from it; None where unknown.
     """
 
     problem_id: str
@@ -116,6 +142,7 @@ class SearchTree:
     outcome: Literal["complete", "extinct"]
     counts: Counts
     grades: dict[int, Grade] = field(default_factory=dict)
+    timings: Timings | None = None
 
     def __repr__(self) -> str:
         # Short: asyncio.run makes the repr of what its coroutine returns, and a tree's own would
@@ -137,6 +164,13 @@ class SearchTree:
         """int32: the completion's tokens from the root to ``node``."""
         parts = [self.nodes[i].token_ids for i in self.path(node)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def path_sampled(self, node: int) -> np.ndarray:
+        """bool: which of ``path_tokens(node)`` the policy drew; the others were inserted, and
+        belong in no loss and no ratio of probabilities."""
+        steps = [self.nodes[i] for i in self.path(node)]
+        drawn = np.array([step.finish != "inserted" for step in steps], bool)
+        return np.repeat(drawn, [len(step.token_ids) for step in steps])
 
     def path_text(self, node: int) -> str:
         """The completion's text from the root to ``node``."""

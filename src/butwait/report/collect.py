@@ -5,7 +5,7 @@ list, a file that cannot be read is a ``UserError``.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from butwait.records import UserError
 from butwait.report.formats import finite
+from butwait.running.json_lines import read_log
 
 Record = dict[str, Any]
 """One stage's ``stage.json``."""
@@ -26,11 +27,12 @@ class Evaluation:
     """One row of the table: a model (named by its evaluate stage) by one method on one set.
 
     Attributes:
-        stage: the evaluate stage.
+        stage: the evaluate stage; the name of the arm where several seeds are pooled.
         set: the problem set.
         method: the method's name in the recipe.
         metrics: what the stage recorded for "set/method"; rates are fractions.
         sampler: the kind of the method's sampler; "" where the record does not say.
+        seeds: the evaluate stages of an arm, one a seed; empty for a single stage.
     """
 
     stage: str
@@ -38,6 +40,12 @@ class Evaluation:
     method: str
     metrics: dict[str, Any]
     sampler: str = ""
+    seeds: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The evaluate stages whose attempts it holds."""
+        return self.seeds or (self.stage,)
 
     @property
     def key(self) -> str:
@@ -74,19 +82,54 @@ class Evaluation:
         return counts.get(status, 0) / total if total else None
 
 
-def evaluations(stages: Iterable[Record]) -> list[Evaluation]:
-    """All evaluations, in the order of the recipe, then as the stage recorded them."""
-    rows = []
+def evaluations(
+    stages: Iterable[Record], arms: Mapping[str, dict[str, Any]] | None = None
+) -> list[Evaluation]:
+    """All evaluations, in the order of the recipe, then as the stage recorded them.
+
+    ``arms`` maps "arm/set/method" to the metrics of its seeds together; their stages have one row
+    then, where the first of them stands.
+    """
+    pooled = arms or {}
+    rows: dict[str, Evaluation] = {}
     for stage in stages:
         if stage.get("kind") != "evaluate":
             continue
-        methods = (stage.get("settings") or {}).get("methods") or {}
+        settings = stage.get("settings") or {}
         for name, metrics in (stage.get("metrics") or {}).items():
-            if isinstance(metrics, dict) and "/" in name:
-                problem_set, method = name.split("/", 1)
-                sampler = (methods.get(method, {}).get("sampler") or {}).get("kind", "")
-                rows.append(Evaluation(stage["name"], problem_set, method, metrics, sampler))
-    return rows
+            if not (isinstance(metrics, dict) and "/" in name):
+                continue
+            problem_set, method = name.split("/", 1)
+            used = (settings.get("methods") or {}).get(method, {})
+            sampler = (used.get("sampler") or {}).get("kind", "")
+            arm = arm_of(stage)
+            if arm is not None and (key := f"{arm}/{name}") in pooled:
+                seeds = (*(rows[key].seeds if key in rows else ()), stage["name"])
+                row = Evaluation(arm, problem_set, method, pooled[key], sampler, seeds)
+            else:
+                row = Evaluation(stage["name"], problem_set, method, metrics, sampler)
+            rows[row.key] = row
+    return list(rows.values())
+
+
+def by_name(stages: Iterable[Record], rows: Iterable[Evaluation]) -> dict[str, Record]:
+    """Stage name -> its record; an arm's name stands for the first of its seeds."""
+    records = {stage["name"]: stage for stage in stages}
+    first = {row.stage: records[row.seeds[0]] for row in rows if row.seeds}
+    return records | first
+
+
+def arm_of(stage: Record) -> str | None:
+    """The arm whose seed the stage is; None for a stage of its own."""
+    return (stage.get("settings") or {}).get("arm")
+
+
+def first_seeds(stages: Iterable[Record]) -> list[Record]:
+    """The stages, and of each arm only the first seed: the others differ in nothing else."""
+    found: dict[str, Record] = {}
+    for stage in stages:
+        found.setdefault(arm_of(stage) or stage["name"], stage)
+    return list(found.values())
 
 
 def of_kind(stages: Iterable[Record], kind: str) -> list[Record]:
@@ -94,12 +137,13 @@ def of_kind(stages: Iterable[Record], kind: str) -> list[Record]:
 
 
 def attempts(run: Path, row: Evaluation, columns: Sequence[str], **equal: str) -> pa.Table | None:
-    """The stored attempts of one evaluation: only ``columns``, only rows where ``equal`` holds.
+    """The stored attempts of one evaluation, seed by seed: only ``columns``, only rows where
+    ``equal`` holds.
 
     A long evaluation holds gigabytes of text, so the whole table is never read.
     """
-    folder = run / row.stage / "attempts" / row.set / row.method
-    shards = sorted(folder.glob("shard-*.parquet"))
+    folders = [run / stage / "attempts" / row.set / row.method for stage in row.stages]
+    shards = [shard for folder in folders for shard in sorted(folder.glob("shard-*.parquet"))]
     if not shards:
         return None
     filters = [(name, "==", value) for name, value in equal.items()] or None
@@ -142,19 +186,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def training_log(run: Path, stage: str) -> list[dict[str, Any]]:
-    """The logged steps of ``log.jsonl`` in order; a last line cut by a crash is left out."""
-    path = run / stage / "log.jsonl"
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    """The logged steps of ``log.jsonl`` in order."""
+    return read_log(run / stage / "log.jsonl")
 
 
 def _first_line(error: Exception) -> str:

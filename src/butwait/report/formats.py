@@ -50,6 +50,15 @@ def compact(n: float | None) -> str:
     return f"{n:.0f}"
 
 
+def flops(parts: Sequence[float | None]) -> str:
+    """The sum of floating-point operations in two digits, 1.24e15 -> "1.2e15"; missing where a part
+    is unknown."""
+    total = sum(part for part in parts if part is not None)
+    if None in parts or not total:
+        return MISSING
+    return f"{total:.1e}".replace("e+", "e")
+
+
 def duration(seconds: float | None) -> str:
     """0.42 -> "0.4 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
     if seconds is None:

@@ -12,13 +12,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from butwait.report import formats, sections
 from butwait.report.collect import Record, evaluations
+from butwait.report.ranking import rankings
+from butwait.report.reinforcement.section import facts
 from butwait.report.summary import butwait_version, summarise
 from butwait.report.verdict import judge
 from butwait.running.files import atomic_path, write_json
 
 
 def write_report(
-    run: Path, stages: list[Record], recipe_name: str, comparisons: list[dict[str, Any]]
+    run: Path,
+    stages: list[Record],
+    recipe_name: str,
+    comparisons: list[dict[str, Any]],
+    arms: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes RUN/report.html and RUN/summary.json, each whole or not at all.
 
@@ -28,6 +34,8 @@ def write_report(
         recipe_name: the recipe's name, for the title.
         comparisons: paired comparisons {a, b, delta, interval, p, estimand, test, ...}; ``a`` and
             ``b`` are "stage/set/method", delta is b minus a as a fraction.
+        arms: "arm/set/method" -> the metrics of an arm's seeds together; ``a`` and ``b`` name
+            arms in place of their stages.
 
     Returns:
         The content of summary.json.
@@ -35,9 +43,10 @@ def write_report(
     Raises:
         UserError: a file of the run is damaged, or the disk is full.
     """
-    rows = evaluations(stages)
+    rows = evaluations(stages, arms)
     verdict = judge(stages, rows, comparisons)
-    material = sections.Material(run, stages, rows, comparisons, verdict)
+    ranked = rankings(rows, comparisons)
+    material = sections.Material(run, stages, rows, comparisons, verdict, ranked)
     html = (
         _templates()
         .get_template("page.html")
@@ -50,9 +59,32 @@ def write_report(
     )
     with atomic_path(run / "report.html") as path:
         path.write_text(html, encoding="utf-8")
-    summary = summarise(recipe_name, verdict.sentence, stages, rows, comparisons)
+    summary = summarise(
+        recipe_name,
+        verdict.sentence,
+        stages,
+        rows,
+        comparisons,
+        ranked,
+        material.supervision,
+        material.published,
+        facts(material.trainings),
+    )
     write_json(run / "summary.json", summary)
     return summary
+
+
+def write_profile(target: Path, profile: dict[str, Any]) -> None:
+    """Writes a profile (``profile.findings``) as a page of its own, as a run's report shows it.
+
+    Raises UserError where the page cannot be written.
+    """
+    data = [sections.profile_section("profile", profile)]
+    html = (
+        _templates().get_template("profile-page.html").render(data=data, version=butwait_version())
+    )
+    with atomic_path(target) as path:
+        path.write_text(html, encoding="utf-8")
 
 
 def _templates() -> Environment:

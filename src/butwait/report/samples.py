@@ -1,13 +1,13 @@
 """Attempts of two models side by side, chosen by a rule that cannot flatter either."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from butwait.report.collect import Evaluation, attempts
 from butwait.report.formats import clip
+from butwait.running.json_lines import read_rows
 
 MOST_CHARACTERS = 1600
 """Of one attempt on the page; the rest is on disk."""
@@ -59,9 +59,10 @@ class SideBySide:
 def side_by_side(run: Path, a: Evaluation, b: Evaluation) -> SideBySide | None:
     """The first attempts of both models at the questions both tried; None without attempts.
 
-    Shown is the first question, in stored order, of each of: only b right, only a right, both
-    fail. The counts say how common each is.
+    Of an arm it is the first seed. Shown is the first question, in stored order, of each of: only b
+    right, only a right, both fail. The counts say how common each is.
     """
+    a, b = (replace(row, seeds=row.seeds[:1]) for row in (a, b))
     verdicts_a, verdicts_b = _first_verdicts(run, a), _first_verdicts(run, b)
     outcomes: dict[str, list[str]] = {label: [] for label in _OUTCOMES.values()}
     for problem_id, right in verdicts_a.items():
@@ -93,8 +94,7 @@ def read_questions(run: Path, problem_set: str) -> Mapping[str, dict[str, Any]]:
     path = run / "problems" / f"{problem_set}.jsonl"
     if not path.is_file():
         return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return {row["id"]: row for row in rows}
+    return {row["id"]: row for row in read_rows(path)}
 
 
 def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:

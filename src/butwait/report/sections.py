@@ -10,6 +10,8 @@ from butwait.report import formats, tables
 from butwait.report.collect import (
     Evaluation,
     Record,
+    by_name,
+    first_seeds,
     lengths,
     of_kind,
     read_json,
@@ -24,7 +26,12 @@ from butwait.report.figures import (
     solution_lengths,
 )
 from butwait.report.formats import finite
-from butwait.report.lineage import POLICY_KINDS, ancestry, describe_model
+from butwait.report.lineage import POLICY_KINDS, ancestry, describe_model, supervision
+from butwait.report.profiles import habit_places, length_histograms
+from butwait.report.published import Published, published, sources
+from butwait.report.ranking import Ranking, ranking_tables
+from butwait.report.reinforcement.runs import RL_KINDS, Training, read_trainings
+from butwait.report.reinforcement.section import section as reinforcement
 from butwait.report.samples import read_questions, side_by_side
 from butwait.report.searches import ess_shares, example_tree, final_ancestry, load_trees
 from butwait.report.svg import series_variable
@@ -32,7 +39,7 @@ from butwait.report.tree_drawing import lay_out
 from butwait.report.verdict import Verdict
 
 DATA_KINDS = frozenset({"verified", "stitch", "backtrack", "but_wait", "external"})
-KNOWN_KINDS = POLICY_KINDS | DATA_KINDS | {"evaluate", "prm", "search", "report"}
+KNOWN_KINDS = POLICY_KINDS | DATA_KINDS | {"evaluate", "prm", "search", "profile", "report"}
 
 _AUDITED = frozenset({"verdict", "within_question_auc", "auc", "ece"})
 
@@ -46,15 +53,31 @@ class Material:
     rows: Sequence[Evaluation]
     comparisons: Sequence[dict[str, Any]]
     verdict: Verdict
+    rankings: Sequence[Ranking] = ()
 
     @cached_property
     def records(self) -> dict[str, Record]:
-        return {stage["name"]: stage for stage in self.stages}
+        return by_name(self.stages, self.rows)
 
     @cached_property
     def colours(self) -> dict[str, int]:
         """evaluate stage -> index of its series colour, the same all over the page."""
         return {stage: i for i, stage in enumerate(dict.fromkeys(r.stage for r in self.rows))}
+
+    @cached_property
+    def supervision(self) -> dict[str, str]:
+        """evaluation's key -> where the signal behind it came from."""
+        return {row.key: supervision(row, self.records) for row in self.rows}
+
+    @cached_property
+    def published(self) -> Published:
+        """Figures of others, by the evaluation's key."""
+        return published(self.stages)
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """The stages of reinforcement learning."""
+        return read_trainings(self.run, self.stages)
 
     @cached_property
     def plain_rows(self) -> list[Evaluation]:
@@ -84,11 +107,18 @@ class Section:
 def build(material: Material) -> list[Section]:
     """The sections that this run has something for, in the order of the page."""
     candidates = [
+        ("ranking", "Arms, ranked", ranking_tables(material.rankings, material.colours)),
         ("evaluations", "Evaluations", _evaluations(material)),
         ("lengths", "Solution lengths", _lengths(material)),
+        ("profiles", "Profiles", _profiles(material)),
         ("reward-model", "Reward model", _reward_models(material)),
         ("search", "Search", _searches(material)),
         ("samples", "Attempts side by side", _samples(material)),
+        (
+            "reinforcement",
+            "Reinforcement learning",
+            reinforcement(material.trainings, material.stages, material.colours),
+        ),
         ("training", "Training", _training(material)),
         ("stages", "Data and other stages", _others(material)),
         ("cost", "Cost", _cost(material)),
@@ -110,7 +140,10 @@ def _evaluations(material: Material) -> dict[str, Any] | None:
             }
             for stage, colour in material.colours.items()
         ],
-        "groups": tables.evaluation_groups(material.rows, material.colours),
+        "groups": tables.evaluation_groups(
+            material.rows, material.colours, material.supervision, material.published
+        ),
+        "published": sources(material.rows, material.published),
         "comparisons": tables.comparison_rows(material.comparisons),
         "adjusted": any("p_holm" in comparison for comparison in material.comparisons),
         "figure": accuracy_against_tokens(material.rows, material.colours),
@@ -141,6 +174,22 @@ def _lengths(material: Material) -> dict[str, Any] | None:
         groups.append(length_row(f"{row.stage}, all", every, colour))
     figure = solution_lengths([group for group in groups if group is not None])
     return {"figure": figure} if figure else None
+
+
+def _profiles(material: Material) -> list[dict[str, Any]]:
+    found = []
+    for stage in of_kind(material.stages, "profile"):
+        name = stage["name"]
+        profile = read_json(material.run / name / "profile.json")
+        if profile is not None:
+            found.append(profile_section(name, profile))
+    return found
+
+
+def profile_section(name: str, profile: dict[str, Any]) -> dict[str, Any]:
+    """One profile for its template; ``name`` keeps the figures' ids apart."""
+    figures = _drawn(length_histograms(name, profile), habit_places(name, profile))
+    return {"name": name, "sentences": profile["sentences"], "figures": figures}
 
 
 def _reward_models(material: Material) -> list[dict[str, Any]]:
@@ -239,10 +288,13 @@ def _samples(material: Material) -> Any:
 
 
 def _training(material: Material) -> list[dict[str, Any]]:
-    """Every stage with a log; what the audit says of a reward model stands in its own section."""
+    """Every stage with a log, of an arm the first seed; what the audit says of a reward model, and
+    reinforcement learning, stand in their own sections."""
     found = []
-    for stage in material.stages:
+    for stage in first_seeds(material.stages):
         name, kind, metrics = stage["name"], stage.get("kind", ""), stage.get("metrics") or {}
+        if kind in RL_KINDS:
+            continue
         figure = training_curves(name, kind, training_log(material.run, name))
         facts = tables.scalar_facts({k: v for k, v in metrics.items() if k not in _AUDITED})
         if figure or (facts and kind in POLICY_KINDS):

@@ -1,13 +1,15 @@
 """``summary.json``: the run's numbers for scripts. ``docs/report.md`` describes every key."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from butwait.report.collect import Evaluation, Record
+from butwait.report.ranking import Ranking
 
 SCHEMA_VERSION = 1
 _STAGE_KEYS = ("kind", "status", "seconds", "metrics", "from", "cost")
@@ -19,8 +21,13 @@ def summarise(
     stages: Sequence[Record],
     rows: Sequence[Evaluation],
     comparisons: Sequence[dict[str, Any]],
+    ranked: Sequence[Ranking],
+    supervision: Mapping[str, str],
+    published: Mapping[str, dict[str, Any]],
+    reinforcement: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """The content of ``summary.json``.
+    """The content of ``summary.json``. ``supervision`` and ``published`` are by the
+    evaluation's key, ``reinforcement`` by the stage.
 
     Rates are fractions. Stages stand in recipe order, evaluations in the order of their stages.
     A number that is not finite becomes null. Seconds stand only under ``stages``, so that two
@@ -35,8 +42,17 @@ def summarise(
             "stages": {
                 stage["name"]: {key: stage.get(key) for key in _STAGE_KEYS} for stage in stages
             },
-            "evaluations": {row.key: row.metrics for row in rows},
+            "evaluations": {
+                row.key: {
+                    **row.metrics,
+                    "supervision": supervision[row.key],
+                    **({"published": published[row.key]} if row.key in published else {}),
+                }
+                for row in rows
+            },
             "comparisons": list(comparisons),
+            "rankings": [asdict(ranking) for ranking in ranked],
+            "reinforcement": reinforcement,
         }
     )
 

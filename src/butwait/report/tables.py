@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from butwait.report import formats
-from butwait.report.collect import Evaluation, Record
+from butwait.report.collect import Evaluation, Record, arm_of
 from butwait.report.formats import finite
+from butwait.report.published import Published, cell
 from butwait.report.svg import series_variable
 from butwait.report.verdict import is_evidence
 
@@ -27,6 +28,7 @@ class EvaluationRow:
     stage: str
     colour: str
     method: str
+    supervision: str
     n: str
     k: str
     rate: str
@@ -38,6 +40,7 @@ class EvaluationRow:
     ungradable: str
     tokens: str
     reward_tokens: str
+    published: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +53,33 @@ class EvaluationGroup:
 
 
 def evaluation_groups(
-    rows: Sequence[Evaluation], colours: Mapping[str, int]
+    rows: Sequence[Evaluation],
+    colours: Mapping[str, int],
+    supervision: Mapping[str, str],
+    known: Published,
 ) -> list[EvaluationGroup]:
-    """The evaluations by problem set, sets and rows in the order of the recipe."""
+    """The evaluations by problem set, sets and rows in the order of the recipe; ``supervision`` and
+    the published figures ``known`` are by the evaluation's key."""
     groups = []
     for name in dict.fromkeys(row.set for row in rows):
         members = [row for row in rows if row.set == name]
         n = formats.count(members[0].figure("n"))
-        cells = [_evaluation_row(row, colours) for row in members]
+        cells = [
+            _evaluation_row(row, colours, supervision[row.key], cell(known.get(row.key, {})))
+            for row in members
+        ]
         groups.append(EvaluationGroup(name, n, cells))
     return groups
 
 
-def _evaluation_row(row: Evaluation, colours: Mapping[str, int]) -> EvaluationRow:
+def _evaluation_row(
+    row: Evaluation, colours: Mapping[str, int], supervision: str, published: str
+) -> EvaluationRow:
     return EvaluationRow(
         stage=row.stage,
         colour=series_variable(colours[row.stage]),
         method=row.method,
+        supervision=supervision,
         n=formats.count(row.figure("n")),
         k=formats.count(row.figure("k")),
         rate=formats.percent(row.figure("pass_at_1")),
@@ -78,6 +91,7 @@ def _evaluation_row(row: Evaluation, colours: Mapping[str, int]) -> EvaluationRo
         ungradable=formats.percent(row.share("ungradable")),
         tokens=formats.compact(row.attempt_tokens or None),
         reward_tokens=formats.compact(row.attempt_reward_tokens or None),
+        published=published,
     )
 
 
@@ -158,13 +172,16 @@ class CostRow:
     prefilled: str
     reward: str
     trained: str
+    flops: str
 
 
 _TOKENS = ("policy_tokens", "prefilled_tokens", "reward_tokens", "trained_tokens")
+_FLOPS = ("policy_flops", "reward_flops")
 
 
 def cost_rows(stages: Sequence[Record]) -> tuple[list[CostRow], CostRow]:
-    """A row a stage, and their sum."""
+    """A row a stage, or for all seeds of an arm, and their sum."""
+    stages = _by_arm(stages)
     seconds = [finite(stage.get("seconds")) or 0.0 for stage in stages]
     total = sum(seconds)
     rows = [
@@ -175,8 +192,38 @@ def cost_rows(stages: Sequence[Record]) -> tuple[list[CostRow], CostRow]:
         name: sum(finite((stage.get("cost") or {}).get(name)) or 0 for stage in stages)
         for name in _TOKENS
     }
+    counted = [stage["cost"] for stage in stages if _FLOPS[0] in (stage.get("cost") or {})]
+    for name in _FLOPS if counted else ():
+        known = [cost.get(name) for cost in counted]
+        sums[name] = None if None in known else sum(known)  # type: ignore[assignment]
     whole: Record = {"name": "all stages", "kind": "", "cost": sums}
     return rows, _cost_row(whole, total, 1.0)
+
+
+def _by_arm(stages: Sequence[Record]) -> list[Record]:
+    """The records with one in place of an arm's seeds, whose seconds and costs are added up."""
+    members: dict[str, list[Record]] = {}
+    for stage in stages:
+        members.setdefault(arm_of(stage) or stage["name"], []).append(stage)
+    return [_together(arm, seeds) for arm, seeds in members.items()]
+
+
+def _together(arm: str, seeds: Sequence[Record]) -> Record:
+    if len(seeds) == 1:
+        return seeds[0]
+    costs = [stage.get("cost") or {} for stage in seeds]
+    seconds = [finite(stage.get("seconds")) or 0.0 for stage in seeds]
+    return seeds[0] | {
+        "name": f"{arm} ({len(seeds)} seeds)",
+        "seconds": sum(seconds),
+        "cost": {name: _sum([cost.get(name) for cost in costs]) for name in costs[0]},
+    }
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Their sum; None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _cost_row(stage: Record, seconds: float, share: float) -> CostRow:
@@ -193,6 +240,7 @@ def _cost_row(stage: Record, seconds: float, share: float) -> CostRow:
         prefilled=prefilled,
         reward=reward,
         trained=trained,
+        flops=formats.flops([finite(cost.get(name)) for name in _FLOPS]),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from butwait.evaluation.compare import ALPHA
 from butwait.report import formats
-from butwait.report.collect import Evaluation, Record
+from butwait.report.collect import Evaluation, Record, by_name
 from butwait.report.formats import finite
 from butwait.report.lineage import policy_stage, tell_apart
 
@@ -40,7 +40,7 @@ def judge(
     The headline is not the best comparison of the run, which would be chosen by its result, but
     the one that ``headline`` fixes beforehand.
     """
-    records = {stage["name"]: stage for stage in stages}
+    records = by_name(stages, rows)
     by_key = {row.key: row for row in rows}
     caveats = _caveats(stages, rows, comparisons)
     chosen = headline(records, by_key, comparisons)

@@ -14,11 +14,11 @@ def aggregate(step_logits: np.ndarray, how: Aggregation) -> float:
     makes it the last. All in log space: no probability is rounded to 0 or 1.
     """
     if how == "prod":
-        return _logit_of_log(float(log_expit(step_logits).sum()))
+        return logit_of_log(float(log_expit(step_logits).sum()))
     return float(step_logits.min() if how == "min" else step_logits[-1])
 
 
-def _logit_of_log(log_p: float) -> float:
+def logit_of_log(log_p: float) -> float:
     """log(p / (1 - p)) from log p <= 0; infinite at 0."""
     if log_p == 0.0:
         return float("inf")

@@ -10,20 +10,18 @@ paths of one question, while the overall AUC also rewards knowing which question
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from butwait.records import Key, UserError
+from butwait.reward_models.bootstrap import Interval, interval_of, ratio_interval, resamples
 
 BINS = 10
 DEEPEST = 10
 """Prefixes of this many steps and more are reported together."""
-RESAMPLES = 500
-
-_Interval = list[float] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +60,9 @@ def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
     """The audit as plain values for JSON; what cannot be computed is None.
 
     Keys: ``verdict`` (a sentence), ``particles`` (the most that this model can be expected to
-    guide, None: no limit known), ``within_question_auc`` and ``auc`` with ``*_interval`` (95 %,
-    bootstrap over questions), ``ece``, ``reliability`` (bins), ``auc_by_depth`` (within question,
-    equal depth: what a filter compares), ``base_rate``, ``questions``, ``prefixes``,
+    guide, None: no limit known), ``within_question_auc``, ``auc``, ``ece`` and ``base_rate`` with
+    ``*_interval`` (95 %, bootstrap over questions), ``reliability`` (bins), ``auc_by_depth``
+    (within question, equal depth: what a filter compares), ``questions``, ``prefixes``,
     ``completions``.
 
     Raises UserError where there is nothing to audit.
@@ -86,9 +84,11 @@ def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
         "auc": overall_auc(prefixes),
         "auc_interval": _bootstrap(prefixes, key.derive("overall"), _overall_counts),
         "ece": _ece(bins),
+        "ece_interval": _ece_interval(prefixes, key.derive("ece")),
         "reliability": bins,
-        "auc_by_depth": auc_by_depth(prefixes),
+        "auc_by_depth": auc_by_depth(prefixes, key.derive("depth")),
         "base_rate": float(prefixes.verified.sum() / prefixes.completions.sum()),
+        "base_rate_interval": _bootstrap(prefixes, key.derive("rate"), _rate_counts),
         "questions": len(np.unique(prefixes.question)),
         "prefixes": len(prefixes.logit),
         "completions": int(prefixes.completions.sum()),
@@ -112,8 +112,9 @@ def within_question_auc(prefixes: ScoredPrefixes) -> float | None:
     return float(wins.sum() / pairs.sum()) if pairs.sum() else None
 
 
-def auc_by_depth(prefixes: ScoredPrefixes) -> list[dict[str, Any]]:
-    """Per number of steps: {depth, or_deeper, auc (within question), base_rate, prefixes}.
+def auc_by_depth(prefixes: ScoredPrefixes, key: Key) -> list[dict[str, Any]]:
+    """Per number of steps: {depth, or_deeper, auc (within question), interval, base_rate,
+    prefixes}.
 
     The last row holds ``DEEPEST`` steps and more; its pairs, too, have equal depth.
     """
@@ -124,14 +125,13 @@ def auc_by_depth(prefixes: ScoredPrefixes) -> list[dict[str, Any]]:
         part = prefixes.where(mask)
         if len(part.logit) == 0:
             continue
-        counts = [_wins_by_question(part.where(part.depth == d)) for d in np.unique(part.depth)]
-        wins = sum(float(w.sum()) for w, _ in counts)
-        pairs = sum(float(p.sum()) for _, p in counts)
+        wins, pairs = _wins_at_equal_depth(part)
         rows.append(
             {
                 "depth": depth,
                 "or_deeper": last,
-                "auc": wins / pairs if pairs else None,
+                "auc": float(wins.sum() / pairs.sum()) if pairs.sum() else None,
+                "interval": ratio_interval(wins, pairs, key.derive(depth)),
                 "base_rate": float(part.verified.sum() / part.completions.sum()),
                 "prefixes": len(part.logit),
             }
@@ -166,6 +166,19 @@ def _ece(bins: list[dict[str, Any]]) -> float:
     return sum(b["n"] * abs(b["mean_predicted"] - b["mean_observed"]) for b in bins) / total
 
 
+def _ece_interval(prefixes: ScoredPrefixes, key: Key) -> Interval:
+    predicted = expit(prefixes.logit)
+    bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    _, question = np.unique(prefixes.question, return_inverse=True)
+    questions = int(question.max()) + 1
+    # What every question adds to the gap of every bin, (questions, BINS).
+    gaps = np.zeros((questions, BINS))
+    np.add.at(gaps, (question, bins), predicted * prefixes.completions - prefixes.verified)
+    weights = np.bincount(question, prefixes.completions)
+    drawn = resamples(questions, key)
+    return interval_of(np.abs(drawn @ gaps).sum(1) / (drawn @ weights))
+
+
 def _wins(prefixes: ScoredPrefixes, multiplicity: np.ndarray | float = 1.0) -> tuple[float, float]:
     """Rightly ranked pairs (ties half) and all pairs, with every prefix counted
     ``multiplicity`` times."""
@@ -193,6 +206,17 @@ def _wins_by_question(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]
     return wins, pairs
 
 
+def _wins_at_equal_depth(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]:
+    """(wins, pairs) of prefixes that have equally many steps too, each (number of questions,)."""
+    _, question = np.unique(prefixes.question, return_inverse=True)
+    # Questions and depths together name the groups; a group's question is that of its members.
+    group = question * (int(prefixes.depth.max()) + 1) + prefixes.depth
+    _, first = np.unique(group, return_index=True)
+    wins, pairs = _wins_by_question(replace(prefixes, question=group))
+    of = question[first]
+    return np.bincount(of, wins), np.bincount(of, pairs)
+
+
 _Resampler = Callable[[np.ndarray], tuple[float, float]]
 """How often each question was drawn, (number of questions,) -> (wins, pairs)."""
 
@@ -200,6 +224,13 @@ _Resampler = Callable[[np.ndarray], tuple[float, float]]
 def _within_counts(prefixes: ScoredPrefixes) -> _Resampler:
     wins, pairs = _wins_by_question(prefixes)
     return lambda drawn: (float(drawn @ wins), float(drawn @ pairs))
+
+
+def _rate_counts(prefixes: ScoredPrefixes) -> _Resampler:
+    _, question = np.unique(prefixes.question, return_inverse=True)
+    verified = np.bincount(question, prefixes.verified)
+    completions = np.bincount(question, prefixes.completions)
+    return lambda drawn: (float(drawn @ verified), float(drawn @ completions))
 
 
 def _overall_counts(prefixes: ScoredPrefixes) -> _Resampler:
@@ -215,16 +246,14 @@ def _overall_counts(prefixes: ScoredPrefixes) -> _Resampler:
 
 def _bootstrap(
     prefixes: ScoredPrefixes, key: Key, prepare: Callable[[ScoredPrefixes], _Resampler]
-) -> _Interval:
-    """95 % percentile interval of an AUC over resampled questions; None where there is none."""
+) -> Interval:
+    """95 % percentile interval of a ratio over resampled questions; None where there is none."""
     counts = prepare(prefixes)
-    questions = len(np.unique(prefixes.question))
-    draws = key.generator().multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
-    ratios = [wins / pairs for wins, pairs in map(counts, draws) if pairs]
-    return [float(q) for q in np.quantile(ratios, [0.025, 0.975])] if ratios else None
+    draws = resamples(len(np.unique(prefixes.question)), key)
+    return interval_of([wins / pairs for wins, pairs in map(counts, draws) if pairs])
 
 
-def _verdict(auc: float | None, interval: _Interval) -> tuple[str, int | None]:
+def _verdict(auc: float | None, interval: Interval) -> tuple[str, int | None]:
     """A sentence and the most particles that the model can be expected to guide.
 
     Only the limit of 16 rests on a measurement (with a within-question AUC of 0.76, a filter

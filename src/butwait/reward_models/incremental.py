@@ -11,12 +11,13 @@ Segments are run one by one, also when a path is run again, so that in the deter
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from butwait.engines import pool
 from butwait.engines.pool import SlotPool, Tenant
-from butwait.engines.slots import SlotModel
+from butwait.engines.slots import Run, SlotModel
 from butwait.records import UserError
 
 PATIENCE = 16
@@ -28,13 +29,18 @@ Segments = tuple[np.ndarray, ...]
 """The prompt, then one int32 array per step (which may be empty; the prompt may not)."""
 
 
+class PathTooLongError(UserError):
+    """A path has more tokens than the reward model takes."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Handle:
     """A path that was run.
 
     Attributes:
         segments: its tokens.
-        outputs: float32 (V,) for each segment: the model's output at its last token.
+        outputs: float32 (V,) for each segment: the model's output at its last token (or the sum
+            over its tokens).
         cached: its keys and values, while the pool has them.
     """
 
@@ -93,9 +99,16 @@ _Ran = tuple[Handle, np.ndarray]
 
 
 class IncrementalScorer:
-    """Runs requests through a ``SlotModel``."""
+    """Runs requests through a ``SlotModel``.
 
-    def __init__(self, model: SlotModel) -> None:
+    Args:
+        model: the model in its slots.
+        outputs: what is kept of a segment: the output at its ``last`` token, or the ``sum`` over
+            its tokens (for a segment without tokens: the last one's output again, or 0).
+    """
+
+    def __init__(self, model: SlotModel, outputs: Literal["last", "sum"] = "last") -> None:
+        self._outputs = outputs
         self.run_tokens = 0
         """Tokens run so far, repetitions included."""
         self._model = model
@@ -106,7 +119,7 @@ class IncrementalScorer:
         self._worker: asyncio.Task[None] | None = None
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
-        """One result per request, in order. Raises UserError for a path that is too long."""
+        """One result per request, in order. Raises PathTooLongError."""
         for request in requests:
             self._check_length(request)
         loop = asyncio.get_running_loop()
@@ -200,15 +213,24 @@ class IncrementalScorer:
         return [self._end(job, output) for job, output in zip(jobs, peeked, strict=True)]
 
     def _forward(self, jobs: Sequence[_Job], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The output at the last of each job's tokens; its last output where it has none."""
-        outputs = [job.outputs[-1] if job.outputs else np.zeros(0, np.float32) for job in jobs]
+        """The output of each job's tokens."""
+        outputs = [self._output_of_nothing(job) for job in jobs]
         busy = [i for i, new in enumerate(tokens) if len(new)]
         if busy:
             rows = [(jobs[i].tenant.slot, jobs[i].length, tokens[i]) for i in busy]
-            for i, output in zip(busy, self._model.run(rows, want="last").cpu(), strict=True):
-                outputs[i] = output.numpy()
+            for i, output in zip(busy, self._run(rows), strict=True):
+                outputs[i] = output
             self.run_tokens += sum(len(tokens[i]) for i in busy)
         return outputs
+
+    def _output_of_nothing(self, job: _Job) -> np.ndarray:
+        last = job.outputs[-1] if job.outputs else np.zeros(0, np.float32)
+        return last if self._outputs == "last" else np.zeros_like(last)
+
+    def _run(self, rows: Sequence[Run]) -> list[np.ndarray]:
+        if self._outputs == "last":
+            return list(self._model.run(rows, want="last").cpu().numpy())
+        return [every.sum(0).cpu().numpy() for every in self._model.run(rows, want="all")]
 
     def _end(self, job: _Job, output: np.ndarray) -> _Ran:
         cached = self._pool.share(job.tenant, job.length)
@@ -221,7 +243,7 @@ class IncrementalScorer:
     def _check_length(self, request: Request) -> None:
         length = sum(map(len, request.segments)) + len(request.peek)
         if length > self._model.capacity:
-            raise UserError(
+            raise PathTooLongError(
                 f"a path of {length} tokens is longer than the reward model takes "
                 f"({self._model.capacity}); raise reward_model.capacity, if its context allows, "
                 "or lower the search's max_tokens"

@@ -16,10 +16,17 @@ whole population. Clips are counted."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One step of a path: int32 (n,) policy tokens and their text."""
+    """One step of a path.
+
+    Attributes:
+        token_ids: int32 (n,), policy tokens.
+        text: their text.
+        logprobs: float32 (n,), nats per token under the sampled policy, where they are known.
+    """
 
     token_ids: np.ndarray
     text: str
+    logprobs: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +64,10 @@ class RewardModelError(UserError):
 class RewardModel(Protocol):
     """Scores partial solutions. Like an engine, it batches whatever waits, across problems."""
 
-    clipped: int
-    """How many logits were clipped so far."""
+    @property
+    def clipped(self) -> int:
+        """How many logits were clipped so far."""
+        ...
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """One score for every path, in order, for its last step given the steps before it."""

@@ -72,6 +72,30 @@ def load_scorer(checkpoint: ModelSettings) -> PreTrainedModel:
     return model.to(device_of(checkpoint)).eval()
 
 
+def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
+    """A decoder with its head over classes, in evaluation mode, on its device.
+
+    A sequence classifier is a token classifier without a bias that is read at the last token, so
+    both load as the latter.
+    """
+    config = _config(checkpoint)
+    if not issubclass(_scorer_class(type(config)), GenericForTokenClassification):
+        raise UserError(
+            f"{checkpoint.name!r} cannot be scored step by step: {type(config).__name__} has no "
+            "token classifier that reads from left to right"
+        )
+    model, report = _load(checkpoint, config)
+    missing = set(report["missing_keys"])
+    if "score.bias" in missing:
+        torch.nn.init.zeros_(model.score.bias)
+    if lacking := sorted(missing - {"score.bias"}):
+        raise UserError(
+            f"{checkpoint.name!r} is no classifier: its checkpoint lacks {lacking[0]} (for "
+            "a language model that answers with a token, set `head: tokens`)"
+        )
+    return model.to(device_of(checkpoint)).eval()
+
+
 def _config(model: ModelSettings) -> Any:
     try:
         return AutoConfig.from_pretrained(resolve(model), revision=model.revision)

@@ -63,10 +63,19 @@ class _SilentTask:
         pass
 
 
+_silent = False
+
+
+def silence() -> None:
+    """No progress in this process: it is one of several that do the same."""
+    global _silent
+    _silent = True
+
+
 @contextmanager
 def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task]:
     """Shows ``description`` with ``total`` units of work until the block ends."""
-    if silent:
+    if silent or _silent:
         yield _SilentTask()
     elif sys.stdout.isatty():
         columns = (

@@ -20,16 +20,56 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Aside(Generic[Result]):
+    """What results hold that is none of their identity (wall times), in a file of its own beside
+    each file of results.
+
+    ``write`` stores it; ``restore`` puts it back into results that were read without it.
+    """
+
+    prefix: str
+    write: Callable[[Path, Sequence[Result]], None]
+    restore: Callable[[Path, Sequence[Result]], None]
+
+    def path(self, results: Path) -> Path:
+        return results.with_name(self.prefix + results.name)
+
+
+@dataclass(frozen=True)
 class ShardFormat(Generic[Result]):
     """How results are stored.
 
     ``write`` must give the same bytes for the same results, and ``read`` must give them back
-    exactly.
+    exactly, but for what goes ``aside``. Both are handed a path that is not the final one:
+    ``map_shards`` makes files appear whole.
     """
 
     write: Callable[[Path, Sequence[Result]], None]
     read: Callable[[Path], list[Result]]
     suffix: str = ".parquet"
+    aside: Aside[Result] | None = None
+
+    def store(self, path: Path, results: Sequence[Result]) -> None:
+        """Writes a file of results, atomically. What goes aside is written first: a file of results
+        that exists is never computed again."""
+        if self.aside is not None:
+            with atomic_path(self.aside.path(path)) as temporary:
+                self.aside.write(temporary, results)
+        with atomic_path(path) as temporary:
+            self.write(temporary, results)
+
+    def load(self, path: Path) -> list[Result]:
+        """What ``store`` wrote."""
+        results = self.read(path)
+        if self.aside is not None and (beside := self.aside.path(path)).exists():
+            self.aside.restore(beside, results)
+        return results
+
+    def remove(self, path: Path) -> None:
+        """Deletes what ``store`` wrote, where it is."""
+        path.unlink(missing_ok=True)
+        if self.aside is not None:
+            self.aside.path(path).unlink(missing_ok=True)
 
 
 async def map_shards(
@@ -68,26 +108,24 @@ async def map_shards(
     async def one(index: int) -> Result:
         spooled = _spool(folder) / f"{index:08d}{format.suffix}"
         if spooled.exists():
-            (result,) = format.read(spooled)
+            (result,) = format.load(spooled)
         else:
             async with gate:
                 result = await work(items[index])
-            with atomic_path(spooled) as path:
-                format.write(path, [result])
+            format.store(spooled, [result])
         on_result(result)
         return result
 
     async def shard(path: Path, indices: range) -> None:
         if path.exists():
-            for result in format.read(path):
+            for result in format.load(path):
                 on_result(result)
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(i)) for i in indices]
-            with atomic_path(path) as temporary:
-                format.write(temporary, [task.result() for task in tasks])
+            format.store(path, [task.result() for task in tasks])
         for i in indices:
-            (_spool(folder) / f"{i:08d}{format.suffix}").unlink(missing_ok=True)
+            format.remove(_spool(folder) / f"{i:08d}{format.suffix}")
 
     try:
         async with asyncio.TaskGroup() as group:

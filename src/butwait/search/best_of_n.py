@@ -6,6 +6,7 @@ are those of importance sampling from the policy: the mean weight is an unbiased
 normalising constant, of the same target as the particle filter's if ``aggregation`` is ``last``.
 """
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from butwait.engines.engine import Engine
 from butwait.records import Key, Problem, SearchTree
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 from butwait.search.builder import TreeBuilder
-from butwait.search.frontier import Frontier
+from butwait.search.frontier import Frontier, release_handles
 from butwait.search.independent import grow, record
 from butwait.search.settings import BestOfNSettings
 from butwait.search.weights import log_mean_exp, tempered
@@ -33,9 +34,7 @@ async def best_of_n(
     only leaves have one. All weights zero is the outcome ``extinct``.
     """
     assert reward_model is not None, "run_sampler sees to it"
-    with Frontier(
-        problem, engine, None, settings.step, settings.sampling, key, settings.kind
-    ) as frontier:
+    with Frontier(problem, engine, None, settings, key) as frontier:
         rounds = await grow(frontier, settings.samples)
     tree, leaves = frontier.tree, rounds[-1]
     if settings.aggregation == "model":
@@ -77,17 +76,19 @@ async def _score_steps(
     try:
         for depth in range(max(map(len, paths))):
             rows = [row for row, path in enumerate(paths) if len(path) > depth]
+            asked = time.monotonic()
             scores = await reward_model.score(
                 problem, [Path(steps[row][: depth + 1], handles[row]) for row in rows]
             )
-            _release(reward_model, [handles[row] for row in rows])
+            tree.time_scoring([paths[row][depth] for row in rows], time.monotonic() - asked)
+            release_handles(reward_model, [handles[row] for row in rows])
             for row, score in zip(rows, scores, strict=True):
                 handles[row] = score.handle
                 logits[row].append(score.logit)
                 tree.set_reward(paths[row][depth], aggregate(logits[row]))
-                tree.count_reward_tokens(score.tokens)
+                tree.count_reward_tokens(paths[row][depth], score.tokens)
     finally:
-        _release(reward_model, handles)
+        release_handles(reward_model, handles)
 
 
 async def _score_whole(
@@ -99,12 +100,10 @@ async def _score_whole(
         Step(np.concatenate([s.token_ids for s in path]), "".join(s.text for s in path))
         for path in paths
     ]
+    asked = time.monotonic()
     scores = await reward_model.score(problem, [Path((step,)) for step in whole])
+    tree.time_scoring(leaves.tolist(), time.monotonic() - asked)
     for leaf, score in zip(leaves.tolist(), scores, strict=True):
         tree.set_reward(leaf, score.logit)
-        tree.count_reward_tokens(score.tokens)
-    _release(reward_model, [score.handle for score in scores])
-
-
-def _release(reward_model: RewardModel, handles: Sequence[object]) -> None:
-    reward_model.release([handle for handle in handles if handle is not None])
+        tree.count_reward_tokens(leaf, score.tokens)
+    release_handles(reward_model, [score.handle for score in scores])

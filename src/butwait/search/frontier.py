@@ -1,16 +1,51 @@
 """The open end of a growing tree: what can still be extended, and the caches that this needs."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.insertion import inserted
 from butwait.records import OPEN, Key, Problem
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 from butwait.search.builder import ROOT, TreeBuilder
+from butwait.search.settings import SamplerSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """Steps of one path behind the end of another, a node.
+
+    Attributes:
+        node: where they would follow.
+        steps: with the log-probabilities that they have there.
+        logits: float64 (steps,), rewards of the paths up to each of them; -inf where the policy
+            cannot take the steps there, and no reward was asked for.
+    """
+
+    node: int
+    steps: tuple[Step, ...]
+    logits: np.ndarray
+
+    @property
+    def log_probability(self) -> float:
+        """Of all the steps, in nats."""
+        return log_probability(self.steps)
+
+
+def log_probability(steps: Iterable[Step]) -> float:
+    """The sum of the steps' log-probabilities, which are known, in nats."""
+    known = [step.logprobs for step in steps if step.logprobs is not None]
+    return float(np.sum(np.concatenate(known), dtype=np.float64))
+
+
+def release_handles(reward_model: RewardModel, handles: Iterable[Any]) -> None:
+    """Frees a reward model's handles where there are any; scores may come without (None)."""
+    reward_model.release([handle for handle in handles if handle is not None])
 
 
 class Frontier:
@@ -21,11 +56,9 @@ class Frontier:
         problem: what is searched.
         engine: the policy.
         reward_model: scores every new step; None: rewards stay NaN.
-        step_rule: where a step ends.
-        sampling: how tokens are drawn.
+        settings: where a step ends, how tokens are drawn, and the sampler's name, for the tree.
         key: particle i draws the tokens of step t at ``key.derive("tokens").at(step=t,
-            particle=i)``.
-        sampler: the sampler's name, for the tree.
+            particle=i)``, and at the ``iteration`` where there are several.
     """
 
     def __init__(
@@ -33,22 +66,19 @@ class Frontier:
         problem: Problem,
         engine: Engine,
         reward_model: RewardModel | None,
-        step_rule: StepRule,
-        sampling: Sampling,
+        settings: SamplerSettings,
         key: Key,
-        sampler: str,
     ) -> None:
         self._problem = problem
         self._engine = engine
         self._reward_model = reward_model
-        self._step_rule = step_rule
-        self._sampling = sampling
+        self._settings = settings
         self._key = key.derive("tokens")
         start = engine.start(problem)
         self._prefixes: dict[int, Prefix] = {ROOT: start}
         self._steps: dict[int, tuple[Step, ...]] = {ROOT: ()}
         self._reward_handles: dict[int, Any] = {}
-        self.tree = TreeBuilder(problem.id, sampler, start.token_ids)
+        self.tree = TreeBuilder(problem.id, settings.kind, start.token_ids)
 
     def __enter__(self) -> "Frontier":
         return self
@@ -65,16 +95,20 @@ class Frontier:
         """bool (N,): whether the paths that end in these nodes can go on."""
         return np.array([self.tree.nodes[node].finish in OPEN for node in nodes.tolist()], bool)
 
-    async def extend(self, nodes: np.ndarray, live: np.ndarray, step: int) -> np.ndarray:
+    async def extend(
+        self, nodes: np.ndarray, live: np.ndarray, step: int, iteration: int = 0
+    ) -> np.ndarray:
         """One step for every live particle.
 
-        Particles on one node are extended from the same prefix by different keys.
+        Particles on one node are extended from the same prefix by different keys. A node whose
+        cache is gone is extended all the same, at the cost of a prefill.
 
         Args:
             nodes: int32 (N,), where the particles stand. Only these nodes, where live, can be
                 extended from now on: the caches of all others are freed.
             live: bool (N,), which of them to extend. The others stay and cost nothing.
             step: number of this step, from 1.
+            iteration: number of this sweep from the root, from 0.
 
         Returns:
             int32 (N,): where they stand now.
@@ -84,16 +118,19 @@ class Frontier:
         self.keep(parents)
         if not slots:
             return nodes
+        self._reopen(parents)
+        asked = time.monotonic()
         continuations = await self._engine.extend(
             [self._prefixes[parent] for parent in parents],
-            self._step_rule,
-            self._sampling,
-            [self._key.at(step=step, particle=slot) for slot in slots],
+            self._settings.step,
+            self._settings.sampling,
+            [self._key.at(iteration=iteration, step=step, particle=slot) for slot in slots],
         )
         children = [
             self._add(parent, continuation)
             for parent, continuation in zip(parents, continuations, strict=True)
         ]
+        self.tree.time_generation(children, time.monotonic() - asked)
         self._keep_prefixes(self._open(children))
         if self._reward_model is not None:
             await self._score(self._reward_model, parents, children)
@@ -101,6 +138,27 @@ class Frontier:
         extended = nodes.copy()
         extended[slots] = children
         return extended
+
+    def insert(self, node: int, token_ids: np.ndarray, text: str) -> int:
+        """Opens a path again behind any node, by text that is not sampled.
+
+        The new node can be extended by the next call of ``extend``, at the cost of a prefill.
+        For searches without rewards.
+        """
+        child = self.tree.insert(node, token_ids, text)
+        self._prefixes[child] = inserted(self.tree.prefix(node), token_ids, text)
+        self._steps[child] = tuple(map(self.tree.step, self.tree.path(child)))
+        return child
+
+    def split(self, node: int, tokens: int, text: str) -> int:
+        """``TreeBuilder.split``; the new node stands where ``node`` did, with its cache. For
+        searches without rewards."""
+        end = self.tree.split(node, tokens, text)
+        if node in self._prefixes:
+            self._prefixes[end] = self._prefixes.pop(node)
+            self._steps[end] = tuple(map(self.tree.step, self.tree.path(end)))
+            del self._steps[node]
+        return end
 
     def keep(self, nodes: Iterable[int]) -> None:
         """Frees the caches of every node but these."""
@@ -111,7 +169,51 @@ class Frontier:
             del self._steps[node]
         if self._reward_model is not None and dropped:
             handles = [self._reward_handles.pop(node, None) for node in dropped]
-            self._reward_model.release([handle for handle in handles if handle is not None])
+            release_handles(self._reward_model, handles)
+
+    async def follow(self, nodes: Sequence[int], steps: Sequence[int]) -> list[Followed]:
+        """What the policy and the reward model say of given steps behind other nodes.
+
+        Nothing is added to the tree but what this costs, at the first of the steps.
+
+        Args:
+            nodes: open nodes of the last extension, where the steps are to follow.
+            steps: nodes of consecutive steps.
+        """
+        given = [self.tree.step(step) for step in steps]
+        token_ids = np.concatenate([step.token_ids for step in given])
+        ends = np.cumsum([len(step.token_ids) for step in given])[:-1]
+        prefixes = [self._prefixes[node] for node in nodes]
+        logprobs = await self._engine.score(prefixes, [token_ids] * len(nodes))
+        self.tree.count_prefilled_tokens(steps[0], len(nodes) * len(token_ids))
+        followed = []
+        for node, scored in zip(nodes, logprobs, strict=True):
+            split = np.split(scored, ends)
+            there = [replace(s, logprobs=lp) for s, lp in zip(given, split, strict=True)]
+            followed.append(Followed(node, tuple(there), np.full(len(steps), -np.inf)))
+        possible = [row for row in followed if row.log_probability > -np.inf]
+        if self._reward_model is not None and possible:
+            tokens = await self._score_along(self._reward_model, possible)
+            self.tree.count_reward_tokens(steps[0], tokens)
+        return followed
+
+    def graft(self, followed: Followed, steps: Sequence[int]) -> list[int]:
+        """Adds steps of one path behind another one, as ``follow`` found them there; returns their
+        new nodes."""
+        end, grafted = followed.node, []
+        for node, step, logit in zip(steps, followed.steps, followed.logits, strict=True):
+            assert step.logprobs is not None, "follow scored them"
+            end = self.tree.graft(end, node, step.logprobs)
+            self.tree.set_reward(end, float(logit))
+            grafted.append(end)
+        return grafted
+
+    def _reopen(self, nodes: Iterable[int]) -> None:
+        """Prefixes without a handle for those of the nodes that have none."""
+        for node in nodes:
+            if node not in self._prefixes:
+                self._prefixes[node] = self.tree.prefix(node)
+                self._steps[node] = tuple(map(self.tree.step, self.tree.path(node)))
 
     def _keep_prefixes(self, nodes: set[int]) -> None:
         dropped = [node for node in self._prefixes if node not in nodes]
@@ -124,7 +226,7 @@ class Frontier:
     def _add(self, parent: int, continuation: Continuation) -> int:
         child = self.tree.add(parent, continuation)
         self._prefixes[child] = continuation.prefix
-        step = Step(continuation.token_ids, continuation.text)
+        step = Step(continuation.token_ids, continuation.text, continuation.logprobs)
         self._steps[child] = (*self._steps[parent], step)
         return child
 
@@ -135,8 +237,32 @@ class Frontier:
             Path(self._steps[child], self._reward_handles.get(parent))
             for parent, child in zip(parents, children, strict=True)
         ]
+        asked = time.monotonic()
         scores = await reward_model.score(self._problem, paths)
+        self.tree.time_scoring(children, time.monotonic() - asked)
         for child, score in zip(children, scores, strict=True):
             self.tree.set_reward(child, score.logit)
-            self.tree.count_reward_tokens(score.tokens)
+            self.tree.count_reward_tokens(child, score.tokens)
             self._reward_handles[child] = score.handle
+
+    async def _score_along(self, reward_model: RewardModel, rows: Sequence[Followed]) -> int:
+        """Fills in the logits of all rows, a step at a time, and returns the tokens it took. Each
+        score goes on from the one before, so that only the steps themselves are run."""
+        tokens = 0
+        handles = [self._reward_handles.get(row.node) for row in rows]
+        for depth in range(len(rows[0].steps)):
+            paths = [
+                Path((*self._steps[row.node], *row.steps[: depth + 1]), handle)
+                for row, handle in zip(rows, handles, strict=True)
+            ]
+            try:
+                scores = await reward_model.score(self._problem, paths)
+            finally:
+                if depth > 0:
+                    release_handles(reward_model, handles)
+            handles = [score.handle for score in scores]
+            tokens += sum(score.tokens for score in scores)
+            for row, score in zip(rows, scores, strict=True):
+                row.logits[depth] = score.logit
+        release_handles(reward_model, handles)
+        return tokens

@@ -24,9 +24,7 @@ async def independent(
     Sample i depends on ``key`` and i alone: the first j of k samples are those that a run with j
     samples gives.
     """
-    with Frontier(
-        problem, engine, None, settings.step, settings.sampling, key, settings.kind
-    ) as frontier:
+    with Frontier(problem, engine, None, settings, key) as frontier:
         rounds = await grow(frontier, settings.samples)
         log_weights = np.zeros(settings.samples)
         record(frontier.tree, rounds, log_weights)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from butwait.search.settings import Resampling
+from butwait.search.settings import ConditionalResampling, Resampling
 
 Resampler = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -65,3 +65,41 @@ RESAMPLERS: dict[Resampling, Resampler] = {
     "residual": residual,
 }
 """The resamplers by the name that settings use."""
+
+
+ConditionalResampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+"""From normalised weights (N,), the ancestor of slot 0 and a generator to int32 (N,): the ancestors
+of all slots, by the law that the unconditional scheme has given the first."""
+
+
+def conditional_multinomial(
+    weights: np.ndarray, first: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The other slots are independent draws (Andrieu, Doucet and Holenstein 2010)."""
+    others = inverse_cdf(weights, generator.random(len(weights) - 1))
+    return np.concatenate([np.array([first], np.int32), others])
+
+
+def conditional_systematic(
+    weights: np.ndarray, first: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Systematic resampling with slots in a random cyclic order, given the ancestor of slot 0.
+
+    Chopin and Singh (2015, "On particle Gibbs sampling") draw the comb's shift by
+    the number of teeth that ``first`` gets, and then an order in which slot 0 has one of them.
+    The tooth of slot 0 is then uniform on the stretch of ``first``, and is drawn so here; the
+    others follow at distances of 1/N, around the end to the beginning.
+    """
+    n = len(weights)
+    cumulated = np.cumsum(weights)
+    tooth = (cumulated[first] - weights[first] * generator.random()) / cumulated[-1]
+    others = inverse_cdf(weights, (tooth + np.arange(1, n) / n) % 1.0)
+    return np.concatenate([np.array([first], np.int32), others])
+
+
+CONDITIONAL_RESAMPLERS: dict[ConditionalResampling, ConditionalResampler] = {
+    "multinomial": conditional_multinomial,
+    "systematic": conditional_systematic,
+}
+"""The conditional forms by the name of their scheme. ``docs/chains.md`` says why the others have
+none."""

@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from butwait.records import Counts, Finish, Grade, Node, Population, SearchTree
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 has the costs of each node and the finish ``inserted``."""
 
 FINISHES: tuple[Finish, ...] = get_args(Finish)
 """``finishes`` holds positions in this tuple. It only ever grows at its end."""
+
+_CODES = {finish: code for code, finish in enumerate(FINISHES)}
 
 SCHEMA = pa.schema(
     [
@@ -34,6 +37,9 @@ SCHEMA = pa.schema(
         ("texts", pa.list_(pa.string())),  # (K,)
         ("finishes", pa.list_(pa.int8())),  # (K,)
         ("reward_logits", pa.list_(pa.float64())),  # (K,)
+        ("prefilled", pa.list_(pa.int32())),  # (K,)
+        ("overshoot", pa.list_(pa.int32())),  # (K,)
+        ("rewarded", pa.list_(pa.int32())),  # (K,)
         ("population_sizes", pa.list_(pa.int32())),  # (P,)
         ("population_resampled", pa.list_(pa.bool_())),  # (P,)
         ("population_nodes", pa.list_(pa.int32())),  # (S,)
@@ -48,11 +54,11 @@ SCHEMA = pa.schema(
 )
 
 
-def to_row(tree: SearchTree) -> dict[str, Any]:
-    """The columns of one tree."""
+def to_row(tree: SearchTree) -> pa.Table:
+    """One tree as a table of one row."""
     nodes, populations = tree.nodes, tree.populations
     graded = sorted(tree.grades.items())
-    return {
+    columns: dict[str, Any] = {
         "problem_id": tree.problem_id,
         "sampler": tree.sampler,
         "outcome": tree.outcome,
@@ -66,8 +72,11 @@ def to_row(tree: SearchTree) -> dict[str, Any]:
         "token_ids": _flat([node.token_ids for node in nodes], np.int32),
         "logprobs": _flat([node.logprobs for node in nodes], np.float32),
         "texts": [node.text for node in nodes],
-        "finishes": [FINISHES.index(node.finish) for node in nodes],
+        "finishes": [_CODES[node.finish] for node in nodes],
         "reward_logits": [node.reward_logit for node in nodes],
+        "prefilled": [node.prefilled_tokens for node in nodes],
+        "overshoot": [node.overshoot_tokens for node in nodes],
+        "rewarded": [node.reward_tokens for node in nodes],
         "population_sizes": [len(population.nodes) for population in populations],
         "population_resampled": [population.resampled for population in populations],
         "population_nodes": _flat([p.nodes for p in populations], np.int32),
@@ -79,6 +88,15 @@ def to_row(tree: SearchTree) -> dict[str, Any]:
         "grade_statuses": [grade.status for _, grade in graded],
         "grade_answers": [grade.answer for _, grade in graded],
     }
+    arrays = [_cell(columns[field.name], field.type) for field in SCHEMA]
+    return pa.table(arrays, schema=SCHEMA)
+
+
+def _cell(value: Any, kind: pa.DataType) -> pa.Array:
+    """An array of one value. A list goes by its flat values: item by item would take seconds."""
+    if not pa.types.is_list(kind):
+        return pa.array([value], kind)
+    return pa.ListArray.from_arrays([0, len(value)], pa.array(value, kind.value_type), type=kind)
 
 
 def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
@@ -108,12 +126,15 @@ def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
 def _nodes(row: Mapping[str, pa.Scalar]) -> list[Node]:
     counts = _array(row["token_counts"])
     columns = zip(
-        row["parents"].as_py(),
+        _array(row["parents"]).tolist(),
         _split(_array(row["token_ids"]), counts),
-        row["texts"].as_py(),
+        row["texts"].values.to_pylist(),
         _split(_array(row["logprobs"]), counts),
-        [FINISHES[code] for code in row["finishes"].as_py()],
-        row["reward_logits"].as_py(),
+        [FINISHES[code] for code in _array(row["finishes"]).tolist()],
+        _array(row["reward_logits"]).tolist(),
+        _array(row["prefilled"]).tolist(),
+        _array(row["overshoot"]).tolist(),
+        _array(row["rewarded"]).tolist(),
         strict=True,
     )
     return [Node(*column) for column in columns]

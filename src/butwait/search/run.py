@@ -3,30 +3,59 @@
 from typing import Any
 
 from butwait.engines.engine import Engine
+from butwait.engines.gate import GatedEngine
 from butwait.records import Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
+from butwait.search.beam_search import beam_search
 from butwait.search.best_of_n import best_of_n
+from butwait.search.but_wait import but_wait
+from butwait.search.dvts import dvts
 from butwait.search.independent import independent
 from butwait.search.particle_filter import particle_filter
+from butwait.search.particle_gibbs import particle_gibbs
+from butwait.search.rebase import rebase
 from butwait.search.sampler import Sampler
 from butwait.search.settings import (
+    BeamSearchSettings,
     BestOfNSettings,
+    ButWaitSettings,
+    DVTSSettings,
     IndependentSettings,
     ParticleFilterSettings,
+    ParticleGibbsSettings,
+    RebaseSettings,
     SamplerSettings,
     SelfConsistencySettings,
+    TemperingSettings,
 )
+from butwait.search.tempering import tempering
 
 SAMPLERS: dict[type[Any], Sampler] = {
     ParticleFilterSettings: particle_filter,
+    ParticleGibbsSettings: particle_gibbs,
+    TemperingSettings: tempering,
     BestOfNSettings: best_of_n,
     IndependentSettings: independent,
     SelfConsistencySettings: independent,
+    BeamSearchSettings: beam_search,
+    DVTSSettings: dvts,
+    RebaseSettings: rebase,
+    ButWaitSettings: but_wait,
 }
 """The sampler of each kind of settings. A new sampler is a settings class, a function and a line
 here."""
 
-NEED_REWARD_MODEL = frozenset({"particle_filter", "best_of_n"})
+NEED_REWARD_MODEL = frozenset(
+    {
+        "particle_filter",
+        "particle_gibbs",
+        "tempering",
+        "best_of_n",
+        "beam_search",
+        "dvts",
+        "rebase",
+    }
+)
 
 
 async def run_sampler(
@@ -53,4 +82,6 @@ async def run_sampler(
             f"the sampler {settings.kind} needs a reward model and the stage names none; name one "
             "under reward_model, or choose self_consistency"
         )
+    if isinstance(engine, GatedEngine):
+        engine = engine.turn()
     return await SAMPLERS[type(settings)](problem, engine, reward_model, settings, key)

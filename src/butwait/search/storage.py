@@ -4,15 +4,19 @@ Columns are flat lists, laid out in ``docs/trees.md``. A tree comes back exactly
 identical trees make identical bytes: a file holds no time and no host name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butwait.records import SearchTree, UserError
-from butwait.running.files import atomic_path
+from butwait.search import outline
+from butwait.search.outline import Outline
 from butwait.search.rows import SCHEMA, SCHEMA_VERSION, from_row, to_row
+
+Row = TypeVar("Row")
 
 FORMAT_KEY = b"butwait.trees"
 """Key of the schema version in a file's metadata."""
@@ -28,27 +32,27 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
 
 
 def write_shard(path: Path, trees: Sequence[SearchTree]) -> None:
-    """Writes trees as one file, which appears whole or not at all.
+    """Writes trees as one file; a write that breaks off leaves a part (``map_shards`` writes under
+    another name first). Timings are left out.
 
     Raises:
         ValueError: no trees, or two trees of one problem.
-        UserError: the disk is full.
     """
     ids = [tree.problem_id for tree in trees]
     if not ids or len(set(ids)) < len(ids):
         raise ValueError("a shard holds at least one tree and at most one a problem")
     schema = SCHEMA.with_metadata({FORMAT_KEY: str(SCHEMA_VERSION).encode()})
-    with atomic_path(path) as partial:
-        with pq.ParquetWriter(
-            partial,
-            schema,
-            compression="zstd",
-            use_dictionary=False,
-            column_encoding=_SPLIT_BYTES,
-            write_page_checksum=True,
-        ) as writer:
-            for tree in trees:
-                writer.write_table(pa.Table.from_pylist([to_row(tree)], schema=schema))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding=_SPLIT_BYTES,
+        write_page_checksum=True,
+    ) as writer:
+        for tree in trees:
+            writer.write_table(to_row(tree).replace_schema_metadata(schema.metadata))
 
 
 def read_shard(path: Path) -> list[SearchTree]:
@@ -82,6 +86,13 @@ def read_trees(path: Path) -> Iterator[SearchTree]:
         yield from _Shard(shard).trees()
 
 
+def read_outlines(path: Path) -> Iterator[Outline]:
+    """The outlines of all trees of a shard or a folder of shards; tokens and texts, which are most
+    of the bytes, are not read."""
+    for shard in shard_paths(path):
+        yield from _Shard(shard).outlines()
+
+
 def problem_ids(path: Path) -> dict[str, Path]:
     """Problem ids of a shard or a folder of shards, in order, with the file each is in."""
     return {i: shard for shard in shard_paths(path) for i in _Shard(shard).problem_ids()}
@@ -113,34 +124,53 @@ class _Shard:
             raise UserError(f"there is no file of search trees at {path}") from None
         except _DAMAGE as error:
             raise self._broken() from error
-        if version > SCHEMA_VERSION:
+        if version and version != SCHEMA_VERSION:
+            age = "newer" if version > SCHEMA_VERSION else "older"
             raise UserError(
                 f"{path} holds search trees of format {version} and this butwait reads format "
-                f"{SCHEMA_VERSION}; read it with a newer butwait"
+                f"{SCHEMA_VERSION}; read it with the {age} butwait that wrote it, or delete the "
+                "stage's folder and run it again"
             )
         if not version or not schema.equals(SCHEMA) or not self._file.num_row_groups:
             raise self._broken()
 
     def problem_ids(self) -> list[str]:
-        """Ids of the trees, in order, read without the trees."""
+        """Ids of the trees, in order: from the footer, where each row group's one id stands as its
+        least and its greatest."""
+        groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
+        statistics = [group.column(0).statistics for group in groups]
+        if all(found is not None and found.has_min_max for found in statistics):
+            return [found.min for found in statistics]
+        # Parquet keeps no statistics of very long ids.
         return self._read(range(self._file.num_row_groups), ["problem_id"])[
             "problem_id"
         ].to_pylist()
 
     def tree(self, index: int) -> SearchTree:
         """One tree by its position."""
-        table = self._read([index])
-        try:
-            return from_row({name: table[name].chunk(0)[0] for name in SCHEMA.names})
-        except _DAMAGE as error:
-            raise self._broken() from error
+        return self._row(index, SCHEMA.names, from_row)
 
     def trees(self) -> Iterator[SearchTree]:
         return map(self.tree, range(self._file.num_row_groups))
 
-    def _read(self, row_groups: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+    def outlines(self) -> Iterator[Outline]:
+        for index in range(self._file.num_row_groups):
+            yield self._row(index, outline.COLUMNS, outline.from_row)
+
+    def _row(
+        self, index: int, columns: Sequence[str], parse: Callable[[dict[str, pa.Scalar]], Row]
+    ) -> Row:
+        table = self._read([index], columns)
         try:
-            return self._file.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+            return parse({name: table[name].chunk(0)[0] for name in columns})
+        except _DAMAGE as error:
+            raise self._broken() from error
+
+    def _read(self, row_groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        try:
+            return self._file.read_row_groups(
+                list(row_groups), columns=list(columns), use_threads=False
+            )
         except _DAMAGE as error:
             raise self._broken() from error
 

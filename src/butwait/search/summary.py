@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from butwait.records import COMPLETE, Counts, SearchTree
+from butwait.search.outline import Outline, ancestry
+from butwait.search.rows import FINISHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +44,27 @@ class TreeSummary:
     grades: dict[str, int]
 
 
-def summarise(trees: Iterable[SearchTree]) -> TreeSummary:
+def summarise(trees: Iterable[Outline]) -> TreeSummary:
     """The summary of at least one tree, held in memory one at a time."""
     samplers: Counter[str] = Counter()
     grades: Counter[str] = Counter()
     counts = Counts()
     extinct = particles = complete = nodes = alive = steps = tokens = resamplings = 0
+    finished = [FINISHES.index(finish) for finish in sorted(COMPLETE)]
     for tree in trees:
         samplers[tree.sampler] += 1
         extinct += tree.outcome == "extinct"
-        grades.update(grade.status for grade in tree.grades.values())
+        grades.update(tree.grades)
         counts += tree.counts
-        nodes += len(tree.nodes) - 1
-        alive += int(np.count_nonzero(descendants(tree))) - 1
-        resamplings += sum(population.resampled for population in tree.populations)
-        for leaf in tree.leaves.tolist():
-            path = list(tree.path(leaf))
-            particles += 1
-            complete += tree.nodes[leaf].finish in COMPLETE
-            steps += len(path)
-            tokens += sum(len(tree.nodes[node].token_ids) for node in path)
+        nodes += len(tree.parents) - 1
+        generations = ancestry(tree.parents, tree.leaves)
+        lines = np.unique(np.concatenate(generations))
+        alive += int(np.count_nonzero(lines > 0))
+        resamplings += int(tree.population_resampled.sum())
+        particles += len(tree.leaves)
+        complete += int(np.isin(tree.finishes[tree.leaves], finished).sum())
+        steps += sum(int((generation > 0).sum()) for generation in generations)
+        tokens += int(tree.along_paths(tree.token_counts)[tree.leaves].sum())
     total = sum(samplers.values())
     return TreeSummary(
         trees=total,
@@ -81,15 +84,19 @@ def summarise(trees: Iterable[SearchTree]) -> TreeSummary:
 
 def descendants(tree: SearchTree) -> np.ndarray:
     """int64 (K,): how many final particles come from each node."""
-    below = np.bincount(tree.leaves, minlength=len(tree.nodes))
-    for node in range(len(tree.nodes) - 1, 0, -1):  # children stand behind their parents
-        below[tree.nodes[node].parent] += below[node]
-    return below
+    return _below(tree, np.ones(len(tree.leaves), np.int64))
 
 
 def weight_below(tree: SearchTree) -> np.ndarray:
     """float64 (K,): the final weight of the particles that come from each node."""
-    weights = np.bincount(tree.leaves, weights=np.exp(tree.log_weights), minlength=len(tree.nodes))
-    for node in range(len(tree.nodes) - 1, 0, -1):
-        weights[tree.nodes[node].parent] += weights[node]
-    return weights
+    return _below(tree, np.exp(tree.log_weights))
+
+
+def _below(tree: SearchTree, values: np.ndarray) -> np.ndarray:
+    """The sum of the final particles' values, for every node on their paths."""
+    sums = np.zeros(len(tree.nodes), values.dtype)
+    parents = np.array([node.parent for node in tree.nodes], np.int32)
+    for generation in ancestry(parents, tree.leaves):
+        on_path = generation >= 0
+        np.add.at(sums, generation[on_path], values[on_path])
+    return sums

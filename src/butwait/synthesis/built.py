@@ -1,7 +1,10 @@
 """What a builder takes and gives, whichever builder it is."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from butwait.records import Example, Problem, SearchTree
 
@@ -25,17 +28,23 @@ class StoredTree:
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """How the model that searched was prompted, and how its completions end.
+    """How the model was prompted, and what its tokenizer does.
 
     Attributes:
         messages: the chat messages of a problem.
         eos_token_id: the token that ends a completion.
         tokenizer_fingerprint: of its tokenizer.
+        prompt_ids: int32 (p,), the prompt of a problem.
+        encode: int32 (n,), a text alone, without special tokens around it.
+        decode: the text of a completion's tokens, without special tokens.
     """
 
     messages: Callable[[Problem], list[dict[str, str]]]
     eos_token_id: int
     tokenizer_fingerprint: str
+    prompt_ids: Callable[[Problem], np.ndarray]
+    encode: Callable[[str], np.ndarray]
+    decode: Callable[[Sequence[int]], str]
 
 
 @dataclass(slots=True)
@@ -44,18 +53,22 @@ class BuildCounts:
 
     Attributes:
         trees: trees read.
-        questions_searched: distinct questions among them.
-        correct: finished paths that were graded correct.
+        questions_searched: distinct questions that trees or solutions were given for.
+        correct: finished paths that were graded correct, or solutions given.
         duplicates_dropped: of those, repeats of another of the same question.
+        outside_subset: questions left out by the subset's rules.
         candidate_lengths: tokens, EOS included, of each unique correct solution: what the
             choice rule chose from, so that its effect on length can be seen.
+        facts: further counts of the builder, by name, for the card.
     """
 
     trees: int = 0
     questions_searched: int = 0
     correct: int = 0
     duplicates_dropped: int = 0
+    outside_subset: int = 0
     candidate_lengths: list[int] = field(default_factory=list)
+    facts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 ``statistics.json`` holds the numbers for programs, ``card.md`` the same for people.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from butwait.records import UserError
+from butwait.records import Example, UserError
 from butwait.running.files import atomic_path, write_json
-from butwait.synthesis.built import Built
+from butwait.synthesis.built import BuildCounts, Built
+from butwait.synthesis.confirm import possible_share
 
 _BINS = 40
 
@@ -36,6 +38,9 @@ class Origin:
         seed: the run's seed.
         tokenizer_fingerprint: of the tokenizer that made the ids.
         supervision: where the signal came from.
+        licences: of the problem sets that state one, by name.
+        overlap: questions left out of these sets because another set, as a rule one of an
+            evaluation, has them, by how they were found.
     """
 
     stage: str
@@ -47,6 +52,8 @@ class Origin:
     seed: int
     tokenizer_fingerprint: str
     supervision: Supervision = "self"
+    licences: Mapping[str, str] = field(default_factory=dict)
+    overlap: Mapping[str, int] = field(default_factory=dict)
 
 
 def statistics(built: Built) -> dict[str, Any]:
@@ -60,8 +67,9 @@ def statistics(built: Built) -> dict[str, Any]:
     examples, counts = built.examples, built.counts
     if not examples:
         raise UserError(
-            f"no solution of the {counts.questions_searched} questions searched was verified, so "
-            "there is nothing to train on; search more questions or with more particles"
+            f"of {counts.questions_searched} questions with {counts.correct} correct solutions "
+            f"no example was left{_reasons(counts)}; search more questions or with more "
+            "particles, or ask for less in the stage's settings"
         )
     lengths = np.array([len(example.completion_ids) for example in examples])
     per_question = Counter(example.problem_id for example in examples)
@@ -75,9 +83,13 @@ def statistics(built: Built) -> dict[str, Any]:
         "duplicates_dropped": counts.duplicates_dropped,
         "not_chosen": len(counts.candidate_lengths) - len(examples),
         "solutions_per_question": {str(n): solutions[n] for n in sorted(solutions)},
+        "outside_subset": counts.outside_subset,
+        "facts": dict(sorted(counts.facts.items())),
         "tokens": int(lengths.sum()),
         "prompt_tokens": sum(len(example.prompt_ids) for example in examples),
         "loss_tokens": sum(int(example.loss_mask.sum()) for example in examples),
+        "tokens_by_role": _by_role(examples),
+        "detours": _detours(examples),
         "length": _summary(lengths),
         "length_of_candidates": _summary(np.array(counts.candidate_lengths)),
         "lengths": _histogram(lengths),
@@ -94,6 +106,38 @@ def write_card(folder: Path, built: Built, origin: Origin) -> dict[str, Any]:
     with atomic_path(folder / "card.md") as path:
         path.write_text(_card(numbers, origin), encoding="utf-8")
     return numbers
+
+
+def _reasons(counts: BuildCounts) -> str:
+    """What the builder left out, for a message."""
+    facts = {name: n for name, n in sorted(counts.facts.items()) if n}
+    if counts.outside_subset:
+        facts["questions outside of the subset"] = counts.outside_subset
+    return f" ({', '.join(f'{name}: {n}' for name, n in facts.items())})" if facts else ""
+
+
+def _by_role(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """Tokens of each kind of span, and how many of them carry loss."""
+    tokens: dict[str, dict[str, int]] = {}
+    for example in examples:
+        for span in example.spans:
+            own = tokens.setdefault(span.role, {"tokens": 0, "loss_tokens": 0})
+            own["tokens"] += span.end - span.start
+            own["loss_tokens"] += int(example.loss_mask[span.start : span.end].sum())
+    return tokens
+
+
+def _detours(examples: Sequence[Example]) -> dict[str, int]:
+    """Number and steps of the examples' detours, how many of them have which evidence, and the
+    fewest completions (``tries``) that one was confirmed by."""
+    found = [d for example in examples for d in example.provenance.get("detours", ())]
+    if not found:
+        return {}
+    steps = sum(detour["depth"] for detour in found)
+    tries = [d["completions"] for d in found if d["evidence"] == "completions"]
+    evidence = Counter(d["evidence"] for d in found)
+    fewest = {"tries": min(tries)} if tries else {}
+    return {"number": len(found), "steps": steps} | evidence | fewest
 
 
 def _summary(lengths: np.ndarray) -> dict[str, float]:
@@ -113,15 +157,16 @@ def _card(numbers: dict[str, Any], origin: Origin) -> str:
     questions, searched = numbers["questions"], numbers["questions_searched"]
     covered = f"{questions} of {searched} searched ({questions / searched:.1%})"
     spread = ", ".join(f"{n}: {many}" for n, many in numbers["solutions_per_question"].items())
-    options = ", ".join(f"`{name}: {value}`" for name, value in origin.settings.items())
+    options = ", ".join(f"`{name}: {_shown(value)}`" for name, value in origin.settings.items())
     return f"""# {origin.stage}
 
-Training examples made by the builder `{origin.builder}` ({options or "no options"}).
+Training examples made by the builder `{origin.builder}` ({options or "default settings"}).
 
 | | |
 |---|---|
 | examples | {numbers["examples"]} |
 | questions covered | {covered} |
+| questions outside of the subset | {numbers["outside_subset"]} |
 | questions by number of solutions | {spread} |
 | correct paths found | {numbers["correct_paths"]} in {numbers["trees"]} trees |
 | duplicates dropped | {numbers["duplicates_dropped"]} |
@@ -129,7 +174,7 @@ Training examples made by the builder `{origin.builder}` ({options or "no option
 | completion tokens | {numbers["tokens"]} ({numbers["loss_tokens"]} with loss) |
 | prompt tokens | {numbers["prompt_tokens"]} |
 
-Length in tokens, EOS included:
+{_facts(numbers)}Length in tokens, EOS included:
 
 | | min | 25 % | median | 75 % | max | mean |
 |---|---|---|---|---|---|---|
@@ -140,14 +185,59 @@ Length in tokens, EOS included:
 |---|---|
 | supervision | {origin.supervision} |
 | questions from | {", ".join(origin.sources)} |
+| licence of the source | {_listed(origin.licences) or "not stated"} |
+| questions left out for overlap | {_listed(origin.overlap) or "none"} |
 | model that searched | {origin.model} |
 | recipe | {origin.recipe} |
 | seed | {origin.seed} |
 | tokenizer fingerprint | `{origin.tokenizer_fingerprint}` |
 
 `datasets.load_from_disk("dataset")` reads the rows. `provenance` names the tree and the nodes
-of each.
+of each, and the key. To publish it:
+`datasets.load_from_disk("dataset").push_to_hub("NAME/OF-THE-DATA-SET")`; as a Parquet file:
+`datasets.load_from_disk("dataset").to_parquet("data.parquet")`.
 """
+
+
+def _facts(numbers: dict[str, Any]) -> str:
+    """The builder's own counts, the tokens of each kind of span, and what is known of branches."""
+    rows = [f"| {name} | {n} |" for name, n in numbers["facts"].items()]
+    rows += [
+        f"| tokens of the role {role} | {n['tokens']} ({n['loss_tokens']} with loss) |"
+        for role, n in numbers["tokens_by_role"].items()
+    ]
+    return "\n".join(["| | |", "|---|---|", *rows, "", *_known_of_branches(numbers["detours"]), ""])
+
+
+def _known_of_branches(detours: dict[str, int]) -> list[str]:
+    """Sentences about detours: dead is not wrong."""
+    if not detours:
+        return []
+    number = detours["number"]
+    known, completed, unjudged = (
+        detours.get(kind, 0) / number for kind in ("wrong_answer", "completions", "unconfirmed")
+    )
+    sentences = [
+        f"Of {number} detours ({detours['steps'] / number:.1f} steps each) {known:.1%} go into a "
+        f"branch with a finished wrong answer of its own, {completed:.1%} into one that was "
+        f"completed and kept, and {unjudged:.1%} into one that is dead and otherwise unjudged.",
+    ]
+    if tries := detours.get("tries"):
+        sentences.append(
+            f"A branch none of whose {tries} completions verified may still lead to a correct "
+            f"answer in up to {possible_share(tries):.1%} of its completions (95 %)."
+        )
+    return [*sentences, ""]
+
+
+def _shown(value: Any) -> str:
+    """A setting's value on one line."""
+    plain = isinstance(value, str) and value.isprintable()
+    return value if plain else json.dumps(value)
+
+
+def _listed(named: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in named.items())
 
 
 def _cells(summary: dict[str, float]) -> str:

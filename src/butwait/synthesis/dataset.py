@@ -47,8 +47,8 @@ def save_examples(folder: Path, examples: Sequence[Example]) -> None:
     """
     if not examples:
         raise UserError(
-            f"there is no example to write to {folder}: no solution of the search was verified; "
-            "search more questions or with more particles"
+            f"there is no example to write to {folder}: no solution could be used; search more "
+            "questions or with more particles"
         )
     columns = [_row(example) for example in examples]
     with quiet_datasets(), atomic_path(folder) as temporary:

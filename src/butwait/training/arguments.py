@@ -8,19 +8,28 @@ from transformers import TrainingArguments
 
 from butwait.engines.models import device_of
 from butwait.engines.settings import ModelSettings
-from butwait.training.settings import OptimizationSettings
+from butwait.training.settings import OptimizationSettings, OptimizerSettings
 
 
-def in_precision(model: ModelSettings, settings: OptimizationSettings) -> ModelSettings:
+def in_precision(model: ModelSettings, settings: OptimizerSettings) -> ModelSettings:
     """The model with the dtype in which its weights are trained."""
     dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
     return model.model_copy(update={"dtype": dtype})
 
 
+def pass_arguments(settings: OptimizationSettings) -> dict[str, Any]:
+    """Keywords of ``TrainingArguments`` for passes over a set of examples."""
+    return {
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "gradient_accumulation_steps": settings.accumulation_steps,
+    }
+
+
 def shared_arguments(
-    settings: OptimizationSettings, model: ModelSettings, work: Path, seed: int
+    settings: OptimizerSettings, model: ModelSettings, work: Path, seed: int
 ) -> dict[str, Any]:
-    """Keywords of ``TrainingArguments``.
+    """Keywords of ``TrainingArguments`` for every training.
 
     Args:
         settings: the optimizer's.
@@ -36,10 +45,7 @@ def shared_arguments(
         "seed": seed % 2**32,
         "use_cpu": device.type == "cpu",
         "bf16": settings.precision == "mixed",
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation_steps,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": (
             "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
@@ -56,6 +62,8 @@ def shared_arguments(
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
+        # Every weight that is trained takes part in every forward pass.
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": device.type == "cuda",
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ _LOGGED = ("loss", "learning_rate", "grad_norm", "epoch")
 class Log(TrainerCallback):
     """Writes ``log.jsonl``: step, loss (nats per token), learning_rate, grad_norm, epoch.
 
-    After a resume it holds the lines up to the checkpoint and goes on from there. A loss that is
-    no number stops the training with a UserError.
+    ``every_figure``: all numbers that the trainer logs besides. After a resume it holds the lines
+    up to the checkpoint and goes on from there. A loss that is no number stops the training with a
+    UserError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, every_figure: bool = False) -> None:
         self._path = path
+        self._every_figure = every_figure
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -45,15 +48,27 @@ class Log(TrainerCallback):
         with self._path.open("a", encoding="utf-8") as file:
             file.write(self._line(entry))
 
-    @staticmethod
-    def _line(entry: dict[str, Any]) -> str:
-        return json.dumps({"step": entry["step"]} | {k: entry.get(k) for k in _LOGGED}) + "\n"
+    def _line(self, entry: dict[str, Any]) -> str:
+        names = [
+            *_LOGGED,
+            *(sorted(entry.keys() - {"step", *_LOGGED}) if self._every_figure else ()),
+        ]
+        line = {"step": entry["step"]} | {name: _finite(entry.get(name)) for name in names}
+        return json.dumps(line) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """None for a number that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Progress(TrainerCallback):
-    """Shows the progress bar, one unit a step, until ``stack`` closes."""
+    """Shows the progress bar, one unit a step, and these figures until ``stack`` closes."""
 
-    def __init__(self, description: str, stack: ExitStack) -> None:
+    def __init__(
+        self, description: str, stack: ExitStack, shown: Sequence[str] = ("loss",)
+    ) -> None:
+        self._shown = shown
         self._description = description
         self._stack = stack
 
@@ -66,6 +81,7 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        # The loss of this step is logged after this call, so it is the last one's that is shown.
+        # The figures of this step are logged after this call, so the last one's are shown.
         last = state.log_history[-1] if state.log_history else {}
-        self._task.advance(1, **({"loss": f"{last['loss']:.3f}"} if "loss" in last else {}))
+        known = [name for name in self._shown if last.get(name) is not None]
+        self._task.advance(1, **{name: f"{last[name]:.3f}" for name in known})

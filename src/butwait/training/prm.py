@@ -23,10 +23,15 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
 from butwait.reward_models.audit import audit
 from butwait.reward_models.checkpoint import write_note
-from butwait.reward_models.score_head import add_score_head
+from butwait.reward_models.score_head import add_score_head, load_scorer
 from butwait.running.files import atomic_path, write_json
 from butwait.running.stages import fingerprint
-from butwait.training.arguments import in_precision, on_one_device, shared_arguments
+from butwait.training.arguments import (
+    in_precision,
+    on_one_device,
+    pass_arguments,
+    shared_arguments,
+)
 from butwait.training.callbacks import Log, Progress
 from butwait.training.checkpoints import Marker, WorkFolder
 from butwait.training.failures import user_errors
@@ -61,6 +66,8 @@ def train_prm(
     prompt: PromptSettings,
     output: Path,
     key: Key,
+    *,
+    continued: bool = False,
 ) -> PrmResult:
     """Trains a copy of the policy with a score head, and audits it.
 
@@ -76,6 +83,7 @@ def train_prm(
         prompt: how the policy was shown the questions; the reward model is shown them alike.
         output: the stage's folder.
         key: of this stage; it splits the questions, orders the batches, resamples the audit.
+        continued: ``policy`` is a reward model itself and is trained on; its head is kept.
 
     Metrics: the counts of the rollouts (``prm_data.summarise``), examples, dropped_too_long,
     steps, epochs, trained_tokens (tokens run in training, padding not counted), audited_tokens,
@@ -86,7 +94,8 @@ def train_prm(
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
     with quiet(), user_errors():
-        model = add_score_head(in_precision(policy, settings), _prior(training))
+        start = in_precision(policy, settings)
+        model = load_scorer(start) if continued else add_score_head(start, _prior(training))
         limit = _limit(model, settings)
         examples = to_examples(training, limit)
         heldout = [rollout for rollout in heldout if to_examples([rollout], limit)]
@@ -180,6 +189,7 @@ def _arguments(
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         **shared_arguments(settings, policy, work, seed),
+        **pass_arguments(settings),
         remove_unused_columns=False,
     )
     return on_one_device(arguments)

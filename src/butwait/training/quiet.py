@@ -1,5 +1,6 @@
 """Training shows butwait's own progress and nothing else."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ def quiet() -> Iterator[None]:
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
+    trl = logging.getLogger("trl")
+    level = trl.level
     transformers.logging.set_verbosity_error()
+    trl.setLevel(logging.ERROR)
     transformers.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -22,5 +26,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
+        trl.setLevel(level)
         if bars:
             transformers.logging.enable_progress_bar()

@@ -22,21 +22,29 @@ class LoraSettings(Settings):
     """Dropout on the adapters' input."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names of the layers to adapt; ``all-linear``: every linear layer but the output head."""
+    four_bit: bool = False
+    """Hold the frozen weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314): a quarter
+    of bfloat16's memory. Needs ``bitsandbytes``. The adapter is merged into the unquantised
+    weights."""
 
 
-class OptimizationSettings(Settings):
-    """What every training by gradient descent takes."""
+class LaunchSettings(Settings):
+    """A training on several devices of this machine, by ``accelerate launch``."""
+
+    processes: Annotated[int, Field(gt=1)]
+    """Processes, one a device."""
+    config: str = "ddp"
+    """``ddp``: every device holds the whole model; ``fsdp2``, ``zero2``, ``zero3``: parts of it;
+    ``cpu``: processes without a GPU; or the path of an accelerate configuration of your own."""
+
+
+class OptimizerSettings(Settings):
+    """AdamW, precision and checkpoints: what every training by gradient descent takes."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Peak learning rate of AdamW."""
-    epochs: Annotated[float, Field(gt=0)] = 3.0
-    """Passes over the examples; ``max_steps`` overrides it."""
-    max_steps: PositiveInt | None = None
-    """Optimizer steps; None: as many as ``epochs`` gives."""
     batch_size: PositiveInt = 16
     """Examples per forward pass and device."""
-    accumulation_steps: PositiveInt = 1
-    """Forward passes per optimizer step."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The learning rate after warm-up: down to 0, or constant."""
     warmup_ratio: Fraction = 0.05
@@ -58,6 +66,17 @@ class OptimizationSettings(Settings):
     """Steps between lines of ``log.jsonl``; a line is their mean."""
 
 
+class OptimizationSettings(OptimizerSettings):
+    """A training that passes over a set of examples."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the examples; ``max_steps`` overrides it."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; None: as many as ``epochs`` gives."""
+    accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step."""
+
+
 class SftSettings(OptimizationSettings):
     """Supervised fine-tuning on examples."""
 
@@ -71,3 +90,10 @@ class SftSettings(OptimizationSettings):
     """Put several examples in one row of ``max_length`` tokens (of the longest example, without
     ``max_length``); ``batch_size`` then counts rows. Packed examples do not see each other; a
     model that cannot keep them apart is refused."""
+    keep_epochs: bool = False
+    """Keep the model of every epoch in ``epochs/<N>/model``, for an evaluation that says
+    ``checkpoint: N``. Each takes as much disk as the model itself."""
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the training leaves ``epochs/<epoch>`` behind."""
+        return self.keep_epochs and self.max_steps is None and epoch <= self.epochs

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -18,17 +17,30 @@ from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Example, UserError
-from butwait.running.files import atomic_path
 from butwait.running.stages import fingerprint
 from butwait.synthesis.dataset import quiet_datasets
-from butwait.training.arguments import in_precision, on_one_device, shared_arguments
+from butwait.training.arguments import (
+    in_precision,
+    on_one_device,
+    pass_arguments,
+    shared_arguments,
+)
 from butwait.training.callbacks import Log, Progress
 from butwait.training.checkpoints import Marker, WorkFolder
 from butwait.training.encode import NO_LOSS, Rows, make_rows
+from butwait.training.epochs import KeepEpochs
 from butwait.training.failures import user_errors
+from butwait.training.four_bit import load_four_bit
 from butwait.training.packing import check_packing
 from butwait.training.quiet import quiet
-from butwait.training.settings import LoraSettings, SftSettings
+from butwait.training.saving import (
+    lora_config,
+    merge_again,
+    policy_of,
+    save_merged,
+    save_model,
+)
+from butwait.training.settings import SftSettings
 
 
 def train_sft(
@@ -42,7 +54,8 @@ def train_sft(
     """Fine-tunes a causal language model on examples.
 
     Writes ``output/model`` (weights, tokenizer, generation config; with LoRA the merged weights,
-    and the adapter in ``output/adapter``) and ``output/log.jsonl``. Checkpoints are kept in
+    and the adapter in ``output/adapter``) and ``output/log.jsonl``; with ``keep_epochs``, the same
+    folders of every epoch under ``output/epochs/<N>``. Checkpoints are kept in
     ``output/work`` until the end; the same call after a kill goes on from the last one. On a CPU
     the same arguments give the same weights bit for bit, killed or not.
 
@@ -64,7 +77,9 @@ def train_sft(
             held in memory, a loss that is no number, a full disk.
     """
     tokenizer = load_tokenizer(model)
-    policy = load_causal_lm(in_precision(model, settings))
+    weights = in_precision(model, settings)
+    four_bit = settings.lora is not None and settings.lora.four_bit
+    policy = load_four_bit(weights) if four_bit else load_causal_lm(weights)
     layout = prompt or PromptSettings()
     limit = _length_limit(policy, settings)
     rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
@@ -77,11 +92,19 @@ def train_sft(
         marker = Marker(trainer.counted)
         for callback in (marker, Log(output / "log.jsonl"), Progress("sft", stack)):
             trainer.add_callback(callback)
+        if settings.keep_epochs:
+            trainer.add_callback(
+                KeepEpochs(output / "epochs", "adapter" if settings.lora else "model")
+            )
         checkpoint = work.last()
         if checkpoint is not None:
             trainer.counted.update(checkpoint[1])
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
-        _save(trainer, tokenizer, output, merge=settings.lora is not None)
+        if settings.lora is None:
+            save_model(policy_of(trainer), tokenizer, output)
+        else:
+            save_merged(policy_of(trainer), tokenizer, settings.lora, weights, output)
+        _finish_epochs(tokenizer, settings, weights, output)
     work.remove()
     return _metrics(trainer, rows, settings)
 
@@ -122,7 +145,7 @@ def _trainer(
                 args=on_one_device(arguments),
                 train_dataset=dataset,
                 processing_class=tokenizer,
-                peft_config=_lora(settings.lora) if settings.lora else None,
+                peft_config=lora_config(settings.lora) if settings.lora else None,
             )
     except ValueError as error:  # peft and TRL refuse layers that they cannot adapt
         raise UserError(f"the training cannot be set up: {error}") from error
@@ -135,22 +158,12 @@ def _arguments(
 ) -> SFTConfig:
     return SFTConfig(
         **shared_arguments(settings, model, work, seed),
+        **pass_arguments(settings),
         # Rows are ready: TRL must neither tokenise nor cut. Packing is a part of what it prepares.
         dataset_kwargs={"skip_prepare_dataset": not settings.packing},
         packing=settings.packing,
         packing_strategy="bfd",
         max_length=(settings.max_length or longest) if settings.packing else None,
-    )
-
-
-def _lora(settings: LoraSettings) -> LoraConfig:
-    modules = settings.target_modules
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        task_type="CAUSAL_LM",
     )
 
 
@@ -160,16 +173,17 @@ def _length_limit(policy: Any, settings: SftSettings) -> int | None:
     return min(limits, default=None)
 
 
-def _save(trainer: _Trainer, tokenizer: Any, output: Path, merge: bool) -> None:
-    policy = trainer.accelerator.unwrap_model(trainer.model)
-    if merge:
-        with atomic_path(output / "adapter") as folder:
-            policy.save_pretrained(folder)
-        policy = policy.merge_and_unload()
-    policy.config.use_cache = True  # The trainer turned it off, and generation would be slow.
-    with atomic_path(output / "model") as folder:
-        policy.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+def _finish_epochs(
+    tokenizer: Any, settings: SftSettings, weights: ModelSettings, output: Path
+) -> None:
+    """Makes ordinary checkpoints of the epochs that were kept."""
+    if not settings.keep_epochs:
+        return
+    for epoch in sorted((output / "epochs").iterdir()):
+        if settings.lora is not None:
+            merge_again(weights, tokenizer, epoch)
+        else:
+            tokenizer.save_pretrained(epoch / "model")
 
 
 def _metrics(trainer: _Trainer, rows: Rows, settings: SftSettings) -> dict[str, Any]:

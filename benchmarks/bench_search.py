@@ -1,0 +1,354 @@
+"""The filter against its_hub 1.2.0, on the same vLLM server in the same run.
+
+    make bench-search
+
+Both search the same GSM8K-like questions with the same model, the same number of particles, the
+same reward (a function of the path's text that costs nothing) and the same ends of steps and
+paths. its_hub runs as its documentation shows it, one question after another, and once more with
+its coroutines gathered over all questions. Written to ``benchmarks/results/search.json``:
+
+- ``questions_per_hour_ratio``: ours over its_hub's, against both ways of running it. Beside it the
+  ratio of CPU seconds, client and server together, which other work on the machine does not change.
+- ``prefilled_tokens``: prompt tokens that the server computed, from the server's own counters.
+- ``counted_tokens``: generated tokens by our own count, to hold against the server's.
+- ``filter_overhead``: seconds a token of the filter over those of plain sampling; and CPU seconds.
+- ``prm_token_ratio``: tokens that a reward model runs when every path is scored from its start,
+  over what the incremental one runs, at 32 steps.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from bench_engine import write_results
+
+from butwait.engines.load import load_engine
+from butwait.engines.models import load_causal_lm, load_tokenizer, resolve
+from butwait.engines.settings import (
+    ModelSettings,
+    OpenAISettings,
+    Sampling,
+    StepRule,
+    TransformersSettings,
+)
+from butwait.engines.slots import SlotModel
+from butwait.engines.transformers import TransformersEngine
+from butwait.problems.settings import ProblemSetSettings, PromptSettings
+from butwait.problems.sources import load_problems
+from butwait.records import Key, Problem
+from butwait.reward_models.reward_model import Step
+from butwait.reward_models.score_head import add_score_head
+from butwait.reward_models.scripted import ScriptedRewardModel
+from butwait.reward_models.trained import TrainedRewardModel
+from butwait.search.run import run_sampler
+from butwait.search.settings import IndependentSettings, ParticleFilterSettings, SamplerSettings
+
+RESULTS = Path(__file__).parent / "results" / "search.json"
+SEED = 0
+PARTICLES = 16
+STEPS, STEP_TOKENS = 8, 64
+PLAIN_TOKENS = 128
+TEMPERATURE = 0.8
+TEMPLATE = "{question}\nSolve it in short lines and put the final number in \\boxed{}."
+CAPACITY = 1024
+"""Tokens a path, prompt included."""
+START_S = 600
+"""Seconds that the server may take to start."""
+CLOCKS = ("seconds", "cpu_seconds")
+LOG = Path(tempfile.gettempdir()) / "butwait-bench-vllm-server.log"
+
+
+def reward_of(text: str) -> float:
+    """A logit in [-2, 2] that differs from path to path and costs nothing."""
+    return zlib.crc32(text.encode()) % 101 / 25 - 2
+
+
+def reward_of_steps(problem: Problem, steps: Sequence[Step]) -> float:
+    return reward_of("".join(step.text for step in steps))
+
+
+@contextmanager
+def vllm_server(model: ModelSettings, log: Path) -> Iterator[str]:
+    """vLLM's server on this machine; its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", resolve(model), "--served-model-name", model.name]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", model.dtype, "--max-model-len", str(CAPACITY), "--enforce-eager"]
+    # Its cache finds a path's beginning in whole blocks, of 128 tokens on a CPU by default.
+    command += ["--block-size", "32"]
+    command += ["--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"]
+    # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/engine_openai.md).
+    command += ["--no-enable-chunked-prefill"]
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | quiet | cpu,
+            start_new_session=True,
+        )
+        try:
+            base = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + START_S
+            while not _answers(f"{base}/health"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"vLLM did not start; see {log}")
+                time.sleep(1)
+            yield base
+        finally:
+            # Its workers too: they outlive a server that ends in the midst of its start.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def server_counters(base: str) -> dict[str, float]:
+    """Tokens so far: generated, and prompt tokens that no cache held."""
+    with urllib.request.urlopen(f"{base}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+
+    def total(name: str) -> float:
+        return sum(float(v) for v in re.findall(rf"^vllm:{name}_total{{.*}} (\S+)$", text, re.M))
+
+    return {
+        "generated": total("generation_tokens"),
+        "prefilled": total("prompt_tokens") - total("prefix_cache_hits"),
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and the server's, so far."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def measured(
+    base: str, questions: int, work: Callable[[], Awaitable[int | None]]
+) -> dict[str, float]:
+    """Runs something and says what it took, by this clock and the server's counters. ``work``
+    returns the tokens that it counted itself, or None."""
+    before, cpu, start = server_counters(base), cpu_seconds(), time.perf_counter()
+    counted = asyncio.run(work())  # type: ignore[arg-type]
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    after = server_counters(base)
+    generated = after["generated"] - before["generated"]
+    found = {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "load_at_end": round(os.getloadavg()[0], 1),
+        "questions_per_hour": round(questions / seconds * 3600, 1),
+        "generated_tokens": generated,
+        "prefilled_tokens": after["prefilled"] - before["prefilled"],
+        "tokens_per_second": round(generated / seconds, 1),
+    }
+    if counted is not None:
+        found["counted_tokens"] = counted
+    print(work.__qualname__.split(".")[0], found, flush=True)
+    return found
+
+
+def its_hub(base: str, model: str, problems: list[Problem], together: bool) -> Any:
+    """its_hub's particle filter on all problems, one after another or gathered."""
+    from its_hub.api import AbstractProcessRewardModel
+    from its_hub.core.algorithms.particle_gibbs import ParticleFiltering
+    from its_hub.core.lms.openai_lm import OpenAICompatibleLanguageModel
+    from its_hub.core.lms.step_generation import StepGeneration
+
+    class Reward(AbstractProcessRewardModel):
+        def score(self, prompt: Any, steps: list[str]) -> list[float]:
+            return [1 / (1 + float(np.exp(-reward_of(text)))) for text in steps]
+
+        async def ascore(self, prompt: Any, steps: list[str]) -> list[float]:
+            return self.score(prompt, steps)
+
+    language_model = OpenAICompatibleLanguageModel(
+        endpoint=f"{base}/v1", api_key="none", model_name=model, max_tokens=STEP_TOKENS
+    )
+    # Its limit of n steps makes n + 1.
+    steps = StepGeneration(
+        max_steps=STEPS - 1, step_token="\n", stop_token=r"\boxed", temperature=TEMPERATURE
+    )
+    filtering = ParticleFiltering(steps, Reward())
+
+    async def work() -> int | None:
+        prompts = [TEMPLATE.replace("{question}", p.question) for p in problems]
+        if together:
+            await asyncio.gather(
+                *(filtering.ainfer(language_model, prompt, PARTICLES) for prompt in prompts)
+            )
+        else:
+            for prompt in prompts:
+                await filtering.ainfer(language_model, prompt, PARTICLES)
+        return None
+
+    return work
+
+
+def ours(
+    base: str, model: ModelSettings, problems: list[Problem], settings: SamplerSettings
+) -> Any:
+    """A sampler of ours on all problems at once, over the same server."""
+    # its_hub sends no seeds either.
+    engine_settings = OpenAISettings(
+        kind="openai", base_url=f"{base}/v1", capacity=CAPACITY, seeds=False
+    )
+    prompt = PromptSettings(template=TEMPLATE)
+    reward_model = ScriptedRewardModel(reward_of_steps)
+
+    async def work() -> int | None:
+        loaded = load_engine(engine_settings, model, prompt, problems, [settings.step])
+        try:
+            trees = await asyncio.gather(
+                *(
+                    run_sampler(p, loaded.engine, reward_model, settings, Key.of(SEED, p.id))
+                    for p in problems
+                )
+            )
+        finally:
+            await loaded.engine.close()
+        return sum(tree.counts.policy_tokens for tree in trees)
+
+    return work
+
+
+def prm_token_ratio() -> dict[str, float]:
+    """Reward-model tokens of a filter with 32 steps of 16 tokens, 8 particles, tiny model."""
+    model, prompt = ModelSettings(name="tiny"), PromptSettings(template="{question}")
+    problem = load_problems(ProblemSetSettings(source="arithmetic", params={"size": 1}))[0]
+    tokenizer = load_tokenizer(model)
+    slots = TransformersSettings(slots=16, capacity=640)
+    engine = TransformersEngine(_without_eos(load_causal_lm(model)), tokenizer, slots, prompt)
+    scorer = SlotModel(add_score_head(model, 0.0).eval(), 16, 640)
+    settings = ParticleFilterSettings(
+        particles=8,
+        step=StepRule(delimiters=(), max_step_tokens=16, max_tokens=512, stop_at_box=False),
+        sampling=Sampling(temperature=1.0),
+    )
+    reward_model = TrainedRewardModel(scorer, tokenizer, prompt, same_tokens=True)
+    key = Key.of(SEED, problem.id)
+    tree = asyncio.run(run_sampler(problem, engine, reward_model, settings, key))
+    whole = sum(
+        len(tree.prompt_ids) + len(tree.path_tokens(node)) for node in range(1, len(tree.nodes))
+    )
+    return {
+        "steps": len(tree.populations),
+        "incremental_tokens": tree.counts.reward_tokens,
+        "whole_path_tokens": whole,
+        "ratio": round(whole / tree.counts.reward_tokens, 2),
+        "at_least": 5,
+    }
+
+
+def _without_eos(model: Any) -> Any:
+    """The model with a head that never ends a text, so that every path has all its steps."""
+    for token in {model.generation_config.eos_token_id, model.config.eos_token_id}:
+        original = model.lm_head.forward
+
+        def forward(hidden: Any, original: Any = original, token: Any = token) -> Any:
+            logits = original(hidden)
+            logits[..., token] = -1e4
+            return logits
+
+        model.lm_head.forward = forward
+    return model
+
+
+def bench(model: ModelSettings, problems: list[Problem], log: Path) -> dict[str, Any]:
+    step = StepRule(delimiters=("\n",), max_step_tokens=STEP_TOKENS, max_tokens=STEPS * STEP_TOKENS)
+    sampling = Sampling(temperature=TEMPERATURE)
+    filters = ParticleFilterSettings(
+        particles=PARTICLES, max_steps=STEPS, step=step, sampling=sampling
+    )
+    # About as many tokens as the filter's paths have.
+    whole = StepRule(delimiters=(), max_tokens=PLAIN_TOKENS)
+    plain = IndependentSettings(samples=PARTICLES, step=whole, sampling=sampling)
+    n = len(problems)
+    with vllm_server(model, log) as base:
+        asyncio.run(ours(base, model, problems[:1], filters)())  # warm-up
+        runs = {
+            "butwait_filter": measured(base, n, ours(base, model, problems, filters)),
+            "its_hub_gathered": measured(base, n, its_hub(base, model.name, problems, True)),
+            "butwait_plain": measured(base, n, ours(base, model, problems, plain)),
+            "its_hub_as_documented": measured(base, n, its_hub(base, model.name, problems, False)),
+        }
+    mine, others = runs["butwait_filter"], ("its_hub_as_documented", "its_hub_gathered")
+    faster = {
+        name: {
+            "wall": round(runs[name]["seconds"] / mine["seconds"], 2),
+            "cpu": round(runs[name]["cpu_seconds"] / mine["cpu_seconds"], 2),
+        }
+        for name in others
+    }
+    a_token = {
+        name: [runs[name][clock] / runs[name]["generated_tokens"] for clock in CLOCKS]
+        for name in ("butwait_filter", "butwait_plain")
+    }
+    overhead = np.divide(a_token["butwait_filter"], a_token["butwait_plain"])
+    return {
+        "model": model.name,
+        "dtype": model.dtype,
+        "questions": n,
+        "particles": PARTICLES,
+        "runs": runs,
+        "questions_per_hour_ratio": faster["its_hub_as_documented"]["wall"],
+        "questions_per_hour_ratio_gathered": faster["its_hub_gathered"]["wall"],
+        "cpu_seconds_ratio": faster["its_hub_as_documented"]["cpu"],
+        "cpu_seconds_ratio_gathered": faster["its_hub_gathered"]["cpu"],
+        "filter_overhead": round(overhead[0], 2),
+        "filter_overhead_in_cpu_seconds": round(overhead[1], 2),
+        "prm_token_ratio": prm_token_ratio(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    # A CPU without instructions for bfloat16 takes three times as long for it as for float32.
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    parser.add_argument("--dtype", default="bfloat16" if fast else "float32")
+    parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--problems", help="JSONL of GSM8K questions; default: the hub's test set")
+    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    source = arguments.problems or "gsm8k"
+    problems = load_problems(ProblemSetSettings(source=source, limit=arguments.questions))
+    result = bench(
+        ModelSettings(name=arguments.model, dtype=arguments.dtype), problems, arguments.log
+    )
+    print(result)
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    write_results(arguments.output, threads, [result])
+
+
+if __name__ == "__main__":
+    main()

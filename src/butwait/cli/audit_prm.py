@@ -1,0 +1,225 @@
+"""``butwait audit-prm``: how far can a reward model be trusted?"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from butwait.cli.audit_tables import shown
+from butwait.cli.recorded_stage import RecordedStage, read_recorded_stage
+from butwait.problems.hub import read_hub_rows
+from butwait.problems.settings import ProblemSetSettings
+from butwait.problems.tables import Row, read_rows
+from butwait.records import Key, SearchTree, UserError
+from butwait.reward_models.audit import audit
+from butwait.reward_models.bellman import bellman, families
+from butwait.reward_models.first_error import (
+    Judged,
+    Solution,
+    chosen_threshold,
+    first_error_figures,
+    halves,
+    judged,
+    solution,
+)
+from butwait.reward_models.incremental import PathTooLongError
+from butwait.reward_models.load import Policy, load_reward_model
+from butwait.reward_models.read_settings import read_settings
+from butwait.reward_models.rescore import as_steps, node_logits, step_logits
+from butwait.reward_models.reward_model import RewardModel
+from butwait.reward_models.tree_prefixes import tree_prefixes
+from butwait.running.files import write_json
+from butwait.running.progress import task
+
+KEY = Key.of(0, "audit-prm")
+SOLUTIONS_AT_A_TIME = 32
+TREES_AT_A_TIME = 8
+"""Each scores all its nodes of one depth together."""
+SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
+"""Splits of ``Qwen/ProcessBench``."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to audit on what; see ``audit_prm``."""
+
+    model: Path | None
+    processbench: str | None
+    trees: Path | None
+    limit: int | None
+    threshold: float
+    step_end: str
+
+
+def audit_prm(request: Request, out: Path | None) -> None:
+    """Audits a reward model on labelled solutions, on recorded trees, or on both, prints the
+    figures and writes them to ``out``.
+
+    Without a model the rewards that the trees recorded are audited. Raises UserError for a
+    request that names nothing to audit, and for what cannot be read.
+    """
+    _check(request)
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    stage = None if request.trees is None else read_recorded_stage(request.trees)
+    trees = [] if stage is None else _some(stage.trees, request.limit)
+    model, tokenizer = None, None
+    if request.model is not None:
+        model, tokenizer = _load(request.model, stage)
+    found: dict[str, Any] = {"reward_model": str(request.model or "recorded")}
+    if request.processbench is not None and model is not None:
+        solutions = _solutions(request.processbench, request.limit)
+        found["processbench"] = _first_errors(solutions, model, tokenizer, request)
+    if stage is not None:
+        found["trees"] = _trees(trees, stage, model)
+    found["clipped"] = None if model is None else model.clipped
+    if out is not None:
+        write_json(out, found)
+    console = Console()
+    for block in shown(found):
+        console.print(block)
+
+
+def _check(request: Request) -> None:
+    if request.processbench is None and request.trees is None:
+        raise UserError("there is nothing to audit on: give --processbench FILE, --trees RUN/STAGE")
+    if request.processbench is not None and request.model is None:
+        raise UserError("ProcessBench has no recorded rewards: give a reward model with --model")
+    if not 0 < request.threshold < 1:
+        raise UserError(f"--threshold is a probability between 0 and 1, not {request.threshold}")
+
+
+def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
+    """The model, and the tokenizer of the policy whose token ids it is given (None: texts)."""
+    settings = read_settings(path)
+    if stage is None or stage.policy is None:
+        return load_reward_model(settings, None), None
+    from butwait.engines.models import load_tokenizer
+
+    tokenizer = load_tokenizer(stage.policy)
+    policy = Policy(stage.policy, stage.prompt)
+    return load_reward_model(settings, tokenizer, policy), tokenizer
+
+
+def _solutions(source: str, limit: int | None) -> list[Solution]:
+    path = Path(source).expanduser()
+    if path.exists() or path.suffix in (".jsonl", ".parquet"):
+        rows = [(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
+    else:
+        rows = _hub_rows(source)
+    return [solution(row, where) for row, where in _some(rows, limit)]
+
+
+def _hub_rows(name: str) -> list[tuple[Row, str]]:
+    rows = []
+    for subset in SUBSETS:
+        part = read_hub_rows(ProblemSetSettings(source=name, split=subset))
+        rows += [({"source": subset, **row}, f"{name}, {subset} {i}") for i, row in enumerate(part)]
+    return rows
+
+
+def _some(items: Sequence[_T], limit: int | None) -> list[_T]:
+    """A random subset of this size, the same at every call, in the items' order."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    drawn = np.argsort(KEY.derive("limit").uniforms(len(items)))[:limit]
+    return [items[i] for i in sorted(drawn.tolist())]
+
+
+def _first_errors(
+    solutions: list[Solution], model: RewardModel, tokenizer: Any, request: Request
+) -> dict[str, Any]:
+    async def one(item: Solution) -> np.ndarray | None:
+        steps = as_steps(item.steps, request.step_end, tokenizer)
+        try:
+            return await step_logits(model, item.problem, steps)
+        except PathTooLongError:
+            return None
+
+    scored = zip(
+        solutions,
+        asyncio.run(_all(solutions, one, SOLUTIONS_AT_A_TIME, "scoring solutions")),
+        strict=True,
+    )
+    fitting = [(item, logits) for item, logits in scored if logits is not None]
+    if not fitting:
+        raise UserError("the reward model takes none of the solutions: all are longer than it can")
+    found = judged([item for item, _ in fitting], [logits for _, logits in fitting])
+    subsets = np.array([item.subset for item, _ in fitting])
+    parts = {name: found.where(subsets == name) for name in dict.fromkeys(subsets.tolist())}
+    if len(parts) > 1:
+        parts["all"] = found
+    return {
+        "solutions": len(fitting),
+        "too_long": len(solutions) - len(fitting),
+        "questions": len(np.unique(found.question)),
+        "fixed": {n: _at(part, request.threshold, n) for n, part in parts.items()},
+        "chosen": _chosen(found),
+    }
+
+
+def _at(part: Judged, threshold: float, name: str) -> dict[str, Any]:
+    return first_error_figures(part, threshold, KEY.derive("first_error", name))
+
+
+def _chosen(found: Judged) -> dict[str, Any] | None:
+    """The F1 on one half of the questions, at the threshold that is best on the other half."""
+    if len(np.unique(found.question)) < 2:
+        return None
+    tuning, rest = halves(found, KEY.derive("halves"))
+    return first_error_figures(rest, chosen_threshold(tuning), KEY.derive("chosen"))
+
+
+def _trees(
+    trees: list[SearchTree], stage: RecordedStage, model: RewardModel | None
+) -> dict[str, Any]:
+    if model is None:
+        logits = [_recorded(tree) for tree in trees]
+    else:
+
+        async def one(tree: SearchTree) -> np.ndarray:
+            return await node_logits(model, stage.problem(tree.problem_id), tree)
+
+        logits = asyncio.run(_all(trees, one, TREES_AT_A_TIME, "scoring trees"))
+    pairs = list(zip(trees, logits, strict=True))
+    prefixes = tree_prefixes(pairs)
+    if not len(prefixes.logit):
+        raise UserError(
+            f"{stage.path} cannot be audited: no node has both a reward and a graded path through "
+            "it; a search without a reward model records none (give one with --model)"
+        )
+    return {
+        "trees": len(trees),
+        "samplers": sorted({tree.sampler for tree in trees}),
+        "resampled": any(p.resampled for tree in trees for p in tree.populations),
+        **audit(prefixes, KEY.derive("audit")),
+        "bellman": bellman(families(pairs), KEY.derive("bellman")),
+    }
+
+
+def _recorded(tree: SearchTree) -> np.ndarray:
+    logits = np.array([node.reward_logit for node in tree.nodes], np.float64)
+    logits[0] = np.nan
+    return logits
+
+
+async def _all(
+    items: Sequence[_T], one: Callable[[_T], Awaitable[_R]], at_a_time: int, description: str
+) -> list[_R]:
+    gate = asyncio.Semaphore(at_a_time)
+    with task(description, len(items)) as progress:
+
+        async def gated(item: _T) -> _R:
+            async with gate:
+                result = await one(item)
+            progress.advance()
+            return result
+
+        return await asyncio.gather(*map(gated, items))

@@ -1,0 +1,78 @@
+"""Floating-point operations of a decoder's forward pass, from its configuration.
+
+A multiplication and an addition count as two (Kaplan et al. 2020, arXiv:2001.08361, table 1;
+Hoffmann et al. 2022, arXiv:2203.15556, appendix F): 2 per weight of every matrix and token, the
+language-model head included and the embedding look-up left out, and for attention 2 for the
+logits and 2 for the weighted sum, per layer, query head, head dimension and position attended to.
+Norms, activations, rotary embeddings and the softmax are left out, as there.
+
+Two departures: Kaplan's table counts the logits alone (2 where we and Hoffmann count 4), and
+a causal token attends to the positions up to its own, not to the whole sequence.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
+
+from butwait.engines.models import resolve
+from butwait.engines.settings import ModelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderFlops:
+    """Attributes:
+    per_token: operations of the matrices, for one token.
+    per_position: operations of attention, for one token and one position that it attends to.
+    """
+
+    per_token: int
+    per_position: int
+
+    def forward(self, start: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """float64, as the arguments: running ``tokens`` tokens behind ``start`` others, whose keys
+        and values are cached."""
+        count = np.asarray(tokens, np.float64)
+        positions = count * start + count * (count + 1) / 2
+        return count * self.per_token + positions * self.per_position
+
+
+def flops_of(model: ModelSettings, *, head: bool = True) -> DecoderFlops | None:
+    """Of a model's forward pass, without loading its weights.
+
+    Args:
+        model: which one.
+        head: whether the language-model head runs; reward models have none.
+
+    Returns:
+        None where the configuration cannot be read, and for a mixture of experts, which does not
+        run all of its weights.
+    """
+    try:
+        config = AutoConfig.from_pretrained(resolve(model), revision=model.revision)
+    except (OSError, ValueError, KeyError):
+        return None
+    return decoder_flops(config, head=head)
+
+
+def decoder_flops(config: PretrainedConfig, *, head: bool = True) -> DecoderFlops | None:
+    """Of the architecture that a configuration names. See ``flops_of``."""
+    if any("expert" in name for name in config.to_dict()):
+        return None
+    with torch.device("meta"):
+        build: Any = AutoModelForCausalLM if head else AutoModel
+        model = build.from_config(config)
+    matrices = sum(
+        weight.numel()
+        for module in model.modules()
+        if not isinstance(module, torch.nn.Embedding)
+        for weight in module.parameters(recurse=False)
+        if weight.ndim == 2
+    )
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return DecoderFlops(
+        per_token=2 * matrices,
+        per_position=4 * config.num_hidden_layers * config.num_attention_heads * width,
+    )

@@ -1,0 +1,328 @@
+"""A policy behind a server that speaks OpenAI's protocol.
+
+A step is one streamed request. Its tokens are put before our own ``StepDetector`` as they come, and
+the connection is closed where the step ends, so all engines agree on where that is. The server is
+told to stop at strings that end a step for certain: that spares tokens, and decides nothing.
+
+Two ways to ask: ``completions`` sends the path as token ids; ``chat`` sends messages, the last of
+them the assistant's turn so far, and refuses where a chat template would edit that turn.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from butwait.engines.chunks import ArrivingStep
+from butwait.engines.engine import Continuation, EngineCounters, Prefix, ScoringUnsupportedError
+from butwait.engines.models import checkpoint_eos_token_ids
+from butwait.engines.one_loop import OneLoop
+from butwait.engines.openai_probe import COMPLETIONS, Probe, Served
+from butwait.engines.openai_replies import Pieces, Reply, check_prompt, echoed, read
+from butwait.engines.policy_tokens import PolicyTokens, check_fits
+from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
+from butwait.engines.steps import StepDetector
+from butwait.problems.prompts import Message, messages
+from butwait.problems.settings import PromptSettings
+from butwait.records import Key, Problem, UserError
+
+T = TypeVar("T")
+
+TOKENS_AT_A_TIME = 8
+"""Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an
+event for each token would take longer than to sample it."""
+
+
+@dataclass
+class _Draws:
+    """Tokens of a step that earlier requests gave, and what they cost."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    prefilled: int = 0
+
+    def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        self.token_ids.extend(token_ids)
+        self.logprobs.extend(logprobs)
+
+
+class OpenAIEngine:
+    """An ``Engine`` (see ``engines.engine``) on a server. It belongs to the event loop of its
+    first call, and asks the server what it takes then.
+
+    Every request has the seed of its key, unless ``seeds`` is off; the same key may still
+    draw another token, as in ``VllmEngine``. A reply that is lost midway is sampled anew with the
+    same seed, and only the reply that was used is counted.
+
+    Args:
+        model: whose tokenizer and EOS tokens it has.
+        tokenizer: of that model.
+        settings: where the server is and how it is asked.
+        prompt: how a problem is put to the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        tokenizer: Any,
+        settings: OpenAISettings,
+        prompt: PromptSettings,
+    ) -> None:
+        self.counters = EngineCounters()
+        self.scored_tokens = 0
+        """Tokens run to score continuations, their prefixes included."""
+        self._settings = settings
+        eos_ids = checkpoint_eos_token_ids(model, tokenizer)
+        self._tokens = PolicyTokens(tokenizer, prompt, eos_ids)
+        self._name = settings.served_model or model.name
+        self._chats: dict[bytes, list[Message]] = {}
+        self._server = RemoteServer(
+            settings, settings.base_url, settings.max_rows, "engine.base_url"
+        )
+        self._capacity = settings.capacity
+        self._served: Served | None = None
+        self._asking = asyncio.Lock()
+        self._requests = OneLoop("an OpenAIEngine")
+        if settings.mode == "chat" and prompt.style != "chat":
+            raise UserError("engine.mode: chat needs prompt.style: chat")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What results depend on beside model, prefix and key. It does not make them
+        deterministic: the server does its part."""
+        return {"served_model": self._name, "mode": self._settings.mode}
+
+    def start(self, problem: Problem) -> Prefix:
+        """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
+        start = self._tokens.start(problem, self._capacity)
+        self._chats[start.token_ids.tobytes()] = messages(problem, self._tokens.prompt)
+        return start
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._tokens.encode(text)
+
+    async def extend(
+        self,
+        prefixes: Sequence[Prefix],
+        step_rule: StepRule,
+        sampling: Sampling,
+        keys: Sequence[Key],
+    ) -> list[Continuation]:
+        """One step for every prefix. A path that reaches the end of the server's context, or of
+        ``capacity``, ends there with ``length``. Raises UserError for a server that is lost,
+        refuses, or ran other tokens than it was given."""
+        detector = self._tokens.detector(step_rule)
+        results = await self._requests.all(
+            self._extend(prefix, detector, sampling, key)
+            for prefix, key in zip(prefixes, keys, strict=True)
+        )
+        self.counters.count(results)
+        return results
+
+    async def score(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of given tokens, untempered, by an echo of the prompt. Raises
+        ScoringUnsupportedError where the server gives none, and UserError for a path longer than
+        ``capacity``."""
+        paths = [
+            np.concatenate([prefix.token_ids, np.asarray(continuation, np.int32)])
+            for prefix, continuation in zip(prefixes, continuations, strict=True)
+        ]
+        return await self._requests.all(
+            self._score(path, prefix) for prefix, path in zip(prefixes, paths, strict=True)
+        )
+
+    def release(self, prefixes: Sequence[Prefix]) -> None:
+        """Does nothing: there are no handles; a server finds a prefix by its tokens."""
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def _extend(
+        self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
+    ) -> Continuation:
+        served = await self._how(prefix)
+        self._check_logprobs(served, sampling)
+        draws, seed, requests = _Draws(), key.seed32(), 1
+        while True:
+            ask = partial(self._request, served, prefix, detector, sampling, seed, draws)
+            step, draws = await self._server.again(ask)
+            if step.finish is not None:
+                return step.continuation(draws.prefilled)
+            # The server had a reason of its own to stop (a limit per request): on from there.
+            seed, requests = key.derive("request", requests).seed32(), requests + 1
+
+    async def _request(
+        self,
+        served: Served,
+        prefix: Prefix,
+        detector: StepDetector,
+        sampling: Sampling,
+        seed: int,
+        before: _Draws,
+    ) -> tuple[ArrivingStep, _Draws]:
+        """The step after one more request, which starts behind the tokens of those before. Nothing
+        that it is given changes, so that it can be asked anew."""
+        left = None if self._capacity is None else self._capacity - len(prefix.token_ids)
+        step = ArrivingStep(detector, prefix, left)
+        step.add(before.token_ids, before.logprobs)
+        draws = _Draws(before.token_ids.copy(), before.logprobs.copy(), before.prefilled)
+        if step.finish is not None:
+            return step, draws
+        body, prompt_ids = self._body(served, prefix, before.token_ids, detector)
+        body |= served.sampled(sampling) | {"max_tokens": step.room}
+        body |= {"seed": seed} if self._settings.seeds else {}
+        body |= self._stops(served, detector.rule, prefix.text)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        pieces = Pieces(self._tokens, served.gives_ids)
+        last = Reply()
+        async with aclosing(self._server.events(served.path, body)) as events:
+            async for event in events:
+                reply = read(event)
+                check_prompt(reply, prompt_ids)
+                last = last.then(reply)
+                new = pieces.take(reply)
+                draws.add(*new)
+                step.add(*new)
+                if step.finish is not None and last.finish is None:
+                    break  # the server does not know that the step is over
+        if step.finish is None:
+            self._end(step, draws, last, pieces, before)
+        pieces.check()
+        draws.prefilled += len(prompt_ids) - last.cached_tokens
+        return step, draws
+
+    def _end(
+        self, step: ArrivingStep, draws: _Draws, last: Reply, pieces: Pieces, before: _Draws
+    ) -> None:
+        """What the server's own reason to stop means for a step that goes on by its tokens."""
+        if last.finish is None:
+            raise LostError("a reply has no end")
+        if last.finish == "stop" and isinstance(last.stop, int):
+            raise UserError(
+                f"the server stopped at token {last.stop}, which ends no completion of "
+                f"{self._tokens.tokenizer.name_or_path}: is it the model of model.name?"
+            )
+        if last.finish == "stop" and last.stop is None:
+            new = [self._tokens.tokenizer.eos_token_id], [pieces.pending()]
+            draws.add(*new)
+            step.add(*new)
+        elif len(draws.token_ids) == len(before.token_ids):
+            step.end_of_context()
+
+    def _body(
+        self, served: Served, prefix: Prefix, drawn: list[int], detector: StepDetector
+    ) -> tuple[dict[str, Any], list[int]]:
+        """What says where to go on, and the tokens that the server must run for it."""
+        if served.path == COMPLETIONS:
+            path = [*prefix.token_ids.tolist(), *drawn]
+            return {"model": self._name, "prompt": path, "logprobs": 1}, path
+        completion = [*prefix.token_ids[prefix.prompt_length :].tolist(), *drawn]
+        text = detector.detokenizer.decode(completion)
+        body, prompt_ids = self._turn(prefix, text)
+        return {"model": self._name, "logprobs": True, **body}, prompt_ids
+
+    def _turn(self, prefix: Prefix, text: str) -> tuple[dict[str, Any], list[int]]:
+        """Messages of a chat whose last turn is to be continued. Raises UserError where the chat
+        template does not leave that turn as it is."""
+        prompt_ids = prefix.token_ids[: prefix.prompt_length]
+        chat = self._chats.get(prompt_ids.tobytes())
+        if chat is None:
+            raise UserError(
+                "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
+                "by their messages; use engine.mode: completions"
+            )
+        options = dict(self._tokens.prompt.template_options)
+        body: dict[str, Any] = {"messages": chat}
+        if options:
+            body["chat_template_kwargs"] = options
+        if not text:
+            return body, prompt_ids.tolist()
+        render = partial(self._tokens.tokenizer.apply_chat_template, tokenize=False, **options)
+        turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
+        try:
+            whole = render(turn, continue_final_message=True)
+        except ValueError:  # the turn is not found in what the template made of it
+            whole = None
+        if whole != render(chat, add_generation_prompt=True) + text:
+            raise UserError(
+                f"the chat template of {self._tokens.tokenizer.name_or_path} edits a turn that is "
+                "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
+            )
+        body |= {"messages": turn, "continue_final_message": True, "add_generation_prompt": False}
+        return body, self._tokens.tokenizer.encode(whole, add_special_tokens=False)
+
+    def _stops(self, served: Served, rule: StepRule, text: str) -> dict[str, Any]:
+        """Strings at which a step ends for certain. A server that is not known to keep them in
+        its text gets none."""
+        if not served.is_vllm:
+            return {}
+        # A full stop need not end a sentence, and to stop for nothing costs a request.
+        strings = () if rule.sentences else rule.stop_strings(text)
+        return {
+            "stop": list(strings),
+            "stream_interval": 1 if rule.sentences else TOKENS_AT_A_TIME,
+            "include_stop_str_in_output": True,
+            "stop_token_ids": sorted(self._tokens.eos_ids),
+        }
+
+    async def _score(self, path: np.ndarray, prefix: Prefix) -> np.ndarray:
+        start = len(prefix.token_ids)
+        if start == len(path):
+            return np.zeros(0, np.float32)
+        served = await self._how(prefix)
+        check_fits(len(path), self._capacity)
+        if served.path != COMPLETIONS or not served.is_vllm:
+            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
+        # A server samples a token behind every prompt: here it is the path's last, which so needs
+        # no place in the context. Greedy sampling leaves it untempered.
+        body = {
+            "model": self._name,
+            "prompt": path[:-1].tolist(),
+            "echo": True,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": 1,
+            "logprob_token_ids": path[-1:].tolist(),
+            "return_tokens_as_token_ids": True,
+        }
+        try:
+            reply = await self._server.again(partial(self._server.json, COMPLETIONS, body))
+        except RefusedError as error:
+            raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
+        logprobs = echoed(reply, path.tolist())
+        if logprobs is None:
+            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
+        self.scored_tokens += len(path) - 1
+        return np.array(logprobs[start:], np.float32)
+
+    async def _how(self, prefix: Prefix) -> Served:
+        """How the server answers; it is asked once."""
+        async with self._asking:
+            if self._served is None:
+                probe = Probe(self._server, self._name, self._settings.mode, self._tokens.prompt)
+                context = await probe.context()
+                if context is not None:
+                    self._capacity = min(self._capacity or context, context)
+                self._served = await probe.ask(prefix)
+        return self._served
+
+    def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
+        shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
+        if shaped and not served.of_the_policy and not self._settings.any_logprobs:
+            raise UserError(
+                f"the server at {self._server.url} gives log-probabilities before temperature, "
+                "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
+                "temperature 1 alone, or set engine.any_logprobs: true"
+            )
+
+
+_NO_SCORES = (
+    "the server at {url} gives no log-probabilities of given tokens (vLLM 0.31 does, in "
+    "engine.mode: completions)"
+)

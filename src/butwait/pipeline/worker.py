@@ -1,0 +1,54 @@
+"""One process of a training on several devices; see ``launch.py``."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from butwait.pipeline.context import StageRun
+from butwait.pipeline.launch import JOB, MISTAKE, OUTCOME
+from butwait.pipeline.problem_sets import stored_problem_sets
+from butwait.pipeline.stages import STAGES
+from butwait.problems.grading import Grader
+from butwait.recipe.recipe import Recipe
+from butwait.records import UserError
+from butwait.running.files import write_json
+from butwait.running.progress import silence
+from butwait.running.stages import Stage, read_stage
+
+
+def main(folder: Path, name: str) -> int:
+    """Does a stage whose inputs are finished; returns the exit code."""
+    first = os.environ.get("RANK", "0") == "0"
+    if not first:
+        silence()
+    content = json.loads((folder / name / JOB).read_text(encoding="utf-8"))
+    recipe = Recipe.model_validate(content["recipe"])
+    if recipe.threads is not None:
+        import torch
+
+        torch.set_num_threads(recipe.threads)
+    try:
+        with Grader() as grader:
+            problems = stored_problem_sets(folder / "problems")
+            done = {s: _stage(folder / s) for s in recipe.order() if (folder / s).is_dir()}
+            stage = done.pop(name)
+            run = StageRun(recipe, name, stage, done, problems, grader)
+            metrics, cost = STAGES[recipe.stages[name].kind](run)
+    except UserError as error:
+        # All processes find most mistakes, and each of them says the same.
+        (folder / name / MISTAKE).write_text(f"{error}\n", encoding="utf-8")
+        return 2
+    if first:
+        write_json(folder / name / OUTCOME, {"metrics": metrics, "cost": cost})
+    return 0
+
+
+def _stage(path: Path) -> Stage:
+    stage = read_stage(path)
+    assert stage is not None, f"{path} holds no stage"
+    return stage
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

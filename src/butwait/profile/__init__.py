@@ -1,0 +1,1 @@
+"""What a set of solutions looks like, and how two sets differ."""

@@ -1,0 +1,103 @@
+"""Stages with ``seeds``: one that is written once and runs several times.
+
+``sft: {kind: sft, seeds: 5}`` stands for the stages ``sft-1`` to ``sft-5``. A stage's seed follows
+from its name, so they differ in that alone. Whatever takes from them is repeated with them, number
+by number, and may say so with the same ``seeds``; a report and a profile take from all of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+GATHERING = frozenset({"report", "profile"})
+"""Kinds that look at all copies together, and so have none themselves."""
+
+
+def with_copies(content: Any) -> Any:
+    """A recipe's content with every stage that has ``seeds`` written out as its copies.
+
+    The copies stand where the stage stood, without ``seeds`` and with ``arm``, the stage's name.
+    ``seeds: 1`` changes nothing. What is no mapping of stages, or no whole number, is left for the
+    recipe's own checks.
+
+    Raises ValueError where copies cannot be paired, or a copy's name is taken.
+    """
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(s, dict) for s in stages.values()):
+        return content
+    number = {name: n for name in stages if (n := _copies(stages, name, ())) > 1}
+    if not number:
+        return content
+    written: dict[str, Any] = {}
+    for name, stage in stages.items():
+        for new, copy in _written_out(name, stage, number):
+            if new in written or (new != name and new in stages):
+                raise ValueError(f"`seeds` of {name!r} makes a stage {new!r}, which there is")
+            written[new] = copy
+    return content | {"stages": written}
+
+
+def _copies(stages: Mapping[str, Any], name: str, children: tuple[str, ...]) -> int:
+    """How many copies a stage has: its own ``seeds``, or those of what it takes from."""
+    stage = stages[name]
+    own, gathers = stage.get("seeds", 1), stage.get("kind") in GATHERING
+    if not isinstance(own, int) or name in children:  # mistakes that the recipe's checks name
+        return 1
+    if gathers and own > 1:
+        raise ValueError(f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself")
+    above = {
+        source: _copies(stages, source, (*children, name))
+        for source in _listed(stage.get("from"))
+        if source in stages and not gathers
+    }
+    several = {source: n for source, n in above.items() if n > 1}
+    if own > 1:
+        several[name] = own
+    if len(set(several.values())) > 1:
+        told = ", ".join(f"{source!r} has {n}" for source, n in several.items())
+        raise ValueError(f"stage {name!r} cannot pair the seeds it takes from: {told}")
+    return next(iter(several.values()), 1)
+
+
+def _written_out(name: str, stage: dict[str, Any], number: Mapping[str, int]) -> list[Any]:
+    """(name, content) of each stage that this one stands for."""
+    if stage.get("kind") in GATHERING:
+        lists = {key: stage[key] for key in ("from", "sources") if isinstance(stage.get(key), list)}
+        return [(name, stage | {key: _all(names, number) for key, names in lists.items()})]
+    if name not in number:
+        return [(name, stage)]
+    kept = {key: value for key, value in stage.items() if key != "seeds"}
+    return [
+        (_copy(name, i), kept | _numbered(stage, i, number) | {"arm": name})
+        for i in range(1, number[name] + 1)
+    ]
+
+
+def _numbered(stage: dict[str, Any], i: int, number: Mapping[str, int]) -> dict[str, Any]:
+    """What copy ``i`` takes from: the copies ``i``, in ``from`` and in ``subset``."""
+
+    def own(name: Any) -> Any:
+        return _copy(name, i) if isinstance(name, str) and name in number else name
+
+    found: dict[str, Any] = {}
+    if isinstance(stage.get("from"), list):
+        found["from"] = [own(source) for source in stage["from"]]
+    if isinstance(stage.get("subset"), dict):
+        found["subset"] = {key: own(value) for key, value in stage["subset"].items()}
+    return found
+
+
+def _all(names: list[Any], number: Mapping[str, int]) -> list[Any]:
+    """The names, and in place of one that has copies all of them."""
+    found: list[Any] = []
+    for name in names:
+        copies = number.get(name, 0) if isinstance(name, str) else 0
+        found += [_copy(name, i) for i in range(1, copies + 1)] or [name]
+    return found
+
+
+def _copy(name: str, i: int) -> str:
+    return f"{name}-{i}"
+
+
+def _listed(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []

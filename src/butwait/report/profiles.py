@@ -1,0 +1,63 @@
+"""Figures of a profile: lengths of several sets of solutions, and where they reflect.
+
+Both read ``profile.json`` (``profile.findings``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from butwait.report.figures import FigureBlock
+from butwait.report.svg import Canvas, series_colour
+
+Profile = dict[str, Any]
+
+
+def length_histograms(name: str, profile: Profile) -> FigureBlock:
+    """A panel a source under each other, over the same bins (log scale): the share of its
+    solutions in each."""
+    sources, unit = profile["sources"], profile["unit"]
+    edges, label = profile["length_edges"], f"Solution lengths in {unit}"
+    with _panels(f"{name}-lengths", label, sources) as canvas:
+        for number, (axes, source) in enumerate(zip(canvas.axes, sources, strict=True)):
+            shares = _percent(source["length_counts"])
+            axes.stairs(shares, edges, fill=True, color=series_colour(number), alpha=0.7)
+            axes.set_xscale("log")
+            axes.set_xlim(edges[0], edges[-1])
+            axes.set_title(f"{source['name']} (n = {source['n']:,})")
+            axes.set_ylabel("solutions (%)")
+        canvas.axes[-1].set_xlabel(f"{unit} a solution (log scale)")
+    medians = "; ".join(f"{s['name']} {s['figures']['length']['median']:,.0f}" for s in sources)
+    return FigureBlock(canvas.svg, label, f"Median lengths in {unit}: {medians}.")
+
+
+def habit_places(name: str, profile: Profile, habit: str = "reflection") -> FigureBlock | None:
+    """Where the phrases of a habit begin, as shares of all of them; None where there is none."""
+    sources = [s for s in profile["sources"] if sum(s["place_counts"].get(habit, ()))]
+    if not sources:
+        return None
+    order = [source["name"] for source in profile["sources"]]
+    label = f"Where phrases of {habit} stand"
+    with _panels(f"{name}-{habit}", label, sources) as canvas:
+        for axes, source in zip(canvas.axes, sources, strict=True):
+            counts = source["place_counts"][habit]
+            edges = [100 * i / len(counts) for i in range(len(counts) + 1)]
+            colour = series_colour(order.index(source["name"]))
+            axes.stairs(_percent(counts), edges, fill=True, color=colour, alpha=0.7)
+            axes.set_xlim(0, 100)
+            axes.set_title(f"{source['name']} ({sum(counts):,} phrases)")
+            axes.set_ylabel("phrases (%)")
+        canvas.axes[-1].set_xlabel("place in the solution (%)")
+    shares = "; ".join(
+        f"{s['name']} {100 * s['figures'][f'{habit}_share']['mean']:.0f} %"
+        for s in profile["sources"]
+    )
+    reading = f"Solutions with such a phrase: {shares}. Phrases are a proxy for the habit."
+    return FigureBlock(canvas.svg, label, reading)
+
+
+def _panels(name: str, label: str, sources: Sequence[Profile]) -> Canvas:
+    return Canvas(name, label, rows=len(sources), height=1.9)
+
+
+def _percent(counts: Sequence[int]) -> list[float]:
+    return [100 * count / sum(counts) for count in counts]

@@ -1,0 +1,199 @@
+"""Curves over optimizer steps as small panels, all arms in each.
+
+A curve has at most ``MOST_POINTS`` points, each the mean of the steps around it. Where completions
+are not samples of the policy alone, the curves that speak of them are dashed. Of an arm with
+several seeds the mean over seeds is drawn, at the steps that all of them have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from butwait.report import formats
+from butwait.report.figures import LegendEntry
+from butwait.report.reinforcement.guards import ends
+from butwait.report.reinforcement.runs import Arm
+from butwait.report.svg import Canvas, series_colour, series_variable
+
+MOST_POINTS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """``figure`` of the log under a title; ``percent`` where it is a share; ``drawn`` where it
+    speaks of the completions that the training drew."""
+
+    figure: str
+    title: str
+    percent: bool = False
+    drawn: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Panels of one idea; ``name`` keeps their ids apart, ``note`` says what to think of them."""
+
+    name: str
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+
+
+GROUPS = (
+    Group(
+        "reward",
+        "Reward and policy",
+        "On the questions of the training. Entropy that falls to 0 ends exploration.",
+        (
+            Panel("reward", "mean reward"),
+            Panel("entropy", "entropy (nats a token)"),
+            Panel("clip_ratio/region_mean", "clipped tokens (%)", percent=True),
+            Panel("kl", "KL divergence to the start (nats a token)"),
+        ),
+    ),
+    Group(
+        "completions",
+        "Completions",
+        "Phrases of reflection are a proxy for the habit.",
+        (
+            Panel("length", "length (tokens)"),
+            Panel("truncated", "cut at the limit (%)", percent=True),
+            Panel("no_answer", "without an answer (%)", percent=True),
+            Panel("duplicates", "duplicates in a group (%)", percent=True),
+            Panel("habits/reflection", "with a phrase of reflection (%)", percent=True),
+        ),
+    ),
+    Group(
+        "difficulty",
+        "Accuracy by difficulty",
+        "Questions by how often earlier generations solved them.",
+        (
+            Panel("accuracy/never", "never solved before: right now (%)", percent=True),
+            Panel("accuracy/rarely", "solved in up to 25 %: right now (%)", percent=True),
+            Panel("accuracy/often", "solved in 25 to 75 %: right now (%)", percent=True),
+            Panel("accuracy/mostly", "solved in over 75 %: right now (%)", percent=True),
+            Panel("all_wrong_groups", "groups all wrong (%)", percent=True),
+        ),
+    ),
+    Group(
+        "search",
+        "Searches in the loop",
+        "Means over the searches of a generation.",
+        (
+            Panel("search/questions", "questions searched (a device)", drawn=False),
+            Panel("search/solved", "of these solved (%)", percent=True, drawn=False),
+            Panel("search/ess", "effective sample size (%)", percent=True, drawn=False),
+            Panel("search/ancestors", "distinct first steps (%)", percent=True, drawn=False),
+            Panel("search/mu", "weight of the likelihood term", drawn=False),
+            Panel("search/nll", "its loss (nats a token)", drawn=False),
+            Panel("prm/auc", "AUC of the reward model", drawn=False),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A group as the page shows it."""
+
+    title: str
+    reading: str
+    panels: list[Markup]
+
+
+def step_curves(arms: Sequence[Arm]) -> list[Drawn]:
+    """The groups that some arm has a curve for."""
+    return [drawn for group in GROUPS if (drawn := _group(group, arms)) is not None]
+
+
+def _group(group: Group, arms: Sequence[Arm]) -> Drawn | None:
+    """A panel for each figure that some arm logged twice and that is not 0 throughout."""
+    curves = {panel: {arm: mean_curve(arm, panel.figure) for arm in arms} for panel in group.panels}
+    logged = [p for p in curves if any(len(curve) > 1 for curve in curves[p].values())]
+    shown = [p for p in logged if any(curve[:, 1].any() for curve in curves[p].values())]
+    if not shown:
+        return None
+    panels = [_panel(f"rl-{group.name}-{i}", p, curves[p]) for i, p in enumerate(shown)]
+    parts = [group.note]
+    if len(arms) == 1:
+        parts.append(_courses(arms[0], shown))
+    if zero := [_bare(panel) for panel in logged if panel not in shown]:
+        parts.append(f"Always 0 and not drawn: {', '.join(zero)}.")
+    return Drawn(group.title, " ".join(parts), panels)
+
+
+def mean_curve(arm: Arm, figure: str) -> np.ndarray:
+    """float64 (points, 2): step, and the mean over the seeds that log the figure."""
+    curves = [curve for seed in arm.seeds if len(curve := seed.curve(figure))]
+    if not curves:
+        return np.zeros((0, 2))
+    by_step = [dict(curve.tolist()) for curve in curves]
+    shared = sorted(set.intersection(*(set(steps) for steps in by_step)))
+    return np.array([(s, np.mean([c[s] for c in by_step])) for s in shared]).reshape(-1, 2)
+
+
+def thinned(curve: np.ndarray) -> np.ndarray:
+    """The same curve in at most ``MOST_POINTS`` means of neighbours, (points, 2)."""
+    if len(curve) <= MOST_POINTS:
+        return curve
+    return np.array([part.mean(axis=0) for part in np.array_split(curve, MOST_POINTS)])
+
+
+def _panel(name: str, panel: Panel, curves: dict[Arm, np.ndarray]) -> Markup:
+    with Canvas(name, f"{panel.title} over optimizer steps", height=1.95) as canvas:
+        (axes,) = canvas.axes
+        for arm, curve in curves.items():
+            steps, values = thinned(curve).T
+            axes.plot(
+                steps,
+                values * (100 if panel.percent else 1),
+                color=series_colour(arm.colour),
+                linestyle=(0, (4, 2)) if panel.drawn and not arm.of_policy else "-",
+                linewidth=1.6,
+            )
+        axes.set_title(panel.title)
+        axes.margins(y=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("optimizer step")
+    return canvas.svg
+
+
+def _courses(arm: Arm, panels: Sequence[Panel]) -> str:
+    courses = [f"{_bare(panel)} {_course(arm, panel)}" for panel in panels]
+    return f"From the first steps to the last: {'; '.join(courses)}."
+
+
+def _bare(panel: Panel) -> str:
+    """The title without its unit."""
+    return panel.title.split(" (")[0]
+
+
+def _course(arm: Arm, panel: Panel) -> str:
+    seen = [found for seed in arm.seeds if (found := ends(seed, panel.figure)) is not None]
+    first, last = (float(np.mean([getattr(e, end) for e in seen])) for end in ("first", "last"))
+    if panel.percent:
+        return f"{formats.percent(first)} to {formats.percent(last)}"
+    return f"{first:.3g} to {last:.3g}"
+
+
+def arm_entry(arm: Arm) -> LegendEntry:
+    """The line of an arm."""
+    seeds = "" if len(arm.seeds) == 1 else f" (mean of {len(arm.seeds)} seeds)"
+    return LegendEntry("▬", series_variable(arm.colour), f"{arm.name}{seeds}")
+
+
+def legend(arms: Sequence[Arm]) -> list[LegendEntry]:
+    """The arms; what a dashed line is, and a point, where that is not plain."""
+    entries = [arm_entry(arm) for arm in arms]
+    for drawn_from in dict.fromkeys(a.seeds[0].drawn_from for a in arms if not a.of_policy):
+        names = ", ".join(a.name for a in arms if a.seeds[0].drawn_from == drawn_from)
+        entries.append(LegendEntry("╍", "var(--ink)", f"dashed ({names}): {drawn_from}"))
+    longest = max((len(seed.log) for arm in arms for seed in arm.seeds), default=0)
+    if longest > MOST_POINTS:
+        text = f"a point is the mean of up to {-(-longest // MOST_POINTS)} logged steps"
+        entries.append(LegendEntry("•", "var(--ink)", text))
+    return entries

@@ -1,0 +1,88 @@
+"""Qwen2.5-Math-PRM behind a vLLM server: ``vllm serve Qwen/Qwen2.5-Math-PRM-7B``.
+
+The server pools at every ``<extra_0>`` (its STEP pooling) and gives two logits for each. Token ids
+go in, in the layout of the in-process model. Pooling has no use for vLLM's prefix cache, which
+would leave out the scores of what is cached: a path is run whole for every score.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from butwait.engines.remote_server import RemoteServer
+from butwait.records import Problem
+from butwait.reward_models.qwen_layout import Layout, QwenLayouts
+from butwait.reward_models.reward_model import Path, RewardModelError, Score
+from butwait.reward_models.settings import PoolingSettings
+
+_NO_SCORES = np.zeros((0, 2))
+
+
+class PoolingPrm:
+    """Implements ``RewardModel``. Handles save laying a path out again, not running it.
+
+    Args:
+        settings: where the server is and how scores are aggregated.
+        tokenizer: of the reward model.
+
+    Raises UserError for a tokenizer without ``<extra_0>``.
+    """
+
+    def __init__(self, settings: PoolingSettings, tokenizer: Any) -> None:
+        self.clipped = 0
+        self._layouts = QwenLayouts(tokenizer, settings.aggregation)
+        self._settings = settings
+        root = settings.base_url.rstrip("/").removesuffix("/v1")
+        self._server = RemoteServer(settings, root, settings.max_requests, "reward_model.base_url")
+
+    async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
+        """See ``RewardModel.score``. All paths are one request. Raises UserError for a server
+        that does not answer or refuses."""
+        prompt = self._layouts.prompt(problem)
+        layouts = [self._layouts.of(prompt, path, path.handle) for path in paths]
+        tokens = [np.concatenate([*layout.segments, layout.peek]) for layout in layouts]
+        asked = [ids.tolist() for ids, layout in zip(tokens, layouts, strict=True) if layout.steps]
+        answers = iter(await self._pool(asked) if asked else [])
+        outputs = [next(answers) if layout.steps else _NO_SCORES for layout in layouts]
+        return [
+            self._score(problem, layout, output, len(ids))
+            for layout, output, ids in zip(layouts, outputs, tokens, strict=True)
+        ]
+
+    def release(self, handles: Sequence[Any]) -> None:
+        """Does nothing: a handle is a path's tokens."""
+
+    async def _pool(self, prompts: list[list[int]]) -> list[np.ndarray]:
+        """float64 (marks, 2) for every prompt: the logits at its marks."""
+        body = {
+            "model": self._settings.served_model or self._settings.name,
+            "input": prompts,
+            "task": "token_classify",
+            "encoding_format": "float",
+            "use_activation": False,
+        }
+        answer = await self._server.again(partial(self._server.json, "/pooling", body))
+        url = f"{self._server.url}/pooling"
+        try:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+            outputs = [np.array(row["data"], np.float64).reshape(-1, 2) for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RewardModelError(
+                f"{url} gave no two logits per step ({error}): is it a Qwen2.5-Math-PRM?"
+            ) from error
+        if len(outputs) != len(prompts):
+            raise RewardModelError(f"{url} answered for {len(outputs)} of {len(prompts)} paths")
+        return outputs
+
+    def _score(self, problem: Problem, layout: Layout, output: np.ndarray, tokens: int) -> Score:
+        if len(output) != self._layouts.judged(layout):
+            raise RewardModelError(
+                f"the reward model's server gave {len(output)} scores for "
+                f"{self._layouts.judged(layout)} steps of {problem.id}: it must pool at token "
+                f"{self._layouts.mark_id} (--pooler-config with step_tag_id)"
+            )
+        logit, clipped = self._layouts.logit(problem, layout, output)
+        self.clipped += clipped
+        return Score(logit, layout, tokens if layout.steps else 0)

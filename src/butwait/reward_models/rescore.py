@@ -1,0 +1,70 @@
+"""Scoring what is there already: the steps of a text, the nodes of a tree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from butwait.records import Problem, SearchTree
+from butwait.reward_models.reward_model import Path, RewardModel, Step
+
+
+def as_steps(texts: Sequence[str], end: str, tokenizer: Any) -> tuple[Step, ...]:
+    """Steps from texts, each with ``end`` behind it but the last.
+
+    ``tokenizer`` is that of the policy whose token ids the reward model takes; None: it takes
+    texts, and the steps carry no ids.
+    """
+    whole = [*(text + end for text in texts[:-1]), texts[-1]]
+    return tuple(Step(_ids(text, tokenizer), text) for text in whole)
+
+
+async def step_logits(model: RewardModel, problem: Problem, steps: Sequence[Step]) -> np.ndarray:
+    """float64 (steps,): the logit of every prefix of a path."""
+    logits: list[float] = []
+    handle = None
+    try:
+        for n in range(1, len(steps) + 1):
+            (score,) = await model.score(problem, [Path(tuple(steps[:n]), handle)])
+            _release(model, [handle])
+            handle = score.handle
+            logits.append(score.logit)
+    finally:
+        _release(model, [handle])
+    return np.array(logits)
+
+
+async def node_logits(model: RewardModel, problem: Problem, tree: SearchTree) -> np.ndarray:
+    """float64 (K,): the logit of every node of a tree; NaN at the root.
+
+    All nodes of one depth are scored at a time, each from its parent's handle.
+    """
+    logits = np.full(len(tree.nodes), np.nan)
+    steps: dict[int, tuple[Step, ...]] = {0: ()}
+    handles: dict[int, Any] = {}
+    while children := [i for i, node in enumerate(tree.nodes) if node.parent in steps]:
+        paths = {i: (*steps[tree.nodes[i].parent], _step(tree, i)) for i in children}
+        scores = await model.score(
+            problem, [Path(paths[i], handles.get(tree.nodes[i].parent)) for i in children]
+        )
+        _release(model, list(handles.values()))
+        steps = paths
+        handles = {i: score.handle for i, score in zip(children, scores, strict=True)}
+        logits[children] = [score.logit for score in scores]
+    _release(model, list(handles.values()))
+    return logits
+
+
+def _step(tree: SearchTree, i: int) -> Step:
+    node = tree.nodes[i]
+    return Step(node.token_ids, node.text, node.logprobs)
+
+
+def _release(model: RewardModel, handles: Sequence[Any]) -> None:
+    model.release([handle for handle in handles if handle is not None])
+
+
+def _ids(text: str, tokenizer: Any) -> np.ndarray:
+    if tokenizer is None:
+        return np.zeros(0, np.int32)
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)

@@ -1,0 +1,222 @@
+"""Examples are joined from pieces: stretches of a tree's paths, and inserted texts.
+
+Pieces are joined by their token ids; a text is tokenised on its own. What a piece is made of goes
+into the example's provenance, from which ``rebuild`` makes the same example again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+
+from butwait.records import Example, Key, Problem, Span, UserError
+from butwait.synthesis.built import Prompting, StoredTree
+
+THINK, THINK_END = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A stretch of a completion.
+
+    Attributes:
+        role: name of its span.
+        token_ids: int32 (n,).
+        text: theirs.
+        loss: whether its tokens carry loss.
+        source: what it was made of, as JSON.
+        ended: whether its last token is EOS.
+    """
+
+    role: str
+    token_ids: np.ndarray
+    text: str
+    loss: bool
+    source: dict[str, Any]
+    ended: bool = False
+
+    def kept(self, tokens: int, characters: int) -> "Piece":
+        """Its beginning of so many tokens, whose text has so many characters."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:tokens],
+            text=self.text[:characters],
+            source=self.source | {"tokens": tokens, "characters": characters},
+            ended=self.ended and tokens == len(self.token_ids),
+        )
+
+    def open(self) -> "Piece":
+        """The piece without EOS: something follows it."""
+        return self.kept(len(self.token_ids) - 1, len(self.text)) if self.ended else self
+
+
+def tree_piece(role: str, stored: StoredTree, nodes: Sequence[int], loss: bool) -> Piece:
+    """Consecutive nodes of one path."""
+    steps = [stored.tree.nodes[node] for node in nodes]
+    return Piece(
+        role,
+        np.concatenate([step.token_ids for step in steps]),
+        "".join(step.text for step in steps),
+        loss,
+        {
+            "stage": stored.stage,
+            "shard": stored.shard,
+            "row": stored.row,
+            "nodes": [int(node) for node in nodes],
+        },
+        ended=steps[-1].finish == "eos",
+    )
+
+
+def path_pieces(
+    role: str, stored: StoredTree, nodes: Sequence[int], *, train_phrases: bool
+) -> list[Piece]:
+    """Nodes of one path, parted where the search itself inserted text: those are doubts."""
+    inserted = [stored.tree.nodes[node].finish == "inserted" for node in nodes]
+    return [
+        tree_piece(
+            "doubt" if phrase else role,
+            stored,
+            [node for node, _ in group],
+            train_phrases or not phrase,
+        )
+        for phrase, group in groupby(zip(nodes, inserted, strict=True), key=lambda pair: pair[1])
+    ]
+
+
+def text_piece(role: str, text: str, prompting: Prompting, loss: bool) -> Piece:
+    """An inserted text. Raises UserError where the tokenizer cannot write it."""
+    token_ids = prompting.encode(text)
+    back = prompting.decode(token_ids.tolist())
+    # A tokenizer may know the tags of thinking as special tokens, which have no text.
+    same = normalize("NFC", text.strip()) == normalize("NFC", back.strip())
+    if not same and THINK not in text and THINK_END not in text:
+        raise UserError(
+            f"the model's tokenizer cannot write {text[:80]!r} (it would become {back[:80]!r}); "
+            "give phrases that it can write (`phrases`, `separator`), or take another model"
+        )
+    return Piece(role, token_ids, text, loss, {"text": text})
+
+
+def phrase_piece(
+    phrase: str, before: str, separator: str, prompting: Prompting, loss: bool
+) -> Piece:
+    """A doubt behind the text ``before``, with the separator around it."""
+    lead = "" if before.endswith(separator) else separator
+    return text_piece("doubt", lead + phrase + separator, prompting, loss)
+
+
+def thinking(pieces: Sequence[Piece], answer: str, prompting: Prompting) -> list[Piece]:
+    """The pieces in ``<think>...</think>``, and the final answer in a box behind them.
+
+    Raises UserError for text that holds such tags itself.
+    """
+    if any(THINK in piece.text or THINK_END in piece.text for piece in pieces):
+        raise UserError(
+            "the solutions hold <think> tags of their own; use format: plain, which keeps them"
+        )
+    final = f"\n{THINK_END}\n\n\\boxed{{{answer}}}"
+    return [
+        text_piece("solution", f"{THINK}\n", prompting, True),
+        *(piece.open() for piece in pieces),
+        text_piece("answer", final, prompting, True),
+    ]
+
+
+def assemble(
+    pieces: Sequence[Piece],
+    problem: Problem,
+    prompt_ids: np.ndarray,
+    prompting: Prompting,
+    provenance: Mapping[str, Any],
+) -> Example:
+    """The example of these pieces. EOS is left out inside and stands once at the end.
+
+    Args:
+        pieces: in order; each becomes a span.
+        problem: what is solved.
+        prompt_ids: int32 (p,).
+        prompting: of the model whose tokens these are.
+        provenance: what is known of the example beside its pieces.
+    """
+    *inner, last = pieces
+    if not last.ended:
+        ids = np.append(last.token_ids, np.int32(prompting.eos_token_id))
+        last = replace(last, token_ids=ids)
+    whole = [*(piece.open() for piece in inner), last]
+    lengths = [len(piece.token_ids) for piece in whole]
+    ends = list(accumulate(lengths))
+    spans = zip(whole, [0, *ends], ends, strict=False)
+    return Example(
+        problem_id=problem.id,
+        prompt_ids=prompt_ids,
+        completion_ids=np.concatenate([piece.token_ids for piece in whole]).astype(np.int32),
+        loss_mask=np.repeat([piece.loss for piece in whole], lengths),
+        spans=tuple(Span(piece.role, start, end, piece.text) for piece, start, end in spans),
+        prompt=prompting.messages(problem),
+        text="".join(piece.text for piece in whole),
+        tokenizer_fingerprint=prompting.tokenizer_fingerprint,
+        provenance={
+            **provenance,
+            "pieces": [p.source | {"role": p.role, "loss": p.loss} for p in whole],
+        },
+    )
+
+
+def origin(
+    builder: str, problem: Problem, stored: StoredTree, leaf: int, key: Key
+) -> dict[str, Any]:
+    """The provenance of an example that ends in the path to ``leaf``, without its pieces."""
+    return {
+        "builder": builder,
+        "problem": problem.id,
+        "stage": stored.stage,
+        "shard": stored.shard,
+        "row": stored.row,
+        "sampler": stored.tree.sampler,
+        "leaf": leaf,
+        "finish": stored.tree.nodes[leaf].finish,
+        "key": list(key.words),
+    }
+
+
+def rebuild(
+    example: Example,
+    problem: Problem,
+    tree_at: Callable[[str, str, int], StoredTree],
+    prompting: Prompting,
+) -> Example:
+    """The example again, from its provenance alone and the trees it names.
+
+    Args:
+        example: only its ``provenance`` is read.
+        problem: its problem.
+        tree_at: the tree of (stage, shard, row).
+        prompting: as it was built with.
+    """
+    provenance = {k: v for k, v in example.provenance.items() if k != "pieces"}
+    pieces = list(_rebuilt(example.provenance["pieces"], tree_at, prompting))
+    if "shard" in provenance:
+        place = (provenance["stage"], provenance["shard"], provenance["row"])
+        prompt_ids = tree_at(*place).tree.prompt_ids
+    else:
+        prompt_ids = prompting.prompt_ids(problem)
+    return assemble(pieces, problem, prompt_ids, prompting, provenance)
+
+
+def _rebuilt(
+    sources: Iterable[Mapping[str, Any]],
+    tree_at: Callable[[str, str, int], StoredTree],
+    prompting: Prompting,
+) -> Iterable[Piece]:
+    for source in sources:
+        if "nodes" not in source:
+            yield text_piece(source["role"], source["text"], prompting, source["loss"])
+            continue
+        stored = tree_at(source["stage"], source["shard"], source["row"])
+        piece = tree_piece(source["role"], stored, source["nodes"], source["loss"])
+        cut = "tokens" in source
+        yield piece.kept(source["tokens"], source["characters"]) if cut else piece

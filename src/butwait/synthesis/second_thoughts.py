@@ -1,0 +1,147 @@
+"""Paths that were made to think again, and whose last thought was verified.
+
+The trees are those of the sampler ``but_wait`` (s1's budget forcing, Muennighoff et al. 2025, arXiv
+2501.19393): the phrase between two thoughts is a node of finish ``inserted``.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from butwait.records import COMPLETE, Example, Grade, Key, Problem, UserError
+from butwait.synthesis.build import build
+from butwait.synthesis.built import BuildCounts, Built, Prompting, StoredTree
+from butwait.synthesis.choose import choose
+from butwait.synthesis.cut import BOX, before_box
+from butwait.synthesis.pieces import Piece, assemble, origin, thinking, tree_piece
+from butwait.synthesis.settings import SecondThoughtsSettings
+from butwait.synthesis.solutions import Solution, correct_solutions
+
+
+def build_second_thoughts(
+    trees: Iterable[StoredTree],
+    problems: Sequence[Problem],
+    prompting: Prompting,
+    settings: SecondThoughtsSettings,
+    key: Key,
+    allowed: Iterable[str] | None = None,
+) -> Built:
+    """Correct final paths with at least two thoughts, at most ``per_question`` of a question.
+
+    A thought whose answer was graded wrong is a ``mistake``; a phrase is a ``doubt``; the first
+    thought, if it was not wrong, is ``solution``, a later one ``recovery``. Arguments and errors
+    are those of ``build``; trees of another sampler, in which no phrase stands, are a UserError.
+    """
+    phrases_seen = False
+
+    def examples_of(
+        problem: Problem, trees: Sequence[StoredTree], counts: BuildCounts, key: Key
+    ) -> list[Example]:
+        nonlocal phrases_seen
+        phrases_seen |= any(n.finish == "inserted" for s in trees for n in s.tree.nodes)
+        pool = [s for s in correct_solutions(trees, prompting, counts) if _thought_again(s)]
+        if settings.first == "wrong":
+            pool = [s for s in pool if _grade_of(s, _thoughts(s)[0]).status == "wrong"]
+        if settings.boxes == "cut" and settings.format == "plain":
+            stated = [s for s in pool if _states_its_answer(s)]
+            if without := len(pool) - len(stated):
+                counts.facts["paths whose last thought has no box"] += without
+            pool = stated
+        made = [(s, pieces) for s in pool if (pieces := _pieces(s, prompting, settings))]
+        counts.facts["paths with a thought that is only its box"] += len(pool) - len(made)
+        pieces_of = {id(solution): pieces for solution, pieces in made}
+        left = [solution for solution, _ in made]
+        chosen = choose(left, settings.choose, settings.per_question, key.derive("choose"))
+        return [
+            _example(problem, solution, pieces_of[id(solution)], prompting, settings, key)
+            for solution in chosen
+        ]
+
+    built = build(trees, problems, settings, key, examples_of, allowed)
+    if not phrases_seen:
+        raise UserError(
+            "no path of these trees was made to think again; take them from a search with "
+            "sampler.kind: but_wait"
+        )
+    return built
+
+
+def _thought_again(solution: Solution) -> bool:
+    """Whether it is a final path of its search and has a phrase in it."""
+    tree = solution.source.tree
+    return solution.leaf in tree.leaves and not tree.path_sampled(solution.leaf).all()
+
+
+def _thoughts(solution: Solution) -> list[list[int]]:
+    """The path's nodes, parted at the phrases: thought, phrase, thought, ..."""
+    parts: list[list[int]] = [[]]
+    for node in solution.nodes:
+        if solution.source.tree.nodes[node].finish == "inserted":
+            parts += [[node], []]
+        else:
+            parts[-1].append(node)
+    return parts
+
+
+def _states_its_answer(solution: Solution) -> bool:
+    """Whether the answer is left once the boxes of all thoughts but the last are cut. A last
+    thought that only confirms the one before has none of its own."""
+    tree = solution.source.tree
+    texts = ["".join(tree.nodes[node].text for node in part) for part in _thoughts(solution)]
+    *earlier, last = texts[::2]
+    return BOX.search(last) is not None or not any(BOX.search(text) for text in earlier)
+
+
+def _grade_of(solution: Solution, thought: Sequence[int]) -> Grade:
+    """The verdict on the answer that a thought came to before the next phrase replaced its end.
+
+    That end is the thought's last node, or a chain of single steps below it.
+    """
+    tree = solution.source.tree
+    node = thought[-1]
+    while tree.nodes[node].finish not in COMPLETE:
+        below = (i for i in range(node + 1, len(tree.nodes)) if tree.nodes[i].parent == node)
+        onward = next((i for i in below if tree.nodes[i].finish != "inserted"), None)
+        if onward is None:
+            return Grade(None, "no_answer")
+        node = onward
+    return tree.grades.get(node, Grade(None, "no_answer"))
+
+
+def _pieces(
+    solution: Solution, prompting: Prompting, settings: SecondThoughtsSettings
+) -> list[Piece] | None:
+    """The path's pieces; None where one of its thoughts has nothing before its box."""
+    source, parts = solution.source, _thoughts(solution)
+    if not all(parts):
+        return None
+    pieces: list[Piece] = []
+    for i, nodes in enumerate(parts):
+        if i % 2:
+            pieces.append(tree_piece("doubt", source, nodes, settings.train_phrases))
+            continue
+        wrong = i < len(parts) - 1 and _grade_of(solution, nodes).status == "wrong"
+        role = "mistake" if wrong else "recovery" if i else "solution"
+        piece = tree_piece(role, source, nodes, not (wrong and settings.mask_mistakes))
+        if i < len(parts) - 1 and settings.boxes == "cut":
+            before = [node for part in parts[:i] for node in part]
+            context = tree_piece(role, source, before, True) if before else None
+            cut = before_box(piece.open(), prompting, context)
+            if cut is None:
+                return None
+            piece = cut
+        pieces.append(piece)
+    return pieces
+
+
+def _example(
+    problem: Problem,
+    solution: Solution,
+    pieces: list[Piece],
+    prompting: Prompting,
+    settings: SecondThoughtsSettings,
+    key: Key,
+) -> Example:
+    source = solution.source
+    if settings.format == "think":
+        pieces = thinking(pieces, solution.grade.answer or "", prompting)
+    known = origin("but_wait", problem, source, solution.leaf, key)
+    return assemble(pieces, problem, source.tree.prompt_ids, prompting, known)

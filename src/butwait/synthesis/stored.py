@@ -1,0 +1,65 @@
+"""The trees of search stages, question by question."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from butwait.search.storage import problem_ids, read_tree
+from butwait.synthesis.built import StoredTree
+
+
+class SearchedTrees:
+    """Trees on disk, pooled by question: iterating gives all trees of the first question of the
+    first stage, then of its second, ... One question is in memory at a time.
+
+    Args:
+        folders: the folder of shards of each search stage, by the stage's name.
+    """
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+        self._places: dict[str, list[tuple[str, Path, int]]] = {}
+        for stage, folder in folders.items():
+            rows: dict[Path, int] = {}
+            for problem_id, shard in problem_ids(folder).items():
+                row = rows.get(shard, 0)
+                rows[shard] = row + 1
+                self._places.setdefault(problem_id, []).append((stage, shard, row))
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the search stages."""
+        return list(self._folders)
+
+    @property
+    def questions(self) -> list[str]:
+        """Problem ids, in order."""
+        return list(self._places)
+
+    def of(self, problem_id: str) -> list[StoredTree]:
+        """All trees of one question."""
+        return [
+            StoredTree(read_tree(shard, problem_id), stage, shard.name, row)
+            for stage, shard, row in self._places[problem_id]
+        ]
+
+    def __iter__(self) -> Iterator[StoredTree]:
+        for problem_id in self._places:
+            yield from self.of(problem_id)
+
+    def solved_by(self, stage: str) -> set[str]:
+        """Problem ids with a verified path in the trees of one stage."""
+        return {
+            stored.tree.problem_id
+            for stored in self
+            if stored.stage == stage and any(grade.correct for grade in stored.tree.grades.values())
+        }
+
+    def rates(self) -> dict[str, float]:
+        """The share of correct paths among the graded ones of each question with any."""
+        found = {}
+        for problem_id in self._places:
+            grades = [g for stored in self.of(problem_id) for g in stored.tree.grades.values()]
+            judged = [grade.correct for grade in grades if grade.status != "ungradable"]
+            if judged:
+                found[problem_id] = sum(judged) / len(judged)
+        return found

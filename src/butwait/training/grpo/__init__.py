@@ -1,0 +1,1 @@
+"""GRPO and GRPO-Direct, on TRL's trainer (``docs/grpo.md``, ``docs/grpo_direct.md``)."""

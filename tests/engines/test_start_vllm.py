@@ -1,0 +1,67 @@
+"""What can be said about starting vLLM without vLLM; the engine itself: tests/vllm_engine."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from butwait.engines.models import checkpoint_eos_token_ids
+from butwait.engines.settings import ModelSettings, VllmSettings
+from butwait.engines.vllm import _arguments, start_vllm
+from butwait.problems.settings import PromptSettings
+from butwait.records import UserError
+
+TINY = ModelSettings(name="tiny")
+
+
+def test_without_vllm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"needs vLLM .*'butwait\[vllm\]'"):
+        start_vllm(TINY, None, VllmSettings(kind="vllm"), PromptSettings())
+
+
+def test_options_go_to_vllm_under_their_own_names() -> None:
+    settings = VllmSettings(kind="vllm", max_rows=7, gpu_memory=0.4, options={"seed": 3})
+    arguments = _arguments(TINY, settings, "cuda")
+    assert arguments["seed"] == 3
+    assert (arguments["max_num_seqs"], arguments["gpu_memory_utilization"]) == (7, 0.4)
+    assert arguments["logprobs_mode"] == "processed_logprobs"
+    assert Path(arguments["model"]).name == "tiny"
+
+
+def test_an_option_that_would_change_what_results_mean_is_refused() -> None:
+    settings = VllmSettings(kind="vllm", options={"logprobs_mode": "raw_logprobs"})
+    with pytest.raises(UserError, match="logprobs_mode is set by butwait itself"):
+        _arguments(TINY, settings, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"), [([5, 7], [5, 7, 9]), (5, [5, 9]), (None, [3, 9])]
+)
+def test_eos_is_what_the_model_or_the_tokenizer_names(
+    tmp_path: Path, generation: int | list[int] | None, expected: list[int]
+) -> None:
+    config = {"model_type": "llama", "eos_token_id": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        settings = json.dumps({"eos_token_id": generation})
+        (tmp_path / "generation_config.json").write_text(settings)
+    tokenizer = SimpleNamespace(eos_token_id=9)
+    ids = checkpoint_eos_token_ids(ModelSettings(name=str(tmp_path)), tokenizer)
+    assert sorted(ids) == expected
+
+
+def test_prompts_are_run_whole_on_a_cpu() -> None:
+    """Its worker dies of a seeded request whose prompt it runs in parts."""
+    settings = VllmSettings(kind="vllm")
+    assert _arguments(TINY, settings, "cpu")["enable_chunked_prefill"] is False
+    assert "enable_chunked_prefill" not in _arguments(TINY, settings, "cuda")
+
+
+def test_the_cache_has_short_blocks_on_a_cpu_unless_told_otherwise() -> None:
+    assert _arguments(TINY, VllmSettings(kind="vllm"), "cpu")["block_size"] == 32
+    told = VllmSettings(kind="vllm", options={"block_size": 64})
+    assert _arguments(TINY, told, "cpu")["block_size"] == 64
+    assert "block_size" not in _arguments(TINY, VllmSettings(kind="vllm"), "cuda")

@@ -1,0 +1,111 @@
+"""A training on two devices (processes that talk by gloo) is the training on one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from butwait.pipeline.launch import command
+from butwait.pipeline.run import run_recipe
+from butwait.recipe.load import load_recipe
+from butwait.records import UserError
+from butwait.running import packages
+from butwait.training.settings import LaunchSettings
+
+RECIPE = """
+name: devices
+model: {name: tiny, device: cpu}
+threads: 1
+prompt: {template: "{question}"}
+problems:
+  hunt: {source: arithmetic, split: search, limit: 32}
+  choose: {source: arithmetic, split: validation, limit: 4}
+stages:
+  rl:
+    kind: grpo_direct
+    problems: hunt
+    reward_model: {kind: confidence}
+    steps: 2
+    questions: 4
+    group: 4
+    learning_rate: 3.0e-4
+    search_below: 0.5
+    mu_until: 1.0
+    step: {delimiters: [], max_tokens: 64}
+    generation: {slots: 16, prefill_chunk: 16, deterministic: true}
+    sampler: {kind: particle_filter, particles: 4, step: {delimiters: ["\\n"], max_tokens: 64}}
+    selection: {problems: choose, every: 1}
+"""
+
+
+def trained(folder: Path, *overrides: str) -> list[dict[str, float]]:
+    """The lines of the log."""
+    path = folder / "recipe.yaml"
+    folder.mkdir()
+    path.write_text(RECIPE)
+    run_recipe(load_recipe(str(path), overrides), folder / "run")
+    return [json.loads(line) for line in (folder / "run/rl/log.jsonl").open()]
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_losses_of_one(tmp_path: Path) -> None:
+    """The same questions, completions and searches; a sum over them is divided otherwise. The
+    second step's loss and gradient are those of the weights that the first one made."""
+    one = trained(tmp_path / "one", "stages.rl.batch_size=16")
+    two = trained(
+        tmp_path / "two",
+        "stages.rl.batch_size=8",
+        "stages.rl.launch={processes: 2, config: cpu}",
+    )
+    assert [line["step"] for line in one] == [1, 2]
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        for name in ("reward", "tokens/policy", "search/questions", "selection/accuracy"):
+            assert a[name] == b[name], name
+    assert one[0]["search/questions"] > 0
+
+
+@pytest.mark.slow
+def test_a_mistake_that_the_workers_find_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"questions \(3\) must be a multiple of the 2 devices"):
+        trained(
+            tmp_path / "run",
+            "stages.rl.questions=3",
+            "stages.rl.batch_size=4",
+            "stages.rl.launch={processes: 2, config: cpu}",
+        )
+
+
+@pytest.mark.parametrize("config", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_shipped_configurations(config: str) -> None:
+    words = command(Path("runs/mine"), "rl", LaunchSettings(processes=8, config=config))
+    file = Path(words[words.index("--config_file") + 1])
+    content = yaml.safe_load(file.read_text())
+    kind = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(config, "DEEPSPEED")
+    assert (file.stem, content["distributed_type"], content["num_machines"]) == (config, kind, 1)
+    assert words[-4:] == ["-m", "butwait.pipeline.worker", "runs/mine", "rl"]
+    assert words[words.index("--num_processes") + 1] == "8"
+
+
+def test_a_configuration_of_ones_own(tmp_path: Path) -> None:
+    mine = LaunchSettings(processes=2, config=str(tmp_path / "mine.yaml"))
+    with pytest.raises(UserError, match=r"mine.yaml' is no file, and none of cpu, ddp"):
+        command(Path("run"), "rl", mine)
+    Path(mine.config).touch()
+    words = command(Path("run"), "rl", mine)
+    assert words[words.index("--config_file") + 1] == mine.config
+
+
+def test_deepspeed_that_is_missing_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"launch\.config: zero2 needs the package deepspeed"):
+        trained(tmp_path / "run", "stages.rl.launch={processes: 2, config: zero2}")
+
+
+def test_processes_without_a_gpu_are_started_by_torch() -> None:
+    words = command(Path("run"), "rl", LaunchSettings(processes=3, config="cpu"))
+    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]

@@ -1,0 +1,117 @@
+"""Arms of several seeds: pooled on the page, and ranked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_fake_run import FakeModel, _evaluate, questions
+
+from butwait.evaluation.arms import compare_arms, summarise_arm
+from butwait.evaluation.compare import with_holm
+from butwait.evaluation.storage import read_attempts
+from butwait.report.collect import evaluations
+from butwait.report.formats import compact
+from butwait.report.page import write_report
+from butwait.report.ranking import rankings
+from butwait.report.tables import cost_rows
+from butwait.running.files import write_json
+
+SLIPS = {"base": 0.3, "good-1": 0.02, "good-2": 0.03, "poor-1": 0.29, "poor-2": 0.33}
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list, list, dict]:
+    """(run, records, comparisons, arms): a base, and two arms of two seeds each."""
+    run = tmp_path_factory.mktemp("ablation")
+    rng, problems = np.random.default_rng(1), questions(80, 1)
+    records: list[dict[str, Any]] = []
+    for name, slip in SLIPS.items():
+        model = FakeModel(slip, rng)
+        arm = name.partition("-")[0] if "-" in name else None
+        sft = [f"{name}-sft"] if arm else []
+        record = _evaluate(run, name, sft, model, problems, 2.0, False)
+        record["settings"]["arm"] = arm
+        if arm:
+            records.append(
+                {**record, "name": sft[0], "kind": "sft", "from": ["data"], "metrics": {}}
+            )
+        records.append(record)
+        write_json(run / name / "stage.json", record)
+    rows: dict[str, list[str]] = {}
+    for name in SLIPS:
+        rows.setdefault(name.partition("-")[0], []).append(name)
+    attempts = {
+        f"{arm}/heldout/plain": [read_attempts(run / s / "attempts/heldout/plain") for s in stages]
+        for arm, stages in rows.items()
+    }
+    pooled = {key: summarise_arm(several) for key, several in attempts.items() if len(several) > 1}
+    keys = list(attempts)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    made = [compare_arms(keys[a], attempts[keys[a]], keys[b], attempts[keys[b]]) for a, b in pairs]
+    return run, records, with_holm(made), pooled
+
+
+def test_the_seeds_of_an_arm_are_one_row(ablation: tuple[Path, list, list, dict]) -> None:
+    _, records, _, pooled = ablation
+    rows = {row.key: row for row in evaluations(records, pooled)}
+    assert [key for key in rows if key.endswith("/plain")] == [
+        "base/heldout/plain", "good/heldout/plain", "poor/heldout/plain",
+    ]  # fmt: skip
+    good = rows["good/heldout/plain"]
+    assert good.stages == ("good-1", "good-2")
+    assert good.metrics is pooled["good/heldout/plain"]
+    assert rows["base/heldout/plain"].stages == ("base",)
+    # A method that was not pooled keeps a row for each of its stages.
+    assert "good-1/heldout/filter8" in rows
+
+
+def test_arms_are_ranked_and_told_apart_by_the_tests(
+    ablation: tuple[Path, list, list, dict],
+) -> None:
+    _, records, comparisons, pooled = ablation
+    (ranking,) = rankings(evaluations(records, pooled), comparisons)
+    assert (ranking.set, ranking.method) == ("heldout", "plain")
+    best, *rest = ranking.arms
+    assert (best.arm, best.seeds, set(best.better_than)) == ("good", 2, {"base", "poor"})
+    assert best.worse_than == best.not_told_apart_from == []
+    assert best.pass_at_1 == pytest.approx(np.mean(best.seed_rates))
+    told = {arm.arm: (arm.worse_than, arm.not_told_apart_from) for arm in rest}
+    assert told == {"base": (["good"], ["poor"]), "poor": (["good"], ["base"])}
+    assert [arm.pass_at_1 for arm in ranking.arms] == sorted(
+        (arm.pass_at_1 for arm in ranking.arms), reverse=True
+    )
+
+
+def test_without_arms_there_is_no_ranking(ablation: tuple[Path, list, list, dict]) -> None:
+    _, records, _, _ = ablation
+    assert rankings(evaluations(records), []) == []
+
+
+def test_the_cost_of_an_arm_is_that_of_all_its_seeds(
+    ablation: tuple[Path, list, list, dict],
+) -> None:
+    _, records, _, _ = ablation
+    kept = [r for r in records if r["kind"] == "evaluate"]
+    rows, total = cost_rows(kept)
+    assert [row.name for row in rows] == ["base", "good (2 seeds)", "poor (2 seeds)"]
+    assert [row.seconds for row in rows] == ["2.0 s", "4.0 s", "4.0 s"]
+    tokens = [sum(r["cost"]["policy_tokens"] for r in kept[i : i + 2]) for i in (1, 3)]
+    assert [row.policy for row in rows[1:]] == [compact(n) for n in tokens]
+    assert total.seconds == "10.0 s"
+
+
+def test_the_page_shows_the_ranking(
+    ablation: tuple[Path, list, list, dict], tmp_path: Path
+) -> None:
+    run, records, comparisons, pooled = ablation
+    summary = write_report(run, records, "ablation", comparisons, pooled)
+    html = (run / "report.html").read_text()
+    section = html.partition('<section id="ranking">')[2].partition("</section>")[0]
+    assert section.index(">good<") < section.index(">poor<")
+    assert section.count('height="9"') == 1 + 2 + 2  # a dot a seed
+    (ranking,) = summary["rankings"]
+    assert ranking["arms"][0]["arm"] == "good"
+    assert "good/heldout/plain" in summary["evaluations"]
+    assert "good-1/heldout/plain" not in summary["evaluations"]
+    assert "SFT (stage good-1-sft)" in summary["verdict"]

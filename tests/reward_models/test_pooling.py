@@ -1,0 +1,166 @@
+"""The reward model behind a server, against a server that says what the test tells it to."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from test_qwen_prm import PROBLEM, make_tokenizer
+
+from butwait.engines import remote_server
+from butwait.records import UserError
+from butwait.reward_models.pooling import PoolingPrm
+from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
+from butwait.reward_models.settings import PoolingSettings
+
+MARK = make_tokenizer().convert_tokens_to_ids("<extra_0>")
+Reply = tuple[int, Any]
+"""HTTP status, and the body: JSON, or bytes as they are."""
+
+
+class Server(ThreadingHTTPServer):
+    """Keeps what it was asked, and gives ``replies``, then the answer of a PRM whose logits at a
+    mark at position n of a prompt are (0, n / 10)."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies: list[Reply] = []
+        self.asked: list[tuple[str, dict[str, Any], str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, body, self.headers["Authorization"]))
+        status, reply = self.server.replies.pop(0) if self.server.replies else (200, answer(body))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+def answer(body: dict[str, Any]) -> dict[str, Any]:
+    """As vLLM 0.31 answers ``/pooling``; the order of rows is not promised."""
+    rows = [
+        {
+            "index": i,
+            "object": "pooling",
+            "data": [[0.0, n / 10] for n, token in enumerate(prompt) if token == MARK],
+        }
+        for i, prompt in enumerate(body["input"])
+    ]
+    return {"object": "list", "model": body["model"], "data": rows[::-1]}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote_server, "LONGEST_PAUSE_S", 0.01)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def model(server: Server, **settings: Any) -> PoolingPrm:
+    chosen = {"kind": "pooling", "base_url": server.url, "retries": 2, "aggregation": "prod"}
+    return PoolingPrm(PoolingSettings(**chosen | settings), make_tokenizer())
+
+
+def path(*texts: str, handle: Any = None) -> Path:
+    return Path(tuple(Step(np.zeros(1, np.int32), text) for text in texts), handle)
+
+
+def scores(a_model: PoolingPrm, *paths: Path) -> list[Any]:
+    return asyncio.run(a_model.score(PROBLEM, list(paths)))
+
+
+def test_steps_are_scored_at_their_marks_in_one_request(server: Server) -> None:
+    got = scores(model(server), path("So 3.\n\n", "Yes."), path("No."), path("\n\n"))
+    [(where, body, key)] = server.asked
+    assert (where, key) == ("/pooling", None)
+    assert body["use_activation"] is False
+    assert body["model"] == "Qwen/Qwen2.5-Math-PRM-7B"
+    at = [[n / 10 for n, t in enumerate(prompt) if t == MARK] for prompt in body["input"]]
+    assert [len(marks) for marks in at] == [2, 1]
+    product = float(logit(expit(at[0]).prod()))
+    expected = [min(value, 12.0) for value in (product, at[1][0], 0.0)]
+    assert [score.logit for score in got] == pytest.approx(expected, abs=1e-5)
+    assert [score.tokens for score in got] == [*map(len, body["input"]), 0]
+
+
+def test_a_path_goes_on_from_its_handle(server: Server) -> None:
+    a_model = model(server)
+    [first] = scores(a_model, path("So 3.\n\n"))
+    scores(a_model, path("So 3.\n\n", "Yes.", handle=first.handle))
+    scores(a_model, path("So 3.\n\n", "Yes."))
+    (_, one, _), (_, grown, _), (_, whole, _) = server.asked
+    assert grown["input"] == whole["input"]
+    assert grown["input"][0][: len(one["input"][0])] == one["input"][0]
+
+
+def test_logits_are_clipped_and_counted(server: Server) -> None:
+    a_model = model(server)
+    server.replies = [(200, {"data": [{"index": 0, "data": [[0.0, 40.0]]}]})]
+    assert scores(a_model, path("Yes."))[0].logit == 12.0
+    assert a_model.clipped == 1
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.replies = [(503, {}), (200, b"no JSON")]
+    [score] = scores(model(server), path("Yes."))
+    assert len(server.asked) == 3
+    assert score.logit == pytest.approx((score.tokens - 1) / 10)
+
+
+def test_the_key_comes_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRM_KEY", "secret")
+    scores(model(server, api_key_env="PRM_KEY", served_model="prm"), path("Yes."))
+    [(_, body, key)] = server.asked
+    assert (body["model"], key) == ("prm", "Bearer secret")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "sentence"),
+    [
+        ((200, {"data": [{"index": 0, "data": []}]}), RewardModelError, "0 scores for 1 steps"),
+        ((200, {"data": []}), RewardModelError, "answered for 0 of 1 paths"),
+        ((200, {"data": [{"index": 0, "data": [[1.0]]}]}), RewardModelError, "no two logits"),
+        ((200, {"error": "x"}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": 0, "data": [[0.0, float("nan")]]}]}), RewardModelError, "NaN"),
+        ((404, {"error": {"message": "no model m"}}), UserError, "status 404: no model m"),
+    ],
+)
+def test_an_answer_that_is_no_score_is_an_error_at_once(
+    server: Server, reply: Reply, kind: type[Exception], sentence: str
+) -> None:
+    server.replies = [reply]
+    with pytest.raises(kind, match=sentence):
+        scores(model(server), path("Yes."))
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_stays_away_is_the_users_to_mend(server: Server) -> None:
+    server.replies = [(500, {})] * 9
+    with pytest.raises(UserError, match=r"does not answer \(status 500.*3 attempts\)"):
+        scores(model(server), path("Yes."))
+    assert len(server.asked) == 3
+
+
+def test_it_keeps_the_contract(server: Server) -> None:
+    assert isinstance(model(server), RewardModel)

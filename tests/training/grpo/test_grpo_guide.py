@@ -1,0 +1,188 @@
+"""Labels for a reward model from the loop's own trees, and which one guides a step."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from butwait.records import Counts, Grade, Key, Node, SearchTree, UserError
+from butwait.reward_models.settings import ConfidenceSettings, TrainedSettings
+from butwait.training.grpo import guide as guiding
+from butwait.training.grpo.guide import Guide, tree_rollouts
+from butwait.training.grpo.settings import GrpoDirectSettings
+from butwait.training.grpo.solved import SearchFolder
+
+
+def node(parent: int, tokens: list[int], finish: str) -> Node:
+    ids = np.array(tokens, np.int32)
+    return Node(parent, ids, "x" * len(tokens), np.zeros(len(tokens), np.float32), finish)
+
+
+def made_by_hand(problem_id: str = "q") -> SearchTree:
+    """
+    root - 1 - 2 - 3 box, correct
+             |   `- 4 eos, wrong
+             `- 5 box, correct
+         - 6 - 7 cut
+             `- 8 box, ungradable
+         - 9 killed
+    """
+    nodes = [
+        node(-1, [], "step"),
+        node(0, [1, 1], "step"),
+        node(1, [2], "step"),
+        node(2, [3, 3, 3], "box"),
+        node(2, [4, 0], "eos"),
+        node(1, [5], "box"),
+        node(0, [6], "step"),
+        node(6, [7, 7], "length"),
+        node(6, [8], "box"),
+        node(0, [9], "step"),
+    ]
+    return SearchTree(
+        problem_id=problem_id,
+        sampler="particle_filter",
+        prompt_ids=np.array([7], np.int32),
+        nodes=nodes,
+        populations=[],
+        leaves=np.array([3, 4, 5, 7, 8], np.int32),
+        log_weights=np.full(5, -np.log(5)),
+        log_evidence=0.0,
+        outcome="complete",
+        counts=Counts(),
+        grades={
+            3: Grade("1", "correct"),
+            4: Grade("2", "wrong"),
+            5: Grade("1", "correct"),
+            8: Grade("?", "ungradable"),
+        },
+    )
+
+
+def test_prefixes_are_labelled_by_the_paths_through_them() -> None:
+    rollouts = tree_rollouts(made_by_hand())
+    rows = [
+        (
+            r.token_ids.tolist(),
+            r.step_ends.tolist(),
+            r.status,
+            r.finish,
+            r.verified.tolist(),
+            r.completions.tolist(),
+            r.shared_steps,
+            r.sampled_tokens,
+        )
+        for r in rollouts
+    ]
+    assert rows == [
+        ([1, 1, 2, 3, 3, 3], [2, 3, 6], "correct", "box", [2, 1, 1], [3, 2, 1], 0, 6),
+        ([1, 1, 2, 4, 0], [2, 3, 5], "wrong", "eos", [2, 1, 0], [3, 2, 1], 2, 2),
+        ([1, 1, 5], [2, 3], "correct", "box", [2, 1], [3, 1], 1, 1),
+        # The ungradable path is no evidence about node 6; the cut one counts as not verified.
+        ([6, 7, 7], [1, 3], "truncated", "length", [0, 0], [1, 1], 0, 3),
+    ]
+    assert {r.problem_id for r in rollouts} == {"q"}
+    assert all(r.prompt_ids.tolist() == [7] for r in rollouts)
+    # Every token of a graded path is counted once.
+    assert sum(r.sampled_tokens for r in rollouts) == 2 + 1 + 3 + 2 + 1 + 1 + 2
+
+
+def test_a_tree_without_a_finished_path_has_no_rollouts() -> None:
+    tree = made_by_hand()
+    tree.nodes = [tree.nodes[0], tree.nodes[9]]
+    tree.grades = {}
+    assert tree_rollouts(tree) == []
+
+
+def settings(**changes: Any) -> GrpoDirectSettings:
+    return GrpoDirectSettings.model_validate({"questions": 4, "batch_size": 4} | changes)
+
+
+def make(chosen: GrpoDirectSettings, reward_model: Any, output: Path) -> Guide:
+    policy: Any = SimpleNamespace(prompt=None)
+    trees = SearchFolder(output / "searches")
+    return Guide(chosen, reward_model, policy, None, trees, output, Key.of(0, "prm"))
+
+
+def test_a_search_that_needs_rewards_must_have_a_reward_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the sampler particle_filter needs a reward model: name a"):
+        make(settings(), None, tmp_path)
+    plain = make(settings(sampler={"kind": "independent", "samples": 8}), None, tmp_path)
+    assert plain.at(3) is None
+
+
+def test_only_a_trained_reward_model_is_trained_again(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only the reward model of a prm stage can be trained agai"):
+        make(settings(prm={}), ConfidenceSettings(kind="confidence"), tmp_path)
+
+
+class Trainings:
+    """Takes the place of the trainings and of loading their models."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        self.loads: list[str] = []
+        monkeypatch.setattr(guiding, "train_prm", self.train)
+        monkeypatch.setattr(guiding, "load_reward_model", self.load)
+
+    def train(
+        self,
+        start: Any,
+        rollouts: Any,
+        settings: Any,
+        prompt: Any,
+        folder: Path,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
+        self.calls.append((start.name, folder.name, len(rollouts)))
+        (folder / "model").mkdir(parents=True)
+        return SimpleNamespace(metrics={"within_question_auc": 0.8})
+
+    def load(self, chosen: TrainedSettings, *_: Any) -> str:
+        self.loads.append(chosen.model)
+        return chosen.model
+
+
+def test_it_is_trained_every_so_many_steps_from_itself_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = Trainings(monkeypatch)
+    chosen = settings(prm={"every": 2, "window": 3})
+    folder = SearchFolder(tmp_path / "searches")
+    guide = make(chosen, TrainedSettings(model="first"), tmp_path)
+    assert guide.at(0) == guide.at(1) == "first"
+    assert guide.auc is None
+    # Trees of one question alone are too few.
+    folder.keep(made_by_hand("a"), 1)
+    assert guide.at(2) == "first"
+    folder.keep(made_by_hand("b"), 3)
+    folder.keep(made_by_hand("c"), 4)
+    # Trained on what was searched before step 4, three steps back at most.
+    second = str(tmp_path / "prm/00000004/model")
+    assert guide.at(4) == guide.at(5) == second
+    assert trainings.calls == [("first", "00000004", 8)]
+    assert guide.auc == 0.8
+    folder.keep(made_by_hand("d"), 5)
+    assert guide.at(6) == str(tmp_path / "prm/00000006/model")
+    assert trainings.calls[1:] == [(second, "00000006", 12)]
+    # Not loaded more often than it changes.
+    assert trainings.loads == ["first", second, str(tmp_path / "prm/00000006/model")]
+
+
+def test_a_resume_trains_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings = Trainings(monkeypatch)
+    chosen = settings(prm={"every": 2, "window": 9})
+    folder = SearchFolder(tmp_path / "searches")
+    for step, name in enumerate("abcdef"):
+        folder.keep(made_by_hand(name), step)
+    guide = make(chosen, TrainedSettings(model="first"), tmp_path)
+    for step in range(6):
+        guide.at(step)
+    assert [call[1] for call in trainings.calls] == ["00000002", "00000004"]
+    resumed = make(chosen, TrainedSettings(model="first"), tmp_path)
+    assert resumed.at(3) == str(tmp_path / "prm/00000002/model")
+    assert resumed.at(5) == str(tmp_path / "prm/00000004/model")
+    assert len(trainings.calls) == 2

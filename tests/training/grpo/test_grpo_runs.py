@@ -1,0 +1,209 @@
+"""Whole trainings of the tiny model: what they leave behind, and how they survive an end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpo_recipes import DIRECT, GRPO, rows, run_stages, without_times, write_recipe
+
+from butwait.search.storage import read_shard
+from butwait.training.callbacks import Log
+from butwait.training.grpo import searches
+
+MODES = ("mixed", "expert_iteration", "replace", "pf_group")
+SHORT = {"steps": 2, "questions": 4, "save_steps": None, "samples_every": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain GRPO with looks, and every mode of GRPO-Direct."""
+    look = {"problems": "held_out", "every": 1, "samples": 2}
+    return run_stages(
+        tmp_path_factory.mktemp("modes"),
+        grpo=GRPO | SHORT | {"kind": "grpo", "selection": look},
+        **{mode: DIRECT | SHORT | {"kind": "grpo_direct", "mode": mode} for mode in MODES},
+    )
+
+
+def record(stage: Path) -> dict[str, Any]:
+    return json.loads((stage / "stage.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["grpo", *MODES])
+def test_a_training_leaves_a_model_its_log_and_samples(run: Path, name: str) -> None:
+    stage = run / name
+    metrics, cost = record(stage)["metrics"], record(stage)["cost"]
+    assert (stage / "model/model.safetensors").exists()
+    assert (stage / "model/tokenizer.json").exists()
+    assert not (stage / "work").exists()
+    log = rows(stage / "log.jsonl")
+    assert [line["step"] for line in log] == [1, 2]
+    assert all(line["grad_norm"] is not None and "reward" in line for line in log)
+    assert [row["step"] for row in rows(stage / "samples.jsonl")] == [1, 1, 2, 2]
+    assert (metrics["steps"], metrics["questions"]) == (2, 4)
+    # What is counted as it goes is what the log says at the end.
+    assert log[-1]["tokens/policy"] == metrics["policy_tokens"] > 0
+    assert cost["policy_tokens"] == metrics["policy_tokens"] + metrics["look_tokens"]
+    assert metrics["trained_tokens"] > 0
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_searches_are_on_disk_and_add_up(run: Path, name: str) -> None:
+    stage = run / name
+    metrics = record(stage)["metrics"]
+    trees = [
+        tree for file in sorted(stage.glob("searches/*/*.parquet")) for tree in read_shard(file)
+    ]
+    assert len(trees) == metrics["searched"] > 0
+    assert sum(tree.counts.policy_tokens for tree in trees) == metrics["search_tokens"]
+    assert sum(tree.counts.reward_tokens for tree in trees) == metrics["reward_tokens"]
+    solved = [any(grade.correct for grade in tree.grades.values()) for tree in trees]
+    assert sum(solved) == metrics["solved"]
+    log = rows(stage / "log.jsonl")
+    assert sum(line["search/questions"] for line in log) == metrics["searched"]
+    if name in ("expert_iteration", "pf_group"):
+        assert metrics["searched"] == 8
+        assert metrics["policy_tokens"] == metrics["search_tokens"]
+    else:
+        assert metrics["policy_tokens"] > metrics["search_tokens"]
+    if name == "mixed":
+        assert [line["search/mu"] for line in log] == [0.5, 0.0]
+
+
+def test_modes_train_different_models(run: Path) -> None:
+    models = {(run / name / "model/model.safetensors").read_bytes() for name in ("grpo", *MODES)}
+    assert len(models) == 5
+
+
+def test_the_model_is_that_of_the_best_look(run: Path) -> None:
+    looks = rows(run / "grpo/looks.jsonl")
+    assert [look["step"] for look in looks] == [0, 1, 2]
+    assert all((look["n"], look["k"], len(look["texts"])) == (4, 2, 3) for look in looks)
+    best = max(looks, key=lambda look: look["accuracy"])
+    metrics = record(run / "grpo")["metrics"]
+    assert (metrics["best_step"], metrics["best_accuracy"]) == (best["step"], best["accuracy"])
+    assert metrics["first_accuracy"] == looks[0]["accuracy"]
+    assert metrics["last_accuracy"] == looks[-1]["accuracy"]
+    assert metrics["look_tokens"] == sum(look["policy_tokens"] for look in looks)
+    log = rows(run / "grpo/log.jsonl")
+    assert [line["selection/accuracy"] for line in log] == [look["accuracy"] for look in looks[1:]]
+    assert not (run / "grpo/best").exists()
+    assert not (run / "mixed/looks.jsonl").exists()
+
+
+MIXED = DIRECT | {
+    "kind": "grpo_direct",
+    "minibatches": 2,
+    "batch_size": 4,
+    "save_steps": 4,
+    "max_age": 2,
+    "mu_until": 1.0,
+    "generation": GRPO["generation"] | {"deterministic": True},
+    "selection": {"problems": "held_out", "every": 2},
+}
+STAGES = {"mixed": MIXED, "grpo": GRPO | {"kind": "grpo", "loss": {"preset": "grpo"}}}
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, step: int, **stages: Any) -> None:
+    """A run that is interrupted when this step is logged."""
+    on_log = Log.on_log
+
+    def interrupt(self: Log, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        on_log(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "on_log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(folder, **stages)
+
+
+def same(whole: Path, resumed: Path, models: tuple[str, ...] = ("model",)) -> None:
+    """Whether two stages have left the same, bit for bit."""
+    for name in models:
+        path = f"{name}/model.safetensors"
+        assert (whole / path).read_bytes() == (resumed / path).read_bytes()
+    log = without_times(rows(whole / "log.jsonl"))
+    assert without_times(rows(resumed / "log.jsonl")) == log
+    for name in ("samples.jsonl", "looks.jsonl"):
+        assert (whole / name).exists() == (resumed / name).exists()
+        if (whole / name).exists():
+            assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+    assert record(whole)["metrics"] == record(resumed)["metrics"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_an_interrupted_training_ends_as_if_it_were_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stages = {name: STAGES[name]}
+    asked: Counter[str] = Counter()
+    run_sampler = searches.run_sampler
+
+    async def counted(problem: Any, engine: Any, reward_model: Any, sampler: Any, key: Any) -> Any:
+        asked[str(key.words)] += 1  # of one step and one question
+        return await run_sampler(problem, engine, reward_model, sampler, key)
+
+    monkeypatch.setattr(searches, "run_sampler", counted)
+    whole = run_stages(tmp_path / "whole", **stages) / name
+    once = Counter(asked)
+    asked.clear()
+    interrupted(monkeypatch, tmp_path / "stopped", 5, **stages)
+    resumed = run_stages(tmp_path / "stopped", **stages) / name
+    same(whole, resumed)
+    assert len(rows(resumed / "log.jsonl")) == 6
+    # The generation after step 4 was drawn twice, and its questions were searched once.
+    assert asked == once
+    assert set(asked.values()) == ({1} if name == "mixed" else set())
+    if name == "mixed":
+        assert record(whole)["metrics"]["mixed_policies"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_kill_9_at_any_moment_and_the_same_command_give_the_same_weights(tmp_path: Path) -> None:
+    stage = MIXED | {"steps": 40, "save_steps": 4}
+    folders = {name: tmp_path / name for name in ("whole", "killed")}
+    for folder in folders.values():
+        write_recipe(folder, mixed=stage)
+    assert start(folders["whole"]).wait() == 0
+    out = folders["killed"] / "runs/mine/mixed"
+    kept: dict[Path, int] = {}
+    for i, lines in enumerate((3, 9, 10, 18, 25, 33)):
+        process = start(folders["killed"])
+        wait_for_lines(out / "log.jsonl", lines, process)
+        time.sleep(0.05 * i)  # between the generation, the searches and the updates
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        now = {file: file.stat().st_mtime_ns for file in out.glob("searches/*/*.parquet")}
+        assert all(now[file] == at for file, at in kept.items()), "a search was repeated"
+        kept = now
+    assert start(folders["killed"]).wait() == 0
+    assert all(file.stat().st_mtime_ns == at for file, at in kept.items())
+    same(folders["whole"] / "runs/mine/mixed", out)
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "butwait", "run", "mine.yaml"],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for_lines(log: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 300
+    while not log.exists() or len(log.read_bytes().splitlines()) < lines:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.01)
