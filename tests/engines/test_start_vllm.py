@@ -9,7 +9,7 @@ import pytest
 
 from butwait.engines.models import checkpoint_eos_token_ids
 from butwait.engines.settings import ModelSettings, VllmSettings
-from butwait.engines.vllm import _arguments, start_vllm
+from butwait.engines.vllm import _arguments, _device, start_vllm
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 
@@ -65,3 +65,17 @@ def test_the_cache_has_short_blocks_on_a_cpu_unless_told_otherwise() -> None:
     told = VllmSettings(kind="vllm", options={"block_size": 64})
     assert _arguments(TINY, told, "cpu")["block_size"] == 64
     assert "block_size" not in _arguments(TINY, VllmSettings(kind="vllm"), "cuda")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_cpu_build_is_refused_in_a_path_that_it_cannot_run_from(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(device_type=device))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    monkeypatch.setattr(sys, "prefix", "/home/me/my work/.venv-vllm")
+    if device == "cuda":
+        assert _device(ModelSettings(name="tiny")) == "cuda"
+        return
+    with pytest.raises(UserError, match=r"path with a space \('/home/me/my work.*VLLM_VENV="):
+        _device(ModelSettings(name="tiny"))

@@ -13,6 +13,7 @@ Handles are not needed: vLLM's prefix cache finds what it has by the tokens alon
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
@@ -33,7 +34,7 @@ from butwait.records import Key, Problem, UserError
 
 T = TypeVar("T")
 
-INSTALL = "pip install 'butwait[vllm]' (on a CPU: make .venv-vllm)"
+INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
 PARAGRAPH = "\n\n"
 MANY = 2048
 """Stop ids from which on a step is streamed: vLLM looks through the list after every token (17 us
@@ -270,8 +271,8 @@ def start_vllm(
 ) -> VllmEngine:
     """Starts vLLM (its own process; a CPU takes about half a minute) on a model.
 
-    Raises UserError where vLLM is not installed or was built for another device, for options
-    that it does not know, and where it cannot load the model.
+    Raises UserError where vLLM is not installed, was built for another device or cannot run from
+    where it is, for options that it does not know, and where it cannot load the model.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -338,7 +339,8 @@ def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dic
 
 
 def _device(model: ModelSettings) -> str:
-    """What this vLLM was built for. Raises UserError where the recipe asks for another device."""
+    """What this vLLM was built for. Raises UserError where the recipe asks for another device,
+    and for a CPU build in a path with a space."""
     from vllm.platforms import current_platform
 
     built_for: str = current_platform.device_type
@@ -346,6 +348,12 @@ def _device(model: ModelSettings) -> str:
         raise UserError(
             f"model.device: this vLLM runs on {built_for}, not on {model.device!r}; set auto "
             "(CUDA_VISIBLE_DEVICES chooses among GPUs)"
+        )
+    if built_for == "cpu" and " " in sys.prefix:
+        # Its loader (LD_PRELOAD) and its compiler's linker split the path there (0.31).
+        raise UserError(
+            f"vLLM's CPU build cannot run from a path with a space ({sys.prefix!r}): install it "
+            "elsewhere (make vllm VLLM_VENV=/a/folder/without/one)"
         )
     return built_for
 
