@@ -42,8 +42,10 @@ def test_vllm_draws_from_the_weights_of_every_step(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run/rl/log.jsonl").open()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
-        assert line["sampling/sampling_logp_difference/mean"] < 1e-3
-        assert abs(line["sampling/importance_sampling_ratio/mean"] - 1) < 1e-3
+        # vLLM computes in the checkpoint's float16: 0.001 nats. With the first weights it would be
+        # 1.25 at the second step, and a ratio of 0.84.
+        assert line["sampling/sampling_logp_difference/mean"] < 0.01
+        assert abs(line["sampling/importance_sampling_ratio/mean"] - 1) < 0.01
     assert lines[0]["length"] < 40
     assert lines[-1]["length"] != lines[0]["length"]
     assert (tmp_path / "run/rl/model/model.safetensors").exists()
