@@ -5,7 +5,9 @@
 Both search the same GSM8K-like questions with the same model, the same number of particles, the
 same reward (a function of the path's text that costs nothing) and the same ends of steps and
 paths. its_hub runs as its documentation shows it, one question after another, and once more with
-its coroutines gathered over all questions. Written to ``benchmarks/results/search.json``:
+its coroutines gathered over all questions. Steps end at a blank line, as in its documentation, and
+in a second round at every line break, so that steps are short. Written to
+``benchmarks/results/search.json``, for each round:
 
 - ``questions_per_hour_ratio``: ours over its_hub's, against both ways of running it. Beside it the
   ratio of CPU seconds, client and server together, which other work on the machine does not change.
@@ -14,6 +16,8 @@ its coroutines gathered over all questions. Written to ``benchmarks/results/sear
 - ``filter_overhead``: seconds a token of the filter over those of plain sampling; and CPU seconds.
 - ``prm_token_ratio``: tokens that a reward model runs when every path is scored from its start,
   over what the incremental one runs, at 32 steps.
+
+Ratios are of means where something ran twice.
 """
 
 import argparse
@@ -63,7 +67,8 @@ RESULTS = Path(__file__).parent / "results" / "search.json"
 SEED = 0
 PARTICLES = 16
 STEPS, STEP_TOKENS = 8, 64
-PLAIN_TOKENS = 128
+PLAIN_TOKENS = {"\n\n": 256, "\n": 128}
+"""Tokens of a plain path at most, for each delimiter: about as many as the filter's paths have."""
 TEMPERATURE = 0.8
 TEMPLATE = "{question}\nSolve it in short lines and put the final number in \\boxed{}."
 CAPACITY = 1024
@@ -71,6 +76,11 @@ CAPACITY = 1024
 START_S = 600
 """Seconds that the server may take to start."""
 CLOCKS = ("seconds", "cpu_seconds")
+ORDER = (
+    *("butwait_filter", "butwait_plain", "its_hub_gathered"),
+    *("butwait_plain", "butwait_filter", "its_hub_as_documented"),
+)
+"""What is compared closely runs twice, in both orders, as the machine's speed drifts."""
 LOG = Path(tempfile.gettempdir()) / "butwait-bench-vllm-server.log"
 
 
@@ -152,7 +162,7 @@ def cpu_seconds() -> float:
 
 
 def measured(
-    base: str, questions: int, work: Callable[[], Awaitable[int | None]]
+    base: str, questions: int, name: str, work: Callable[[], Awaitable[int | None]]
 ) -> dict[str, float]:
     """Runs something and says what it took, by this clock and the server's counters. ``work``
     returns the tokens that it counted itself, or None."""
@@ -172,11 +182,11 @@ def measured(
     }
     if counted is not None:
         found["counted_tokens"] = counted
-    print(work.__qualname__.split(".")[0], found, flush=True)
+    print(name, found, flush=True)
     return found
 
 
-def its_hub(base: str, model: str, problems: list[Problem], together: bool) -> Any:
+def its_hub(base: str, model: str, problems: list[Problem], delimiter: str, together: bool) -> Any:
     """its_hub's particle filter on all problems, one after another or gathered."""
     from its_hub.api import AbstractProcessRewardModel
     from its_hub.core.algorithms.particle_gibbs import ParticleFiltering
@@ -195,7 +205,10 @@ def its_hub(base: str, model: str, problems: list[Problem], together: bool) -> A
     )
     # Its limit of n steps makes n + 1.
     steps = StepGeneration(
-        max_steps=STEPS - 1, step_token="\n", stop_token=r"\boxed", temperature=TEMPERATURE
+        max_steps=STEPS - 1,
+        step_token=delimiter,
+        stop_token=r"\boxed",
+        temperature=TEMPERATURE,
     )
     filtering = ParticleFiltering(steps, Reward())
 
@@ -282,49 +295,60 @@ def _without_eos(model: Any) -> Any:
     return model
 
 
-def bench(model: ModelSettings, problems: list[Problem], log: Path) -> dict[str, Any]:
-    step = StepRule(delimiters=("\n",), max_step_tokens=STEP_TOKENS, max_tokens=STEPS * STEP_TOKENS)
+def bench(
+    model: ModelSettings, problems: list[Problem], delimiter: str, log: Path
+) -> dict[str, Any]:
+    step = StepRule(
+        delimiters=(delimiter,), max_step_tokens=STEP_TOKENS, max_tokens=STEPS * STEP_TOKENS
+    )
     sampling = Sampling(temperature=TEMPERATURE)
     filters = ParticleFilterSettings(
         particles=PARTICLES, max_steps=STEPS, step=step, sampling=sampling
     )
-    # About as many tokens as the filter's paths have.
-    whole = StepRule(delimiters=(), max_tokens=PLAIN_TOKENS)
+    whole = StepRule(delimiters=(), max_tokens=PLAIN_TOKENS[delimiter])
     plain = IndependentSettings(samples=PARTICLES, step=whole, sampling=sampling)
     n = len(problems)
+
+    def hub(base: str, together: bool) -> Any:
+        return its_hub(base, model.name, problems, delimiter, together)
+
     with vllm_server(model, log) as base:
+        ways = {
+            "butwait_filter": ours(base, model, problems, filters),
+            "butwait_plain": ours(base, model, problems, plain),
+            "its_hub_gathered": hub(base, together=True),
+            "its_hub_as_documented": hub(base, together=False),
+        }
         asyncio.run(ours(base, model, problems[:1], filters)())  # warm-up
-        runs = {
-            "butwait_filter": measured(base, n, ours(base, model, problems, filters)),
-            "its_hub_gathered": measured(base, n, its_hub(base, model.name, problems, True)),
-            "butwait_plain": measured(base, n, ours(base, model, problems, plain)),
-            "its_hub_as_documented": measured(base, n, its_hub(base, model.name, problems, False)),
-        }
-    mine, others = runs["butwait_filter"], ("its_hub_as_documented", "its_hub_gathered")
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        for name in ORDER:
+            runs[name].append(measured(base, n, name, ways[name]))
+
+    def mean(name: str, figure: str) -> float:
+        return float(np.mean([run[figure] for run in runs[name]]))
+
     faster = {
-        name: {
-            "wall": round(runs[name]["seconds"] / mine["seconds"], 2),
-            "cpu": round(runs[name]["cpu_seconds"] / mine["cpu_seconds"], 2),
-        }
-        for name in others
+        name: [round(mean(name, clock) / mean("butwait_filter", clock), 2) for clock in CLOCKS]
+        for name in ("its_hub_as_documented", "its_hub_gathered")
     }
     a_token = {
-        name: [runs[name][clock] / runs[name]["generated_tokens"] for clock in CLOCKS]
+        name: [mean(name, clock) / mean(name, "generated_tokens") for clock in CLOCKS]
         for name in ("butwait_filter", "butwait_plain")
     }
-    overhead = np.divide(a_token["butwait_filter"], a_token["butwait_plain"])
+    overhead = np.divide(a_token["butwait_filter"], a_token["butwait_plain"]).round(2).tolist()
     return {
         "model": model.name,
         "dtype": model.dtype,
         "questions": n,
         "particles": PARTICLES,
+        "delimiter": delimiter,
         "runs": runs,
-        "questions_per_hour_ratio": faster["its_hub_as_documented"]["wall"],
-        "questions_per_hour_ratio_gathered": faster["its_hub_gathered"]["wall"],
-        "cpu_seconds_ratio": faster["its_hub_as_documented"]["cpu"],
-        "cpu_seconds_ratio_gathered": faster["its_hub_gathered"]["cpu"],
-        "filter_overhead": round(overhead[0], 2),
-        "filter_overhead_in_cpu_seconds": round(overhead[1], 2),
+        "questions_per_hour_ratio": faster["its_hub_as_documented"][0],
+        "questions_per_hour_ratio_gathered": faster["its_hub_gathered"][0],
+        "cpu_seconds_ratio": faster["its_hub_as_documented"][1],
+        "cpu_seconds_ratio_gathered": faster["its_hub_gathered"][1],
+        "filter_overhead": overhead[0],
+        "filter_overhead_in_cpu_seconds": overhead[1],
         "prm_token_ratio": prm_token_ratio(),
     }
 
@@ -342,12 +366,13 @@ def main() -> None:
     arguments = parser.parse_args()
     source = arguments.problems or "gsm8k"
     problems = load_problems(ProblemSetSettings(source=source, limit=arguments.questions))
-    result = bench(
-        ModelSettings(name=arguments.model, dtype=arguments.dtype), problems, arguments.log
-    )
-    print(result)
+    model = ModelSettings(name=arguments.model, dtype=arguments.dtype)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    write_results(arguments.output, threads, [result])
+    results = []
+    for delimiter in PLAIN_TOKENS:
+        results.append(bench(model, problems, delimiter, arguments.log))
+        print(results[-1], flush=True)
+        write_results(arguments.output, threads, results)
 
 
 if __name__ == "__main__":
