@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from pathlib import Path as Folder
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +34,18 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A folder as on the hub: weights, config with remote-code hooks, tokenizer."""
-    folder = tmp_path_factory.mktemp("qwen")
+    hooks = {"AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"}
+    return save_checkpoint(tmp_path_factory.mktemp("qwen"), hidden_size=16, auto_map=hooks)
+
+
+def save_checkpoint(folder: Folder, hidden_size: int, **written: Any) -> Folder:
+    """A tiny random checkpoint of the architecture, with further entries in its config."""
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=hidden_size,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -47,10 +54,9 @@ def checkpoint(tmp_path_factory):
         initializer_range=0.3,
     )
     Qwen2ForProcessRewardModel(config).save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    written["architectures"] = ["Qwen2ForProcessRewardModel"]
-    written["auto_map"] = {"AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"}
-    (folder / "config.json").write_text(json.dumps(written))
+    as_saved = json.loads((folder / "config.json").read_text())
+    named = {"architectures": ["Qwen2ForProcessRewardModel"]}
+    (folder / "config.json").write_text(json.dumps(as_saved | named | written))
     return folder
 
 

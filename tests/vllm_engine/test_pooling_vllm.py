@@ -8,14 +8,11 @@ from pathlib import Path as Folder
 
 import numpy as np
 import pytest
-import torch
-from test_qwen_prm import make_tokenizer
-from transformers import Qwen2Config
+from test_qwen_prm import make_tokenizer, save_checkpoint
 from vllm_servers import serving
 
 from butwait.records import Problem
 from butwait.reward_models.load import load_reward_model
-from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
 from butwait.reward_models.reward_model import Path, RewardModelError, Step
 from butwait.reward_models.settings import PoolingSettings, QwenMathPrmSettings
 
@@ -33,25 +30,7 @@ PATHS = [as_path(*TEXTS[:n]) for n in (1, 2, 3, 4)] + [as_path("No.\n\n"), as_pa
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    folder = tmp_path_factory.mktemp("qwen")
-    tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-    )
-    Qwen2ForProcessRewardModel(config).save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    written["architectures"] = ["Qwen2ForProcessRewardModel"]
-    (folder / "config.json").write_text(json.dumps(written))
-    return folder
+    return save_checkpoint(tmp_path_factory.mktemp("qwen"), hidden_size=64)
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from butwait.engines.chunks import ArrivingStep
-from butwait.engines.engine import Continuation, EngineCounters, Prefix, ScoringUnsupportedError
+from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
 from butwait.engines.models import checkpoint_eos_token_ids
-from butwait.engines.one_loop import OneLoop
 from butwait.engines.openai_probe import COMPLETIONS, Probe, Served
 from butwait.engines.openai_replies import Pieces, Reply, check_prompt, echoed, read
 from butwait.engines.policy_tokens import PolicyTokens, check_fits
 from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.request_engine import RequestEngine
 from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
 from butwait.engines.steps import StepDetector
 from butwait.problems.prompts import Message, messages
@@ -51,7 +51,7 @@ class _Draws:
         self.logprobs.extend(logprobs)
 
 
-class OpenAIEngine:
+class OpenAIEngine(RequestEngine):
     """An ``Engine`` (see ``engines.engine``) on a server. It belongs to the event loop of its
     first call, and asks the server what it takes then.
 
@@ -73,12 +73,9 @@ class OpenAIEngine:
         settings: OpenAISettings,
         prompt: PromptSettings,
     ) -> None:
-        self.counters = EngineCounters()
-        self.scored_tokens = 0
-        """Tokens run to score continuations, their prefixes included."""
-        self._settings = settings
         eos_ids = checkpoint_eos_token_ids(model, tokenizer)
-        self._tokens = PolicyTokens(tokenizer, prompt, eos_ids)
+        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids))
+        self._settings = settings
         self._name = settings.served_model or model.name
         self._chats: dict[bytes, list[Message]] = {}
         self._server = RemoteServer(
@@ -87,7 +84,6 @@ class OpenAIEngine:
         self._capacity = settings.capacity
         self._served: Served | None = None
         self._asking = asyncio.Lock()
-        self._requests = OneLoop("an OpenAIEngine")
         if settings.mode == "chat" and prompt.style != "chat":
             raise UserError("engine.mode: chat needs prompt.style: chat")
 
@@ -102,27 +98,6 @@ class OpenAIEngine:
         self._chats[start.token_ids.tobytes()] = messages(problem, self._tokens.prompt)
         return start
 
-    def encode(self, text: str) -> np.ndarray:
-        return self._tokens.encode(text)
-
-    async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
-    ) -> list[Continuation]:
-        """One step for every prefix. A path that reaches the end of the server's context, or of
-        ``capacity``, ends there with ``length``. Raises UserError for a server that is lost,
-        refuses, or ran other tokens than it was given."""
-        detector = self._tokens.detector(step_rule)
-        results = await self._requests.all(
-            self._extend(prefix, detector, sampling, key)
-            for prefix, key in zip(prefixes, keys, strict=True)
-        )
-        self.counters.count(results)
-        return results
-
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
@@ -133,7 +108,7 @@ class OpenAIEngine:
             np.concatenate([prefix.token_ids, np.asarray(continuation, np.int32)])
             for prefix, continuation in zip(prefixes, continuations, strict=True)
         ]
-        return await self._requests.all(
+        return await self._together(
             self._score(path, prefix) for prefix, path in zip(prefixes, paths, strict=True)
         )
 

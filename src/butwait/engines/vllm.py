@@ -23,10 +23,10 @@ import numpy as np
 
 from butwait.engines.chunks import ArrivingStep
 from butwait.engines.detokenizer import UNFINISHED
-from butwait.engines.engine import Continuation, EngineCounters, Prefix
+from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.models import checkpoint_eos_token_ids, no_progress_bars, resolve
-from butwait.engines.one_loop import OneLoop
 from butwait.engines.policy_tokens import PolicyTokens, check_fits
+from butwait.engines.request_engine import RequestEngine
 from butwait.engines.settings import ModelSettings, Sampling, StepRule, VllmSettings
 from butwait.engines.steps import StepDetector
 from butwait.problems.settings import PromptSettings
@@ -47,7 +47,7 @@ QUIET = {
 """Environment that is set before vLLM is imported, where the user has not set it."""
 
 
-class VllmEngine:
+class VllmEngine(RequestEngine):
     """An ``Engine`` (see ``engines.engine``) on a started ``AsyncLLM``.
 
     It belongs to the event loop of its first call. A request's seed comes from its key; which
@@ -71,16 +71,12 @@ class VllmEngine:
         capacity: int,
         fingerprint: dict[str, Any],
     ) -> None:
-        self.counters = EngineCounters()
-        self.scored_tokens = 0
-        """Tokens run to score continuations, their prefixes included."""
+        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids))
         self._llm = llm
-        self._tokens = PolicyTokens(tokenizer, prompt, eos_ids)
         self._capacity = capacity
         self._fingerprint = fingerprint
         self._stop_ids: dict[tuple[str, ...], list[int]] = {}
         self._names = count()
-        self._requests = OneLoop("a VllmEngine")
 
     def fingerprint(self) -> dict[str, Any]:
         """What results depend on beside model, prefix and key. It does not make them
@@ -90,26 +86,6 @@ class VllmEngine:
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
         return self._tokens.start(problem, self._capacity)
-
-    def encode(self, text: str) -> np.ndarray:
-        return self._tokens.encode(text)
-
-    async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
-    ) -> list[Continuation]:
-        """One step for every prefix. A path that reaches the end of the model's context, or of
-        ``capacity``, ends there with ``length``. Raises UserError where vLLM has died."""
-        detector = self._tokens.detector(step_rule)
-        results = await self._requests.all(
-            self._extend(prefix, detector, sampling, key)
-            for prefix, key in zip(prefixes, keys, strict=True)
-        )
-        self.counters.count(results)
-        return results
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -123,7 +99,7 @@ class VllmEngine:
         ]
         longest = max(map(len, paths), default=0)
         check_fits(longest, self._capacity)
-        return await self._requests.all(
+        return await self._together(
             self._score(path, len(prefix.token_ids))
             for prefix, path in zip(prefixes, paths, strict=True)
         )
