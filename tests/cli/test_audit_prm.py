@@ -103,7 +103,8 @@ def test_recorded_rewards(audit, folder: Path) -> None:
     assert trees["ece_interval"][0] <= trees["ece"] <= trees["ece_interval"][1]
     assert "within-question AUC" in out
     assert "0.667 [" in out
-    assert "weak: within-question AUC 0.67" in out or "useless" in out
+    # Eight of twelve leave room for a coin.
+    assert "useless: within-question AUC 0.67 [" in out
 
 
 def test_a_model_on_trees_and_solutions(audit, folder: Path) -> None:

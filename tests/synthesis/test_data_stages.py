@@ -101,6 +101,7 @@ def test_every_builder_writes_its_examples(run: Path) -> None:
     assert texts(run, "own") == {"a\nc\n\\boxed{3}"}
     assert texts(run, "limo") == {"x = 3\n\\boxed{3}"}
     assert texts(run, "thoughts") == {"b\nd\n But wait,a\nc\n\\boxed{3}"}
+    assert texts(run, "stitched")
     for text in texts(run, "stitched"):
         mistake, _, rest = text.partition("b\nd\n")
         assert mistake == ""

@@ -98,7 +98,7 @@ class Engine(Protocol):
 
     def encode(self, text: str) -> np.ndarray:
         """int32 (n,): the tokens of a text to be inserted into a completion, without special
-        tokens around it. Raises UserError where the engine has no tokenizer."""
+        tokens around it."""
         ...
 
     async def extend(

@@ -119,9 +119,14 @@ class GatedEngine:
             for row, continuation in zip(rows, made, strict=True):
                 results[row] = continuation
 
-        async with asyncio.TaskGroup() as group:
-            for rows in _together(prefixes, reach, self._gate.bound):
-                group.create_task(run(rows))
+        tasks = [asyncio.create_task(run(r)) for r in _together(prefixes, reach, self._gate.bound)]
+        try:
+            # Not a TaskGroup, which would hide the engine's own error in a group.
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # all have left the gate
         return [result for result in results if result is not None]
 
     async def score(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +30,6 @@ from butwait.engines.steps import StepDetector
 from butwait.problems.prompts import Message, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
-
-T = TypeVar("T")
 
 TOKENS_AT_A_TIME = 8
 """Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an

@@ -17,7 +17,7 @@ import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +31,6 @@ from butwait.engines.settings import ModelSettings, Sampling, StepRule, VllmSett
 from butwait.engines.steps import StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
-
-T = TypeVar("T")
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
 PARAGRAPH = "\n\n"

@@ -42,16 +42,18 @@ async def node_logits(model: RewardModel, problem: Problem, tree: SearchTree) ->
     logits = np.full(len(tree.nodes), np.nan)
     steps: dict[int, tuple[Step, ...]] = {0: ()}
     handles: dict[int, Any] = {}
-    while children := [i for i, node in enumerate(tree.nodes) if node.parent in steps]:
-        paths = {i: (*steps[tree.nodes[i].parent], _step(tree, i)) for i in children}
-        scores = await model.score(
-            problem, [Path(paths[i], handles.get(tree.nodes[i].parent)) for i in children]
-        )
+    try:
+        while children := [i for i, node in enumerate(tree.nodes) if node.parent in steps]:
+            paths = {i: (*steps[tree.nodes[i].parent], _step(tree, i)) for i in children}
+            scores = await model.score(
+                problem, [Path(paths[i], handles.get(tree.nodes[i].parent)) for i in children]
+            )
+            _release(model, list(handles.values()))
+            steps = paths
+            handles = {i: score.handle for i, score in zip(children, scores, strict=True)}
+            logits[children] = [score.logit for score in scores]
+    finally:
         _release(model, list(handles.values()))
-        steps = paths
-        handles = {i: score.handle for i, score in zip(children, scores, strict=True)}
-        logits[children] = [score.logit for score in scores]
-    _release(model, list(handles.values()))
     return logits
 
 

@@ -50,7 +50,8 @@ class Outline:
         token_counts: int32 (K,), tokens of each step.
         finishes: int8 (K,), positions in ``rows.FINISHES``.
         prefilled: int32 (K,), tokens prefilled for each step.
-        overshoot: int32 (K,), tokens sampled beyond each step's end.
+        overshoot: int32 (K,), tokens sampled beyond each step's end; of a joined step minus its
+            length, as nothing was sampled for it.
         rewarded: int32 (K,), reward-model tokens of each step.
         population_sizes: int32 (P,).
         population_resampled: bool (P,).

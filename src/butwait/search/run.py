@@ -42,8 +42,8 @@ SAMPLERS: dict[type[Any], Sampler] = {
     RebaseSettings: rebase,
     ButWaitSettings: but_wait,
 }
-"""The sampler of each kind of settings. A new sampler is a settings class, a function and a line
-here."""
+"""The sampler of each kind of settings. A new sampler is a settings class in the
+union ``SamplerSettings``, a function and a line here, and a name below if it needs rewards."""
 
 NEED_REWARD_MODEL = frozenset(
     {

@@ -155,7 +155,7 @@ def _example(
         pieces += [mistake, doubt]
         at = detour.fork
         if settings.repeat_step and at:
-            pieces.append(tree_piece("recovery", source, path[at - 1 : at], True))
+            pieces += stretch("recovery", path[at - 1 : at])
     pieces += stretch("recovery", path[at:])
     if settings.format == "think":
         pieces = thinking(pieces, solution.grade.answer or "", prompting)

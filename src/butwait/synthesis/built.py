@@ -53,7 +53,8 @@ class BuildCounts:
 
     Attributes:
         trees: trees read.
-        questions_searched: distinct questions that trees or solutions were given for.
+        questions_searched: distinct questions that trees were given for; of an external source,
+            all its questions, with a solution or without.
         correct: finished paths that were graded correct, or solutions given.
         duplicates_dropped: of those, repeats of another of the same question.
         outside_subset: questions left out by the subset's rules.

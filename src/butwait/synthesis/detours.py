@@ -63,7 +63,6 @@ class DeadBranches:
 
     def __init__(self, stored: StoredTree) -> None:
         tree = stored.tree
-        self.stored = stored
         self._tree = tree
         same = _same_tokens(tree)
         correct = (leaf for leaf, grade in tree.grades.items() if grade.correct)

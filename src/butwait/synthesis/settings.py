@@ -110,7 +110,8 @@ class MistakeSettings(SolutionsSettings):
     does not learn to doubt."""
     boxes: Literal["cut", "keep"] = "cut"
     r"""``cut`` ends a thought that is not the last before the sentence with its ``\boxed``. A box
-    that is kept stops the trained model there, wherever paths end at a box."""
+    that is kept stops the trained model there, wherever paths end at a box. ``backtrack`` never
+    takes a branch with a box."""
 
 
 class InsertionSettings(MistakeSettings):

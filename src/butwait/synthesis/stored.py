@@ -49,9 +49,11 @@ class SearchedTrees:
     def solved_by(self, stage: str) -> set[str]:
         """Problem ids with a verified path in the trees of one stage."""
         return {
-            stored.tree.problem_id
-            for stored in self
-            if stored.stage == stage and any(grade.correct for grade in stored.tree.grades.values())
+            problem_id
+            for problem_id, places in self._places.items()
+            for of_stage, shard, _ in places
+            if of_stage == stage
+            and any(grade.correct for grade in read_tree(shard, problem_id).grades.values())
         }
 
     def rates(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from butwait.running.files import atomic_path
+from butwait.training.saving import save_weights
 
 
 class KeepEpochs(TrainerCallback):
@@ -38,4 +39,4 @@ class KeepEpochs(TrainerCallback):
         epoch = float(state.epoch or 0.0)
         if epoch.is_integer():
             with atomic_path(self._folder / str(int(epoch)) / self._name) as folder:
-                model.save_pretrained(folder)
+                save_weights(model, folder)

@@ -37,13 +37,19 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
     )
 
 
+def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = None) -> None:
+    """Writes the weights and the config of a model in training. ``gathered``: see
+    ``gathered_weights``."""
+    policy.config.use_cache = True  # The trainer turned it off, and generation would be slow.
+    policy.save_pretrained(folder, state_dict=gathered)
+
+
 def save_model(
     policy: Any, tokenizer: Any, output: Path, gathered: dict[str, Any] | None = None
 ) -> None:
     """Writes ``output/model``: an ordinary checkpoint. ``gathered``: see ``gathered_weights``."""
-    policy.config.use_cache = True  # The trainer turned it off, and generation would be slow.
     with atomic_path(output / "model") as folder:
-        policy.save_pretrained(folder, state_dict=gathered)
+        save_weights(policy, folder, gathered)
         tokenizer.save_pretrained(folder)
 
 

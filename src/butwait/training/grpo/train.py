@@ -159,6 +159,8 @@ class _Run:
         if self._trainer.accelerator.is_main_process:
             self._save(gathered)
             self._work.remove()
+            # Behind the checkpoints, which name the best one: a kill in between resumes.
+            shutil.rmtree(self._output / "best", ignore_errors=True)
         self._trainer.accelerator.wait_for_everyone()
         return self._metrics()
 
@@ -348,7 +350,6 @@ class _Run:
                 self._tokenizer.save_pretrained(folder)
         if lora is not None:
             merge_again(weights, self._tokenizer, self._output)
-        shutil.rmtree(self._output / "best")
 
     def _metrics(self) -> dict[str, Any]:
         trainer, tally = self._trainer, self._sampler.tally

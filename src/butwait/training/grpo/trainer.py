@@ -20,7 +20,7 @@ from butwait.records import Problem
 from butwait.running.files import atomic_path
 from butwait.training.grpo.generation import Generation
 from butwait.training.grpo.likelihood import LikelihoodRow, dealt
-from butwait.training.saving import gathered_weights, policy_of
+from butwait.training.saving import gathered_weights, policy_of, save_weights
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -60,7 +60,7 @@ class PolicyTrainer(GRPOTrainer):
             return self._likelihood(model, generation, inputs)
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         mask = inputs["completion_mask"] * inputs["tool_mask"]
-        self.counted["trained_tokens"] += int(mask.sum())
+        self._count(int(mask.sum()))
         if generation.learns:
             loss = loss + generation.mu * self._likelihood(model, generation, inputs)
         return loss
@@ -100,7 +100,7 @@ class PolicyTrainer(GRPOTrainer):
         gathered = gathered_weights(self)
         if self.accelerator.is_main_process:
             with atomic_path(folder) as temporary:
-                policy_of(self).save_pretrained(temporary, state_dict=gathered)
+                save_weights(policy_of(self), temporary, gathered)
 
     def sample(self, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
         """TRL's own way of drawing: ``num_generations`` equal prompts follow each other."""
@@ -108,6 +108,11 @@ class PolicyTrainer(GRPOTrainer):
             prompts, None, {}, self.num_generations
         )
         return drawn
+
+    def _count(self, tokens: int) -> None:
+        """Counts tokens with loss, those of all devices; all of them call it equally often."""
+        own = torch.tensor([tokens], device=self.accelerator.device)
+        self.counted["trained_tokens"] += int(self.accelerator.gather(own).sum())
 
     def _likelihood(
         self, model: Any, generation: Generation, inputs: dict[str, Any]
@@ -129,7 +134,7 @@ class PolicyTrainer(GRPOTrainer):
             weights = torch.zeros(1)
         nll = self._summed_nll(model, rows)
         tokens = sum(int(row.mask.sum()) for row in rows)
-        self.counted["trained_tokens"] += tokens
+        self._count(tokens)
         if tokens:
             self._metrics["train"]["search/nll"].append(nll.detach().sum().item() / tokens)
         per_optimizer_step = passes / self.args.gradient_accumulation_steps
