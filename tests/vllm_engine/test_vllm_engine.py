@@ -91,7 +91,7 @@ def engine(started: VllmEngine, loop: asyncio.AbstractEventLoop) -> VllmEngine:
         def shutdown(self) -> None: ...
 
     fresh = VllmEngine(Lent(), tokenizer(), PLAIN, [EOS], 96, started.fingerprint())
-    fresh._requests._loop = loop
+    fresh._loop = loop
     return fresh
 
 
