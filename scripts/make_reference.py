@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from butwait.cli.main import app
-from butwait.recipe.recipe import Recipe
+from butwait.recipe.recipe import Recipe, of_its_kind
+from butwait.running.kinds import Kinds
+from butwait.stages.kinds import STAGES
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 
@@ -50,7 +52,8 @@ def _recipe() -> str:
     for model in seen:
         parts.append(_section(model))
         for field in model.model_fields.values():
-            seen += [m for m in _models(field.annotation) if m not in seen]
+            models = _models(Annotated[field.annotation, *field.metadata, None])
+            seen += [m for m in models if m not in seen]
     return "\n".join(parts)
 
 
@@ -95,6 +98,8 @@ def _type(annotation: Any) -> str:
     if annotation is type(None):
         return "none"
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if (kinds := _kinds(annotation)) is not None:
+        return " or ".join(kind.settings.__name__ for kind in kinds.shipped.values())
     if origin is Annotated:
         return _type(arguments[0])
     if origin in (Union, UnionType):
@@ -109,10 +114,26 @@ def _type(annotation: Any) -> str:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings in an annotation: of all kinds, where it stands for one of them."""
+    kinds = _kinds(annotation)
+    if kinds is not None:
+        yield from (kind.settings for kind in kinds.shipped.values())
+        return
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
         yield from _models(argument)
+
+
+def _kinds(annotation: Any) -> Kinds | None:
+    """Whose settings an annotated type stands for; None: it is no kind's."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    held = (getattr(getattr(m, "func", None), "__self__", None) for m in get_args(annotation)[1:])
+    found = [kinds for kinds in held if isinstance(kinds, Kinds)]
+    if any(getattr(m, "func", None) is of_its_kind for m in get_args(annotation)[1:]):
+        found.append(STAGES)
+    return found[0] if found else None
 
 
 if __name__ == "__main__":

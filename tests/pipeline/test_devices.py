@@ -11,6 +11,7 @@ from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
 from butwait.running import packages
+from butwait.stages.kinds import STAGES
 from butwait.training.settings import LaunchSettings
 
 RECIPE = """
@@ -44,7 +45,7 @@ def trained(folder: Path, *overrides: str) -> list[dict[str, float]]:
     path = folder / "recipe.yaml"
     folder.mkdir()
     path.write_text(RECIPE)
-    run_recipe(load_recipe(str(path), overrides), folder / "run")
+    run_recipe(load_recipe(str(path), STAGES, overrides), folder / "run")
     return [json.loads(line) for line in (folder / "run/rl/log.jsonl").open()]
 
 

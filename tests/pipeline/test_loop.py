@@ -10,6 +10,7 @@ from pipeline_runs import PLUGIN, prepare
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
 from butwait.search.storage import read_trees
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.dataset import load_examples
 
 LOOP = """# The loop, small.
@@ -50,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loop(folder: Path) -> Path:
     """Runs the loop; returns the run's folder."""
-    recipe = load_recipe(str(prepare(folder, LOOP)))
+    recipe = load_recipe(str(prepare(folder, LOOP)), STAGES)
     run_recipe(recipe, folder / "run")
     return folder / "run"
 
@@ -141,7 +142,7 @@ stages:
     monkeypatch.chdir(tmp_path)
 
     def ran(*words: str) -> set[str]:
-        run_recipe(load_recipe(str(path), words), tmp_path / "run")
+        run_recipe(load_recipe(str(path), STAGES, words), tmp_path / "run")
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
         return {line.split()[1] for line in lines if "finished before" not in line}
 

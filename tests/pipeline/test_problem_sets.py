@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from butwait.pipeline.problem_sets import load_problem_sets, stored_problem_sets
 from butwait.recipe.recipe import Recipe
 from butwait.report.samples import read_questions
 from butwait.running.json_lines import dump_rows
+from butwait.stages.kinds import STAGES
+from butwait.stages.problem_sets import load_problem_sets, stored_problem_sets
 
 
 def test_questions_may_hold_any_character(tmp_path: Path) -> None:
@@ -24,7 +25,8 @@ def test_questions_may_hold_any_character(tmp_path: Path) -> None:
                     "methods": {"sample": {"sampler": {"kind": "independent"}}},
                 }
             },
-        }
+        },
+        context=STAGES,
     )
     loaded = load_problem_sets(recipe, tmp_path / "problems", print)["set"].problems
     assert [problem.question for problem in loaded] == [question]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from butwait.pipeline.headlines import headlines
 from butwait.pipeline.run import run_recipe
 from butwait.profile.figures import length_histograms, measure, models, place_histogram
 from butwait.profile.patterns import shipped_patterns
@@ -20,6 +19,7 @@ from butwait.report.lineage import describe_model
 from butwait.report.profiles import habit_places
 from butwait.report.profiles import length_histograms as drawn_lengths
 from butwait.search.storage import read_trees
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.dataset import load_examples
 
 PLUGIN = """
@@ -56,7 +56,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "profiled.py").write_text(PLUGIN)
     (tmp_path / "mine.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    run_recipe(load_recipe("mine.yaml", ()), tmp_path / "run")
+    run_recipe(load_recipe("mine.yaml", STAGES, ()), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -89,7 +89,7 @@ def test_metrics_tell_the_sentences_and_their_numbers(run: Path) -> None:
     means = metrics["mean_lengths"]
     ratio = metrics["length_ratios"]["verified"]["ratio"]
     assert ratio == pytest.approx(means["verified"] / means["train"])
-    assert headlines("profile", metrics) == found["sentences"]
+    assert list(STAGES["profile"].headline(metrics)) == found["sentences"]
 
 
 def test_the_report_shows_the_profile(run: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_report_shows_the_profile(run: Path) -> None:
 
 
 def test_one_seed_gives_one_profile(run: Path, tmp_path: Path) -> None:
-    run_recipe(load_recipe("mine.yaml", ()), tmp_path / "again")
+    run_recipe(load_recipe("mine.yaml", STAGES, ()), tmp_path / "again")
     first, second = (folder / "looks" / "profile.json" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -111,7 +111,7 @@ def test_a_set_without_solutions_is_one_sentence(run: Path, tmp_path: Path) -> N
     without = tmp_path / "without.yaml"
     without.write_text(RECIPE.replace(", columns: {solution: solution}", ""))
     with pytest.raises(UserError, match=r"no reference solutions .*problems\.train\.columns"):
-        run_recipe(load_recipe(str(without), ()), tmp_path / "other")
+        run_recipe(load_recipe(str(without), STAGES, ()), tmp_path / "other")
 
 
 def test_a_set_that_only_a_profile_uses_stays_whole(run: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_set_that_only_a_profile_uses_stays_whole(run: Path, tmp_path: Path) -
         "stages:", "  gold: {source: questions.jsonl, columns: {solution: solution}}\nstages:"
     ).replace("sources: [train,", "sources: [gold,")
     (tmp_path / "twice.yaml").write_text(twice)
-    run_recipe(load_recipe("twice.yaml", ()), tmp_path / "twice")
+    run_recipe(load_recipe("twice.yaml", STAGES, ()), tmp_path / "twice")
     found = json.loads((tmp_path / "twice" / "looks" / "profile.json").read_text())
     assert (found["sources"][0]["name"], found["sources"][0]["n"]) == ("gold", 6)
     assert found["ratios"][0]["shared_questions"] == 6
@@ -149,7 +149,8 @@ def test_sources_that_do_not_fit(looks: dict[str, Any], message: str) -> None:
                 "model": {"name": "tiny"},
                 "problems": {"train": {"source": "a.jsonl"}},
                 "stages": stages,
-            }
+            },
+            context=STAGES,
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from butwait.recipe.load import load_recipe, shipped_recipes
 from butwait.records import UserError
+from butwait.stages.kinds import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +39,7 @@ def write(tmp_path: Path, text: str = MINIMAL) -> str:
 def test_stages_run_after_what_they_take_from_whatever_the_order_they_are_written_in(
     tmp_path: Path,
 ) -> None:
-    recipe = load_recipe(write(tmp_path))
+    recipe = load_recipe(write(tmp_path), STAGES)
     assert recipe.name == "mine"
     assert recipe.order() == ["prm", "search", "verified", "sft", "after", "report"]
     assert recipe.inputs("after", "model") == ["sft"]
@@ -47,7 +48,7 @@ def test_stages_run_after_what_they_take_from_whatever_the_order_they_are_writte
 
 def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     words = ["seed=3", "stages.search.sampler.particles=2", "stages.sft.lora={rank: 4}"]
-    recipe = load_recipe(write(tmp_path), words)
+    recipe = load_recipe(write(tmp_path), STAGES, words)
     assert recipe.seed == 3
     assert recipe.stages["search"].sampler.particles == 2
     assert recipe.stages["sft"].lora.rank == 4
@@ -55,14 +56,15 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, STAGES)
     assert recipe.stages
     assert shipped_recipes()[name].read_text().startswith("# ")
 
 
 def test_a_recipe_is_parsed_without_torch() -> None:
     script = (
-        "import sys; from butwait.recipe.load import load_recipe; load_recipe('quickstart')\n"
+        "import sys; from butwait.recipe.load import load_recipe\n"
+        "from butwait.stages.kinds import STAGES; load_recipe('quickstart', STAGES)\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -73,7 +75,7 @@ SEARCH, SFT = "stages.search.sampler", "kind: sft, from: [verified]"
 MISTAKES = [
     ("particles: 8", "particels: 8", f"unknown key `{SEARCH}.particels`"),
     ("model: {name", "modle: {name", "`model`: field required"),
-    ("kind: sft", "kind: stf", "`stages.sft`: input tag 'stf' found using 'kind'"),
+    ("kind: sft", "kind: stf", "`stages.sft`: 'stf' is no kind of stage; did you mean sft?"),
     ("particles: 8", "particles: -1", f"`{SEARCH}.particles`: input should be greater than 0"),
     (SFT, "kind: sft, from: [verifeid]", "takes from 'verifeid', which is no stage"),
     (SFT, "kind: sft, from: [prm]", "cannot take from 'prm', which gives reward model"),
@@ -92,20 +94,20 @@ MISTAKES = [
 def test_a_mistake_is_one_clear_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     assert old in MINIMAL
     with pytest.raises(UserError) as error:
-        load_recipe(write(tmp_path, MINIMAL.replace(old, new)))
+        load_recipe(write(tmp_path, MINIMAL.replace(old, new)), STAGES)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_recipe_names_those_that_ship() -> None:
     with pytest.raises(UserError, match=r"there is no recipe 'quikstart'.*quickstart"):
-        load_recipe("quikstart")
+        load_recipe("quikstart", STAGES)
 
 
 @pytest.mark.parametrize("word", ["seed", "=3", "stages.search.sampler.particles.x=1", "seed={"])
 def test_a_bad_override_is_one_clear_sentence(tmp_path: Path, word: str) -> None:
     with pytest.raises(UserError, match="--set"):
-        load_recipe(write(tmp_path), [word])
+        load_recipe(write(tmp_path), STAGES, [word])
 
 
 def test_a_recipe_takes_another_one_as_its_beginning(tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_recipe_takes_another_one_as_its_beginning(tmp_path: Path) -> None:
         "  report: {from: [after]}\n"
         "  more: {kind: sft, from: [verified]}\n"
     )
-    before, recipe = load_recipe(parent), load_recipe(str(child), ["seed=7"])
+    before, recipe = load_recipe(parent, STAGES), load_recipe(str(child), STAGES, ["seed=7"])
     assert (before.name, recipe.name, recipe.seed) == ("mine", "child", 7)
     assert recipe.stages["search"].sampler.particles == 2
     assert recipe.stages["search"].problems == "hunt"
@@ -134,7 +136,7 @@ def test_of_several_beginnings_the_later_wins(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(text)
     both = tmp_path / "both.yaml"
     both.write_text(f"extends: [{tmp_path}/one.yaml, {tmp_path}/two.yaml]\nthreads: 3\n")
-    recipe = load_recipe(str(both))
+    recipe = load_recipe(str(both), STAGES)
     assert (recipe.name, recipe.seed, recipe.threads) == ("both", 2, 3)
 
 
@@ -143,18 +145,18 @@ def test_beginnings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     one.write_text(f"extends: {two}\n")
     two.write_text(f"extends: {one}\n")
     with pytest.raises(UserError, match=r"one\.yaml extends itself \(by way of .*two\.yaml\)"):
-        load_recipe(str(one))
+        load_recipe(str(one), STAGES)
     one.write_text("extends: no_such_recipe\n")
     with pytest.raises(UserError, match="there is no recipe 'no_such_recipe'"):
-        load_recipe(str(one))
+        load_recipe(str(one), STAGES)
     one.write_text("extends: {a: b}\n")
     with pytest.raises(UserError, match="`extends` must name a recipe, or a list of them"):
-        load_recipe(str(one))
+        load_recipe(str(one), STAGES)
 
 
 def test_recipes_in_folders_are_found_by_their_path() -> None:
     assert {"quickstart", "limo_sft/phi4"} <= set(shipped_recipes())
-    assert load_recipe("limo_sft/phi4").name == "limo_sft_phi4"
+    assert load_recipe("limo_sft/phi4", STAGES).name == "limo_sft_phi4"
 
 
 @pytest.mark.parametrize(
@@ -172,10 +174,10 @@ def test_an_evaluation_may_name_an_epoch_that_is_kept(
     text = MINIMAL.replace("from: [sft], problems", "from: [sft], checkpoint: 3, problems")
     path = write(tmp_path, text.replace(SFT, f"{SFT}, {sft}"))
     if allowed:
-        assert load_recipe(path).stages["after"].checkpoint == 3
+        assert load_recipe(path, STAGES).stages["after"].checkpoint == 3
     else:
         with pytest.raises(UserError, match="checkpoint: 3 needs an sft stage in `from` with keep"):
-            load_recipe(path)
+            load_recipe(path, STAGES)
 
 
 PUBLISHED = "stages.report.published={%s: {%s}}"
@@ -183,12 +185,12 @@ SAID = "pass_at_1: 0.1917, source: there"
 
 
 def test_published_figures_stand_beside_an_evaluation_of_the_report(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path), [PUBLISHED % ("after/test/sample", SAID)])
+    recipe = load_recipe(write(tmp_path), STAGES, [PUBLISHED % ("after/test/sample", SAID)])
     figure = recipe.stages["report"].published["after/test/sample"]
     assert (figure.pass_at_1, figure.source) == (0.1917, "there")
     # An arm's name stands for its seeds.
     words = ["stages.sft.seeds=2", PUBLISHED % ("after/test/sample", SAID)]
-    assert load_recipe(write(tmp_path), words).stages["report"].published
+    assert load_recipe(write(tmp_path), STAGES, words).stages["report"].published
 
 
 @pytest.mark.parametrize(
@@ -209,4 +211,4 @@ def test_published_figures_that_cannot_stand(
     key: str, figure: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
-        load_recipe(write(tmp_path), [PUBLISHED % (key, figure)])
+        load_recipe(write(tmp_path), STAGES, [PUBLISHED % (key, figure)])

@@ -8,6 +8,7 @@ from butwait.recipe.load import load_recipe
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.seeds import with_copies
 from butwait.records import UserError
+from butwait.stages.kinds import STAGES
 
 RECIPE = """
 model: {name: tiny}
@@ -27,7 +28,7 @@ stages:
 
 def load(tmp_path: Path, text: str = RECIPE, *words: str) -> Recipe:
     (tmp_path / "mine.yaml").write_text(text)
-    return load_recipe(str(tmp_path / "mine.yaml"), words)
+    return load_recipe(str(tmp_path / "mine.yaml"), STAGES, words)
 
 
 def test_a_stage_with_seeds_and_what_takes_from_it_are_written_out(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_data_of_several_searches_pair_with_them_number_by_number(tmp_path: Path
 
 def test_a_written_out_recipe_is_left_as_it_is(tmp_path: Path) -> None:
     written = load(tmp_path).model_dump(by_alias=True, mode="json")
-    assert with_copies(written) is written
+    assert with_copies(written, STAGES) is written
 
 
 MISTAKES = [

@@ -16,6 +16,7 @@ from butwait.problems.prompts import encode, messages
 from butwait.recipe.load import load_recipe
 from butwait.records import Example, Problem, Span
 from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
+from butwait.stages.kinds import STAGES
 from butwait.training.settings import SftSettings
 from butwait.training.sft import train_sft
 
@@ -39,7 +40,7 @@ def phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reward model of random weights."""
     folder = tmp_path_factory.mktemp("phi")
     tokenizer = save_chat_model(folder / "random", "Phi3")
-    prompt = load_recipe("phi4_base", [f"prompt.system={SYSTEM}"]).prompt
+    prompt = load_recipe("phi4_base", STAGES, [f"prompt.system={SYSTEM}"]).prompt
     examples = []
     for question in QUESTIONS["limo"]:
         chat = messages(Problem(question, question, "3", "integer"), prompt)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from butwait.recipe.load import load_recipe
+from butwait.stages.kinds import STAGES
 
 # One answer for all questions, so that the smallest model can learn to give it.
 QUESTIONS = {
@@ -46,7 +47,7 @@ def solution(question: str) -> str:
 
 def small(recipe: str, model: Path, questions: Path) -> list[str]:
     """Overrides for a recipe without searches; ``questions`` holds a file for each set."""
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, STAGES)
     words = [
         f"model={{name: {model}, device: cpu}}",
         "engine={kind: transformers, slots: 32}",
@@ -72,7 +73,7 @@ def small(recipe: str, model: Path, questions: Path) -> list[str]:
 def small_phi(recipe: str, phi: Path, questions: Path) -> list[str]:
     """Overrides for the recipes phi4_* and seed_table; ``phi`` is the fixture of that name."""
     words = [*small(recipe, phi / "model", questions), f"prompt.system={SYSTEM}"]
-    for name, stage in load_recipe(recipe).stages.items():
+    for name, stage in load_recipe(recipe, STAGES).stages.items():
         sampler = getattr(getattr(stage, "sampler", None), "kind", "")
         if getattr(stage, "reward_model", None) is not None:
             words.append(f"stages.{name}.reward_model.name={phi / 'prm'}")

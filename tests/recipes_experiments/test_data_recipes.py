@@ -8,11 +8,12 @@ from small_recipes import QUESTIONS, RIGHT, small, small_phi, solution
 
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
-from butwait.pipeline.context import StageRun
 from butwait.pipeline.run import run_recipe
 from butwait.problems.grading import Grader
 from butwait.recipe.load import load_recipe
 from butwait.running.stages import read_stage
+from butwait.stages.context import StageRun
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.dataset import load_examples
 
 
@@ -27,7 +28,7 @@ from butwait.synthesis.dataset import load_examples
 )
 def test_limo_sft(recipe: str, architecture: str, question_files: Path, tmp_path: Path) -> None:
     tokenizer = save_chat_model(tmp_path / "model", architecture)
-    loaded = load_recipe(recipe, small(recipe, tmp_path / "model", question_files))
+    loaded = load_recipe(recipe, STAGES, small(recipe, tmp_path / "model", question_files))
     records = run_recipe(loaded, tmp_path / "run")
     examples = load_examples(tmp_path / "run/traces/dataset")
     assert {e.text for e in examples} == {solution(q) for q in QUESTIONS["limo"]}
@@ -52,7 +53,7 @@ def test_an_epoch_of_the_training_is_evaluated(question_files: Path, tmp_path: P
         "stages.sft.keep_epochs=true",
         "stages.after_math.checkpoint=1",
     ]
-    recipe = load_recipe("limo_sft/llama_8b", words)
+    recipe = load_recipe("limo_sft/llama_8b", STAGES, words)
     records = run_recipe(recipe, tmp_path / "run")
     assert records["after_math"]["metrics"]["math500/sample"]["n"] == 2
     done = {name: read_stage(tmp_path / "run" / name) for name in records}
@@ -70,7 +71,7 @@ def test_an_epoch_of_the_training_is_evaluated(question_files: Path, tmp_path: P
 
 def test_limo_sft_has_the_published_settings() -> None:
     for name in ("phi4", "granite_8b", "llama_8b", "qwen_32b"):
-        sft = load_recipe(f"limo_sft/{name}").stages["sft"]
+        sft = load_recipe(f"limo_sft/{name}", STAGES).stages["sft"]
         assert (sft.epochs, sft.schedule, sft.warmup_ratio, sft.max_length) == (
             15,
             "cosine",
@@ -87,15 +88,19 @@ def test_the_branches_of_phi4_share_one_search(
     phi: Path, question_files: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    run_recipe(load_recipe("phi4_pf_limo", small_phi("phi4_pf_limo", phi, question_files)), run)
+    run_recipe(
+        load_recipe("phi4_pf_limo", STAGES, small_phi("phi4_pf_limo", phi, question_files)), run
+    )
     shared = {name: read_stage(run / name).record for name in ("search", "base_aime", "base_math")}
     assert shared["search"]["metrics"]["solved"] == 2
     for recipe in ("phi4_backtrack", "phi4_correct_only", "phi4_limo_380"):
-        loaded = load_recipe(recipe, small_phi(recipe, phi, question_files))
+        loaded = load_recipe(recipe, STAGES, small_phi(recipe, phi, question_files))
         assert loaded.name == "phi4"
         run_recipe(loaded, run)
         assert {name: read_stage(run / name).record for name in shared} == shared
-    everything = load_recipe("phi4_branches", small_phi("phi4_branches", phi, question_files))
+    everything = load_recipe(
+        "phi4_branches", STAGES, small_phi("phi4_branches", phi, question_files)
+    )
     alone = {p.name: read_stage(p).record for p in run.iterdir() if (p / "stage.json").is_file()}
     records = run_recipe(everything, run)
     for name in set(records) - {"report"}:

@@ -14,6 +14,7 @@ from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
 from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
 from butwait.search.storage import read_trees
+from butwait.stages.kinds import STAGES
 from butwait.statistics.intervals import wilson
 
 SHAPE = {
@@ -95,12 +96,13 @@ def small(weights: Path, model: str, problems: list[str], questions: Path, stage
 
 
 def test_phi4_over_limo(weights: Path, questions: Path, tmp_path: Path) -> None:
-    recipe = load_recipe("phi4_pf_limo")
+    recipe = load_recipe("phi4_pf_limo", STAGES)
     sampler = recipe.stages["search"].sampler
     assert (sampler.particles, sampler.max_steps, sampler.sampling.temperature) == (512, 40, 0.8)
     assert sampler.step.delimiters == ("\n\n",)
     recipe = load_recipe(
         "phi4_pf_limo",
+        STAGES,
         [
             *small(weights, "phi3", ["limo", "aime24", "math500"], questions, "search"),
             *(f"stages.{base}.methods.sample.k=2" for base in ("base_aime", "base_math")),
@@ -141,6 +143,7 @@ def test_granite_on_math500_and_aime24(weights: Path, questions: Path, tmp_path:
     ]
     recipe = load_recipe(
         "granite_pf",
+        STAGES,
         [
             *small(weights, "granite", ["math500", "aime24"], questions, "filter"),
             *short,

@@ -12,6 +12,7 @@ from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
 from butwait.running.stages import read_stage
 from butwait.search.storage import read_shard
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.dataset import load_examples
 
 RL_RECIPES = ["phi4_grpo_plateau", "phi4_butwait_grpo_limo", "phi4_grpo_direct_limo", "seed_table"]
@@ -24,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_small(recipe: str, phi: Path, question_files: Path, run: Path) -> dict[str, Any]:
-    return run_recipe(load_recipe(recipe, small_phi(recipe, phi, question_files)), run)
+    return run_recipe(load_recipe(recipe, STAGES, small_phi(recipe, phi, question_files)), run)
 
 
 def test_grpo_with_a_plateau(phi: Path, question_files: Path, run: Path) -> None:
@@ -88,7 +89,7 @@ def test_the_seed_table_computes_nothing_twice(phi: Path, question_files: Path, 
 
 
 def test_the_seed_table_has_the_published_figures() -> None:
-    published = load_recipe("seed_table").stages["report"].published
+    published = load_recipe("seed_table", STAGES).stages["report"].published
     aime = {
         key.removesuffix("_aime/aime24/sample"): (figure.pass_at_1, figure.pass_at_k.get(8))
         for key, figure in published.items()
@@ -111,7 +112,7 @@ def test_the_seed_table_has_the_published_figures() -> None:
 
 @pytest.mark.parametrize("recipe", RL_RECIPES)
 def test_all_arms_of_rl_share_their_settings(recipe: str) -> None:
-    stages = load_recipe(recipe).stages
+    stages = load_recipe(recipe, STAGES).stages
     arms = {name: stage for name, stage in stages.items() if stage.kind in ("grpo", "grpo_direct")}
     assert arms
     for stage in arms.values():
@@ -127,6 +128,6 @@ def test_all_arms_of_rl_share_their_settings(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", RL_RECIPES)
 def test_limo_keeps_its_questions_whichever_recipe_runs(recipe: str) -> None:
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, STAGES)
     assert next(loaded.training_sets()) == "limo"
     assert set(loaded.sets_of("evaluate")) == {"aime24", "math500"}

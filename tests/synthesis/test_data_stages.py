@@ -10,6 +10,7 @@ from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
 from butwait.search.storage import read_trees
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.confirm import read_confirmations
 from butwait.synthesis.dataset import load_examples
 from butwait.synthesis.detours import Confirmation
@@ -84,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        run_recipe(load_recipe("mine.yaml"), folder / "run")
+        run_recipe(load_recipe("mine.yaml", STAGES), folder / "run")
     sys.modules.pop("data_toys", None)
     return folder / "run"
 
@@ -161,7 +162,7 @@ def test_a_data_stage_without_trees_is_a_mistake(run: Path) -> None:
     path = run.parent / "bad.yaml"
     path.write_text(RECIPE.replace("from: [hunt], separator", "separator", 1))
     with pytest.raises(UserError, match="needs a stage that gives trees"):
-        load_recipe(str(path))
+        load_recipe(str(path), STAGES)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +180,4 @@ def test_mistakes_are_told_before_anything_runs(run: Path, change, message) -> N
     path = run.parent / "bad.yaml"
     path.write_text(RECIPE.replace(*change))
     with pytest.raises(UserError, match=message):
-        load_recipe(str(path))
+        load_recipe(str(path), STAGES)

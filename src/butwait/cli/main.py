@@ -31,8 +31,9 @@ def run(
     """Run a recipe's stages, or go on where a stopped run was."""
     from butwait.pipeline.run import run_recipe
     from butwait.recipe.load import load_recipe
+    from butwait.stages.kinds import STAGES
 
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, STAGES, set_ or ())
     try:
         run_recipe(loaded, run_dir or Path("runs") / loaded.name)
     except KeyboardInterrupt:
@@ -155,7 +156,6 @@ def plateau(
     out: Annotated[Path | None, typer.Option("--json", help="All figures, as JSON.")] = None,
 ) -> None:
     """Replay the plateau rule on a training's log: where would it have stopped the run?"""
-    from butwait.cli.plateau import Request
     from butwait.cli.plateau import plateau as replay
 
     settings = {
@@ -165,7 +165,7 @@ def plateau(
         "confidence": confidence,
         "start": start,
     }
-    replay(Request(log, column, step_column, lower_is_better), settings, out)
+    replay(log, column, step_column, lower_is_better, settings, out)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """``butwait plateau``: where the stopping rule would have ended a run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,14 @@ from butwait.statistics.plateau import FEWEST_VALUES, PlateauRule, Verdict
 from butwait.training.plateau_settings import PlateauSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to replay; see ``butwait plateau --help``."""
-
-    log: Path
-    column: str = "reward"
-    step_column: str | None = None
-    lower_is_better: bool = False
-
-
-def plateau(request: Request, settings: dict[str, Any], out: Path | None) -> None:
+def plateau(
+    log: Path,
+    column: str,
+    step_column: str | None,
+    lower_is_better: bool,
+    settings: dict[str, Any],
+    out: Path | None,
+) -> None:
     """Prints where the rule with these ``PlateauSettings`` would have stopped the run.
 
     Writes all figures and looks to ``out``. Raises UserError for bad input.
@@ -37,8 +34,8 @@ def plateau(request: Request, settings: dict[str, Any], out: Path | None) -> Non
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}") from error
-    curve = read_curve(request.log, request.column, request.step_column)
-    sign = -1.0 if request.lower_is_better else 1.0
+    curve = read_curve(log, column, step_column)
+    sign = -1.0 if lower_is_better else 1.0
     looks = rule.replay(curve.steps, sign * curve.values)
     found = _figures(rule, curve, looks, sign)
     if out is not None:

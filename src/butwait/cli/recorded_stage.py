@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tables import read_rows
-from butwait.recipe.stages import PROVIDES
 from butwait.records import Problem, SearchTree, UserError
 from butwait.running.stages import read_stage
 from butwait.search.storage import read_trees
+from butwait.stages.kinds import STAGES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,10 +62,14 @@ def _policy(run: Path, record: dict[str, Any], model: dict[str, Any]) -> ModelSe
     base = ModelSettings.model_validate(model)
     for source in record["from"]:
         before = read_stage(run / source)
-        if before is not None and PROVIDES.get(before.record["kind"]) == "model":
+        if before is not None and _gives(before.record["kind"]) == "model":
             folder = str(run / source / "model")
             return base.model_copy(update={"name": folder, "revision": None})
     return base
+
+
+def _gives(kind: str) -> str:
+    return STAGES[kind].gives if kind in STAGES else ""
 
 
 def _problems(folder: Path) -> dict[str, Problem]:

@@ -4,9 +4,9 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from butwait.pipeline.problem_sets import LoadedSet
 from butwait.recipe.recipe import Recipe
 from butwait.running.stages import Stage, fingerprint
+from butwait.stages.problem_sets import LoadedSet
 
 RECORDED = ("butwait", "torch", "transformers", "trl", "numpy", "math-verify")
 

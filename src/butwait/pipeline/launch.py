@@ -11,17 +11,15 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from butwait.pipeline.context import StageRun
+from butwait.recipe.stages import Outcome
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.packages import require
+from butwait.stages.context import StageRun
 from butwait.training.settings import LaunchSettings
 
 JOB, OUTCOME, MISTAKE = "job.json", "outcome.json", "mistake.txt"
-
-Outcome = tuple[dict[str, Any], dict[str, int]]
 
 
 def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:

@@ -5,15 +5,14 @@ from typing import Any
 
 from rich.console import Console
 
-from butwait.pipeline.context import StageRun
-from butwait.pipeline.headlines import headlines
 from butwait.pipeline.identity import environment, stage_header, versions
 from butwait.pipeline.launch import run_on_devices
-from butwait.pipeline.problem_sets import load_problem_sets
-from butwait.pipeline.stages import STAGES
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
+from butwait.recipe.stages import Outcome
 from butwait.running.stages import Stage, locked, open_stage
+from butwait.stages.context import StageRun
+from butwait.stages.problem_sets import load_problem_sets
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -53,7 +52,7 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
             else:
                 console.print(title, markup=False)
                 stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
-            for line in headlines(stage.record["kind"], stage.record["metrics"]):
+            for line in recipe.kind(name).headline(stage.record["metrics"]):
                 console.print(f"  {line}", markup=False)
             done[name] = stage
     if (run / "report.html").exists():
@@ -61,9 +60,9 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
     return {name: stage.record for name, stage in done.items()}
 
 
-def _outcome(run: StageRun) -> tuple[dict[str, Any], dict[str, int]]:
+def _outcome(run: StageRun) -> Outcome:
     """(metrics, cost) of a stage, done in this process or by several."""
     launch = getattr(run.settings, "launch", None)
     if launch is not None:
         return run_on_devices(run, launch)
-    return STAGES[run.settings.kind](run)
+    return run.recipe.kind(run.name).run(run)

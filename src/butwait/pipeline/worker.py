@@ -5,16 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from butwait.pipeline.context import StageRun
 from butwait.pipeline.launch import JOB, MISTAKE, OUTCOME
-from butwait.pipeline.problem_sets import stored_problem_sets
-from butwait.pipeline.stages import STAGES
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.progress import silence
 from butwait.running.stages import Stage, read_stage
+from butwait.stages.context import StageRun
+from butwait.stages.kinds import STAGES
+from butwait.stages.problem_sets import stored_problem_sets
 
 
 def main(folder: Path, name: str) -> int:
@@ -23,7 +23,7 @@ def main(folder: Path, name: str) -> int:
     if not first:
         silence()
     content = json.loads((folder / name / JOB).read_text(encoding="utf-8"))
-    recipe = Recipe.model_validate(content["recipe"])
+    recipe = Recipe.model_validate(content["recipe"], context=STAGES)
     if recipe.threads is not None:
         import torch
 
@@ -34,7 +34,7 @@ def main(folder: Path, name: str) -> int:
             done = {s: _stage(folder / s) for s in recipe.order() if (folder / s).is_dir()}
             stage = done.pop(name)
             run = StageRun(recipe, name, stage, done, problems, grader)
-            metrics, cost = STAGES[recipe.stages[name].kind](run)
+            metrics, cost = recipe.kind(name).run(run)
     except UserError as error:
         # All processes find most mistakes, and each of them says the same.
         (folder / name / MISTAKE).write_text(f"{error}\n", encoding="utf-8")

@@ -9,10 +9,14 @@ import yaml
 from pydantic import ValidationError
 
 from butwait.recipe.recipe import Recipe
+from butwait.recipe.stages import StageKind
 from butwait.records import UserError
+from butwait.running.kinds import Kinds
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, kinds: Kinds[StageKind], overrides: Sequence[str] = ()
+) -> Recipe:
     """The recipe at a path, or the shipped recipe of that name.
 
     ``extends: NAME`` (or a list of names) takes other recipes as the beginning: mappings are
@@ -21,6 +25,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name_or_path: ``recipes/quickstart.yaml``, ``./mine.yaml``, or ``quickstart``.
+        kinds: of stage.
         overrides: ``a.b=c`` words; ``c`` is read as YAML. They must name keys that exist or that
             the recipe's settings know.
 
@@ -34,7 +39,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         _override(content, word)
     content.setdefault("name", path.stem)
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(content, context=kinds)
     except ValidationError as error:
         raise UserError(_sentence(path, content, error)) from error
 

@@ -1,20 +1,34 @@
 """A recipe: a model, problem sets, and stages that take from one another.
 
-It composes the layers' own settings and imports no torch. ``Recipe.order`` is the order in which
-stages run; a stage may take from any earlier ones, so that a recipe can branch.
+It composes the layers' own settings and imports no torch. The kinds of stage are handed in as the
+validation's context: ``Recipe.model_validate(content, context=STAGES)``. ``Recipe.order`` is the
+order in which stages run; a stage may take from any earlier ones, so that a recipe can branch.
 """
 
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationInfo,
+    model_validator,
+)
 
 from butwait.engines.settings import EngineSettings, ModelSettings, TransformersSettings
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
-from butwait.recipe.checks import check
 from butwait.recipe.seeds import with_copies
-from butwait.recipe.stages import PROVIDES, AnyStage
+from butwait.recipe.stages import StageKind, StageSettings
 from butwait.records.settings import Settings
+from butwait.running.kinds import Kinds
+
+
+def of_its_kind(stage: Any, info: ValidationInfo) -> Any:
+    """A stage's settings by its ``kind``, of the kinds in the validation's context."""
+    kinds: Any = info.context
+    return kinds.parse(stage)
 
 
 class Recipe(Settings):
@@ -35,18 +49,24 @@ class Recipe(Settings):
     """What runs the policy."""
     problems: dict[str, ProblemSetSettings]
     """Problem sets by name."""
-    stages: dict[str, AnyStage]
+    stages: dict[str, Annotated[SerializeAsAny[StageSettings], BeforeValidator(of_its_kind)]]
     """Stages by name."""
+
+    _kinds: Kinds[StageKind] = PrivateAttr()
 
     @model_validator(mode="before")
     @classmethod
-    def _seeds_are_written_out(cls, content: Any) -> Any:
-        return with_copies(content)
+    def _seeds_are_written_out(cls, content: Any, info: ValidationInfo) -> Any:
+        kinds: Any = info.context
+        return with_copies(content, kinds)
 
-    @model_validator(mode="after")
-    def _names_and_kinds_fit(self) -> "Recipe":
-        check(self)
-        return self
+    def model_post_init(self, context: Any) -> None:
+        self._kinds = context
+        _check(self)
+
+    def kind(self, name: str) -> StageKind:
+        """The record of a stage's kind."""
+        return self._kinds.of(self.stages[name])
 
     def order(self) -> list[str]:
         """Stage names so that each stands after those it takes from; otherwise as written. A
@@ -65,29 +85,79 @@ class Recipe(Settings):
         """The stages that ``name`` takes from: its ``from``; all others for a report that names
         none."""
         stage = self.stages[name]
-        if stage.kind == "report" and not stage.from_:
-            return tuple(s for s, other in self.stages.items() if other.kind != "report")
+        if self.kind(name).takes_all and not stage.from_:
+            return tuple(s for s, other in self.stages.items() if other.kind != stage.kind)
         return stage.from_
 
-    def inputs(self, name: str, provides: str) -> list[str]:
-        """The stages that ``name`` takes from and that give ``provides``."""
-        return [s for s in self.sources(name) if PROVIDES[self.stages[s].kind] == provides]
+    def inputs(self, name: str, gives: str) -> list[str]:
+        """The stages that ``name`` takes from and that give ``gives``."""
+        return [s for s in self.sources(name) if self.kind(s).gives == gives]
 
-    def sets_of(self, *kinds: str) -> Iterator[str]:
-        """Names of the problem sets that stages of these kinds use, in order, each once."""
-        used = (
-            s for stage in self.stages.values() if stage.kind in kinds for s in stage.problem_sets
+    def sets_for(self, use: str) -> Iterator[str]:
+        """Names of the problem sets that stages use as ``test``, for ``training`` (search and RL
+        are), for ``selection`` of checkpoints, or for ``none`` of these; in order, each once."""
+        used: dict[str, None] = {}
+        for name, stage in self.stages.items():
+            choosing = stage.selection_sets
+            if use == "selection":
+                used |= dict.fromkeys(choosing)
+            elif self.kind(name).sets == use:
+                used |= dict.fromkeys(s for s in stage.problem_sets if s not in choosing)
+        return iter(used)
+
+
+def _check(recipe: Recipe) -> None:
+    """Whether all names are known and every stage takes what it can and needs. Raises ValueError
+    with the first fault, in one sentence."""
+    for name, stage in recipe.stages.items():
+        if not name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
+        _check_inputs(recipe, name, stage)
+        recipe.kind(name).check(recipe, name)
+        for used in stage.problem_sets:
+            if used not in recipe.problems:
+                raise ValueError(
+                    f"stage {name!r} uses the problem set {used!r}, which `problems` lacks "
+                    f"(it has: {', '.join(recipe.problems)})"
+                )
+    recipe.order()
+    _check_splits(recipe)
+
+
+def _check_splits(recipe: Recipe) -> None:
+    tests, choosing, training = (
+        set(recipe.sets_for(use)) for use in ("test", "selection", "training")
+    )
+    for these, those, what in (
+        (tests, training, "evaluation and for training or search"),
+        (tests, choosing, "evaluation and for selection"),
+        (choosing, training, "selection and for training or search"),
+    ):
+        if both := sorted(these & those):
+            raise ValueError(
+                f"the problem set {both[0]!r} is used for {what}; give each a set of its own"
+            )
+
+
+def _check_inputs(recipe: Recipe, name: str, stage: StageSettings) -> None:
+    kind = recipe.kind(name)
+    for source in stage.from_:
+        if source not in recipe.stages:
+            raise ValueError(
+                f"stage {name!r} takes from {source!r}, which is no stage "
+                f"(there are: {', '.join(recipe.stages)})"
+            )
+        given = recipe.kind(source).gives
+        if given not in kind.takes and not (kind.takes_all and given != kind.gives):
+            raise ValueError(
+                f"stage {name!r} ({stage.kind}) cannot take from {source!r}, which gives "
+                f"{given}; it takes {', '.join(sorted(kind.takes))}"
+            )
+    gives = [recipe.kind(source).gives for source in stage.from_]
+    if kind.needs and kind.needs not in gives:
+        raise ValueError(
+            f"stage {name!r} ({stage.kind}) needs a stage that gives {kind.needs} in `from`"
         )
-        return iter(dict.fromkeys(used))
-
-    def training_sets(self) -> Iterator[str]:
-        """Names of the problem sets that are searched or trained on, in order, each once."""
-        kinds = ("search", "prm", "external", "grpo", "grpo_direct")
-        stages = (stage for stage in self.stages.values() if stage.kind in kinds)
-        used = (s for t in stages for s in t.problem_sets if s not in t.selection_sets)
-        return iter(dict.fromkeys(used))
-
-    def selection_sets(self) -> Iterator[str]:
-        """Names of the problem sets that choose checkpoints, in order, each once."""
-        used = (s for stage in self.stages.values() for s in stage.selection_sets)
-        return iter(dict.fromkeys(used))
+    for single in ("model", "reward model"):
+        if gives.count(single) > 1 and not kind.takes_all:
+            raise ValueError(f"stage {name!r} takes from more than one {single} stage")

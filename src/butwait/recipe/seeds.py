@@ -8,11 +8,11 @@ by number, and may say so with the same ``seeds``; a report and a profile take f
 from collections.abc import Mapping
 from typing import Any
 
-GATHERING = frozenset({"report", "profile"})
-"""Kinds that look at all copies together, and so have none themselves."""
+from butwait.recipe.stages import StageKind
+from butwait.running.kinds import Kinds
 
 
-def with_copies(content: Any) -> Any:
+def with_copies(content: Any, kinds: Kinds[StageKind]) -> Any:
     """A recipe's content with every stage that has ``seeds`` written out as its copies.
 
     The copies stand where the stage stood, without ``seeds`` and with ``arm``, the stage's name.
@@ -24,28 +24,37 @@ def with_copies(content: Any) -> Any:
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, dict) or not all(isinstance(s, dict) for s in stages.values()):
         return content
-    number = {name: n for name in stages if (n := _copies(stages, name, ())) > 1}
+    gathering = {name for name, stage in stages.items() if _gathers(stage, kinds)}
+    number = {name: n for name in stages if (n := _copies(stages, name, (), gathering)) > 1}
     if not number:
         return content
     written: dict[str, Any] = {}
     for name, stage in stages.items():
-        for new, copy in _written_out(name, stage, number):
+        for new, copy in _written_out(name, stage, number, name in gathering):
             if new in written or (new != name and new in stages):
                 raise ValueError(f"`seeds` of {name!r} makes a stage {new!r}, which there is")
             written[new] = copy
     return content | {"stages": written}
 
 
-def _copies(stages: Mapping[str, Any], name: str, children: tuple[str, ...]) -> int:
+def _gathers(stage: dict[str, Any], kinds: Kinds[StageKind]) -> bool:
+    """Whether a stage looks at all copies together, and so has none itself."""
+    kind = stage.get("kind", "")
+    return kind in kinds and kinds[kind].gathers
+
+
+def _copies(
+    stages: Mapping[str, Any], name: str, children: tuple[str, ...], gathering: set[str]
+) -> int:
     """How many copies a stage has: its own ``seeds``, or those of what it takes from."""
     stage = stages[name]
-    own, gathers = stage.get("seeds", 1), stage.get("kind") in GATHERING
+    own, gathers = stage.get("seeds", 1), name in gathering
     if not isinstance(own, int) or name in children:  # mistakes that the recipe's checks name
         return 1
     if gathers and own > 1:
         raise ValueError(f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself")
     above = {
-        source: _copies(stages, source, (*children, name))
+        source: _copies(stages, source, (*children, name), gathering)
         for source in _listed(stage.get("from"))
         if source in stages and not gathers
     }
@@ -58,9 +67,11 @@ def _copies(stages: Mapping[str, Any], name: str, children: tuple[str, ...]) -> 
     return next(iter(several.values()), 1)
 
 
-def _written_out(name: str, stage: dict[str, Any], number: Mapping[str, int]) -> list[Any]:
+def _written_out(
+    name: str, stage: dict[str, Any], number: Mapping[str, int], gathers: bool
+) -> list[Any]:
     """(name, content) of each stage that this one stands for."""
-    if stage.get("kind") in GATHERING:
+    if gathers:
         lists = {key: stage[key] for key in ("from", "sources") if isinstance(stage.get(key), list)}
         return [(name, stage | {key: _all(names, number) for key, names in lists.items()})]
     if name not in number:

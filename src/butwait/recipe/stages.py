@@ -1,29 +1,27 @@
-"""The stages of a recipe: what each is made of, what it takes and what it gives."""
+"""A stage of a recipe: what all of them are made of, and the record of a kind of stage.
 
-from typing import Annotated, Literal
+The kinds themselves are the modules of ``butwait.stages``; a recipe is parsed with them handed in.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from butwait.evaluation.settings import EvaluateSettings
 from butwait.records.settings import Settings
-from butwait.report.settings import ReportSettings
-from butwait.reward_models.settings import RewardModelSettings
-from butwait.search.settings import SamplerSettings
-from butwait.synthesis.settings import (
-    BacktrackSettings,
-    ExternalSettings,
-    SecondThoughtsSettings,
-    StitchSettings,
-    VerifiedSettings,
-)
-from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
-from butwait.training.prm_settings import PrmSettings
-from butwait.training.settings import SftSettings
+from butwait.running.kinds import name_of
+
+Metrics = dict[str, Any]
+Outcome = tuple[Metrics, dict[str, Any]]
+"""(metrics, cost) for stage.json. Metrics are rates and counts; cost is in tokens and FLOPs."""
 
 
 class StageSettings(Settings):
     """What every stage has."""
 
+    kind: str
+    """What it does."""
     from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
     """Names of the stages it takes from: a model (sft), a reward model (prm), trees (search),
     data (verified and its like), or evaluations (report). Without a model stage it uses the
@@ -56,185 +54,55 @@ class OneSetStage(StageSettings):
         return (self.problems, *self.selection_sets)
 
 
-class ReinforcementStage(OneSetStage, GrpoSettings):
-    """What the stages of reinforcement learning have in common."""
-
-    problems: str
-    """The problem set that is trained on."""
-
-    @property
-    def selection_sets(self) -> tuple[str, ...]:
-        return () if self.selection is None else (self.selection.problems,)
+def _nothing(recipe: Any, name: str) -> None:
+    pass
 
 
-class EvaluateStage(StageSettings, EvaluateSettings):
-    """Attempts at problems, graded."""
-
-    kind: Literal["evaluate"]
-    reward_model: RewardModelSettings | None = None
-    """A public reward model for the methods that need one; a ``prm`` stage in ``from`` does too."""
-    checkpoint: Annotated[int, Field(gt=0)] | None = None
-    """The epoch whose model is evaluated, of an ``sft`` stage with ``keep_epochs``; None: its last
-    model."""
-
-    @property
-    def problem_sets(self) -> tuple[str, ...]:
-        return self.problems
+def _no_lines(metrics: Metrics) -> Iterable[str]:
+    return ()
 
 
-class PrmStage(OneSetStage, PrmSettings):
-    """A reward model from the policy's own rollouts."""
+@dataclass(frozen=True, kw_only=True)
+class StageKind:
+    """A kind of stage: all that there is to know of it.
 
-    kind: Literal["prm"]
-    problems: str
-    """The problem set that is rolled out; the audit holds some of its questions out."""
+    Attributes:
+        settings: a ``StageSettings`` whose ``kind`` is a ``Literal``.
+        gives: what those that take from it get: a model, a reward model, trees, data, an
+            evaluation, a profile or a report.
+        takes: what it may take.
+        needs: what of it it cannot do without.
+        sets: what its problem sets are used for. Those of ``test`` are held out; those of
+            ``training`` lose the questions that are; ``none`` only looks.
+        gathers: it looks at all seeds of an arm together, and has none itself.
+        takes_all: it may take anything but what it gives; without a ``from`` it takes from every
+            stage but those of its kind.
+        check: of a ``Recipe`` and a stage's name: raises ValueError for what does not fit between
+            that stage and the others.
+        run: does the stage (a ``stages.context.StageRun``). It may be called again after a kill:
+            what it finds on disk it does not repeat.
+        headline: a finished stage's result in a line or two, for a terminal.
+        label: in a sentence, of a model: how its training is called ("SFT"); of data: what they are
+            ("its own verified search").
+        supervision: where its signal comes from: the model's own rollouts and the gold answers
+            (``self``), or solutions that others wrote.
+        section: its part of a report's page; None: its plain figures alone.
+    """
 
-
-class SearchStage(OneSetStage):
-    """A sampler over a problem set; the whole trees are kept."""
-
-    kind: Literal["search"]
-    problems: str
-    """The problem set that is searched."""
-    sampler: SamplerSettings
-    """Which sampler, and its settings."""
-    reward_model: RewardModelSettings | None = None
-    """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
-    shard_size: Annotated[int, Field(gt=0)] = 16
-    """Trees in one file."""
-    concurrency: Annotated[int, Field(gt=0)] = 64
-    """Problems in flight at a time."""
-
-
-class VerifiedStage(StageSettings, VerifiedSettings):
-    """Data: unique correct solutions from search trees."""
-
-    kind: Literal["verified"]
-
-
-class StitchStage(StageSettings, StitchSettings):
-    """Data: wrong attempts, a doubt, a correct solution of the same question."""
-
-    kind: Literal["stitch"]
-
-
-class BacktrackStage(StageSettings, BacktrackSettings):
-    """Data: correct paths with detours into dead branches of their trees."""
-
-    kind: Literal["backtrack"]
-
-
-class ButWaitStage(StageSettings, SecondThoughtsSettings):
-    """Data: verified paths of a ``but_wait`` search."""
-
-    kind: Literal["but_wait"]
-
-
-class ExternalStage(OneSetStage, ExternalSettings):
-    """Data: solutions that others wrote."""
-
-    kind: Literal["external"]
-    problems: str
-    """The problem set whose solutions are taken (``columns.solution``)."""
-
-
-class SftStage(StageSettings, SftSettings):
-    """Supervised fine-tuning on the data of the stages it takes from."""
-
-    kind: Literal["sft"]
-
-
-class GrpoStage(ReinforcementStage):
-    """Reinforcement learning on questions whose answers can be checked."""
-
-    kind: Literal["grpo"]
-
-
-class GrpoDirectStage(ReinforcementStage, GrpoDirectSettings):
-    """Reinforcement learning with data from its own searches, in the same loop."""
-
-    kind: Literal["grpo_direct"]
-    reward_model: RewardModelSettings | None = None
-    """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
-
-
-class ProfileStage(StageSettings):
-    """What sets of solutions look like, side by side: those of stages, and reference solutions."""
-
-    kind: Literal["profile"]
-    sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Stages in ``from``, and problem sets with reference solutions (``columns.solution``). The
-    first is the baseline of every ratio."""
-    step_end: Annotated[str, Field(min_length=1)] = "\n\n"
-    """What ends a step."""
+    settings: type[StageSettings]
+    gives: str
+    run: Callable[[Any], Outcome]
+    takes: frozenset[str] = frozenset()
+    needs: str | None = None
+    sets: Literal["test", "training", "none"] = "none"
+    gathers: bool = False
+    takes_all: bool = False
+    check: Callable[[Any, str], None] = _nothing
+    headline: Callable[[Metrics], Iterable[str]] = _no_lines
+    label: str = ""
+    supervision: Literal["self", "external traces"] = "self"
+    section: Any = None
 
     @property
-    def problem_sets(self) -> tuple[str, ...]:
-        return tuple(name for name in self.sources if name not in self.from_)
-
-
-class ReportStage(StageSettings, ReportSettings):
-    """One page and summary.json about the stages it takes from (all, if it names none)."""
-
-    kind: Literal["report"]
-
-
-AnyStage = Annotated[
-    EvaluateStage
-    | PrmStage
-    | SearchStage
-    | VerifiedStage
-    | StitchStage
-    | BacktrackStage
-    | ButWaitStage
-    | ExternalStage
-    | SftStage
-    | GrpoStage
-    | GrpoDirectStage
-    | ProfileStage
-    | ReportStage,
-    Field(discriminator="kind"),
-]
-
-PROVIDES = {
-    "evaluate": "evaluation",
-    "prm": "reward model",
-    "search": "trees",
-    "verified": "data",
-    "stitch": "data",
-    "backtrack": "data",
-    "but_wait": "data",
-    "external": "data",
-    "sft": "model",
-    "grpo": "model",
-    "grpo_direct": "model",
-    "profile": "profile",
-    "report": "report",
-}
-"""What a stage of each kind gives to those that take from it."""
-
-TAKES = {
-    "evaluate": {"model", "reward model"},
-    "prm": {"model"},
-    "search": {"model", "reward model"},
-    "verified": {"trees", "data"},
-    "stitch": {"trees", "data"},
-    "backtrack": {"trees", "data"},
-    "but_wait": {"trees", "data"},
-    "external": {"model", "trees", "data"},
-    "sft": {"model", "data"},
-    "grpo": {"model", "trees"},
-    "grpo_direct": {"model", "trees", "reward model"},
-    "profile": {"evaluation", "trees", "data"},
-    "report": set(PROVIDES.values()) - {"report"},
-}
-"""What a stage of each kind may take."""
-
-NEEDS = {
-    "verified": "trees",
-    "stitch": "trees",
-    "backtrack": "trees",
-    "but_wait": "trees",
-    "sft": "data",
-}
-"""What a stage of a kind cannot do without."""
+    def name(self) -> str:
+        return name_of(self)

@@ -9,6 +9,7 @@ a record, in a recipe's ``kind``.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar, get_args
 
@@ -59,6 +60,9 @@ class Kinds(Generic[K]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.shipped)
 
+    def __contains__(self, kind: object) -> bool:
+        return isinstance(kind, str) and (":" in kind or kind in self.shipped)
+
     def __getitem__(self, kind: str) -> K:
         """The record of a kind.
 
@@ -91,7 +95,12 @@ class Kinds(Generic[K]):
         try:
             record = self[value["kind"]]
         except KeyError as error:
-            told = f"{value['kind']!r} is no kind of {self.what} (there are: {', '.join(self)})"
+            near = get_close_matches(value["kind"], list(self), n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            told = (
+                f"{value['kind']!r} is no kind of {self.what}{meant} "
+                f"(there are: {', '.join(sorted(self))})"
+            )
             raise PydanticCustomError("kind", "{told}", {"told": told}) from error
         return record.settings.model_validate(value)
 

@@ -8,6 +8,7 @@ import yaml
 
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
+from butwait.stages.kinds import STAGES
 
 RULE = {"delimiters": [], "max_tokens": 48}
 GRPO: dict[str, Any] = {
@@ -53,7 +54,7 @@ def write_recipe(folder: Path, **stages: dict[str, Any]) -> Path:
 
 def run_stages(folder: Path, **stages: dict[str, Any]) -> Path:
     """Runs them in this process; returns the run's folder."""
-    run_recipe(load_recipe(str(write_recipe(folder, **stages))), folder / "run")
+    run_recipe(load_recipe(str(write_recipe(folder, **stages)), STAGES), folder / "run")
     return folder / "run"
 
 

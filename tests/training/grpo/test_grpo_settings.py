@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
+from butwait.stages.kinds import STAGES
 from butwait.training.grpo.devices import GatheredDevices, check_devices, check_whole_model
 from butwait.training.grpo.presets import loss_arguments
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings, LossSettings
@@ -76,7 +77,7 @@ stages:
 """
     )
     with pytest.raises(UserError, match=r"direct.*sampler\.sampling must be the trained policy"):
-        load_recipe(str(recipe))
+        load_recipe(str(recipe), STAGES)
 
 
 @pytest.mark.parametrize(

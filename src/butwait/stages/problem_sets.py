@@ -53,15 +53,15 @@ def load_problem_sets(
     Raises:
         UserError: a set cannot be loaded, or nothing is left of it.
     """
-    held_out = [*recipe.sets_of("evaluate"), *recipe.selection_sets()]
-    ranked = list(dict.fromkeys([*held_out, *recipe.training_sets()]))
+    held_out = [*recipe.sets_for("test"), *recipe.sets_for("selection")]
+    ranked = list(dict.fromkeys([*held_out, *recipe.sets_for("training")]))
     loaded = {name: load_problems(recipe.problems[name]) for name in ranked}
     kept, dropped = disjoint(
         loaded,
         held_out=held_out,
         whole_only=[name for name in ranked if recipe.problems[name].overlap_rule == "whole"],
     )
-    whole = [name for name in recipe.sets_of("profile") if name not in loaded]
+    whole = [name for name in recipe.sets_for("none") if name not in loaded]
     kept |= {name: load_problems(recipe.problems[name]) for name in whole}
     dropped |= {name: Counter() for name in whole}
     for name in kept:

@@ -10,9 +10,9 @@ from typing import Any
 from butwait.evaluation.arms import compare_arms, summarise_arm
 from butwait.evaluation.compare import compare, with_holm
 from butwait.evaluation.storage import read_attempts
-from butwait.pipeline.context import StageRun
 from butwait.records import Attempt
 from butwait.running.stages import Stage
+from butwait.stages.context import StageRun
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from butwait.pipeline.context import StageRun
 from butwait.problems.presets import with_preset
-from butwait.recipe.stages import (
-    BacktrackStage,
-    ButWaitStage,
-    ExternalStage,
-    SearchStage,
-    StitchStage,
-    VerifiedStage,
-)
+from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import Problem, UserError
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
+from butwait.stages.context import StageRun
 from butwait.synthesis.backtrack import build_backtrack, plan, unconfirmed
 from butwait.synthesis.built import BuildCounts, Built, Prompting
 from butwait.synthesis.card import Origin, Supervision, write_card
@@ -26,20 +19,58 @@ from butwait.synthesis.confirm import Answer, confirm, read_confirmations, write
 from butwait.synthesis.external import build_external
 from butwait.synthesis.phrases import load_phrases
 from butwait.synthesis.second_thoughts import build_second_thoughts
-from butwait.synthesis.settings import DataSettings
+from butwait.synthesis.settings import (
+    BacktrackSettings,
+    DataSettings,
+    ExternalSettings,
+    SecondThoughtsSettings,
+    StitchSettings,
+    SubsetSettings,
+    VerifiedSettings,
+)
 from butwait.synthesis.stitch import build_stitch
 from butwait.synthesis.stored import SearchedTrees
 from butwait.synthesis.verified import build_verified
 
-Outcome = tuple[dict[str, Any], dict[str, int]]
+
+class VerifiedStage(StageSettings, VerifiedSettings):
+    """Data: unique correct solutions from search trees."""
+
+    kind: Literal["verified"]
+
+
+class StitchStage(StageSettings, StitchSettings):
+    """Data: wrong attempts, a doubt, a correct solution of the same question."""
+
+    kind: Literal["stitch"]
+
+
+class BacktrackStage(StageSettings, BacktrackSettings):
+    """Data: correct paths with detours into dead branches of their trees."""
+
+    kind: Literal["backtrack"]
+
+
+class ButWaitStage(StageSettings, SecondThoughtsSettings):
+    """Data: verified paths of a ``but_wait`` search."""
+
+    kind: Literal["but_wait"]
+
+
+class ExternalStage(OneSetStage, ExternalSettings):
+    """Data: solutions that others wrote."""
+
+    kind: Literal["external"]
+    problems: str
+    """The problem set whose solutions are taken (``columns.solution``)."""
 
 
 def verified(run: StageRun) -> Outcome:
     """Correct solutions of the search."""
     settings = run.settings
     assert isinstance(settings, VerifiedStage)
-    trees, problems, prompting, allowed = _material(run, settings)
-    built = build_verified(trees, problems, prompting, settings, run.key, allowed)
+    trees, problems, prompting, left = _material(run, settings)
+    built = build_verified(trees, problems, prompting, settings, run.key, left)
     return _written(run, built, prompting), {}
 
 
@@ -47,9 +78,9 @@ def stitch(run: StageRun) -> Outcome:
     """Wrong attempts, a doubt, a correct solution."""
     settings = run.settings
     assert isinstance(settings, StitchStage)
-    trees, problems, prompting, allowed = _material(run, settings)
+    trees, problems, prompting, left = _material(run, settings)
     phrases = load_phrases(settings.phrases)
-    built = build_stitch(trees, problems, prompting, settings, phrases, run.key, allowed)
+    built = build_stitch(trees, problems, prompting, settings, phrases, run.key, left)
     return _written(run, built, prompting), {}
 
 
@@ -57,8 +88,8 @@ def but_wait(run: StageRun) -> Outcome:
     """Verified paths of forced second thoughts."""
     settings = run.settings
     assert isinstance(settings, ButWaitStage)
-    trees, problems, prompting, allowed = _material(run, settings)
-    built = build_second_thoughts(trees, problems, prompting, settings, run.key, allowed)
+    trees, problems, prompting, left = _material(run, settings)
+    built = build_second_thoughts(trees, problems, prompting, settings, run.key, left)
     return _written(run, built, prompting), {}
 
 
@@ -66,16 +97,16 @@ def backtrack(run: StageRun) -> Outcome:
     """Detours into dead branches; ``confirmations/`` where they are completed."""
     settings = run.settings
     assert isinstance(settings, BacktrackStage)
-    trees, problems, prompting, allowed = _material(run, settings)
+    trees, problems, prompting, left = _material(run, settings)
     phrases = load_phrases(settings.phrases)
     confirmations: Answer | None = None
     cost: dict[str, int] = {}
     if settings.confirm is not None:
-        asked = [i for i in trees.questions if allowed is None or i in allowed]
+        asked = [i for i in trees.questions if left is None or i in left]
         confirming = _confirm(run, settings, trees, problems, prompting, asked)
         confirmations, cost = asyncio.run(confirming)
     built = build_backtrack(
-        trees, problems, prompting, settings, phrases, run.key, confirmations, allowed
+        trees, problems, prompting, settings, phrases, run.key, confirmations, left
     )
     return _written(run, built, prompting), cost
 
@@ -96,8 +127,7 @@ async def _confirm(
             f"confirm: the searches {', '.join(searches)} used several models; make a backtrack "
             "stage for each"
         )
-    search = run.recipe.stages[searches[0]]
-    assert isinstance(search, SearchStage)
+    search: Any = run.recipe.stages[searches[0]]
     assert settings.confirm is not None
     asked, by_id = settings.confirm, {problem.id: problem for problem in problems}
     rule, sampling = search.sampler.step, search.sampler.sampling
@@ -136,24 +166,25 @@ def external(run: StageRun) -> Outcome:
     """Solutions that others wrote."""
     settings = run.settings
     assert isinstance(settings, ExternalStage)
-    searched = _searched(run) if run.inputs("trees") else None
-    allowed = _allowed(run, settings, searched)
+    left = allowed(run, settings.subset)
     prompting = run.prompting(run.name)
     built = build_external(
-        run.problems(settings.problems), prompting, run.grader, settings, run.key, allowed
+        run.problems(settings.problems), prompting, run.grader, settings, run.key, left
     )
     return _written(run, built, prompting), {}
 
 
-def _searched(run: StageRun) -> SearchedTrees:
-    return SearchedTrees({s.path.name: s.path / "trees" for s in run.inputs("trees")})
-
-
-def _allowed(run: StageRun, settings: DataSettings, trees: SearchedTrees | None) -> set[str] | None:
+def allowed(run: StageRun, subset: SubsetSettings) -> set[str] | None:
+    """Ids of the problems that a subset's rules leave; None where they leave out none."""
     from butwait.synthesis.subset import allowed_questions
 
     data = {stage.path.name: stage.path for stage in run.inputs("data")}
-    return allowed_questions(settings.subset, trees, data)
+    return allowed_questions(subset, _searched(run), data)
+
+
+def _searched(run: StageRun) -> SearchedTrees | None:
+    folders = {stage.path.name: stage.path / "trees" for stage in run.inputs("trees")}
+    return SearchedTrees(folders) if folders else None
 
 
 def _material(
@@ -161,8 +192,9 @@ def _material(
 ) -> tuple[SearchedTrees, list[Problem], Prompting, set[str] | None]:
     """Trees, the problems searched, how they were prompted, and the questions of the subset."""
     trees = _searched(run)
+    assert trees is not None
     problems = [problem for name in _sets(run) for problem in run.problems(name)]
-    return trees, problems, run.prompting(trees.stages[0]), _allowed(run, settings, trees)
+    return trees, problems, run.prompting(trees.stages[0]), allowed(run, settings.subset)
 
 
 def _sets(run: StageRun) -> list[str]:
@@ -211,3 +243,74 @@ def _supervision(run: StageRun, searches: Iterable[str]) -> Supervision:
 def _licences(run: StageRun, sets: Iterable[str]) -> dict[str, str]:
     given = {name: with_preset(run.recipe.problems[name]).licence for name in sets}
     return {name: licence for name, licence in given.items() if licence is not None}
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    yield (
+        f"{metrics['examples']} examples from {metrics['questions']} questions, "
+        f"{metrics['loss_tokens']} tokens with loss"
+        f" ({metrics['duplicates_dropped']} duplicates dropped)"
+    )
+
+
+def check_subset(recipe: Any, name: str, subset: SubsetSettings) -> None:
+    """Raises ValueError where a rule names a stage that ``name`` does not take from."""
+    trees, data = recipe.inputs(name, "trees"), recipe.inputs(name, "data")
+    for rule, wanted, there in (
+        ("solved_by", subset.solved_by, trees),
+        ("same_questions_as", subset.same_questions_as, data),
+    ):
+        if wanted is not None and wanted not in there:
+            what = "search" if there is trees else "data"
+            raise ValueError(
+                f"stage {name!r}: subset.{rule} names {wanted!r}, which is no {what} stage in "
+                "its `from`"
+            )
+    if subset.solve_rate is not None and not trees:
+        raise ValueError(f"stage {name!r}: subset.solve_rate needs a search stage in `from`")
+
+
+def _check(recipe: Any, name: str) -> None:
+    check_subset(recipe, name, recipe.stages[name].subset)
+
+
+def _check_second_thoughts(recipe: Any, name: str) -> None:
+    _check(recipe, name)
+    for search in recipe.inputs(name, "trees"):
+        sampler = recipe.stages[search].sampler.kind
+        if sampler != "but_wait":
+            raise ValueError(
+                f"stage {name!r} (but_wait) takes from {search!r}, whose sampler is "
+                f"{sampler}; it needs a search with sampler.kind: but_wait"
+            )
+
+
+def _kind(settings: type[StageSettings], run: Any, label: str) -> StageKind:
+    return StageKind(
+        settings=settings,
+        gives="data",
+        takes=frozenset({"trees", "data"}),
+        needs="trees",
+        check=_check,
+        run=run,
+        headline=_headline,
+        label=label,
+    )
+
+
+KINDS = (
+    _kind(VerifiedStage, verified, "its own verified search"),
+    _kind(StitchStage, stitch, "stitched attempts of its own search"),
+    _kind(BacktrackStage, backtrack, "backtracking traces of its own search"),
+    replace(
+        _kind(ButWaitStage, but_wait, "second thoughts forced into its own search"),
+        check=_check_second_thoughts,
+    ),
+    replace(
+        _kind(ExternalStage, external, "solutions that others wrote"),
+        takes=frozenset({"model", "trees", "data"}),
+        needs=None,
+        sets="training",
+        supervision="external traces",
+    ),
+)

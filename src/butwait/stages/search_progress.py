@@ -4,9 +4,9 @@ import time
 from collections import Counter
 
 from butwait.engines.engine import EngineCounters
-from butwait.pipeline.search_metrics import ess_share
 from butwait.records import Attempt, SearchTree
 from butwait.running.progress import Task
+from butwait.stages.search_metrics import ess_share
 
 
 class _Throughput:

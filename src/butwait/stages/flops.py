@@ -2,8 +2,8 @@
 
 from butwait.engines.flops import DecoderFlops, flops_of
 from butwait.engines.settings import ModelSettings, ScriptedSettings
-from butwait.pipeline.context import StageRun
 from butwait.reward_models.settings import RewardModelSettings
+from butwait.stages.context import StageRun
 
 
 def stage_flops(run: StageRun) -> tuple[DecoderFlops | None, DecoderFlops | None]:

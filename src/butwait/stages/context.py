@@ -11,15 +11,15 @@ from butwait.engines.engine import Engine
 from butwait.engines.insertion import text_tokens
 from butwait.engines.load import LoadedEngine, load_engine
 from butwait.engines.settings import ModelSettings, ScriptedSettings, StepRule, TransformersSettings
-from butwait.pipeline.problem_sets import LoadedSet
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.recipe.recipe import Recipe
-from butwait.recipe.stages import AnyStage
+from butwait.recipe.stages import StageSettings
 from butwait.records import Key, Problem
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings, TrainedSettings
 from butwait.running.stages import Stage
+from butwait.stages.problem_sets import LoadedSet
 from butwait.synthesis.built import Prompting
 
 
@@ -44,7 +44,7 @@ class StageRun:
     grader: Grader
 
     @property
-    def settings(self) -> AnyStage:
+    def settings(self) -> StageSettings:
         return self.recipe.stages[self.name]
 
     @property
@@ -59,9 +59,9 @@ class StageRun:
     def problems(self, name: str) -> list[Problem]:
         return self.problem_sets[name].problems
 
-    def inputs(self, provides: str) -> list[Stage]:
-        """The stages it takes from that give this (see ``recipe.PROVIDES``)."""
-        return [self.done[source] for source in self.recipe.inputs(self.name, provides)]
+    def inputs(self, gives: str) -> list[Stage]:
+        """The stages it takes from that give this (``StageKind.gives``)."""
+        return [self.done[source] for source in self.recipe.inputs(self.name, gives)]
 
     @property
     def model(self) -> ModelSettings:

@@ -1,0 +1,1 @@
+"""The kinds of stage, and what a stage runs with."""

@@ -1,0 +1,110 @@
+"""Attempts at problem sets, graded: ``attempts/<set>/<method>/``."""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from butwait.engines.engine import Engine
+from butwait.evaluation.settings import EvaluateSettings
+from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
+from butwait.records import Attempt
+from butwait.reward_models.reward_model import RewardModel
+from butwait.reward_models.settings import RewardModelSettings
+from butwait.running.progress import task
+from butwait.stages.context import StageRun
+
+
+class EvaluateStage(StageSettings, EvaluateSettings):
+    """Attempts at problems, graded."""
+
+    kind: Literal["evaluate"]
+    reward_model: RewardModelSettings | None = None
+    """A public reward model for the methods that need one; a ``prm`` stage in ``from`` does too."""
+    checkpoint: Annotated[int, Field(gt=0)] | None = None
+    """The epoch whose model is evaluated, of an ``sft`` stage with ``keep_epochs``; None: its last
+    model."""
+
+    @property
+    def problem_sets(self) -> tuple[str, ...]:
+        return self.problems
+
+
+def evaluate(run: StageRun) -> Outcome:
+    """Attempts at every problem set by every method."""
+    settings = run.settings
+    assert isinstance(settings, EvaluateStage)
+    return asyncio.run(_evaluate(run, settings))
+
+
+async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
+    from butwait.evaluation.metrics import summarise
+
+    metrics, cost = {}, {"policy_tokens": 0, "reward_tokens": 0}
+    everything = [p for name in settings.problems for p in run.problems(name)]
+    rules = [method.sampler.step for method in settings.methods.values()]
+    async with run.searching(everything, rules) as policy:
+        for problem_set, method in product(settings.problems, settings.methods):
+            attempts = await _attempts(run, settings, problem_set, method, *policy)
+            metrics[f"{problem_set}/{method}"] = summarise(attempts)
+            cost["policy_tokens"] += sum(attempt.tokens for attempt in attempts)
+            cost["reward_tokens"] += sum(attempt.reward_tokens for attempt in attempts)
+    return metrics, cost
+
+
+async def _attempts(
+    run: StageRun,
+    settings: EvaluateStage,
+    problem_set: str,
+    method: str,
+    engine: Engine,
+    reward_model: RewardModel | None,
+) -> list[Attempt]:
+    """All attempts at one problem set by one method."""
+    from butwait.evaluation.attempts import run_attempts
+    from butwait.stages.search_progress import AttemptProgress
+
+    problems = run.problems(problem_set)
+    with task(f"{problem_set}, {method}", len(problems)) as progress:
+        return await run_attempts(
+            problems,
+            engine,
+            reward_model,
+            run.grader,
+            settings.methods[method],
+            run.key.derive(problem_set, method),
+            run.folder / "attempts" / problem_set / method,
+            shard_size=settings.shard_size,
+            concurrency=settings.concurrency,
+            on_problem=AttemptProgress(progress, engine.counters).advance,
+        )
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    for name, row in metrics.items():
+        low, high = row["interval"]
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions"
+
+
+def _check(recipe: Any, name: str) -> None:
+    epoch = recipe.stages[name].checkpoint
+    trained = [recipe.stages[source] for source in recipe.inputs(name, "model")]
+    if epoch is not None and not any(model.keeps(epoch) for model in trained):
+        raise ValueError(
+            f"stage {name!r}: checkpoint: {epoch} needs an sft stage in `from` with "
+            f"keep_epochs: true and at least {epoch} epochs (max_steps unset)"
+        )
+
+
+EVALUATE = StageKind(
+    settings=EvaluateStage,
+    gives="evaluation",
+    takes=frozenset({"model", "reward model"}),
+    sets="test",
+    check=_check,
+    run=evaluate,
+    headline=_headline,
+)

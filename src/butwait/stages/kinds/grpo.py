@@ -1,0 +1,174 @@
+"""Reinforcement learning: ``model/``, ``log.jsonl``, ``samples.jsonl``, ``looks.jsonl``, and the
+trees of GRPO-Direct in ``searches/``."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from butwait.engines.engine import Engine
+from butwait.engines.settings import Sampling
+from butwait.evaluation.settings import MethodSettings
+from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
+from butwait.records import Attempt, Problem, UserError
+from butwait.reward_models.settings import RewardModelSettings
+from butwait.search.settings import IndependentSettings
+from butwait.stages.context import StageRun
+from butwait.stages.kinds.data import allowed, check_subset
+from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
+
+
+class _ReinforcementStage(OneSetStage, GrpoSettings):
+    """What the stages of reinforcement learning have in common."""
+
+    problems: str
+    """The problem set that is trained on."""
+
+    @property
+    def selection_sets(self) -> tuple[str, ...]:
+        return () if self.selection is None else (self.selection.problems,)
+
+
+class GrpoStage(_ReinforcementStage):
+    """Reinforcement learning on questions whose answers can be checked."""
+
+    kind: Literal["grpo"]
+
+
+class GrpoDirectStage(_ReinforcementStage, GrpoDirectSettings):
+    """Reinforcement learning with data from its own searches, in the same loop."""
+
+    kind: Literal["grpo_direct"]
+    reward_model: RewardModelSettings | None = None
+    """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
+
+
+def grpo(run: StageRun) -> Outcome:
+    """A policy trained by GRPO, or by GRPO-Direct (whose trees are in ``searches/``)."""
+    settings = run.settings
+    assert isinstance(settings, _ReinforcementStage)
+    from butwait.evaluation.attempts import run_attempts
+    from butwait.profile.patterns import shipped_patterns
+    from butwait.training.grpo.looks import Evaluate, LookResult
+    from butwait.training.grpo.train import Material, train_grpo
+
+    selection = settings.selection
+    looked_at = [] if selection is None else run.problems(selection.problems)
+
+    async def look(engine: Engine, step: int) -> LookResult:
+        assert selection is not None
+        method = MethodSettings(
+            k=selection.samples,
+            sampler=IndependentSettings(
+                step=settings.step, sampling=Sampling(temperature=selection.temperature)
+            ),
+        )
+        folder = run.folder / "looks" / f"{step:08d}"
+        key = run.key.derive("look")  # the same draws at every look: less noise between them
+        attempts = await run_attempts(looked_at, engine, None, run.grader, method, key, folder)
+        return _seen(attempts, looked_at, selection.texts)
+
+    evaluate: Evaluate | None = None if selection is None else look
+    material = Material(
+        model=run.model,
+        prompt=run.recipe.prompt,
+        prompting=run.prompting(run.name),
+        problems=_questions(run, settings),
+        grader=run.grader,
+        habits=shipped_patterns(),
+        reward_model=run.reward_model,
+        evaluate=evaluate,
+        looked_at=looked_at,
+        key=run.key,
+    )
+    metrics = train_grpo(material, settings, run.folder)
+    names = ("policy_tokens", "prefilled_tokens", "reward_tokens", "trained_tokens")
+    cost = {name: metrics[name] for name in names}
+    cost["policy_tokens"] += metrics["look_tokens"]
+    return metrics, cost
+
+
+def _seen(attempts: list[Attempt], problems: list[Problem], texts: int) -> Any:
+    from butwait.evaluation.metrics import summarise
+    from butwait.training.grpo.looks import LookResult
+
+    figures = summarise(attempts)
+    questions = {problem.id: problem.question for problem in problems}
+    first = [row for row in attempts if row.sample == 0][:texts]
+    return LookResult(
+        accuracy=figures["pass_at_1"],
+        interval=tuple(figures["interval"]),
+        n=figures["n"],
+        k=figures["k"],
+        length=figures["length"]["mean"],
+        policy_tokens=sum(row.tokens for row in attempts),
+        texts=[
+            {
+                "problem_id": row.problem_id,
+                "question": questions[row.problem_id],
+                "text": row.text,
+                "status": row.status,
+            }
+            for row in first
+        ],
+    )
+
+
+def _questions(run: StageRun, settings: _ReinforcementStage) -> list[Problem]:
+    """The problems that the stage's ``subset`` leaves, without those that cannot be graded."""
+    left = allowed(run, settings.subset)
+    problems = run.problems(settings.problems)
+    gold = [problem for problem in problems if problem.answer is not None]
+    if not gold:
+        raise UserError(
+            f"no problem of {settings.problems!r} has an answer, so nothing could be rewarded; "
+            "name the column under columns.answer"
+        )
+    return [problem for problem in gold if left is None or problem.id in left]
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    first, last = metrics["reward_first"], metrics["reward_last"]
+    reward = "" if first is None else f", reward {first:.3f} to {last:.3f}"
+    yield f"{metrics['steps']} steps, {metrics['policy_tokens']} tokens sampled{reward}"
+    if metrics["stopped"]:
+        yield f"stopped: {metrics['stopped']}"
+    if metrics["searched"]:
+        yield (
+            f"{metrics['searched']} searches, {metrics['solved']} solved, "
+            f"{metrics['search_tokens']} of the tokens"
+        )
+    if metrics["poor"]:
+        yield (
+            f"{metrics['poor']} of {metrics['searched']} searches were poor: few particles carried "
+            "the weight, or few first steps were left (floors)"
+        )
+    if metrics["best_step"] is not None:
+        yield (
+            f"held out: {metrics['first_accuracy']:.1%} before, {metrics['best_accuracy']:.1%} at "
+            f"step {metrics['best_step']}, which is kept"
+        )
+
+
+def _check(recipe: Any, name: str) -> None:
+    check_subset(recipe, name, recipe.stages[name].subset)
+
+
+GRPO = StageKind(
+    settings=GrpoStage,
+    gives="model",
+    takes=frozenset({"model", "trees"}),
+    sets="training",
+    check=_check,
+    run=grpo,
+    headline=_headline,
+    label="GRPO",
+)
+GRPO_DIRECT = StageKind(
+    settings=GrpoDirectStage,
+    gives="model",
+    takes=frozenset({"model", "trees", "reward model"}),
+    sets="training",
+    check=_check,
+    run=grpo,
+    headline=_headline,
+    label="GRPO-Direct",
+)

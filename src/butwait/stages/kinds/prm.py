@@ -1,0 +1,55 @@
+"""A reward model from the policy's own rollouts: ``rollouts/``, ``model/``, ``audit.json``."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
+from butwait.stages.context import StageRun
+from butwait.training.prm_settings import PrmSettings
+
+
+class PrmStage(OneSetStage, PrmSettings):
+    """A reward model from the policy's own rollouts."""
+
+    kind: Literal["prm"]
+    problems: str
+    """The problem set that is rolled out; the audit holds some of its questions out."""
+
+
+def prm(run: StageRun) -> Outcome:
+    """Rolls out, trains and audits."""
+    settings = run.settings
+    assert isinstance(settings, PrmStage)
+    from butwait.training.prm import train_prm
+    from butwait.training.rollouts import collect_rollouts
+
+    async def collect() -> list[Any]:
+        rule = settings.rollouts.steps
+        problems = run.problems(settings.problems)
+        async with run.searching(problems, [rule], rewards=False) as (engine, _):
+            return await collect_rollouts(
+                engine, problems, run.grader, settings.rollouts, run.key, run.folder / "rollouts"
+            )
+
+    rollouts = asyncio.run(collect())
+    result = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
+    sampled = result.metrics["sampled_tokens"]
+    return result.metrics, {
+        "policy_tokens": sampled,
+        "trained_tokens": result.metrics["trained_tokens"],
+    }
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    yield f"reward model: {metrics['verdict']}"
+
+
+PRM = StageKind(
+    settings=PrmStage,
+    gives="reward model",
+    takes=frozenset({"model"}),
+    sets="training",
+    run=prm,
+    headline=_headline,
+)

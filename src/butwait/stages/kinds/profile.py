@@ -1,0 +1,110 @@
+"""A profile of the solutions that stages made and of reference solutions: ``profile.json``."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from butwait.profile.sources import Solution, Source, read_source
+from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
+from butwait.records import UserError
+from butwait.running.files import write_json
+from butwait.stages.context import StageRun
+
+
+class ProfileStage(StageSettings):
+    """What sets of solutions look like, side by side: those of stages, and reference solutions."""
+
+    kind: Literal["profile"]
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Stages in ``from``, and problem sets with reference solutions (``columns.solution``). The
+    first is the baseline of every ratio."""
+    step_end: Annotated[str, Field(min_length=1)] = "\n\n"
+    """What ends a step."""
+
+    @property
+    def problem_sets(self) -> tuple[str, ...]:
+        return tuple(name for name in self.sources if name not in self.from_)
+
+
+def profile(run: StageRun) -> Outcome:
+    """Lengths are in tokens of the recipe's model: as they were sampled where the run sampled
+    them, else by its tokenizer."""
+    from butwait.profile.figures import measure
+    from butwait.profile.findings import findings
+    from butwait.profile.patterns import shipped_patterns
+
+    settings = run.settings
+    assert isinstance(settings, ProfileStage)
+    prompting = run.prompting(run.name)
+    sources: list[Source] = []
+    for name in settings.sources:
+        if name in settings.from_:
+            sources += read_source(f"{name}={run.done[name].path}")
+        else:
+            sources.append(_reference(run, name, prompting.encode))
+    measured = measure(sources, shipped_patterns(), step_end=settings.step_end)
+    found = findings(measured, run.key.derive("profile").seed32())
+    write_json(run.folder / "profile.json", found | {"tokenizer": prompting.tokenizer_fingerprint})
+    return _metrics(found), {}
+
+
+def _reference(run: StageRun, name: str, encode: Callable[[str], np.ndarray]) -> Source:
+    """The reference solutions of a problem set."""
+    from butwait.problems.overlap import text_id
+
+    problems = run.problems(name)
+    kept = [
+        Solution(text_id(p.question), p.solution, p.answer, len(encode(p.solution)))
+        for p in problems
+        if p.solution is not None and p.solution.strip()
+    ]
+    if not kept:
+        raise UserError(
+            f"the problem set {name!r} has no reference solutions to profile; name their column in "
+            f"problems.{name}.columns.solution"
+        )
+    return Source(name, kept, len(problems) - len(kept))
+
+
+def _metrics(found: dict[str, Any]) -> dict[str, Any]:
+    """What the sentences tell, as numbers and in words."""
+    return {
+        "unit": found["unit"],
+        "mean_lengths": {s["name"]: s["figures"]["length"]["mean"] for s in found["sources"]},
+        "length_ratios": {row["source"]: row["figures"]["length"] for row in found["ratios"]},
+        "sentences": found["sentences"],
+    }
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    yield from metrics["sentences"]
+
+
+def _check(recipe: Any, name: str) -> None:
+    stage = recipe.stages[name]
+    if len(set(stage.sources)) < len(stage.sources):
+        raise ValueError(f"stage {name!r}: sources names one twice; name each once")
+    unused = [source for source in stage.from_ if source not in stage.sources]
+    if unused:
+        raise ValueError(
+            f"stage {name!r} takes from {unused[0]!r}, which its `sources` lack; add it there "
+            "or leave it out of `from`"
+        )
+    for used in stage.problem_sets:
+        if used in recipe.stages and used not in recipe.problems:
+            raise ValueError(
+                f"stage {name!r}: the source {used!r} is a stage; add it to `from` too"
+            )
+
+
+PROFILE = StageKind(
+    settings=ProfileStage,
+    gives="profile",
+    takes=frozenset({"evaluation", "trees", "data"}),
+    gathers=True,
+    check=_check,
+    run=profile,
+    headline=_headline,
+)

@@ -1,0 +1,73 @@
+"""One page about the stages it takes from, and ``summary.json``, both in the run's folder."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
+from butwait.report.settings import ReportSettings
+from butwait.stages.context import StageRun
+
+
+class ReportStage(StageSettings, ReportSettings):
+    """One page and summary.json about the stages it takes from (all, if it names none)."""
+
+    kind: Literal["report"]
+
+
+def report(run: StageRun) -> Outcome:
+    """``report.html`` and ``summary.json`` in the run's folder."""
+    from butwait.report.page import write_report
+    from butwait.stages.comparisons import compared
+
+    sources = run.recipe.sources(run.name)
+    records = [run.done[name].record for name in run.recipe.order() if name in sources]
+    own = run.stage.record | {"status": "complete"}
+    started = time.monotonic()
+    arms, comparisons = compared(run)
+    own["seconds"] = round(time.monotonic() - started, 3)
+    summary = write_report(run.folder.parent, [*records, own], run.recipe.name, comparisons, arms)
+    return {name: summary[name] for name in ("verdict", "rankings")}, {}
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    yield metrics["verdict"]
+    for ranking in metrics["rankings"]:
+        yield f"Arms on {ranking['set']} by {ranking['method']}:"
+        for place, arm in enumerate(ranking["arms"], start=1):
+            yield f"{place}. {_ranked(arm)}"
+
+
+def _ranked(arm: Metrics) -> str:
+    low, high = arm["interval"]
+    seeds = f" ({arm['seeds']} seeds)" if arm["seeds"] > 1 else ""
+    unsure = ", ".join(arm["not_told_apart_from"])
+    return f"{arm['arm']}{seeds}: {arm['pass_at_1']:.1%} [{100 * low:.1f}, {100 * high:.1f}]" + (
+        f"; not told apart from {unsure}" if unsure else ""
+    )
+
+
+def _check(recipe: Any, name: str) -> None:
+    reported = {
+        f"{recipe.stages[source].arm or source}/{problem_set}/{method}"
+        for source in recipe.inputs(name, "evaluation")
+        for problem_set in recipe.stages[source].problems
+        for method in recipe.stages[source].methods
+    }
+    for key in recipe.stages[name].published:
+        if key not in reported:
+            raise ValueError(
+                f"stage {name!r}: published names {key!r}, which it does not report "
+                f"(it reports: {', '.join(sorted(reported)) or 'no evaluation'})"
+            )
+
+
+REPORT = StageKind(
+    settings=ReportStage,
+    gives="report",
+    gathers=True,
+    takes_all=True,
+    check=_check,
+    run=report,
+    headline=_headline,
+)

@@ -1,0 +1,88 @@
+"""A sampler over a problem set, whose whole trees are kept, graded: ``trees/``."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
+from butwait.records import Problem, SearchTree
+from butwait.reward_models.settings import RewardModelSettings
+from butwait.running.progress import task
+from butwait.running.shards import ShardFormat, map_shards
+from butwait.search.settings import SamplerSettings
+from butwait.stages.context import StageRun
+
+
+class SearchStage(OneSetStage):
+    """A sampler over a problem set; the whole trees are kept."""
+
+    kind: Literal["search"]
+    problems: str
+    """The problem set that is searched."""
+    sampler: SamplerSettings
+    """Which sampler, and its settings."""
+    reward_model: RewardModelSettings | None = None
+    """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
+    shard_size: Annotated[int, Field(gt=0)] = 16
+    """Trees in one file."""
+    concurrency: Annotated[int, Field(gt=0)] = 64
+    """Problems in flight at a time."""
+
+
+def search(run: StageRun) -> Outcome:
+    """Grows the trees and grades their paths."""
+    from butwait.search.storage import read_outlines
+    from butwait.stages.flops import stage_flops
+    from butwait.stages.search_metrics import search_metrics
+
+    settings = run.settings
+    assert isinstance(settings, SearchStage)
+    asyncio.run(_search(run, settings, run.problems(settings.problems)))
+    return search_metrics(read_outlines(run.folder / "trees"), *stage_flops(run))
+
+
+async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
+    from butwait.search.run import run_sampler
+    from butwait.search.storage import read_shard, write_shard
+    from butwait.search.timings import TIMINGS
+    from butwait.stages.search_progress import SearchProgress
+    from butwait.synthesis.grades import grade_paths
+
+    async with run.searching(problems, [settings.sampler.step]) as (engine, reward_model):
+
+        async def one(problem: Problem) -> SearchTree:
+            key = run.key.derive(problem.id)
+            tree = await run_sampler(problem, engine, reward_model, settings.sampler, key)
+            tree.grades.update(await grade_paths(tree, problem, run.grader))
+            return tree
+
+        with task("searching", len(problems)) as progress:
+            await map_shards(
+                problems,
+                one,
+                ShardFormat(write_shard, read_shard, aside=TIMINGS),
+                run.folder / "trees",
+                shard_size=settings.shard_size,
+                concurrency=settings.concurrency,
+                on_result=SearchProgress(progress, engine.counters).advance,
+            )
+
+
+def _headline(metrics: Metrics) -> Iterator[str]:
+    low, high = metrics["interval"]
+    yield (
+        f"solved by some particle: {metrics['solved']} of {metrics['problems']}, "
+        f"{metrics['solved_share']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+    )
+
+
+SEARCH = StageKind(
+    settings=SearchStage,
+    gives="trees",
+    takes=frozenset({"model", "reward model"}),
+    sets="training",
+    run=search,
+    headline=_headline,
+)
