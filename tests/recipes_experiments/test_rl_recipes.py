@@ -129,5 +129,5 @@ def test_all_arms_of_rl_share_their_settings(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RL_RECIPES)
 def test_limo_keeps_its_questions_whichever_recipe_runs(recipe: str) -> None:
     loaded = load_recipe(recipe, STAGES)
-    assert next(loaded.training_sets()) == "limo"
+    assert next(loaded.sets_for("training")) == "limo"
     assert set(loaded.sets_of("evaluate")) == {"aime24", "math500"}
