@@ -130,4 +130,4 @@ def test_all_arms_of_rl_share_their_settings(recipe: str) -> None:
 def test_limo_keeps_its_questions_whichever_recipe_runs(recipe: str) -> None:
     loaded = load_recipe(recipe, STAGES)
     assert next(loaded.sets_for("training")) == "limo"
-    assert set(loaded.sets_of("evaluate")) == {"aime24", "math500"}
+    assert set(loaded.sets_for("test")) == {"aime24", "math500"}
