@@ -31,9 +31,10 @@ from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.problems.sources import load_problems
 from butwait.profile.patterns import shipped_patterns
 from butwait.records import Key, Problem
-from butwait.reward_models.checkpoint import write_note
+from butwait.reward_models.kinds.custom import CustomSettings
+from butwait.reward_models.kinds.trained import TrainedSettings, write_note
 from butwait.reward_models.score_head import add_score_head
-from butwait.reward_models.settings import CustomSettings, RewardModelSettings, TrainedSettings
+from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.settings import ParticleFilterSettings
 from butwait.synthesis.built import Prompting
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings

@@ -56,10 +56,10 @@ from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.problems.sources import load_problems
 from butwait.records import Key, Problem
+from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.reward_models.trained import TrainedRewardModel
 from butwait.search.run import run_sampler
 from butwait.search.settings import IndependentSettings, ParticleFilterSettings, SamplerSettings
 

@@ -15,7 +15,7 @@ from butwait.evaluation.metrics import summarise
 from butwait.evaluation.storage import read_attempts
 from butwait.evaluation.storage import write_shard as write_attempts
 from butwait.records import Attempt, Counts, Grade, Key, Node, Population, SearchTree
-from butwait.reward_models.audit import ScoredPrefixes, audit
+from butwait.reward_models.audit.prefixes import ScoredPrefixes, audit
 from butwait.running.files import write_json
 from butwait.search.resampling import systematic
 from butwait.search.storage import write_shard as write_trees

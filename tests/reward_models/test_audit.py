@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from butwait.records import Key, UserError
-from butwait.reward_models.audit import (
+from butwait.reward_models.audit.prefixes import (
     ScoredPrefixes,
     auc_by_depth,
     audit,

@@ -15,10 +15,9 @@ from transformers import (
 )
 
 from butwait.records import Problem, UserError
-from butwait.reward_models.classifier import Classes
+from butwait.reward_models.kinds.classifier import Classes, ClassifierSettings
 from butwait.reward_models.load import load_reward_model
 from butwait.reward_models.reward_model import Path, RewardModel
-from butwait.reward_models.settings import ClassifierSettings
 
 PROBLEM = Problem("q", "Calculate 1 + 2.", "3")
 STEPS = ("1 + 2 = 3\n", "3 + 0 = 3\n", "\\boxed{3}")

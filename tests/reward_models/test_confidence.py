@@ -11,10 +11,10 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
-from butwait.reward_models.confidence import CertaintyModel, PathLogprob
+from butwait.reward_models.kinds.confidence import ConfidenceSettings, PathLogprob
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
-from butwait.reward_models.settings import ConfidenceSettings
+from butwait.reward_models.score_head import CertaintyModel
 
 PROBLEM = Problem("q", "Calculate 3 + 5.", "8")
 TINY = ModelSettings(name="tiny", device="cpu")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from butwait.records import Problem
-from butwait.reward_models.ensemble import EnsembleRewardModel
+from butwait.reward_models.kinds.ensemble import EnsembleRewardModel
 from butwait.reward_models.load import load_reward_model
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 from butwait.reward_models.scripted import ScriptedRewardModel

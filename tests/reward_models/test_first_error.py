@@ -5,7 +5,7 @@ import pytest
 
 from butwait.problems.tables import read_rows
 from butwait.records import Key, UserError
-from butwait.reward_models.first_error import (
+from butwait.reward_models.audit.first_error import (
     chosen_threshold,
     first_error_figures,
     halves,

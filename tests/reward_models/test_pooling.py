@@ -14,9 +14,8 @@ from test_qwen_prm import PROBLEM, make_tokenizer
 
 from butwait.engines import remote_server
 from butwait.records import UserError
-from butwait.reward_models.pooling import PoolingPrm
+from butwait.reward_models.kinds.pooling import PoolingPrm, PoolingSettings
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
-from butwait.reward_models.settings import PoolingSettings
 
 MARK = make_tokenizer().convert_tokens_to_ids("<extra_0>")
 Reply = tuple[int, Any]

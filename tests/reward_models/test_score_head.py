@@ -8,11 +8,15 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
-from butwait.reward_models.checkpoint import FILE, read_prompt, write_note
+from butwait.reward_models.kinds.trained import (
+    FILE,
+    TrainedRewardModel,
+    TrainedSettings,
+    read_prompt,
+    write_note,
+)
 from butwait.reward_models.load import load_reward_model
 from butwait.reward_models.score_head import add_score_head, load_scorer, score_head
-from butwait.reward_models.settings import TrainedSettings
-from butwait.reward_models.trained import TrainedRewardModel
 
 SMALL = {
     "vocab_size": 40,

@@ -10,8 +10,8 @@ from test_qwen_prm import PROBLEM, checkpoint, load  # noqa: F401
 from butwait.engines.slots import SlotModel
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
+from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import Path
-from butwait.reward_models.trained import TrainedRewardModel
 
 PARTICLES = 8
 STEPS = 32

@@ -10,9 +10,9 @@ from butwait.engines.slots import SlotModel
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
 from butwait.reward_models.score_head import score_head
-from butwait.reward_models.trained import TrainedRewardModel
 
 PROMPT = PromptSettings()
 TEXTS = ("3 + 5 = 8\n", "8 - 1 = 7\n", "7 + 7 = 14\n", "\\boxed{14}")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from butwait.records import Counts, Grade, Key, Node, Problem, SearchTree
-from butwait.reward_models.bellman import bellman, families
-from butwait.reward_models.rescore import as_steps, node_logits, step_logits
+from butwait.reward_models.audit.bellman import bellman, families
+from butwait.reward_models.audit.prefixes import outcomes, tree_prefixes
+from butwait.reward_models.audit.rescore import as_steps, node_logits, step_logits
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.reward_models.tree_prefixes import outcomes, tree_prefixes
 
 KEY = Key.of(0, "test")
 

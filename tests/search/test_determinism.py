@@ -16,10 +16,10 @@ from butwait.engines.settings import ModelSettings, StepRule, TransformersSettin
 from butwait.engines.slots import SlotModel
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree
+from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.score_head import add_score_head, score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.reward_models.trained import TrainedRewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
 from butwait.search.settings import ParticleFilterSettings, ParticleGibbsSettings, SamplerSettings

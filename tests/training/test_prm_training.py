@@ -16,10 +16,10 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
+from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.reward_models.load import load_reward_model
 from butwait.reward_models.reward_model import Path as ScoredPath
 from butwait.reward_models.reward_model import Step
-from butwait.reward_models.settings import TrainedSettings
 from butwait.training import prm
 from butwait.training.prm import train_prm
 from butwait.training.prm_batches import UNLABELLED, pad, score_prefixes, step_loss, to_examples

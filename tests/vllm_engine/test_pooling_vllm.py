@@ -12,9 +12,10 @@ from test_qwen_prm import make_tokenizer, save_checkpoint
 from vllm_servers import serving
 
 from butwait.records import Problem
+from butwait.reward_models.kinds.pooling import PoolingSettings
+from butwait.reward_models.kinds.qwen_math_prm import QwenMathPrmSettings
 from butwait.reward_models.load import load_reward_model
 from butwait.reward_models.reward_model import Path, RewardModelError, Step
-from butwait.reward_models.settings import PoolingSettings, QwenMathPrmSettings
 
 PROBLEM = Problem("q", "What is 1 + 2?", "3")
 TEXTS = ("First we add.\n\n", "1 + 2 = 3.\n\n", "\n\n", "So \\boxed{3}")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,25 +12,23 @@ from butwait.cli.audit_tables import shown
 from butwait.cli.recorded_stage import RecordedStage, read_recorded_stage
 from butwait.problems.hub import read_hub_rows
 from butwait.problems.settings import ProblemSetSettings
-from butwait.problems.tables import Row, read_rows
+from butwait.problems.tables import read_rows
 from butwait.records import Key, SearchTree, UserError
-from butwait.reward_models.audit import audit
-from butwait.reward_models.bellman import bellman, families
-from butwait.reward_models.first_error import (
-    Judged,
-    Solution,
+from butwait.reward_models.audit.bellman import bellman, families
+from butwait.reward_models.audit.first_error import (
+    LabelledSolution,
     chosen_threshold,
     first_error_figures,
     halves,
     judged,
     solution,
 )
+from butwait.reward_models.audit.prefixes import audit, tree_prefixes
+from butwait.reward_models.audit.read_settings import read_settings
+from butwait.reward_models.audit.rescore import as_steps, node_logits, step_logits
 from butwait.reward_models.incremental import PathTooLongError
 from butwait.reward_models.load import Policy, load_reward_model
-from butwait.reward_models.read_settings import read_settings
-from butwait.reward_models.rescore import as_steps, node_logits, step_logits
 from butwait.reward_models.reward_model import RewardModel
-from butwait.reward_models.tree_prefixes import tree_prefixes
 from butwait.running.files import write_json
 from butwait.running.progress import task
 
@@ -46,54 +43,60 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to audit on what; see ``audit_prm``."""
-
-    model: Path | None
-    processbench: str | None
-    trees: Path | None
-    limit: int | None
-    threshold: float
-    step_end: str
-
-
-def audit_prm(request: Request, out: Path | None) -> None:
+def audit_prm(
+    model: Path | None,
+    processbench: str | None,
+    trees: Path | None,
+    limit: int | None,
+    threshold: float,
+    step_end: str,
+    out: Path | None,
+) -> None:
     """Audits a reward model on labelled solutions, on recorded trees, or on both, prints the
     figures and writes them to ``out``.
 
-    Without a model the rewards that the trees recorded are audited. Raises UserError for a
-    request that names nothing to audit, and for what cannot be read.
+    Without a model the rewards that the trees recorded are audited. Raises UserError where
+    nothing is named to audit, and for what cannot be read.
     """
-    _check(request)
+    if processbench is None and trees is None:
+        raise UserError("there is nothing to audit on: give --processbench FILE, --trees RUN/STAGE")
+    if processbench is not None and model is None:
+        raise UserError("ProcessBench has no recorded rewards: give a reward model with --model")
+    if not 0 < threshold < 1:
+        raise UserError(f"--threshold is a probability between 0 and 1, not {threshold}")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
-    stage = None if request.trees is None else read_recorded_stage(request.trees)
-    trees = [] if stage is None else _some(stage.trees, request.limit)
-    model, tokenizer = None, None
-    if request.model is not None:
-        model, tokenizer = _load(request.model, stage)
-    found: dict[str, Any] = {"reward_model": str(request.model or "recorded")}
-    if request.processbench is not None and model is not None:
-        solutions = _solutions(request.processbench, request.limit)
-        found["processbench"] = _first_errors(solutions, model, tokenizer, request)
-    if stage is not None:
-        found["trees"] = _trees(trees, stage, model)
-    found["clipped"] = None if model is None else model.clipped
+    stage = None if trees is None else read_recorded_stage(trees)
+    loaded, tokenizer = (None, None) if model is None else _load(model, stage)
+
+    async def logits(item: LabelledSolution) -> np.ndarray | None:
+        assert loaded is not None
+        try:
+            steps = as_steps(item.steps, step_end, tokenizer)
+            return await step_logits(loaded, item.problem, steps)
+        except PathTooLongError:
+            return None
+
+    async def figures() -> dict[str, Any]:
+        found: dict[str, Any] = {"reward_model": str(model or "recorded")}
+        try:
+            if processbench is not None:
+                solutions = _solutions(processbench, limit)
+                found["processbench"] = await _first_errors(solutions, logits, threshold)
+            if stage is not None:
+                found["trees"] = await _trees(_some(stage.trees, limit), stage, loaded)
+            found["clipped"] = None if loaded is None else loaded.clipped
+        finally:
+            if loaded is not None:
+                await loaded.close()
+        return found
+
+    found = asyncio.run(figures())
     if out is not None:
         write_json(out, found)
     console = Console()
     for block in shown(found):
         console.print(block)
-
-
-def _check(request: Request) -> None:
-    if request.processbench is None and request.trees is None:
-        raise UserError("there is nothing to audit on: give --processbench FILE, --trees RUN/STAGE")
-    if request.processbench is not None and request.model is None:
-        raise UserError("ProcessBench has no recorded rewards: give a reward model with --model")
-    if not 0 < request.threshold < 1:
-        raise UserError(f"--threshold is a probability between 0 and 1, not {request.threshold}")
 
 
 def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
@@ -108,21 +111,17 @@ def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
     return load_reward_model(settings, tokenizer, policy), tokenizer
 
 
-def _solutions(source: str, limit: int | None) -> list[Solution]:
+def _solutions(source: str, limit: int | None) -> list[LabelledSolution]:
     path = Path(source).expanduser()
     if path.exists() or path.suffix in (".jsonl", ".parquet"):
         rows = [(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
     else:
-        rows = _hub_rows(source)
+        rows = [
+            ({"source": subset, **row}, f"{source}, {subset} {i}")
+            for subset in SUBSETS
+            for i, row in enumerate(read_hub_rows(ProblemSetSettings(source=source, split=subset)))
+        ]
     return [solution(row, where) for row, where in _some(rows, limit)]
-
-
-def _hub_rows(name: str) -> list[tuple[Row, str]]:
-    rows = []
-    for subset in SUBSETS:
-        part = read_hub_rows(ProblemSetSettings(source=name, split=subset))
-        rows += [({"source": subset, **row}, f"{name}, {subset} {i}") for i, row in enumerate(part)]
-    return rows
 
 
 def _some(items: Sequence[_T], limit: int | None) -> list[_T]:
@@ -133,51 +132,38 @@ def _some(items: Sequence[_T], limit: int | None) -> list[_T]:
     return [items[i] for i in sorted(drawn.tolist())]
 
 
-def _first_errors(
-    solutions: list[Solution], model: RewardModel, tokenizer: Any, request: Request
+async def _first_errors(
+    solutions: list[LabelledSolution],
+    logits: Callable[[LabelledSolution], Awaitable[np.ndarray | None]],
+    threshold: float,
 ) -> dict[str, Any]:
-    async def one(item: Solution) -> np.ndarray | None:
-        steps = as_steps(item.steps, request.step_end, tokenizer)
-        try:
-            return await step_logits(model, item.problem, steps)
-        except PathTooLongError:
-            return None
-
-    scored = zip(
-        solutions,
-        asyncio.run(_all(solutions, one, SOLUTIONS_AT_A_TIME, "scoring solutions")),
-        strict=True,
-    )
-    fitting = [(item, logits) for item, logits in scored if logits is not None]
+    scored = await _all(solutions, logits, SOLUTIONS_AT_A_TIME, "scoring solutions")
+    fitting = [(item, x) for item, x in zip(solutions, scored, strict=True) if x is not None]
     if not fitting:
         raise UserError("the reward model takes none of the solutions: all are longer than it can")
-    found = judged([item for item, _ in fitting], [logits for _, logits in fitting])
+    found = judged(*map(list, zip(*fitting, strict=True)))
     subsets = np.array([item.subset for item, _ in fitting])
     parts = {name: found.where(subsets == name) for name in dict.fromkeys(subsets.tolist())}
     if len(parts) > 1:
         parts["all"] = found
+    questions, chosen = len(np.unique(found.question)), None
+    if questions > 1:
+        # On one half of the questions, at the threshold that is best on the other half.
+        tuning, rest = halves(found, KEY.derive("halves"))
+        chosen = first_error_figures(rest, chosen_threshold(tuning), KEY.derive("chosen"))
     return {
         "solutions": len(fitting),
         "too_long": len(solutions) - len(fitting),
-        "questions": len(np.unique(found.question)),
-        "fixed": {n: _at(part, request.threshold, n) for n, part in parts.items()},
-        "chosen": _chosen(found),
+        "questions": questions,
+        "fixed": {
+            name: first_error_figures(part, threshold, KEY.derive("first_error", name))
+            for name, part in parts.items()
+        },
+        "chosen": chosen,
     }
 
 
-def _at(part: Judged, threshold: float, name: str) -> dict[str, Any]:
-    return first_error_figures(part, threshold, KEY.derive("first_error", name))
-
-
-def _chosen(found: Judged) -> dict[str, Any] | None:
-    """The F1 on one half of the questions, at the threshold that is best on the other half."""
-    if len(np.unique(found.question)) < 2:
-        return None
-    tuning, rest = halves(found, KEY.derive("halves"))
-    return first_error_figures(rest, chosen_threshold(tuning), KEY.derive("chosen"))
-
-
-def _trees(
+async def _trees(
     trees: list[SearchTree], stage: RecordedStage, model: RewardModel | None
 ) -> dict[str, Any]:
     if model is None:
@@ -187,7 +173,7 @@ def _trees(
         async def one(tree: SearchTree) -> np.ndarray:
             return await node_logits(model, stage.problem(tree.problem_id), tree)
 
-        logits = asyncio.run(_all(trees, one, TREES_AT_A_TIME, "scoring trees"))
+        logits = await _all(trees, one, TREES_AT_A_TIME, "scoring trees")
     pairs = list(zip(trees, logits, strict=True))
     prefixes = tree_prefixes(pairs)
     if not len(prefixes.logit):

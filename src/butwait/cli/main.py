@@ -92,11 +92,10 @@ def audit_prm(
     out: Annotated[Path | None, typer.Option(help="All figures, as JSON.")] = None,
 ) -> None:
     """Measure how far a reward model can be trusted."""
-    from butwait.cli.audit_prm import Request
     from butwait.cli.audit_prm import audit_prm as audit
 
     end = step_end.replace("\\n", "\n")
-    audit(Request(model, processbench, trees, limit, threshold, end), out)
+    audit(model, processbench, trees, limit, threshold, end, out)
 
 
 @app.command()

@@ -7,12 +7,15 @@ from butwait.reward_models.settings import Aggregation
 
 
 def aggregate(step_logits: np.ndarray, how: Aggregation) -> float:
-    """One logit from the steps' logits, float64 (s,), s >= 1.
+    """One logit from the steps' logits, float64 (s,); 0 without steps: there is nothing
+    to judge.
 
     ``prod`` is the logit of the product of the steps' probabilities, ``min`` of the least one,
     ``last`` of the last one; under ``model`` the model has judged the path as one step, which
     makes it the last. All in log space: no probability is rounded to 0 or 1.
     """
+    if not len(step_logits):
+        return 0.0
     if how == "prod":
         return logit_of_log(float(log_expit(step_logits).sum()))
     return float(step_logits.min() if how == "min" else step_logits[-1])

@@ -7,15 +7,14 @@ transformers' own, so the checkpoint loads without running code from the hub.
 
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from butwait.engines.models import device_of, no_progress_bars, resolve
+from butwait.engines.models import device_of
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
+from butwait.reward_models.score_head import load_weights, read_config
 
 ARCHITECTURE = "Qwen2ForProcessRewardModel"
 
@@ -42,28 +41,13 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
 def load_qwen_prm(model: ModelSettings) -> Qwen2ForProcessRewardModel:
     """The model in evaluation mode, on its device. Raises UserError for another architecture and
     for a checkpoint that cannot be read or lacks weights."""
-    source = resolve(model)
-    try:
-        config = Qwen2Config.from_pretrained(source, revision=model.revision)
-        if ARCHITECTURE not in (config.architectures or []):
-            raise UserError(
-                f"{model.name!r} is no Qwen2.5-Math-PRM: its architecture is "
-                f"{config.architectures}, not {ARCHITECTURE}"
-            )
-        with no_progress_bars():
-            loaded, report = Qwen2ForProcessRewardModel.from_pretrained(
-                source,
-                config=config,
-                revision=model.revision,
-                dtype=getattr(torch, model.dtype),
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"the reward model {model.name!r} could not be loaded: {reason}") from error
-    if report["missing_keys"]:
+    config = read_config(model, Qwen2Config)
+    if ARCHITECTURE not in (config.architectures or []):
         raise UserError(
-            f"the checkpoint of {model.name!r} is not whole: it lacks "
-            f"{sorted(report['missing_keys'])[0]}"
+            f"{model.name!r} is no Qwen2.5-Math-PRM: its architecture is "
+            f"{config.architectures}, not {ARCHITECTURE}"
         )
+    loaded, missing = load_weights(model, config, Qwen2ForProcessRewardModel)
+    if missing:
+        raise UserError(f"the checkpoint of {model.name!r} is not whole: it lacks {missing[0]}")
     return loaded.to(device_of(model)).eval()

@@ -77,12 +77,35 @@ class RewardModel(Protocol):
         """Frees handles. Releasing twice is harmless."""
         ...
 
+    async def close(self) -> None:
+        """Frees all memory and all handles. The model is not used afterwards; closing it twice is
+        harmless. Whoever loads a model closes it."""
+        ...
 
-def checked_logit(value: float, where: str) -> tuple[float, bool]:
-    """``value`` clipped to +-MAX_LOGIT and whether it was clipped; NaN raises
-    RewardModelError."""
-    logit = float(np.float32(value))
-    if math.isnan(logit):
-        raise RewardModelError(f"the reward model returned NaN for {where}")
-    clipped = min(max(logit, -MAX_LOGIT), MAX_LOGIT)
-    return clipped, clipped != logit
+
+class BaseRewardModel:
+    """What a reward model begins with: it checks its logits and counts clips, and holds nothing."""
+
+    def __init__(self) -> None:
+        self._clips = 0
+
+    @property
+    def clipped(self) -> int:
+        """See ``RewardModel.clipped``."""
+        return self._clips
+
+    def release(self, handles: Sequence[Any]) -> None:
+        """There is nothing to free."""
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+    def checked(self, value: float, problem: Problem) -> float:
+        """``value`` as a float32, clipped to +-MAX_LOGIT, which is counted. Raises
+        RewardModelError for NaN."""
+        logit = float(np.float32(value))
+        if math.isnan(logit):
+            raise RewardModelError(f"the reward model returned NaN for problem {problem.id}")
+        clipped = min(max(logit, -MAX_LOGIT), MAX_LOGIT)
+        self._clips += clipped != logit
+        return clipped

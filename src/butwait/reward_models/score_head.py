@@ -6,6 +6,8 @@ from ``GenericForTokenClassification``, in the one line in which transformers de
 ``LlamaForTokenClassification``; loading such a checkpoint outside of butwait takes that line too.
 """
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,17 +41,16 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
 
     The head starts at zero, so that training begins at the base rate and not at noise.
     """
-    config = _config(policy)
+    config = read_config(policy)
     config.num_labels = 1
     # Dropout is for encoders fine-tuned over many epochs; a score must be a function.
     config.classifier_dropout = 0.0
-    model, report = _load(policy, config)
+    model, missing = load_weights(policy, config, _scorer_class(type(config)))
     head = score_head(model)
     new = {
         name for name, parameter in model.named_parameters() if parameter in set(head.parameters())
     }
-    lacking = sorted(set(report["missing_keys"]) - new)
-    if lacking:
+    if lacking := [name for name in missing if name not in new]:
         raise UserError(
             f"the weights of {policy.name!r} do not fit {type(model).__name__}: {len(lacking)} are "
             f"missing, {lacking[0]} among them"
@@ -62,11 +63,11 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
 
 def load_scorer(checkpoint: ModelSettings) -> PreTrainedModel:
     """A trained model with its head, in evaluation mode, on its device."""
-    model, report = _load(checkpoint, _config(checkpoint))
-    if report["missing_keys"]:
+    config = read_config(checkpoint)
+    model, missing = load_weights(checkpoint, config, _scorer_class(type(config)))
+    if missing:
         raise UserError(
-            f"{checkpoint.name!r} is no reward model: its checkpoint lacks "
-            f"{sorted(report['missing_keys'])[0]}"
+            f"{checkpoint.name!r} is no reward model: its checkpoint lacks {missing[0]}"
         )
     score_head(model)
     return model.to(device_of(checkpoint)).eval()
@@ -78,17 +79,17 @@ def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
     A sequence classifier is a token classifier without a bias that is read at the last token, so
     both load as the latter.
     """
-    config = _config(checkpoint)
-    if not issubclass(_scorer_class(type(config)), GenericForTokenClassification):
+    config = read_config(checkpoint)
+    model_class = _scorer_class(type(config))
+    if not issubclass(model_class, GenericForTokenClassification):
         raise UserError(
             f"{checkpoint.name!r} cannot be scored step by step: {type(config).__name__} has no "
             "token classifier that reads from left to right"
         )
-    model, report = _load(checkpoint, config)
-    missing = set(report["missing_keys"])
+    model, missing = load_weights(checkpoint, config, model_class)
     if "score.bias" in missing:
         torch.nn.init.zeros_(model.score.bias)
-    if lacking := sorted(missing - {"score.bias"}):
+    if lacking := [name for name in missing if name != "score.bias"]:
         raise UserError(
             f"{checkpoint.name!r} is no classifier: its checkpoint lacks {lacking[0]} (for "
             "a language model that answers with a token, set `head: tokens`)"
@@ -96,19 +97,22 @@ def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
     return model.to(device_of(checkpoint)).eval()
 
 
-def _config(model: ModelSettings) -> Any:
+def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:
+    """Its configuration. Raises UserError where it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(resolve(model), revision=model.revision)
+        return config_class.from_pretrained(resolve(model), revision=model.revision)
     except _LOADING_ERRORS as error:
         raise UserError(
             f"the config of {model.name!r} could not be loaded: {_line(error)}"
         ) from error
 
 
-def _load(model: ModelSettings, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_weights(model: ModelSettings, config: Any, model_class: Any) -> tuple[Any, list[str]]:
+    """The model in its dtype, on the CPU, and the names of weights that its checkpoint lacks.
+    Raises UserError where it cannot be read."""
     try:
         with no_progress_bars():
-            return _scorer_class(type(config)).from_pretrained(
+            loaded, report = model_class.from_pretrained(
                 resolve(model),
                 config=config,
                 revision=model.revision,
@@ -117,6 +121,36 @@ def _load(model: ModelSettings, config: Any) -> tuple[PreTrainedModel, dict[str,
             )
     except _LOADING_ERRORS as error:
         raise UserError(f"the model {model.name!r} could not be loaded: {_line(error)}") from error
+    return loaded, sorted(report["missing_keys"])
+
+
+class CertaintyModel(torch.nn.Module):
+    """A language model whose one output per token is the self-certainty of its next token:
+    KL(U || p) = -log V - mean_v log p(v), in nats, at least 0.
+
+    Args:
+        policy: a causal language model of transformers.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+        self.config = policy.config
+        self._is_stateful = getattr(policy, "_is_stateful", False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.policy.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def forward(self, **inputs: Any) -> SimpleNamespace:
+        """Takes what the policy takes; logits are float32 (b, t, 1)."""
+        logits = self.policy(**inputs).logits.float()
+        certainty = torch.logsumexp(logits, -1) - logits.mean(-1) - math.log(logits.shape[-1])
+        return SimpleNamespace(logits=certainty[..., None])
 
 
 def _scorer_class(config: type) -> type[PreTrainedModel]:

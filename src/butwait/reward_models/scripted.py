@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from butwait.records import Problem
-from butwait.reward_models.reward_model import Path, Score, Step, checked_logit
+from butwait.reward_models.reward_model import BaseRewardModel, Path, Score, Step
 
 
-class ScriptedRewardModel:
+class ScriptedRewardModel(BaseRewardModel):
     """Scores a path by a function of its steps.
 
     One departure from the contract: a logit of -inf is not clipped, so that a script can call a
@@ -24,7 +24,7 @@ class ScriptedRewardModel:
     """
 
     def __init__(self, function: Callable[[Problem, Sequence[Step]], float]) -> None:
-        self.clipped = 0
+        super().__init__()
         self._function = function
         self._handles = count()
         self._held: set[int] = set()
@@ -45,8 +45,7 @@ class ScriptedRewardModel:
     def _score(self, problem: Problem, path: Path) -> Score:
         logit = float(self._function(problem, path.steps))
         if logit != -np.inf:
-            logit, clipped = checked_logit(logit, f"problem {problem.id}")
-            self.clipped += clipped
+            logit = self.checked(logit, problem)
         new = path.steps[-1:] if path.handle in self._held else path.steps
         handle = next(self._handles)
         self._held.add(handle)

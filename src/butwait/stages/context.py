@@ -16,8 +16,10 @@ from butwait.problems.prompts import encode, messages
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Key, Problem
+from butwait.reward_models.kinds.trained import TrainedSettings
+from butwait.reward_models.load import REWARD_MODELS, Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
-from butwait.reward_models.settings import RewardModelSettings, TrainedSettings
+from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
 from butwait.synthesis.built import Prompting
@@ -132,11 +134,8 @@ class StageRun:
         engine, tokenizer, capacity = self._load_engine(problems, rules)
         reward_model = None
         if rewards and self.reward_model is not None:
-            from butwait.reward_models.load import Policy, load_reward_model
-
             settings = self.reward_model
-            if isinstance(settings, TrainedSettings):
-                settings = settings.model_copy(update={"capacity": capacity})
+            settings = REWARD_MODELS.of(settings).fitted(settings, capacity)
             policy = Policy(self.model, self.recipe.prompt)
             reward_model = load_reward_model(settings, tokenizer, policy)
         # A search makes many small objects, and the collector would look at all of the libraries'
@@ -148,6 +147,8 @@ class StageRun:
         finally:
             gc.unfreeze()
             await engine.close()
+            if reward_model is not None:
+                await reward_model.close()
 
     def _load_engine(self, problems: Sequence[Problem], rules: Iterable[StepRule]) -> LoadedEngine:
         recipe = self.recipe

@@ -1,7 +1,8 @@
 """The shapes of a stage's models, for its cost in floating-point operations."""
 
 from butwait.engines.flops import DecoderFlops, flops_of
-from butwait.engines.settings import ModelSettings, ScriptedSettings
+from butwait.engines.settings import ScriptedSettings
+from butwait.reward_models.load import REWARD_MODELS
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.stages.context import StageRun
 
@@ -15,14 +16,6 @@ def stage_flops(run: StageRun) -> tuple[DecoderFlops | None, DecoderFlops | None
 
 
 def _reward_model_flops(settings: RewardModelSettings | None) -> DecoderFlops | None:
-    # A score is read off the last hidden states: no language-model head runs.
-    if settings is None:
-        return None
-    if settings.kind == "trained":
-        return flops_of(ModelSettings(name=settings.model), head=False)
-    if settings.kind in ("qwen_math_prm", "pooling"):
-        return flops_of(ModelSettings(name=settings.name, revision=settings.revision), head=False)
-    if settings.kind == "classifier":
-        model = ModelSettings(name=settings.name, revision=settings.revision)
-        return flops_of(model, head=settings.head == "tokens")
-    return None
+    # A score is read off the last hidden states: mostly no language-model head runs.
+    decoder = None if settings is None else REWARD_MODELS.of(settings).decoder(settings)
+    return None if decoder is None else flops_of(decoder[0], head=decoder[1])

@@ -21,8 +21,8 @@ from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
-from butwait.reward_models.audit import audit
-from butwait.reward_models.checkpoint import write_note
+from butwait.reward_models.audit.prefixes import audit
+from butwait.reward_models.kinds.trained import write_note
 from butwait.reward_models.score_head import add_score_head, load_scorer
 from butwait.running.files import atomic_path, write_json
 from butwait.running.stages import fingerprint

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedModel
 
-from butwait.reward_models.audit import ScoredPrefixes
+from butwait.reward_models.audit.prefixes import ScoredPrefixes
 from butwait.training.prm_data import Rollout
 
 UNLABELLED = -100.0

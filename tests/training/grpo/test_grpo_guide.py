@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from butwait.records import Counts, Grade, Key, Node, SearchTree, UserError
-from butwait.reward_models.settings import ConfidenceSettings, TrainedSettings
+from butwait.reward_models.kinds.confidence import ConfidenceSettings
+from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.training.grpo import guide as guiding
 from butwait.training.grpo.guide import Guide, tree_rollouts
 from butwait.training.grpo.settings import GrpoDirectSettings

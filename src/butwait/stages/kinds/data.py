@@ -9,6 +9,7 @@ from typing import Any, Literal
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import Problem, UserError
+from butwait.reward_models.load import is_own
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.stages.context import StageRun
@@ -234,7 +235,7 @@ def _supervision(run: StageRun, searches: Iterable[str]) -> Supervision:
     confidence, or none, is not."""
     for search in searches:
         public = getattr(run.recipe.stages[search], "reward_model", None)
-        own = public is None or public.kind == "confidence"
+        own = public is None or is_own(public)
         if not own and not run.recipe.inputs(search, "reward model"):
             return "external reward"
     return "self"

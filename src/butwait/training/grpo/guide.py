@@ -9,9 +9,10 @@ import numpy as np
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import COMPLETE, Key, SearchTree, UserError
+from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
-from butwait.reward_models.settings import RewardModelSettings, TrainedSettings
+from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.run import NEED_REWARD_MODEL
 from butwait.training.grpo.settings import GrpoDirectSettings
 from butwait.training.grpo.solved import SearchFolder

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit
 
 from butwait.records import Key, SearchTree
-from butwait.reward_models.bootstrap import Interval, interval_of, ratio_interval, resamples
+from butwait.reward_models.audit.bootstrap import Interval, interval_of, ratio_interval, resamples
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from scipy.special import logit
 
 from butwait.problems.tables import Row
 from butwait.records import Key, Problem, UserError
-from butwait.reward_models.bootstrap import Interval, interval_of, resamples
+from butwait.reward_models.audit.bootstrap import Interval, interval_of, resamples
 
 CANDIDATES = 200
 """Thresholds that are tried: quantiles of the least probability of each solution."""
@@ -23,7 +23,7 @@ NONE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class LabelledSolution:
     """Attributes:
     problem: its question.
     subset: the set it comes from.
@@ -52,10 +52,11 @@ class Judged:
     logits: np.ndarray
 
     def where(self, mask: np.ndarray) -> "Judged":
+        """Those that a mask names."""
         return Judged(self.question[mask], self.first_error[mask], self.logits[mask])
 
 
-def solution(row: Row, where: str) -> Solution:
+def solution(row: Row, where: str) -> LabelledSolution:
     """From a row of ProcessBench (``problem``, ``steps``, ``label``) or of the same with
     ``question`` and ``first_error``. Raises UserError, naming the row, for another one."""
     question = row.get("problem", row.get("question"))
@@ -70,10 +71,10 @@ def solution(row: Row, where: str) -> Solution:
         raise UserError(f"{where}: label is {label!r}; it must be a step's index, or -1 for none")
     identity = str(row.get("id", where))
     subset = str(row.get("source") or identity.rpartition("-")[0] or "all")
-    return Solution(Problem(identity, question, None), subset, tuple(steps), label)
+    return LabelledSolution(Problem(identity, question, None), subset, tuple(steps), label)
 
 
-def judged(solutions: Sequence[Solution], logits: Sequence[np.ndarray]) -> Judged:
+def judged(solutions: Sequence[LabelledSolution], logits: Sequence[np.ndarray]) -> Judged:
     """Solutions and the logits of their steps, float64 (steps,) each."""
     width = max(map(len, logits))
     padded = np.full((len(logits), width), np.inf)

@@ -7,20 +7,40 @@ would leave out the scores of what is cached: a path is run whole for every scor
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from butwait.engines.remote_server import RemoteServer
+from butwait.engines.settings import ModelSettings, ServerSettings
 from butwait.records import Problem
-from butwait.reward_models.qwen_layout import Layout, QwenLayouts
-from butwait.reward_models.reward_model import Path, RewardModelError, Score
-from butwait.reward_models.settings import PoolingSettings
+from butwait.reward_models.kinds.qwen_math_prm import QwenLayouts
+from butwait.reward_models.load import Policy, RewardModelKind
+from butwait.reward_models.local import Layout, laid_out
+from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score
+from butwait.reward_models.settings import Aggregation
 
 _NO_SCORES = np.zeros((0, 2))
 
 
-class PoolingPrm:
+class PoolingSettings(ServerSettings):
+    """Qwen2.5-Math-PRM behind a vLLM server (``vllm serve``), which has a machine of its own.
+    ``base_url`` is taken with or without ``/v1``."""
+
+    kind: Literal["pooling"]
+    name: str = "Qwen/Qwen2.5-Math-PRM-7B"
+    """A Hugging Face id or a folder: its tokenizer is needed here."""
+    revision: str | None = None
+    """Commit of a Hugging Face id; pin it for a run to be repeatable."""
+    served_model: str | None = None
+    """The model's name at the server; None: ``name``."""
+    aggregation: Aggregation = "model"
+    """As for ``qwen_math_prm``."""
+    max_requests: Annotated[int, Field(gt=0)] = 64
+    """Requests in flight at a time; one asks for all particles of a search."""
+
+
+class PoolingPrm(BaseRewardModel):
     """Implements ``RewardModel``. Handles save laying a path out again, not running it.
 
     Args:
@@ -31,7 +51,9 @@ class PoolingPrm:
     """
 
     def __init__(self, settings: PoolingSettings, tokenizer: Any) -> None:
-        self.clipped = 0
+        from butwait.engines.remote_server import RemoteServer
+
+        super().__init__()
         self._layouts = QwenLayouts(tokenizer, settings.aggregation)
         self._settings = settings
         root = settings.base_url.rstrip("/").removesuffix("/v1")
@@ -40,8 +62,8 @@ class PoolingPrm:
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``. All paths are one request. Raises UserError for a server
         that does not answer or refuses."""
-        prompt = self._layouts.prompt(problem)
-        layouts = [self._layouts.of(prompt, path, path.handle) for path in paths]
+        start = Layout((self._layouts.prompt(problem),))
+        layouts = [laid_out(start, path, path.handle, self._layouts.extended) for path in paths]
         tokens = [np.concatenate([*layout.segments, layout.peek]) for layout in layouts]
         asked = [ids.tolist() for ids, layout in zip(tokens, layouts, strict=True) if layout.steps]
         answers = iter(await self._pool(asked) if asked else [])
@@ -51,8 +73,9 @@ class PoolingPrm:
             for layout, output, ids in zip(layouts, outputs, tokens, strict=True)
         ]
 
-    def release(self, handles: Sequence[Any]) -> None:
-        """Does nothing: a handle is a path's tokens."""
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._server.close()
 
     async def _pool(self, prompts: list[list[int]]) -> list[np.ndarray]:
         """float64 (marks, 2) for every prompt: the logits at its marks."""
@@ -83,6 +106,20 @@ class PoolingPrm:
                 f"{self._layouts.judged(layout)} steps of {problem.id}: it must pool at token "
                 f"{self._layouts.mark_id} (--pooler-config with step_tag_id)"
             )
-        logit, clipped = self._layouts.logit(problem, layout, output)
-        self.clipped += clipped
+        logit = self.checked(self._layouts.logit(output), problem)
         return Score(logit, layout, tokens if layout.steps else 0)
+
+
+def _checkpoint(settings: PoolingSettings) -> ModelSettings:
+    return ModelSettings(name=settings.name, revision=settings.revision)
+
+
+def _load(settings: PoolingSettings, policy_tokenizer: Any, policy: Policy | None) -> PoolingPrm:
+    from butwait.engines.models import load_tokenizer
+
+    return PoolingPrm(settings, load_tokenizer(_checkpoint(settings)))
+
+
+POOLING = RewardModelKind(
+    PoolingSettings, _load, decoder=lambda settings: (_checkpoint(settings), False)
+)

@@ -8,8 +8,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from butwait.records import UserError
-from butwait.reward_models.checkpoint import read_prompt
-from butwait.reward_models.settings import RewardModelSettings, TrainedSettings
+from butwait.reward_models.kinds.trained import TrainedSettings, read_prompt
+from butwait.reward_models.settings import RewardModelSettings
 
 
 def read_settings(path: Path) -> RewardModelSettings:

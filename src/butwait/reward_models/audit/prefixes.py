@@ -9,15 +9,15 @@ The number that matters to a search is the *within-question* AUC: a filter only 
 paths of one question, while the overall AUC also rewards knowing which questions are easy.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from butwait.records import Key, UserError
-from butwait.reward_models.bootstrap import Interval, interval_of, ratio_interval, resamples
+from butwait.records import COMPLETE, Key, Node, SearchTree, UserError
+from butwait.reward_models.audit.bootstrap import Interval, interval_of, ratio_interval, resamples
 
 BINS = 10
 DEEPEST = 10
@@ -46,14 +46,62 @@ class ScoredPrefixes:
     def failed(self) -> np.ndarray:
         return self.completions - self.verified
 
+    @property
+    def numbered(self) -> np.ndarray:
+        """int (m,): the questions numbered from 0 on."""
+        return np.unique(self.question, return_inverse=True)[1]
+
+    @property
+    def rank(self) -> np.ndarray:
+        """int (m,): of the logit; equal ones have equal ranks."""
+        return np.unique(self.logit, return_inverse=True)[1]
+
     def where(self, mask: np.ndarray) -> "ScoredPrefixes":
-        return ScoredPrefixes(
-            self.question[mask],
-            self.depth[mask],
-            self.logit[mask],
-            self.verified[mask],
-            self.completions[mask],
-        )
+        """Those that a mask or indices name."""
+        return ScoredPrefixes(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+
+def tree_prefixes(trees: Iterable[tuple[SearchTree, np.ndarray]]) -> ScoredPrefixes:
+    """Every scored node through which a gradable path goes.
+
+    Args:
+        trees: one per question, each with its nodes' logits, float64 (K,); NaN: not scored.
+
+    A finished path counts once, however many particles stand on it, and also where it died in a
+    later resampling. A truncated one counts as not verified; an ungradable one is no label.
+    """
+    rows: list[tuple[int, int, float, int, int]] = []
+    for question, (tree, logits) in enumerate(trees):
+        verified, completions = outcomes(tree)
+        for node, depth in enumerate(_depths(tree.nodes).tolist()):
+            if node and completions[node] and not np.isnan(logits[node]):
+                counts = int(verified[node]), int(completions[node])
+                rows.append((question, depth, float(logits[node]), *counts))
+    columns = np.array(rows, np.float64).reshape(-1, 5).T
+    questions, depths, _, good, total = columns.astype(np.int64)
+    return ScoredPrefixes(questions, depths, columns[2], good, total)
+
+
+def outcomes(tree: SearchTree) -> tuple[np.ndarray, np.ndarray]:
+    """Verified and gradable paths that go through each node or end at it, int64 (K,) each."""
+    verified = np.zeros(len(tree.nodes), np.int64)
+    completions = np.zeros(len(tree.nodes), np.int64)
+    for i, node in enumerate(tree.nodes):
+        grade = tree.grades.get(i)
+        verified[i] = grade is not None and grade.correct
+        graded = node.finish in COMPLETE and grade is not None and grade.status != "ungradable"
+        completions[i] = graded or node.finish == "length"
+    for i in range(len(tree.nodes) - 1, 0, -1):
+        verified[tree.nodes[i].parent] += verified[i]
+        completions[tree.nodes[i].parent] += completions[i]
+    return verified, completions
+
+
+def _depths(nodes: list[Node]) -> np.ndarray:
+    depths = np.zeros(len(nodes), np.int64)
+    for i, node in enumerate(nodes[1:], start=1):
+        depths[i] = depths[node.parent] + 1
+    return depths
 
 
 def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
@@ -73,32 +121,34 @@ def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
             "give the prm stage more problems"
         )
     within = within_question_auc(prefixes)
-    interval = _bootstrap(prefixes, key.derive("within"), _within_counts)
+    interval = ratio_interval(*_wins_by_question(prefixes), key.derive("within"))
     verdict, particles = _verdict(within, interval)
-    bins = reliability(prefixes)
+    bins, question = reliability(prefixes), prefixes.numbered
+    verified = np.bincount(question, prefixes.verified)
+    completions = np.bincount(question, prefixes.completions)
     return {
         "verdict": verdict,
         "particles": particles,
         "within_question_auc": within,
         "within_question_auc_interval": interval,
         "auc": overall_auc(prefixes),
-        "auc_interval": _bootstrap(prefixes, key.derive("overall"), _overall_counts),
+        "auc_interval": _overall_interval(prefixes, key.derive("overall")),
         "ece": _ece(bins),
         "ece_interval": _ece_interval(prefixes, key.derive("ece")),
         "reliability": bins,
         "auc_by_depth": auc_by_depth(prefixes, key.derive("depth")),
-        "base_rate": float(prefixes.verified.sum() / prefixes.completions.sum()),
-        "base_rate_interval": _bootstrap(prefixes, key.derive("rate"), _rate_counts),
-        "questions": len(np.unique(prefixes.question)),
+        "base_rate": float(verified.sum() / completions.sum()),
+        "base_rate_interval": ratio_interval(verified, completions, key.derive("rate")),
+        "questions": len(verified),
         "prefixes": len(prefixes.logit),
-        "completions": int(prefixes.completions.sum()),
+        "completions": int(completions.sum()),
     }
 
 
 def overall_auc(prefixes: ScoredPrefixes) -> float | None:
     """P(logit behind a verified completion > logit behind a failed one), ties counting half;
     None where one of the two is missing."""
-    wins, pairs = _wins(prefixes)
+    wins, pairs = _wins(prefixes.rank, prefixes.verified, prefixes.failed)
     return wins / pairs if pairs else None
 
 
@@ -142,11 +192,10 @@ def auc_by_depth(prefixes: ScoredPrefixes, key: Key) -> list[dict[str, Any]]:
 def reliability(prefixes: ScoredPrefixes) -> list[dict[str, Any]]:
     """Equal-width bins of the predicted probability that hold anything:
     {lo, hi, mean_predicted, mean_observed, n}, n in completions."""
-    predicted = expit(prefixes.logit)
-    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    predicted, bins = _binned(prefixes)
     rows = []
-    for b in np.unique(index):
-        inside = index == b
+    for b in np.unique(bins):
+        inside = bins == b
         n = prefixes.completions[inside].sum()
         rows.append(
             {
@@ -167,28 +216,25 @@ def _ece(bins: list[dict[str, Any]]) -> float:
 
 
 def _ece_interval(prefixes: ScoredPrefixes, key: Key) -> Interval:
-    predicted = expit(prefixes.logit)
-    bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
-    _, question = np.unique(prefixes.question, return_inverse=True)
-    questions = int(question.max()) + 1
-    # What every question adds to the gap of every bin, (questions, BINS).
-    gaps = np.zeros((questions, BINS))
-    np.add.at(gaps, (question, bins), predicted * prefixes.completions - prefixes.verified)
+    predicted, bins = _binned(prefixes)
+    question = prefixes.numbered
     weights = np.bincount(question, prefixes.completions)
-    drawn = resamples(questions, key)
+    # What every question adds to the gap of every bin, (questions, BINS).
+    gaps = np.zeros((len(weights), BINS))
+    np.add.at(gaps, (question, bins), predicted * prefixes.completions - prefixes.verified)
+    drawn = resamples(len(weights), key)
     return interval_of(np.abs(drawn @ gaps).sum(1) / (drawn @ weights))
 
 
-def _wins(prefixes: ScoredPrefixes, multiplicity: np.ndarray | float = 1.0) -> tuple[float, float]:
-    """Rightly ranked pairs (ties half) and all pairs, with every prefix counted
-    ``multiplicity`` times."""
-    _, rank = np.unique(prefixes.logit, return_inverse=True)
-    return _wins_of_ranks(rank, prefixes.verified * multiplicity, prefixes.failed * multiplicity)
+def _binned(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted probabilities and the numbers of their bins, (m,) each."""
+    predicted = expit(prefixes.logit)
+    return predicted, np.minimum((predicted * BINS).astype(int), BINS - 1)
 
 
-def _wins_of_ranks(
-    rank: np.ndarray, positive: np.ndarray, negative: np.ndarray
-) -> tuple[float, float]:
+def _wins(rank: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
+    """Rightly ranked pairs (ties half) and all pairs, from the ranks of the logits and how often
+    each prefix counts as verified and as failed, all (m,)."""
     positive = np.bincount(rank, positive)
     negative = np.bincount(rank, negative)
     below = np.cumsum(negative) - negative
@@ -201,14 +247,14 @@ def _wins_by_question(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]
     order = np.argsort(prefixes.question, kind="stable")
     starts = np.flatnonzero(np.diff(prefixes.question[order], prepend=-1))
     parts = np.split(order, starts[1:])
-    counts = [_wins(prefixes.where(part)) for part in parts]
-    wins, pairs = np.array(counts).T
+    rank, verified, failed = prefixes.rank, prefixes.verified, prefixes.failed
+    wins, pairs = np.array([_wins(rank[i], verified[i], failed[i]) for i in parts]).T
     return wins, pairs
 
 
 def _wins_at_equal_depth(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]:
     """(wins, pairs) of prefixes that have equally many steps too, each (number of questions,)."""
-    _, question = np.unique(prefixes.question, return_inverse=True)
+    question = prefixes.numbered
     # Questions and depths together name the groups; a group's question is that of its members.
     group = question * (int(prefixes.depth.max()) + 1) + prefixes.depth
     _, first = np.unique(group, return_index=True)
@@ -217,40 +263,11 @@ def _wins_at_equal_depth(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarr
     return np.bincount(of, wins), np.bincount(of, pairs)
 
 
-_Resampler = Callable[[np.ndarray], tuple[float, float]]
-"""How often each question was drawn, (number of questions,) -> (wins, pairs)."""
-
-
-def _within_counts(prefixes: ScoredPrefixes) -> _Resampler:
-    wins, pairs = _wins_by_question(prefixes)
-    return lambda drawn: (float(drawn @ wins), float(drawn @ pairs))
-
-
-def _rate_counts(prefixes: ScoredPrefixes) -> _Resampler:
-    _, question = np.unique(prefixes.question, return_inverse=True)
-    verified = np.bincount(question, prefixes.verified)
-    completions = np.bincount(question, prefixes.completions)
-    return lambda drawn: (float(drawn @ verified), float(drawn @ completions))
-
-
-def _overall_counts(prefixes: ScoredPrefixes) -> _Resampler:
-    _, rank = np.unique(prefixes.logit, return_inverse=True)
-    _, question = np.unique(prefixes.question, return_inverse=True)
-
-    def counts(drawn: np.ndarray) -> tuple[float, float]:
-        times = drawn[question]
-        return _wins_of_ranks(rank, prefixes.verified * times, prefixes.failed * times)
-
-    return counts
-
-
-def _bootstrap(
-    prefixes: ScoredPrefixes, key: Key, prepare: Callable[[ScoredPrefixes], _Resampler]
-) -> Interval:
-    """95 % percentile interval of a ratio over resampled questions; None where there is none."""
-    counts = prepare(prefixes)
-    draws = resamples(len(np.unique(prefixes.question)), key)
-    return interval_of([wins / pairs for wins, pairs in map(counts, draws) if pairs])
+def _overall_interval(prefixes: ScoredPrefixes, key: Key) -> Interval:
+    rank, question = prefixes.rank, prefixes.numbered
+    drawn = (times[question] for times in resamples(int(question.max()) + 1, key))
+    found = [_wins(rank, prefixes.verified * n, prefixes.failed * n) for n in drawn]
+    return interval_of([wins / pairs for wins, pairs in found if pairs])
 
 
 def _verdict(auc: float | None, interval: Interval) -> tuple[str, int | None]:

@@ -2,17 +2,30 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from scipy.special import log_expit
+from pydantic import Field
 
 from butwait.records import Problem
-from butwait.reward_models.aggregate import logit_of_log
-from butwait.reward_models.reward_model import Path, RewardModel, Score, checked_logit
+from butwait.records.settings import Settings
+from butwait.reward_models.aggregate import aggregate
+from butwait.reward_models.load import Policy, RewardModelKind, is_own, load_reward_model
+from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModel, Score
+from butwait.reward_models.settings import RewardModelSettings
 
 
-class EnsembleRewardModel:
+class EnsembleSettings(Settings):
+    """Several reward models as one."""
+
+    kind: Literal["ensemble"]
+    members: Annotated[tuple[RewardModelSettings, ...], Field(min_length=2)]
+    combine: Literal["product", "mean"] = "mean"
+    """``product``: the logit of the product of the members' probabilities (all must agree);
+    ``mean``: the mean of their logits (the geometric mean of their odds)."""
+
+
+class EnsembleRewardModel(BaseRewardModel):
     """Implements ``RewardModel``. Its handles are tuples of the members' handles, and its tokens
     the sum of theirs.
 
@@ -23,14 +36,14 @@ class EnsembleRewardModel:
     """
 
     def __init__(self, members: Sequence[RewardModel], combine: Literal["product", "mean"]) -> None:
+        super().__init__()
         self._members = tuple(members)
         self._combine = combine
-        self._own_clips = 0
 
     @property
     def clipped(self) -> int:
         """Clips of the members and of their combination."""
-        return self._own_clips + sum(member.clipped for member in self._members)
+        return super().clipped + sum(member.clipped for member in self._members)
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``."""
@@ -47,17 +60,29 @@ class EnsembleRewardModel:
         for member, of_member in zip(self._members, zip(*handles, strict=True), strict=False):
             member.release([handle for handle in of_member if handle is not None])
 
+    async def close(self) -> None:
+        """Closes the members."""
+        for member in self._members:
+            await member.close()
+
     def _combined(self, problem: Problem, scores: Sequence[Score]) -> Score:
         logits = np.array([score.logit for score in scores])
-        if self._combine == "product":
-            value = logit_of_log(float(log_expit(logits).sum()))
-        else:
-            value = float(logits.mean())
-        logit, clipped = checked_logit(value, f"a path of {problem.id}")
-        self._own_clips += clipped
+        product = self._combine == "product"
+        value = aggregate(logits, "prod") if product else float(logits.mean())
         handles = tuple(score.handle for score in scores)
-        return Score(logit, handles, sum(score.tokens for score in scores))
+        tokens = sum(score.tokens for score in scores)
+        return Score(self.checked(value, problem), handles, tokens)
 
 
 def _for_member(path: Path, i: int) -> Path:
     return path if path.handle is None else Path(path.steps, path.handle[i])
+
+
+def _load(settings: EnsembleSettings, tokenizer: Any, policy: Policy | None) -> EnsembleRewardModel:
+    members = [load_reward_model(member, tokenizer, policy) for member in settings.members]
+    return EnsembleRewardModel(members, settings.combine)
+
+
+ENSEMBLE = RewardModelKind(
+    EnsembleSettings, _load, own=lambda settings: all(map(is_own, settings.members))
+)

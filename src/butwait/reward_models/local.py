@@ -1,0 +1,173 @@
+"""What the reward models that run in this process share: paths in slots, one logit each out."""
+
+import gc
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from butwait.problems.prompts import encode, messages
+from butwait.problems.settings import PromptSettings
+from butwait.records import Problem
+from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score, Step
+from butwait.reward_models.settings import LocalModelSettings
+
+NOTHING = np.zeros(0, np.int32)
+
+
+class Layout(NamedTuple):
+    """A path's tokens.
+
+    Attributes:
+        segments: int32 (n,) each: the prompt and the steps. A step that is not judged has none.
+        peek: tokens to show after them and to take back.
+        carry: tokens that open the next segment.
+    """
+
+    segments: tuple[np.ndarray, ...]
+    peek: np.ndarray = NOTHING
+    carry: np.ndarray = NOTHING
+
+    @property
+    def steps(self) -> int:
+        """Steps that have a segment."""
+        return len(self.segments) - 1
+
+    def extended(
+        self, tokens: np.ndarray, peek: np.ndarray = NOTHING, carry: np.ndarray = NOTHING
+    ) -> "Layout":
+        """With one more segment: what was carried, and ``tokens``."""
+        segment = np.concatenate([self.carry, tokens])
+        return Layout((*self.segments, segment), peek, carry)
+
+
+def laid_out(
+    start: Layout, path: Path, known: Layout | None, extended: Callable[[Layout, Step], Layout]
+) -> Layout:
+    """The layout of a path.
+
+    Args:
+        start: of a path without steps.
+        known: of the path without its last step, where it was laid out before.
+        extended: lays out one more step.
+    """
+    if known is not None:
+        return extended(known, path.steps[-1])
+    return reduce(extended, path.steps, start)
+
+
+class ScoredPath(NamedTuple):
+    """The handle of a path: its tokens, and what is held of them."""
+
+    layout: Layout
+    held: Any
+
+
+class LocalRewardModel(BaseRewardModel):
+    """Implements ``RewardModel``, but for a path's tokens and what is read off them.
+
+    Args:
+        model: the scorer in its slots, a ``SlotModel``.
+        tokenizer: the scorer's.
+        prompt: how questions are shown to it.
+        outputs: what is kept of a segment, see ``IncrementalScorer``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompt: PromptSettings,
+        outputs: Literal["last", "sum"] = "last",
+    ) -> None:
+        super().__init__()
+        from butwait.reward_models.incremental import IncrementalScorer
+
+        self._slots = model
+        self._scorer: IncrementalScorer | None = IncrementalScorer(model, outputs)
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+
+    async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
+        """See ``RewardModel.score``."""
+        from butwait.reward_models.incremental import Request
+
+        if self._scorer is None:
+            raise RewardModelError("the reward model was closed")
+        prompt = encode(self._tokenizer, messages(problem, self._prompt), self._prompt)
+        start = self._start(prompt)
+        layouts = [
+            laid_out(start, path, path.handle and path.handle.layout, self._extended)
+            for path in paths
+        ]
+        results = await self._scorer.run(
+            [
+                Request(layout.segments, path.handle and path.handle.held, layout.peek)
+                for layout, path in zip(layouts, paths, strict=True)
+            ]
+        )
+        return [
+            Score(
+                self.checked(
+                    self._logit(layout, result.handle.outputs[1:], result.output), problem
+                ),
+                ScoredPath(layout, result.handle),
+                result.tokens,
+            )
+            for layout, result in zip(layouts, results, strict=True)
+        ]
+
+    @property
+    def run_tokens(self) -> int:
+        """Tokens run so far, those of lost handles again; scores count them once."""
+        return 0 if self._scorer is None else self._scorer.run_tokens
+
+    def release(self, handles: Sequence[Any]) -> None:
+        """See ``RewardModel.release``."""
+        if self._scorer is not None:
+            self._scorer.release([handle.held for handle in handles])
+
+    async def close(self) -> None:
+        """Gives the weights and the cache back, to the device too."""
+        import torch
+
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = self._scorer = None
+            # A model's parts may hold each other.
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def _start(self, prompt: np.ndarray) -> Layout:
+        """The layout of a path without steps; ``prompt`` is int32 (p,)."""
+        return Layout((prompt,))
+
+    def _encode(self, text: str) -> np.ndarray:
+        """int32 (n,): a text on its own."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.asarray(ids, dtype=np.int32)
+
+    @abstractmethod
+    def _extended(self, layout: Layout, step: Step) -> Layout:
+        """A path with one more step."""
+
+    @abstractmethod
+    def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:
+        """The path's logit, from the outputs of its steps and that at its end, its peek included;
+        all float32 (V,)."""
+
+
+def in_slots(model: Any, settings: LocalModelSettings) -> Any:
+    """A loaded model in its slots, a ``SlotModel``."""
+    from butwait.engines.slots import SlotModel
+
+    return SlotModel(
+        model,
+        slots=settings.slots,
+        capacity=settings.capacity,
+        deterministic=settings.deterministic,
+        prefill_chunk=settings.prefill_chunk,
+    )
