@@ -82,9 +82,9 @@ class LocalRewardModel(BaseRewardModel):
         prompt: PromptSettings,
         outputs: Literal["last", "sum"] = "last",
     ) -> None:
-        super().__init__()
         from butwait.reward_models.incremental import IncrementalScorer
 
+        super().__init__()
         self._slots = model
         self._scorer: IncrementalScorer | None = IncrementalScorer(model, outputs)
         self._tokenizer = tokenizer

@@ -146,8 +146,7 @@ def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
 
 
 def overall_auc(prefixes: ScoredPrefixes) -> float | None:
-    """P(logit behind a verified completion > logit behind a failed one), ties counting half;
-    None where one of the two is missing."""
+    """P(logit of a verified completion > logit of a failed one), ties counting half; None where one of the two is missing."""
     wins, pairs = _wins(prefixes.rank, prefixes.verified, prefixes.failed)
     return wins / pairs if pairs else None
 
@@ -246,9 +245,8 @@ def _wins_by_question(prefixes: ScoredPrefixes) -> tuple[np.ndarray, np.ndarray]
     """(wins, pairs), each (number of questions,)."""
     order = np.argsort(prefixes.question, kind="stable")
     starts = np.flatnonzero(np.diff(prefixes.question[order], prepend=-1))
-    parts = np.split(order, starts[1:])
-    rank, verified, failed = prefixes.rank, prefixes.verified, prefixes.failed
-    wins, pairs = np.array([_wins(rank[i], verified[i], failed[i]) for i in parts]).T
+    parts = map(prefixes.where, np.split(order, starts[1:]))
+    wins, pairs = np.array([_wins(part.rank, part.verified, part.failed) for part in parts]).T
     return wins, pairs
 
 
