@@ -146,7 +146,8 @@ def audit(prefixes: ScoredPrefixes, key: Key) -> dict[str, Any]:
 
 
 def overall_auc(prefixes: ScoredPrefixes) -> float | None:
-    """P(logit of a verified completion > logit of a failed one), ties counting half; None where one of the two is missing."""
+    """P(logit of a verified completion > logit of a failed one), ties counting half; None where
+    one of the two is missing."""
     wins, pairs = _wins(prefixes.rank, prefixes.verified, prefixes.failed)
     return wins / pairs if pairs else None
 
