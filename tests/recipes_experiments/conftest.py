@@ -15,7 +15,7 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.prompts import encode, messages
 from butwait.recipe.load import load_recipe
 from butwait.records import Example, Problem, Span
-from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
+from butwait.reward_models.score_head import Qwen2ForProcessRewardModel
 from butwait.stages.kinds import STAGES
 from butwait.training.settings import SftSettings
 from butwait.training.sft import train_sft

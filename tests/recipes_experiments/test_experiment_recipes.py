@@ -12,7 +12,7 @@ from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
-from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
+from butwait.reward_models.score_head import Qwen2ForProcessRewardModel
 from butwait.search.storage import read_trees
 from butwait.stages.kinds import STAGES
 from butwait.statistics.intervals import wilson

@@ -16,8 +16,8 @@ from butwait.engines.slots import SlotModel
 from butwait.records import Problem, UserError
 from butwait.reward_models.kinds.qwen_math_prm import QwenMathPrm, QwenMathPrmSettings
 from butwait.reward_models.load import load_reward_model
-from butwait.reward_models.qwen_head import Qwen2ForProcessRewardModel
 from butwait.reward_models.reward_model import Path, RewardModel, Step
+from butwait.reward_models.score_head import Qwen2ForProcessRewardModel
 
 PROBLEM = Problem("q", "What is 1 + 2?", "3")
 STEPS = ("First we add.\n\n", "1 + 2 = 3.\n\n", "So \\boxed{3}")

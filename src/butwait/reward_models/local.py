@@ -43,6 +43,11 @@ class Layout(NamedTuple):
         return Layout((*self.segments, segment), peek, carry)
 
 
+def text_ids(tokenizer: Any, text: str) -> np.ndarray:
+    """int32 (n,): the tokens of a text on its own."""
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+
+
 def laid_out(
     start: Layout, path: Path, known: Layout | None, extended: Callable[[Layout, Step], Layout]
 ) -> Layout:
@@ -144,11 +149,6 @@ class LocalRewardModel(BaseRewardModel):
     def _start(self, prompt: np.ndarray) -> Layout:
         """The layout of a path without steps; ``prompt`` is int32 (p,)."""
         return Layout((prompt,))
-
-    def _encode(self, text: str) -> np.ndarray:
-        """int32 (n,): a text on its own."""
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, dtype=np.int32)
 
     @abstractmethod
     def _extended(self, layout: Layout, step: Step) -> Layout:

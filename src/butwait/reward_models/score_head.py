@@ -1,9 +1,10 @@
-"""A causal language model with a score head: one logit after every token.
+"""Language models with a head that scores: one logit, or a few, after every token.
 
-It is transformers' own ``*ForTokenClassification`` with one label, so its checkpoint is an
-ordinary one. Architectures that transformers gives no such class (Granite, OPT, ...) get theirs
-from ``GenericForTokenClassification``, in the one line in which transformers defines
-``LlamaForTokenClassification``; loading such a checkpoint outside of butwait takes that line too.
+That of a ``prm`` stage is transformers' own ``*ForTokenClassification`` with one label, so its
+checkpoint is an ordinary one. Architectures that transformers gives no such class (Granite, OPT,
+...) get theirs from ``GenericForTokenClassification``, in the one line in which transformers
+defines ``LlamaForTokenClassification``; loading such a checkpoint outside of butwait takes that
+line too.
 """
 
 import math
@@ -12,26 +13,32 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen2PreTrainedModel,
 )
 from transformers.modeling_layers import GenericForTokenClassification
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from butwait.engines.models import device_of, no_progress_bars, resolve
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 
+ARCHITECTURE = "Qwen2ForProcessRewardModel"
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
-def score_head(model: PreTrainedModel) -> torch.nn.Linear:
+def score_head(model: PreTrainedModel) -> nn.Linear:
     """The linear layer from hidden states to the logit."""
     for name in ("score", "classifier"):
         head = getattr(model, name, None)
-        if isinstance(head, torch.nn.Linear) and head.out_features == 1:
+        if isinstance(head, nn.Linear) and head.out_features == 1:
             return head
     raise UserError(f"{type(model).__name__} has no linear head with one output")
 
@@ -55,9 +62,9 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
             f"the weights of {policy.name!r} do not fit {type(model).__name__}: {len(lacking)} are "
             f"missing, {lacking[0]} among them"
         )
-    torch.nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.weight)
     if head.bias is not None:
-        torch.nn.init.constant_(head.bias, prior_logit)
+        nn.init.constant_(head.bias, prior_logit)
     return model
 
 
@@ -88,7 +95,7 @@ def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
         )
     model, missing = load_weights(checkpoint, config, model_class)
     if "score.bias" in missing:
-        torch.nn.init.zeros_(model.score.bias)
+        nn.init.zeros_(model.score.bias)
     if lacking := [name for name in missing if name != "score.bias"]:
         raise UserError(
             f"{checkpoint.name!r} is no classifier: its checkpoint lacks {lacking[0]} (for "
@@ -124,7 +131,7 @@ def load_weights(model: ModelSettings, config: Any, model_class: Any) -> tuple[A
     return loaded, sorted(report["missing_keys"])
 
 
-class CertaintyModel(torch.nn.Module):
+class CertaintyModel(nn.Module):
     """A language model whose one output per token is the self-certainty of its next token:
     KL(U || p) = -log V - mean_v log p(v), in nats, at least 0.
 
@@ -151,6 +158,46 @@ class CertaintyModel(torch.nn.Module):
         logits = self.policy(**inputs).logits.float()
         certainty = torch.logsumexp(logits, -1) - logits.mean(-1) - math.log(logits.shape[-1])
         return SimpleNamespace(logits=certainty[..., None])
+
+
+class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
+    """The architecture of Qwen2.5-Math-PRM, whose own code is not in transformers.
+
+    A Qwen2 decoder with a two-layer head that gives two logits per token (bad, good); see
+    ``modeling_qwen2_rm.py`` in the model's repository. The decoder is transformers' own, so the
+    checkpoint loads without running code from the hub. Names of parameters are those of the
+    published checkpoints.
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        self.score = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.ReLU(),
+            nn.Linear(config.hidden_size, 2),
+        )
+        self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
+        """Takes what ``Qwen2Model`` takes; logits are (b, t, 2)."""
+        hidden = self.model(*args, **kwargs).last_hidden_state
+        return TokenClassifierOutput(logits=self.score(hidden))
+
+
+def load_qwen_prm(model: ModelSettings) -> Qwen2ForProcessRewardModel:
+    """The model in evaluation mode, on its device. Raises UserError for another architecture and
+    for a checkpoint that cannot be read or lacks weights."""
+    config = read_config(model, Qwen2Config)
+    if ARCHITECTURE not in (config.architectures or []):
+        raise UserError(
+            f"{model.name!r} is no Qwen2.5-Math-PRM: its architecture is "
+            f"{config.architectures}, not {ARCHITECTURE}"
+        )
+    loaded, missing = load_weights(model, config, Qwen2ForProcessRewardModel)
+    if missing:
+        raise UserError(f"the checkpoint of {model.name!r} is not whole: it lacks {missing[0]}")
+    return loaded.to(device_of(model)).eval()
 
 
 def _scorer_class(config: type) -> type[PreTrainedModel]:

@@ -11,7 +11,7 @@ choice: a filter extends what the model likes, so that overrated prefixes are me
 (the winner's curse) and ``drift`` comes out lower than over the policy's own paths.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit
 
 from butwait.records import Key, SearchTree
-from butwait.reward_models.audit.bootstrap import Interval, interval_of, ratio_interval, resamples
+from butwait.reward_models.audit.bootstrap import Interval, interval_of, resamples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +76,13 @@ def bellman(found: Families, key: Key) -> dict[str, Any]:
     several = ~np.isnan(found.noise)
     drift, drift_interval = _mean(gap, found.question, key.derive("drift"))
     squared = (gap**2 - found.noise)[several]
-    residual, interval = _root_mean(squared, found.question[several], key.derive("residual"))
+    # Noise can bring an unbiased square below 0, which is then 0.
+    residual, interval = _mean(
+        squared,
+        found.question[several],
+        key.derive("residual"),
+        lambda mean: np.sqrt(np.maximum(0.0, mean)),
+    )
     return {
         "drift": drift,
         "drift_interval": drift_interval,
@@ -87,23 +93,13 @@ def bellman(found: Families, key: Key) -> dict[str, Any]:
     }
 
 
-def _mean(values: np.ndarray, question: np.ndarray, key: Key) -> tuple[float | None, Interval]:
+def _mean(
+    values: np.ndarray, question: np.ndarray, key: Key, of: Callable[[Any], Any] = lambda mean: mean
+) -> tuple[float | None, Interval]:
+    """A function of the values' mean, with its interval over questions."""
     if not len(values):
         return None, None
-    sums, counts = _by_question(values, question)
-    return float(values.mean()), ratio_interval(sums, counts, key)
-
-
-def _root_mean(values: np.ndarray, question: np.ndarray, key: Key) -> tuple[float | None, Interval]:
-    """The root of the mean; noise can bring an unbiased square below 0, which is then 0."""
-    if not len(values):
-        return None, None
-    sums, counts = _by_question(values, question)
-    drawn = resamples(len(sums), key)
-    means = (drawn @ sums) / (drawn @ counts)
-    return float(np.sqrt(max(0.0, values.mean()))), interval_of(np.sqrt(np.maximum(0.0, means)))
-
-
-def _by_question(values: np.ndarray, question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _, index = np.unique(question, return_inverse=True)
-    return np.bincount(index, values), np.bincount(index).astype(np.float64)
+    sums, counts = np.bincount(index, values), np.bincount(index)
+    drawn = resamples(len(sums), key)
+    return float(of(values.mean())), interval_of(of((drawn @ sums) / (drawn @ counts)))

@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 
 from butwait.records import Problem, SearchTree
+from butwait.reward_models.local import NOTHING, text_ids
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 
 
 def as_steps(texts: Sequence[str], end: str, tokenizer: Any) -> tuple[Step, ...]:
-    """Steps from texts, each with ``end`` behind it but the last.
+    """Steps from texts, each but the last with ``end`` after it.
 
     ``tokenizer`` is that of the policy whose token ids the reward model takes; None: it takes
     texts, and the steps carry no ids.
     """
     whole = [*(text + end for text in texts[:-1]), texts[-1]]
-    return tuple(Step(_ids(text, tokenizer), text) for text in whole)
+    ids = [NOTHING if tokenizer is None else text_ids(tokenizer, text) for text in whole]
+    return tuple(map(Step, ids, whole))
 
 
 async def step_logits(model: RewardModel, problem: Problem, steps: Sequence[Step]) -> np.ndarray:
@@ -64,9 +66,3 @@ def _step(tree: SearchTree, i: int) -> Step:
 
 def _release(model: RewardModel, handles: Sequence[Any]) -> None:
     model.release([handle for handle in handles if handle is not None])
-
-
-def _ids(text: str, tokenizer: Any) -> np.ndarray:
-    if tokenizer is None:
-        return np.zeros(0, np.int32)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)

@@ -19,7 +19,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import NOTHING, Layout, LocalRewardModel, in_slots
+from butwait.reward_models.local import NOTHING, Layout, LocalRewardModel, in_slots, text_ids
 from butwait.reward_models.reward_model import RewardModel, Step
 from butwait.reward_models.settings import LocalModelSettings
 
@@ -89,15 +89,15 @@ class ClassifierRewardModel(LocalRewardModel):
         super().__init__(model, tokenizer, settings.prompt)
         self._classes = classes
         self._aggregation = settings.aggregation
-        self._separator = self._encode(settings.separator)
-        self._after = self._encode(settings.after)
+        self._separator = text_ids(tokenizer, settings.separator)
+        self._after = text_ids(tokenizer, settings.after)
 
     def _extended(self, layout: Layout, step: Step) -> Layout:
         """A step without text has no segment: there is nothing to judge."""
         text = step.text.strip()
         if not text:
             return layout
-        tokens = np.concatenate([self._encode(text), self._separator])
+        tokens = np.concatenate([text_ids(self._tokenizer, text), self._separator])
         return layout.extended(tokens, NOTHING, self._after)
 
     def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:

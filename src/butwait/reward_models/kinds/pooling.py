@@ -39,6 +39,11 @@ class PoolingSettings(ServerSettings):
     max_requests: Annotated[int, Field(gt=0)] = 64
     """Requests in flight at a time; one asks for all particles of a search."""
 
+    @property
+    def checkpoint(self) -> ModelSettings:
+        """Whose tokenizer is needed."""
+        return ModelSettings(name=self.name, revision=self.revision)
+
 
 class PoolingPrm(BaseRewardModel):
     """Implements ``RewardModel``. Handles save laying a path out again, not running it.
@@ -110,16 +115,12 @@ class PoolingPrm(BaseRewardModel):
         return Score(logit, layout, tokens if layout.steps else 0)
 
 
-def _checkpoint(settings: PoolingSettings) -> ModelSettings:
-    return ModelSettings(name=settings.name, revision=settings.revision)
-
-
 def _load(settings: PoolingSettings, policy_tokenizer: Any, policy: Policy | None) -> PoolingPrm:
     from butwait.engines.models import load_tokenizer
 
-    return PoolingPrm(settings, load_tokenizer(_checkpoint(settings)))
+    return PoolingPrm(settings, load_tokenizer(settings.checkpoint))
 
 
 POOLING = RewardModelKind(
-    PoolingSettings, _load, decoder=lambda settings: (_checkpoint(settings), False)
+    PoolingSettings, _load, decoder=lambda settings: (settings.checkpoint, False)
 )

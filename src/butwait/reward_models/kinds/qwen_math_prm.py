@@ -20,7 +20,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import Layout, LocalRewardModel, in_slots
+from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.settings import Aggregation, LocalModelSettings
 
@@ -60,10 +60,9 @@ class QwenLayouts:
     def __init__(self, tokenizer: Any, aggregation: Aggregation) -> None:
         self.aggregation = aggregation
         self._tokenizer = tokenizer
-        mark = self._encode(MARK)
-        if len(mark) != 1:
+        self._mark = text_ids(tokenizer, MARK)
+        if len(self._mark) != 1:
             raise UserError(f"the tokenizer of the reward model does not know {MARK}")
-        self._mark = mark
 
     @property
     def mark_id(self) -> int:
@@ -95,16 +94,14 @@ class QwenLayouts:
         if not text.strip():
             return layout
         if self.aggregation != "model":
-            return layout.extended(np.concatenate([self._encode(text.lstrip()), self._mark]))
+            return layout.extended(
+                np.concatenate([text_ids(self._tokenizer, text.lstrip()), self._mark])
+            )
         # With its line breaks the step may end in another token than without ("." and ".\n\n"):
         # what both have in common is kept, the rest is shown now and replaced when it goes on.
-        whole, bare = self._encode(step.text), self._encode(text)
+        whole, bare = text_ids(self._tokenizer, step.text), text_ids(self._tokenizer, text)
         n = _common(whole, bare)
         return layout.extended(whole[:n], np.concatenate([bare[n:], self._mark]), whole[n:])
-
-    def _encode(self, text: str) -> np.ndarray:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, dtype=np.int32)
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
@@ -138,7 +135,7 @@ class QwenMathPrm(LocalRewardModel):
 
 def _load(settings: QwenMathPrmSettings, tokenizer: Any, policy: Policy | None) -> QwenMathPrm:
     from butwait.engines.models import load_tokenizer
-    from butwait.reward_models.qwen_head import load_qwen_prm
+    from butwait.reward_models.score_head import load_qwen_prm
 
     checkpoint = settings.checkpoint(settings.name, settings.revision)
     slots = in_slots(load_qwen_prm(checkpoint), settings)

@@ -10,7 +10,7 @@ import numpy as np
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import Layout, LocalRewardModel, in_slots
+from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
 from butwait.reward_models.reward_model import RewardModel, Step
 from butwait.reward_models.settings import LocalModelSettings
 from butwait.running.files import write_json
@@ -49,7 +49,8 @@ class TrainedRewardModel(LocalRewardModel):
         self._same_tokens = same_tokens
 
     def _extended(self, layout: Layout, step: Step) -> Layout:
-        return layout.extended(step.token_ids if self._same_tokens else self._encode(step.text))
+        same = self._same_tokens
+        return layout.extended(step.token_ids if same else text_ids(self._tokenizer, step.text))
 
     def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:
         return float(output[0])
