@@ -34,7 +34,7 @@ from butwait.records import Key, Problem
 from butwait.reward_models.checkpoint import write_note
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.settings import CustomSettings, RewardModelSettings, TrainedSettings
-from butwait.search.settings import ParticleFilterSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.synthesis.built import Prompting
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings
 from butwait.training.grpo.train import Material, train_grpo

@@ -3,12 +3,9 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from butwait.search.settings import (
-    BestOfNSettings,
-    LinearAlpha,
-    ParticleFilterSettings,
-    SamplerSettings,
-)
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import BestOfNSettings
+from butwait.search.settings import LinearAlpha, SamplerSettings
 
 SAMPLER: TypeAdapter[SamplerSettings] = TypeAdapter(SamplerSettings)
 

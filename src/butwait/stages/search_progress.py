@@ -6,7 +6,7 @@ from collections import Counter
 from butwait.engines.engine import EngineCounters
 from butwait.records import Attempt, SearchTree
 from butwait.running.progress import Task
-from butwait.stages.search_metrics import ess_share
+from butwait.search.weights import ess_share
 
 
 class _Throughput:

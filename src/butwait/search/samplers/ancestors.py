@@ -6,7 +6,7 @@ of the population before, with the log-weight
 
     W_(t-1)^i + log pi(x'_t..T | x^i) + alpha l(x^i, x'_t..T) - alpha_(t-1) l_(t-1)^i,
 
-in which the joined path is scored as a whole. Departure: only those particles take part behind
+in which the joined path is scored as a whole. Departure: only those particles take part after
 which the policy, under its step rule, would end the steps of the rest where they end
 (``docs/chains.md``).
 """
@@ -21,13 +21,13 @@ from butwait.problems.answers import box_closed
 from butwait.records import COMPLETE, Finish, Key
 from butwait.search.frontier import Frontier, log_probability
 from butwait.search.resampling import inverse_cdf
-from butwait.search.settings import ParticleGibbsSettings
+from butwait.search.settings import FilterSettings
 from butwait.search.weights import normalise, tempered
 
 
 async def sample_ancestor(
     frontier: Frontier,
-    settings: ParticleGibbsSettings,
+    settings: FilterSettings,
     reference: Sequence[int],
     nodes: np.ndarray,
     past: np.ndarray,
@@ -69,7 +69,7 @@ async def sample_ancestor(
     return candidates[drawn - 1], [*tree.path(chosen.node), *frontier.graft(chosen, rest)]
 
 
-def _future(settings: ParticleGibbsSettings, logits: np.ndarray, step: int) -> float:
+def _future(settings: FilterSettings, logits: np.ndarray, step: int) -> float:
     """alpha l at the end of a path, in nats, given its logits from ``step`` on; -inf where its
     weight is zero on the way."""
     exponents = [settings.alpha_at(step + i) for i in range(len(logits))]
