@@ -52,7 +52,7 @@ def _recipe() -> str:
     for model in seen:
         parts.append(_section(model))
         for field in model.model_fields.values():
-            models = _models(Annotated[field.annotation, *field.metadata, None])
+            models = _models(_annotation(field))
             seen += [m for m in models if m not in seen]
     return "\n".join(parts)
 
@@ -74,7 +74,7 @@ def _section(model: type[BaseModel]) -> str:
             continue
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         lines.append(
-            f"| `{field.alias or name}` | {_type(field.annotation)} | {_default(field)} | {text} |"
+            f"| `{field.alias or name}` | {_type(_annotation(field))} | {_default(field)} | {text} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -92,6 +92,11 @@ def _default(field: Any) -> str:
     if value in ((), {}, []):
         return "empty"
     return f"`{value!r}`".replace("|", "\\|")
+
+
+def _annotation(field: Any) -> Any:
+    """A field's type with its marks, which pydantic keeps apart."""
+    return Annotated[field.annotation, *field.metadata, None]
 
 
 def _type(annotation: Any) -> str:
