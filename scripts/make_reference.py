@@ -73,9 +73,8 @@ def _section(model: type[BaseModel]) -> str:
         if name == "kind":
             continue
         text = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(
-            f"| `{field.alias or name}` | {_type(_annotation(field))} | {_default(field)} | {text} |"
-        )
+        kind = _type(_annotation(field))
+        lines.append(f"| `{field.alias or name}` | {kind} | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
