@@ -32,7 +32,9 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.run import run_sampler
-from butwait.search.settings import IndependentSettings, ParticleFilterSettings, SamplerSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import IndependentSettings
+from butwait.search.settings import SamplerSettings
 
 RESULTS = Path(__file__).parent / "results" / "filter.json"
 SEED = 0

@@ -52,7 +52,7 @@ def _recipe() -> str:
     for model in seen:
         parts.append(_section(model))
         for field in model.model_fields.values():
-            models = _models(Annotated[field.annotation, *field.metadata, None])
+            models = _models(_annotation(field))
             seen += [m for m in models if m not in seen]
     return "\n".join(parts)
 
@@ -73,9 +73,8 @@ def _section(model: type[BaseModel]) -> str:
         if name == "kind":
             continue
         text = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(
-            f"| `{field.alias or name}` | {_type(field.annotation)} | {_default(field)} | {text} |"
-        )
+        kind = _type(_annotation(field))
+        lines.append(f"| `{field.alias or name}` | {kind} | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
@@ -92,6 +91,11 @@ def _default(field: Any) -> str:
     if value in ((), {}, []):
         return "empty"
     return f"`{value!r}`".replace("|", "\\|")
+
+
+def _annotation(field: Any) -> Any:
+    """A field's type with its marks, which pydantic keeps apart."""
+    return Annotated[field.annotation, *field.metadata, None]
 
 
 def _type(annotation: Any) -> str:

@@ -15,7 +15,7 @@ from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.run import run_sampler
-from butwait.search.settings import ParticleFilterSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 
 RULE = StepRule(delimiters=("\n",), max_tokens=10, max_step_tokens=4)
 KEY = Key.of(0, "gate")

@@ -13,7 +13,7 @@ from butwait.engines.scripted import ScriptedEngine
 from butwait.evaluation.attempts import run_attempts
 from butwait.evaluation.settings import MethodSettings
 from butwait.records import Attempt, Grade, Key, Problem
-from butwait.search.settings import IndependentSettings
+from butwait.search.samplers.samples import IndependentSettings
 
 PROBLEMS = [Problem(f"p{i}", f"{i}?", "1", "integer") for i in range(30)]
 

@@ -21,11 +21,8 @@ from butwait.evaluation.storage import read_attempts, read_shard
 from butwait.problems.grading import Grader
 from butwait.records import Key, UserError
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.search.settings import (
-    IndependentSettings,
-    ParticleFilterSettings,
-    SelfConsistencySettings,
-)
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import IndependentSettings, SelfConsistencySettings
 
 LINES = StepRule(delimiters=("\n",))
 

@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from search_toys import RULE
 
 from butwait.engines.settings import StepRule
-from butwait.search.settings import (
-    BeamSearchSettings,
+from butwait.search.samplers.beams import BeamSearchSettings, DVTSSettings, RebaseSettings
+from butwait.search.samplers.but_wait import ButWaitSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from butwait.search.samplers.samples import (
     BestOfNSettings,
-    ButWaitSettings,
-    DVTSSettings,
     IndependentSettings,
-    ParticleFilterSettings,
-    ParticleGibbsSettings,
-    RebaseSettings,
-    SamplerSettings,
     SelfConsistencySettings,
-    TemperingSettings,
 )
+from butwait.search.samplers.tempering import TemperingSettings
+from butwait.search.settings import SamplerSettings
 
 PHRASE = "\nwait,"
 SIZE = 8

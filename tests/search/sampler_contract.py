@@ -25,11 +25,9 @@ from butwait.reward_models.reward_model import Path, RewardModelError, Score, St
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.rows import to_row
 from butwait.search.run import run_sampler
-from butwait.search.settings import (
-    IndependentSettings,
-    SamplerSettings,
-)
-from butwait.search.sweep import RESTART
+from butwait.search.samplers.particle_filter import RESTART
+from butwait.search.samplers.samples import IndependentSettings
+from butwait.search.settings import SamplerSettings
 
 PROBLEM = Problem("contract", "How many?", None)
 

@@ -18,14 +18,9 @@ from butwait.engines.settings import Sampling, StepRule
 from butwait.records import OPEN, Node, Population
 from butwait.reward_models.reward_model import Step
 from butwait.search.frontier import Followed
-from butwait.search.particle_gibbs import Chain
-from butwait.search.settings import (
-    ParticleFilterSettings,
-    ParticleGibbsSettings,
-    TemperingSettings,
-)
-from butwait.search.sweep import Sweep, run
-from butwait.search.tempering import swap
+from butwait.search.samplers.particle_filter import ParticleFilterSettings, Sweep, run
+from butwait.search.samplers.particle_gibbs import Chain, ParticleGibbsSettings
+from butwait.search.samplers.tempering import TemperingSettings, swap
 from butwait.search.weights import normalise
 
 

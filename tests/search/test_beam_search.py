@@ -8,9 +8,8 @@ from search_toys import BOX, LOGITS, PROBLEM, RULE, search, toy_engine
 
 from butwait.engines.scripted import ScriptedEngine
 from butwait.records import COMPLETE, OPEN, Key
-from butwait.search.ranked import keep_best
+from butwait.search.samplers.beams import BeamSearchSettings, keep_best
 from butwait.search.selection import select
-from butwait.search.settings import BeamSearchSettings
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.budget import node_costs
 from butwait.search.outline import outline
 from butwait.search.run import run_sampler
-from butwait.search.settings import BestOfNSettings, ParticleFilterSettings
-from butwait.search.storage import read_shard, write_shard
-from butwait.search.timings import TIMINGS, read_timings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import BestOfNSettings
+from butwait.search.storage import TIMINGS, read_shard, read_timings, write_shard
 
 PROBLEMS = [Problem(f"p{i}", f"Calculate {i} + 5.", None) for i in range(3)]
 TINY = ModelSettings(name="tiny", device="cpu")

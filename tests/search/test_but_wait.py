@@ -17,7 +17,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree
 from butwait.search.rows import to_row
 from butwait.search.run import run_sampler
-from butwait.search.settings import ButWaitSettings
+from butwait.search.samplers.but_wait import ButWaitSettings
 
 PHRASE = " But wait,"
 PROBLEM = Problem("p", "?", None)

@@ -22,7 +22,9 @@ from butwait.reward_models.score_head import add_score_head, score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
-from butwait.search.settings import ParticleFilterSettings, ParticleGibbsSettings, SamplerSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from butwait.search.settings import SamplerSettings
 from butwait.search.storage import read_shard, write_shard
 
 PROBLEMS = [Problem(f"p{i}", f"Calculate {i} + 5 - 3 + {i % 7}.", None) for i in range(64)]

@@ -5,7 +5,7 @@ import pytest
 from search_toys import RULE, search
 
 from butwait.records import OPEN, Key
-from butwait.search.settings import BeamSearchSettings, DVTSSettings
+from butwait.search.samplers.beams import BeamSearchSettings, DVTSSettings
 
 
 def test_a_subtree_does_not_depend_on_the_others() -> None:

@@ -13,12 +13,10 @@ import pytest
 from search_toys import RULE
 from table_frontier import chain_average, filtered
 
-from butwait.search.settings import (
-    LinearAlpha,
-    ParticleFilterSettings,
-    ParticleGibbsSettings,
-    TemperingSettings,
-)
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from butwait.search.samplers.tempering import TemperingSettings
+from butwait.search.settings import LinearAlpha
 
 DRAWS = 400_000
 SCHEMES = ["systematic", "multinomial", "stratified", "residual"]

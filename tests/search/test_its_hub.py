@@ -12,8 +12,8 @@ from butwait.engines.engine import Prefix
 from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import Sampling
 from butwait.records import Key, SearchTree
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.selection import select
-from butwait.search.settings import ParticleFilterSettings
 
 SHORT, LONG = "\\boxed{short}", "\\boxed{long}"
 

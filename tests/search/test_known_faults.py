@@ -14,8 +14,8 @@ from search_toys import BOX, LOGITS, PROBLEM, RULE, pool, search
 
 from butwait.engines.scripted import ScriptedEngine
 from butwait.records import Counts, Key, Node, Population, SearchTree
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.selection import select
-from butwait.search.settings import ParticleFilterSettings
 
 SHORT, LONG = "\\boxed{short}", "\\boxed{long}"
 

@@ -9,7 +9,8 @@ from search_toys import BOX, RULE, Pool, pool, posterior, search, toy_reward
 
 from butwait.engines.scripted import ScriptedEngine
 from butwait.records import Key
-from butwait.search.settings import LinearAlpha, ParticleFilterSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.settings import LinearAlpha
 
 RESAMPLING = ["systematic", "multinomial", "stratified", "residual"]
 THRESHOLDS = [0.0, 0.5, 1.01]

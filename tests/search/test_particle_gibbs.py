@@ -24,7 +24,6 @@ from butwait.engines.scripted_policy import EOS
 from butwait.engines.settings import Sampling
 from butwait.records import Key
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.search.ancestors import ends_by_text
 from butwait.search.resampling import (
     CONDITIONAL_RESAMPLERS,
     RESAMPLERS,
@@ -33,8 +32,9 @@ from butwait.search.resampling import (
     systematic,
 )
 from butwait.search.run import run_sampler
-from butwait.search.settings import ParticleFilterSettings, ParticleGibbsSettings
-from butwait.search.sweep import RESTART
+from butwait.search.samplers.ancestors import ends_by_text
+from butwait.search.samplers.particle_filter import RESTART, ParticleFilterSettings
+from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
 
 SPLICE = {"engine": splice_engine(), "rule": SPLICE_RULE, "reward": splice_reward}
 SCHEMES = ["multinomial", "systematic"]

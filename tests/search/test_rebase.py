@@ -6,8 +6,7 @@ from search_toys import RULE, search
 
 from butwait.engines.scripted import ScriptedEngine
 from butwait.records import OPEN, Key
-from butwait.search.rebase import balanced_widths
-from butwait.search.settings import RebaseSettings
+from butwait.search.samplers.beams import RebaseSettings, balanced_widths
 
 
 def logits(*rewards: float) -> np.ndarray:

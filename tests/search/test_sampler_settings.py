@@ -1,14 +1,17 @@
 """Sampler settings, as a recipe gives them."""
 
+import asyncio
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from search_toys import PROBLEM, RULE, search, toy_engine
 
-from butwait.search.settings import (
-    BestOfNSettings,
-    LinearAlpha,
-    ParticleFilterSettings,
-    SamplerSettings,
-)
+from butwait.records import Key
+from butwait.records.settings import Settings
+from butwait.search.run import run_sampler
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import BestOfNSettings, IndependentSettings
+from butwait.search.settings import LinearAlpha, SamplerSettings
 
 SAMPLER: TypeAdapter[SamplerSettings] = TypeAdapter(SamplerSettings)
 
@@ -58,3 +61,51 @@ def test_defaults_of_the_particle_filter() -> None:
 def test_mistakes_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         SAMPLER.validate_python(wrong)
+
+
+OWN = '''
+from butwait.search.samplers.samples import IndependentSettings, independent
+from butwait.search.settings import CommonSettings, Sampler, Unrewarded
+
+
+class TwiceSettings(CommonSettings):
+    """Twice as many plain samples as asked for."""
+
+    selection: Unrewarded = "vote"
+    pairs: int = 1
+
+
+async def twice(problem, engine, reward_model, settings, key):
+    plain = IndependentSettings(samples=2 * settings.pairs, step=settings.step)
+    return await independent(problem, engine, reward_model, plain, key)
+
+
+TWICE = Sampler(TwiceSettings, twice, needs_reward_model=False)
+'''
+
+
+def test_a_sampler_of_ones_own_is_named_by_its_place(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_sampler.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {"kind": "own_sampler:TWICE", "pairs": 3, "step": RULE.model_dump()}
+    chosen = SAMPLER.validate_python(given)
+    assert (chosen.kind, chosen.pairs, chosen.selection) == ("own_sampler:TWICE", 3, "vote")
+    assert SAMPLER.validate_json(SAMPLER.dump_json(chosen)) == chosen
+    tree = asyncio.run(run_sampler(PROBLEM, toy_engine(), None, chosen, Key.of(0)))
+    plain = IndependentSettings(samples=6, step=RULE)
+    assert tree.leaves.tolist() == search(plain, Key.of(0)).leaves.tolist()
+    with pytest.raises(ValidationError, match="pears"):
+        SAMPLER.validate_python(given | {"pears": 1})
+
+
+def test_a_field_keeps_its_place_in_what_is_wrong() -> None:
+    class Holder(Settings):
+        sampler: SamplerSettings
+
+    with pytest.raises(ValidationError) as caught:
+        Holder.model_validate({"sampler": {"kind": "rebase", "step": {"max_tokens": 0}}})
+    assert caught.value.errors()[0]["loc"] == ("sampler", "step", "max_tokens")
+    with pytest.raises(ValidationError, match="'beam' is no kind of sampler"):
+        Holder.model_validate({"sampler": {"kind": "beam"}})
+    held = Holder.model_validate({"sampler": {"kind": "rebase", "width": 3}})
+    assert held.model_dump()["sampler"]["width"] == 3

@@ -24,15 +24,15 @@ from search_toys import (
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import COMPLETE, OPEN, Key, SearchTree, UserError
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.search.best_of_n import product_logit
-from butwait.search.run import NEED_REWARD_MODEL, SAMPLERS, run_sampler
-from butwait.search.settings import (
+from butwait.search.run import run_sampler
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import (
     BestOfNSettings,
     IndependentSettings,
-    ParticleFilterSettings,
-    SamplerSettings,
     SelfConsistencySettings,
+    product_logit,
 )
+from butwait.search.settings import SAMPLERS, SamplerSettings
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -43,12 +43,12 @@ def test_contract(case: SamplerCase, check: Callable[[SamplerCase], None]) -> No
 
 def test_every_sampler_is_under_contract() -> None:
     covered = {type(case.settings) for case in CASES}
-    missing = [kind.__name__ for kind in SAMPLERS if kind not in covered]
+    missing = [kind for kind in SAMPLERS if SAMPLERS[kind].settings not in covered]
     assert not missing, f"add settings to sampler_cases.CASES: {missing}"
 
 
 def test_selection_is_a_setting_of_every_sampler() -> None:
-    defaults = {kind.model_fields["kind"].default: kind().selection for kind in SAMPLERS}
+    defaults = {kind: SAMPLERS[kind].settings().selection for kind in SAMPLERS}
     plain = {"independent", "self_consistency", "but_wait"}
     assert {kind for kind, chosen in defaults.items() if chosen == "vote"} == plain
     assert defaults.pop("best_of_n") == "argmax"
@@ -65,7 +65,7 @@ def test_without_rewards_none_decides(kind: str, selection: str) -> None:
 
 def test_samplers_that_ask_for_rewards_say_so() -> None:
     asking = {case.settings.kind for case in CASES if case.rewarded}
-    assert asking == NEED_REWARD_MODEL
+    assert asking == {kind for kind in SAMPLERS if SAMPLERS[kind].needs_reward_model}
 
 
 def test_only_open_paths_hold_handles() -> None:
@@ -198,7 +198,7 @@ def test_the_repr_of_a_tree_is_short() -> None:
     assert repr(tree) == "SearchTree('toy', 'independent', 51 nodes, 50 leaves, 'complete')"
 
 
-@pytest.mark.parametrize("kind", sorted(NEED_REWARD_MODEL))
+@pytest.mark.parametrize("kind", [k for k in SAMPLERS if SAMPLERS[k].needs_reward_model])
 def test_a_missing_reward_model_is_a_user_error(kind: str) -> None:
     settings = next(case.settings for case in CASES if case.settings.kind == kind)
     with pytest.raises(UserError, match=f"{kind} needs a reward model"):

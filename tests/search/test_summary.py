@@ -5,7 +5,7 @@ import pytest
 
 from butwait.records import Counts, Grade, Node, Population, SearchTree
 from butwait.search.outline import outline
-from butwait.search.summary import descendants, summarise, weight_below
+from butwait.search.summary import descendants, summary_of_trees, weight_below
 
 
 def node(parent: int, tokens: int, finish: str) -> Node:
@@ -36,7 +36,7 @@ def test_descendants_and_their_weight(tree: SearchTree) -> None:
 
 
 def test_summary(tree: SearchTree) -> None:
-    summary = summarise([outline(tree), outline(tree)])
+    summary = summary_of_trees([outline(tree), outline(tree)])
     assert summary.trees == 2
     assert summary.samplers == {"particle_filter": 2}
     assert summary.particles == 6

@@ -7,9 +7,9 @@ from search_toys import RULE, search
 from table_frontier import assert_invariant
 
 from butwait.records import Key
-from butwait.search.settings import ParticleGibbsSettings, TemperingSettings
-from butwait.search.sweep import RESTART
-from butwait.search.tempering import swap_rates
+from butwait.search.samplers.particle_filter import RESTART
+from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from butwait.search.samplers.tempering import TemperingSettings
 
 
 def settings(**changes: object) -> TemperingSettings:
@@ -31,7 +31,7 @@ def test_the_target_is_invariant(alphas: tuple[float, ...], ancestors: bool) -> 
 
 
 def test_a_swap_that_is_always_made_is_not_invariant(monkeypatch) -> None:
-    monkeypatch.setattr("butwait.search.tempering._log_ratio", lambda *chains: np.zeros(1))
+    monkeypatch.setattr("butwait.search.samplers.tempering._log_ratio", lambda *chains: np.zeros(1))
     with pytest.raises(AssertionError, match="standard errors"):
         assert_invariant(settings(alphas=(0.0, 1.5), iterations=6), 400, seed=2)
 
@@ -50,27 +50,6 @@ def test_leaves_are_of_the_last_chain_alone() -> None:
         assert first.log_weights == pytest.approx(alpha * np.array(logits))
 
 
-def test_swap_rates_are_those_of_the_rule() -> None:
-    """Without resampling and with all rewards equal every swap is made; with none equal, as the
-    weights have it."""
-    chosen = settings(particles=8, alphas=(0.2, 0.6, 1.0), iterations=6)
-    alike = search(chosen, reward=lambda problem, steps: 0.7)
-    assert swap_rates(alike, chosen) == [pytest.approx(1), pytest.approx(1)]
-    single = settings(particles=8, alphas=(0.2, 0.6, 1.0), iterations=1)
-    tree = search(single)
-    rates = swap_rates(tree, single)
-    assert np.isnan(rates[1]), "the upper pair's turn comes after the second sweep"
-    starts = [i for i, p in enumerate(tree.populations) if p.ancestors[0] == RESTART]
-    low, high = tree.populations[starts[0] - 1], tree.populations[starts[1] - 1]
-    expected = 0.0
-    for a, wa in zip(low.nodes, np.exp(low.log_weights), strict=True):
-        for b, wb in zip(high.nodes, np.exp(high.log_weights), strict=True):
-            la, lb = tree.nodes[a].reward_logit, tree.nodes[b].reward_logit
-            expected += wa * wb * min(1.0, np.exp((0.2 - 0.6) * (lb - la)))
-    expected /= np.exp(low.log_weights).sum() * np.exp(high.log_weights).sum()
-    assert rates[0] == pytest.approx(expected)
-
-
 def test_impossible_paths_stay_in_the_chain_that_allows_them() -> None:
     """At exponent 0 a path of reward zero has a weight like any other; no swap takes it up."""
 
@@ -83,8 +62,6 @@ def test_impossible_paths_stay_in_the_chain_that_allows_them() -> None:
     impossible = [tree.nodes[next(tree.path(leaf))].text == "a\n" for leaf in tree.leaves.tolist()]
     assert any(impossible)
     assert weights[impossible].sum() == 0
-    [rate] = swap_rates(tree, chosen)
-    assert 0.1 < rate < 0.9
 
 
 def test_a_chain_has_the_settings_of_the_whole() -> None:

@@ -15,7 +15,7 @@ from search_toys import RULE, search
 from butwait.records import Counts, Grade, Key, Node, Population, Problem, SearchTree, UserError
 from butwait.search.outline import outline
 from butwait.search.rows import FINISHES, SCHEMA
-from butwait.search.settings import ParticleFilterSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.storage import (
     FORMAT_KEY,
     problem_ids,

@@ -14,7 +14,7 @@ from rich.tree import Tree
 from butwait.records import SearchTree
 from butwait.running.stages import read_stage
 from butwait.search.storage import problem_ids, read_outlines, read_tree
-from butwait.search.summary import TreeSummary, descendants, summarise, weight_below
+from butwait.search.summary import TreeSummary, descendants, summary_of_trees, weight_below
 
 CHILDREN = 6
 """Children of a node that are shown, those with most weight first."""
@@ -34,7 +34,7 @@ def trees(
     console = Console()
     if problem is None:
         problem = next(iter(problem_ids(folder)))
-        console.print(summary_table(summarise(read_outlines(folder)), _operations(path)))
+        console.print(summary_table(summary_of_trees(read_outlines(folder)), _operations(path)))
     console.print(rendered_tree(read_tree(folder, problem)))
 
 

@@ -21,7 +21,7 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
 from butwait.search.selection import answer_classes, select
-from butwait.search.settings import IndependentSettings
+from butwait.search.settings import SAMPLERS, SamplerSettings
 
 T = TypeVar("T")
 
@@ -93,20 +93,18 @@ class _Attempter:
     async def attempts(self, problem: Problem) -> list[Attempt]:
         """The k graded attempts at one problem."""
         key = self.key.derive(problem.id)
-        if isinstance(self.method.sampler, IndependentSettings):
-            made = await self._samples(problem, self.method.sampler, key)
+        if as_attempts := SAMPLERS.of(self.method.sampler).as_attempts:
+            sampler = as_attempts(self.method.sampler, self.method.k)
+            made = await self._samples(problem, sampler, key)
         else:
             made = await _together(
                 self._search(problem, sample, key.derive(sample)) for sample in range(self.method.k)
             )
         return await self._with_classes(made, problem)
 
-    async def _samples(
-        self, problem: Problem, sampler: IndependentSettings, key: Key
-    ) -> list[Attempt]:
+    async def _samples(self, problem: Problem, sampler: SamplerSettings, key: Key) -> list[Attempt]:
         """Plain samples: the leaves of one tree."""
-        settings = sampler.model_copy(update={"samples": self.method.k})
-        tree = await run_sampler(problem, self.engine, None, settings, key)
+        tree = await run_sampler(problem, self.engine, None, sampler, key)
         return await _together(
             self._graded(problem, tree, leaf, sample, tokens=len(tree.path_tokens(leaf)))
             for sample, leaf in enumerate(tree.leaves.tolist())
@@ -115,7 +113,6 @@ class _Attempter:
     async def _search(self, problem: Problem, sample: int, key: Key) -> Attempt:
         """A whole search, selected down to one answer."""
         sampler = self.method.sampler
-        assert not isinstance(sampler, IndependentSettings), "plain samples are not selected from"
         tree = await run_sampler(problem, self.engine, self.reward_model, sampler, key)
         selection = await select(
             tree,

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from butwait.records.settings import Settings
-from butwait.search.settings import IndependentSettings, SamplerSettings
+from butwait.search.samplers.samples import IndependentSettings
+from butwait.search.settings import SAMPLERS, SamplerSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -22,14 +23,8 @@ class MethodSettings(Settings):
 
     @model_validator(mode="after")
     def _k_is_the_number_of_samples(self) -> "MethodSettings":
-        if isinstance(self.sampler, IndependentSettings) and self.sampler.samples not in (
-            1,
-            self.k,
-        ):
-            raise ValueError(
-                f"k = {self.k} and sampler.samples = {self.sampler.samples} contradict each other; "
-                "set k alone: the samples of `independent` are the attempts"
-            )
+        if as_attempts := SAMPLERS.of(self.sampler).as_attempts:
+            as_attempts(self.sampler, self.k)
         return self
 
 

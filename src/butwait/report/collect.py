@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from butwait.records import UserError
 from butwait.report.formats import finite
 from butwait.running.json_lines import read_log
+from butwait.search.settings import SAMPLERS
 
 Record = dict[str, Any]
 """One stage's ``stage.json``."""
@@ -59,9 +60,9 @@ class Evaluation:
     @property
     def plain(self) -> bool:
         """Whether an attempt is one sample of the policy, without a search around it."""
-        return self.sampler == "independent" or (
-            not self.sampler and not self.attempt_reward_tokens
-        )
+        if known := SAMPLERS.shipped.get(self.sampler):
+            return known.as_attempts is not None
+        return not self.sampler and not self.attempt_reward_tokens
 
     @property
     def attempt_tokens(self) -> float:

@@ -36,7 +36,7 @@ def node_costs(
 ) -> NodeCosts:
     """The cost of every node.
 
-    A step's sampled tokens stand behind the prompt and the path before it; prefilled tokens are
+    A step's sampled tokens come after the prompt and the path before it; prefilled tokens are
     the last ones before the step, reward-model tokens the last ones of the path with the step. A
     reward model may have a longer template than the policy; the part of its attention over that is
     left out, except where it ran more tokens than the path has.

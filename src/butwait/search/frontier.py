@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ import numpy as np
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.insertion import inserted
 from butwait.records import OPEN, Key, Problem
-from butwait.reward_models.reward_model import Path, RewardModel, Step
+from butwait.reward_models.reward_model import Path, RewardModel, Score, Step
 from butwait.search.builder import ROOT, TreeBuilder
 from butwait.search.settings import SamplerSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Followed:
-    """Steps of one path behind the end of another, a node.
+    """Steps of one path after the end of another, a node.
 
     Attributes:
         node: where they would follow.
@@ -46,6 +45,24 @@ def log_probability(steps: Iterable[Step]) -> float:
 def release_handles(reward_model: RewardModel, handles: Iterable[Any]) -> None:
     """Frees a reward model's handles where there are any; scores may come without (None)."""
     reward_model.release([handle for handle in handles if handle is not None])
+
+
+async def score_nodes(
+    problem: Problem,
+    reward_model: RewardModel,
+    tree: TreeBuilder,
+    nodes: Sequence[int],
+    paths: Sequence[Path],
+) -> list[Score]:
+    """The scores of the paths that end in these nodes, which the tree takes note of, with tokens
+    and seconds."""
+    asked = time.monotonic()
+    scores = await reward_model.score(problem, paths)
+    tree.time_scoring(nodes, time.monotonic() - asked)
+    for node, score in zip(nodes, scores, strict=True):
+        tree.set_reward(node, score.logit)
+        tree.count_reward_tokens(node, score.tokens)
+    return scores
 
 
 class Frontier:
@@ -83,12 +100,7 @@ class Frontier:
     def __enter__(self) -> "Frontier":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.keep(())
 
     def is_open(self, nodes: np.ndarray) -> np.ndarray:
@@ -140,7 +152,7 @@ class Frontier:
         return extended
 
     def insert(self, node: int, token_ids: np.ndarray, text: str) -> int:
-        """Opens a path again behind any node, by text that is not sampled.
+        """Opens a path again after any node, by text that is not sampled.
 
         The new node can be extended by the next call of ``extend``, at the cost of a prefill.
         For searches without rewards.
@@ -172,7 +184,7 @@ class Frontier:
             release_handles(self._reward_model, handles)
 
     async def follow(self, nodes: Sequence[int], steps: Sequence[int]) -> list[Followed]:
-        """What the policy and the reward model say of given steps behind other nodes.
+        """What the policy and the reward model say of given steps after other nodes.
 
         Nothing is added to the tree but what this costs, at the first of the steps.
 
@@ -198,7 +210,7 @@ class Frontier:
         return followed
 
     def graft(self, followed: Followed, steps: Sequence[int]) -> list[int]:
-        """Adds steps of one path behind another one, as ``follow`` found them there; returns their
+        """Adds steps of one path after another one, as ``follow`` found them there; returns their
         new nodes."""
         end, grafted = followed.node, []
         for node, step, logit in zip(steps, followed.steps, followed.logits, strict=True):
@@ -237,12 +249,8 @@ class Frontier:
             Path(self._steps[child], self._reward_handles.get(parent))
             for parent, child in zip(parents, children, strict=True)
         ]
-        asked = time.monotonic()
-        scores = await reward_model.score(self._problem, paths)
-        self.tree.time_scoring(children, time.monotonic() - asked)
+        scores = await score_nodes(self._problem, reward_model, self.tree, children, paths)
         for child, score in zip(children, scores, strict=True):
-            self.tree.set_reward(child, score.logit)
-            self.tree.count_reward_tokens(child, score.tokens)
             self._reward_handles[child] = score.handle
 
     async def _score_along(self, reward_model: RewardModel, rows: Sequence[Followed]) -> int:

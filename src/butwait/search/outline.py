@@ -5,35 +5,13 @@ together, M leaves.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 
 from butwait.records import Counts, SearchTree
-from butwait.search.rows import FINISHES, to_row
-
-COLUMNS = (
-    "problem_id",
-    "sampler",
-    "outcome",
-    "policy_tokens",
-    "prefilled_tokens",
-    "reward_tokens",
-    "prompt_ids",
-    "parents",
-    "token_counts",
-    "finishes",
-    "prefilled",
-    "overshoot",
-    "rewarded",
-    "population_sizes",
-    "population_resampled",
-    "population_log_weights",
-    "leaves",
-    "grade_statuses",
-)
-"""The columns of a tree's row (``search/rows.py``) that its outline is read from."""
+from butwait.search.rows import FINISHES, counts_of, to_row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +74,15 @@ class Outline:
         return total
 
 
+_ARRAYS = [field.name for field in fields(Outline) if field.type is np.ndarray]
+
+COLUMNS = (
+    *("problem_id", "sampler", "outcome", "policy_tokens", "prefilled_tokens", "reward_tokens"),
+    *("prompt_ids", *_ARRAYS, "grade_statuses"),
+)
+"""The columns of a tree's row (``search/rows.py``) that its outline is read from."""
+
+
 def outline(tree: SearchTree) -> Outline:
     """The outline of a tree in memory."""
     row = to_row(tree)
@@ -104,16 +91,12 @@ def outline(tree: SearchTree) -> Outline:
 
 def from_row(row: Mapping[str, pa.Scalar]) -> Outline:
     """The outline of one row with ``COLUMNS``."""
-    arrays = {
-        name: row[name].values.to_numpy(zero_copy_only=False)
-        for name in COLUMNS[COLUMNS.index("parents") : -1]
-    }
-    counts = (row[f"{kind}_tokens"].as_py() for kind in ("policy", "prefilled", "reward"))
+    arrays = {name: row[name].values.to_numpy(zero_copy_only=False) for name in _ARRAYS}
     return Outline(
         problem_id=row["problem_id"].as_py(),
         sampler=row["sampler"].as_py(),
         outcome=row["outcome"].as_py(),
-        counts=Counts(*counts),
+        counts=counts_of(row),
         prompt_tokens=len(row["prompt_ids"].values),
         **arrays,
         grades=row["grade_statuses"].as_py(),

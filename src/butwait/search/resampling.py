@@ -7,10 +7,11 @@ weight zero has no children under any of them.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
-from butwait.search.settings import ConditionalResampling, Resampling
+from butwait.search.settings import Resampling
 
 Resampler = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -66,7 +67,7 @@ RESAMPLERS: dict[Resampling, Resampler] = {
 }
 """The resamplers by the name that settings use."""
 
-
+ConditionalResampling = Literal["multinomial", "systematic"]
 ConditionalResampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 """From normalised weights (N,), the ancestor of slot 0 and a generator to int32 (N,): the ancestors
 of all slots, by the law that the unconditional scheme has given the first."""

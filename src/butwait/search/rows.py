@@ -101,7 +101,6 @@ def _cell(value: Any, kind: pa.DataType) -> pa.Array:
 
 def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
     """The tree of one row. ValueError where its columns contradict each other."""
-    counts = [row[f"{kind}_tokens"].as_py() for kind in ("policy", "prefilled", "reward")]
     grades = zip(
         row["grade_nodes"].as_py(),
         row["grade_answers"].as_py(),
@@ -118,9 +117,14 @@ def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
         log_weights=_array(row["log_weights"]),
         log_evidence=row["log_evidence"].as_py(),
         outcome=row["outcome"].as_py(),
-        counts=Counts(*counts),
+        counts=counts_of(row),
         grades={node: Grade(answer, status) for node, answer, status in grades},
     )
+
+
+def counts_of(row: Mapping[str, pa.Scalar]) -> Counts:
+    """What the tree of one row cost."""
+    return Counts(*(row[f"{kind}_tokens"].as_py() for kind in ("policy", "prefilled", "reward")))
 
 
 def _nodes(row: Mapping[str, pa.Scalar]) -> list[Node]:

@@ -1,17 +1,20 @@
 """Search trees on disk: one Parquet file a shard, one row and one row group a tree.
 
 Columns are flat lists, laid out in ``docs/trees.md``. A tree comes back exactly as it was, and
-identical trees make identical bytes: a file holds no time and no host name.
+identical trees make identical bytes: a file holds no time and no host name. Seconds of wall time,
+which differ from run to run, stand in a file of their own beside each shard.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from butwait.records import SearchTree, UserError
+from butwait.records import SearchTree, Timings, UserError
+from butwait.running.shards import Aside
 from butwait.search import outline
 from butwait.search.outline import Outline
 from butwait.search.rows import SCHEMA, SCHEMA_VERSION, from_row, to_row
@@ -179,3 +182,56 @@ class _Shard:
             f"{self._path} is empty, damaged or no file of search trees; delete it and run the "
             "same command again to recompute it"
         )
+
+
+_TIMINGS_SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("total", pa.float64()),
+        ("generation", pa.list_(pa.float32())),  # (K,), as the tree's nodes
+        ("scoring", pa.list_(pa.float32())),  # (K,)
+    ]
+)
+
+
+def write_timings(path: Path, trees: Sequence[SearchTree]) -> None:
+    """One row a tree that has timings, in order."""
+    rows = [
+        {
+            "problem_id": tree.problem_id,
+            "total": tree.timings.total,
+            "generation": tree.timings.generation,
+            "scoring": tree.timings.scoring,
+        }
+        for tree in trees
+        if tree.timings is not None
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_TIMINGS_SCHEMA), path, compression="zstd")
+
+
+def read_timings(path: Path) -> dict[str, Timings]:
+    """The timings in one file, by problem id. Nothing where the file is missing or damaged: what
+    depends on them can do without."""
+    try:
+        table = pq.read_table(path, schema=_TIMINGS_SCHEMA)
+    except (OSError, pa.ArrowException):
+        return {}
+    return {
+        problem_id.as_py(): Timings(total.as_py(), _array(generation), _array(scoring))
+        for problem_id, total, generation, scoring in zip(*table.columns, strict=True)
+    }
+
+
+def restore_timings(path: Path, trees: Sequence[SearchTree]) -> None:
+    """Gives trees their timings back."""
+    known = read_timings(path)
+    for tree in trees:
+        tree.timings = known.get(tree.problem_id)
+
+
+def _array(scalar: pa.Scalar) -> np.ndarray:
+    return scalar.values.to_numpy(zero_copy_only=False)
+
+
+TIMINGS = Aside("timings-", write_timings, restore_timings)
+"""``timings-shard-00000.parquet`` beside ``shard-00000.parquet``."""

@@ -44,7 +44,7 @@ class TreeSummary:
     grades: dict[str, int]
 
 
-def summarise(trees: Iterable[Outline]) -> TreeSummary:
+def summary_of_trees(trees: Iterable[Outline]) -> TreeSummary:
     """The summary of at least one tree, held in memory one at a time."""
     samplers: Counter[str] = Counter()
     grades: Counter[str] = Counter()

@@ -34,6 +34,11 @@ def effective_sample_size(log_weights: np.ndarray) -> float:
     return 1.0 / float(np.sum(np.exp(2.0 * (log_weights - total))))
 
 
+def ess_share(log_weights: np.ndarray) -> float:
+    """Effective sample size of a population as a share of its size."""
+    return effective_sample_size(log_weights) / len(log_weights)
+
+
 def tempered(alpha: float, logits: np.ndarray) -> np.ndarray:
     """log of odds^alpha, (N,). odds^0 is 1 also where the odds are zero (a logit of -inf)."""
     return alpha * logits if alpha else np.zeros(len(logits))

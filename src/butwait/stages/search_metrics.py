@@ -1,6 +1,7 @@
 """The figures of a search stage, from its trees' outlines, one in memory at a time."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from butwait.engines.flops import DecoderFlops
 from butwait.records import Counts
 from butwait.search.budget import node_costs
 from butwait.search.outline import Outline
-from butwait.search.weights import effective_sample_size
+from butwait.search.weights import ess_share
 from butwait.statistics.intervals import wilson
 
 
@@ -54,15 +55,8 @@ def search_metrics(
     }
     policy_known = policy is not None or not counts.policy_tokens + counts.prefilled_tokens
     cost = {
-        "policy_tokens": counts.policy_tokens,
-        "prefilled_tokens": counts.prefilled_tokens,
-        "reward_tokens": counts.reward_tokens,
+        **asdict(counts),
         "policy_flops": flops["policy"] if policy_known else None,
         "reward_flops": flops["reward"] if reward_model or not counts.reward_tokens else None,
     }
     return metrics, cost
-
-
-def ess_share(log_weights: np.ndarray) -> float:
-    """Effective sample size of a population as a share of its size."""
-    return float(effective_sample_size(log_weights)) / len(log_weights)

@@ -8,7 +8,7 @@ from butwait.problems.grading import Grader
 from butwait.records import Key, Problem, SearchTree
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.run import run_sampler
-from butwait.search.settings import ParticleFilterSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.synthesis.grades import grade_paths
 from butwait.training.grpo.settings import GrpoDirectSettings
 

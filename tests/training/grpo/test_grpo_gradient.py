@@ -18,7 +18,9 @@ from grpo_table import DEPTH, RULE, TableQuestion
 
 from butwait.engines.settings import StepRule
 from butwait.problems.grading import Grader
-from butwait.search.settings import IndependentSettings, ParticleFilterSettings, SamplerSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.samplers.samples import IndependentSettings
+from butwait.search.settings import SamplerSettings
 from butwait.training.grpo.generation import Generation
 from butwait.training.grpo.settings import GrpoDirectSettings
 

@@ -12,6 +12,7 @@ from butwait.records import Problem, UserError
 from butwait.reward_models.load import is_own
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
+from butwait.search.settings import SAMPLERS
 from butwait.stages.context import StageRun
 from butwait.synthesis.backtrack import build_backtrack, plan, unconfirmed
 from butwait.synthesis.built import BuildCounts, Built, Prompting
@@ -278,11 +279,12 @@ def _check(recipe: Any, name: str) -> None:
 def _check_second_thoughts(recipe: Any, name: str) -> None:
     _check(recipe, name)
     for search in recipe.inputs(name, "trees"):
-        sampler = recipe.stages[search].sampler.kind
-        if sampler != "but_wait":
+        sampler = recipe.stages[search].sampler
+        if not SAMPLERS.of(sampler).second_thoughts:
+            forcing = " | ".join(kind for kind in SAMPLERS if SAMPLERS[kind].second_thoughts)
             raise ValueError(
                 f"stage {name!r} (but_wait) takes from {search!r}, whose sampler is "
-                f"{sampler}; it needs a search with sampler.kind: but_wait"
+                f"{sampler.kind}; it needs a search with sampler.kind: {forcing}"
             )
 
 

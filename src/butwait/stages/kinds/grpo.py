@@ -10,7 +10,7 @@ from butwait.evaluation.settings import MethodSettings
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Attempt, Problem, UserError
 from butwait.reward_models.settings import RewardModelSettings
-from butwait.search.settings import IndependentSettings
+from butwait.search.samplers.samples import IndependentSettings
 from butwait.stages.context import StageRun
 from butwait.stages.kinds.data import allowed, check_subset
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings

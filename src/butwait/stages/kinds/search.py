@@ -45,8 +45,7 @@ def search(run: StageRun) -> Outcome:
 
 async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
     from butwait.search.run import run_sampler
-    from butwait.search.storage import read_shard, write_shard
-    from butwait.search.timings import TIMINGS
+    from butwait.search.storage import TIMINGS, read_shard, write_shard
     from butwait.stages.search_progress import SearchProgress
     from butwait.synthesis.grades import grade_paths
 

@@ -12,7 +12,7 @@ from butwait.problems.grading import Grader
 from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.search.resampling import inverse_cdf
 from butwait.search.run import run_sampler
-from butwait.search.settings import IndependentSettings
+from butwait.search.samplers.samples import IndependentSettings
 from butwait.training.grpo.settings import GrpoSettings
 
 

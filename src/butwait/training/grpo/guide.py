@@ -13,7 +13,7 @@ from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
-from butwait.search.run import NEED_REWARD_MODEL
+from butwait.search.settings import SAMPLERS
 from butwait.training.grpo.settings import GrpoDirectSettings
 from butwait.training.grpo.solved import SearchFolder
 from butwait.training.prm import train_prm
@@ -44,7 +44,7 @@ class Guide:
         key: Key,
     ) -> None:
         self._loop = settings.prm
-        if reward_model is None and settings.sampler.kind in NEED_REWARD_MODEL:
+        if reward_model is None and SAMPLERS.of(settings.sampler).needs_reward_model:
             raise UserError(
                 f"the sampler {settings.sampler.kind} needs a reward model: name a prm stage in "
                 "`from`, or set reward_model (kind: confidence needs no training)"

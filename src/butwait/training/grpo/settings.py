@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from butwait.engines.settings import StepRule
 from butwait.records.settings import Settings
-from butwait.search.settings import ParticleFilterSettings, SamplerSettings
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.settings import SamplerSettings
 from butwait.synthesis.settings import BacktrackSettings, SubsetSettings
 from butwait.training.plateau_settings import PlateauSettings
 from butwait.training.prm_settings import PrmSettings

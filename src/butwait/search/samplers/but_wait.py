@@ -10,27 +10,49 @@ Where the next thought starts:
 - before ``</think>``, where the thought closed one on tokens of its own, as thinking models do: it
   goes on inside of the thinking;
 - else before EOS, where the thought ended with it;
-- else behind the ``\boxed{...}`` that ended it.
+- else after the ``\boxed{...}`` that ended it.
 
 The phrase is a node of finish ``inserted``, whose tokens have no log-probability. What the next
-thought leaves out (the closing tag and all behind it, or EOS) stays in the tree, as a branch of
+thought leaves out (the closing tag and all after it, or EOS) stays in the tree, as a branch of
 its own with that round's answer.
 """
 
 from itertools import count
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from butwait.engines.engine import Engine
+from butwait.engines.settings import StepRule
 from butwait.problems.answers import extract_answer
 from butwait.problems.equality.notation import canonical
 from butwait.records import COMPLETE, Key, Population, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT
 from butwait.search.frontier import Frontier
-from butwait.search.settings import ButWaitSettings
+from butwait.search.settings import CommonSettings, Count, Sampler, Unrewarded
 
 THINK_END = "</think>"
+
+
+class ButWaitSettings(CommonSettings):
+    """Samples that are made to think again (cf. budget forcing, Muennighoff et al. 2025, arXiv
+    2501.19393)."""
+
+    kind: Literal["but_wait"] = "but_wait"
+    samples: Count = 1
+    """Independent paths."""
+    rounds: Count = 4
+    """Thoughts of a path at most, the first one included."""
+    stable: Annotated[int, Field(ge=2)] | None = 2
+    """Thoughts in a row with the same answer that end a path early; None: never."""
+    phrase: Annotated[str, Field(min_length=1)] = "\n\nBut wait,"
+    """What is inserted where a thought would end."""
+    step: StepRule = StepRule(delimiters=())
+    """Where a thought ends; ``max_tokens`` bounds all thoughts of a path together."""
+    selection: Unrewarded = "vote"
+    """How the samples become one answer; all have the same weight."""
 
 
 async def but_wait(
@@ -127,3 +149,6 @@ class _Thinker:
     def _ends_with_tag(self, node: int) -> bool:
         token_ids = self._tree.nodes[node].token_ids[-len(self._tag) :]
         return np.array_equal(token_ids, self._tag)
+
+
+BUT_WAIT = Sampler(ButWaitSettings, but_wait, needs_reward_model=False, second_thoughts=True)

@@ -6,7 +6,7 @@ of the population before, with the log-weight
 
     W_(t-1)^i + log pi(x'_t..T | x^i) + alpha l(x^i, x'_t..T) - alpha_(t-1) l_(t-1)^i,
 
-in which the joined path is scored as a whole. Departure: only those particles take part behind
+in which the joined path is scored as a whole. Departure: only those particles take part after
 which the policy, under its step rule, would end the steps of the rest where they end
 (``docs/chains.md``).
 """
@@ -21,13 +21,13 @@ from butwait.problems.answers import box_closed
 from butwait.records import COMPLETE, Finish, Key
 from butwait.search.frontier import Frontier, log_probability
 from butwait.search.resampling import inverse_cdf
-from butwait.search.settings import ParticleGibbsSettings
+from butwait.search.settings import FilterSettings
 from butwait.search.weights import normalise, tempered
 
 
 async def sample_ancestor(
     frontier: Frontier,
-    settings: ParticleGibbsSettings,
+    settings: FilterSettings,
     reference: Sequence[int],
     nodes: np.ndarray,
     past: np.ndarray,
@@ -36,7 +36,7 @@ async def sample_ancestor(
 ) -> tuple[int, Sequence[int]]:
     """Draws the particle that the rest of the reference follows.
 
-    The policy and the reward model run the rest once behind every candidate.
+    The policy and the reward model run the rest once after every candidate.
 
     Args:
         reference: nodes of a path, of which slot 0 has taken ``step`` - 1.
@@ -69,7 +69,7 @@ async def sample_ancestor(
     return candidates[drawn - 1], [*tree.path(chosen.node), *frontier.graft(chosen, rest)]
 
 
-def _future(settings: ParticleGibbsSettings, logits: np.ndarray, step: int) -> float:
+def _future(settings: FilterSettings, logits: np.ndarray, step: int) -> float:
     """alpha l at the end of a path, in nats, given its logits from ``step`` on; -inf where its
     weight is zero on the way."""
     exponents = [settings.alpha_at(step + i) for i in range(len(logits))]
@@ -81,7 +81,7 @@ def _future(settings: ParticleGibbsSettings, logits: np.ndarray, step: int) -> f
 def _candidates(
     frontier: Frontier, rule: StepRule, nodes: np.ndarray, past: np.ndarray, rest: Sequence[int]
 ) -> list[int]:
-    """The slots, but 0, behind which the steps of the rest would end as they do."""
+    """The slots, but 0, after which the steps of the rest would end as they do."""
     tree = frontier.tree
     steps = [tree.nodes[node] for node in rest]
     tokens, finish = sum(len(step.token_ids) for step in steps), steps[-1].finish
@@ -98,7 +98,7 @@ def _candidates(
 
 
 def _fits(rule: StepRule, other: Prefix, own: Prefix, tokens: int, finish: Finish) -> bool:
-    """Whether the path's limit lets so many tokens end as they do behind another prefix."""
+    """Whether the path's limit lets so many tokens end as they do after another prefix."""
     if finish == "length":  # the limit itself, which may be the context's
         return other.completion_length == own.completion_length
     length = other.completion_length + tokens
@@ -109,7 +109,7 @@ def ends_by_text(rule: StepRule, before: str, text: str) -> tuple[int | None, li
     """What decides, beside ``text`` itself, where its steps end when it follows ``before``.
 
     Returns:
-        The position in ``text`` behind the end of the thought (0 where that came before it), None
+        The position in ``text`` after the end of the thought (0 where that came before it), None
         where the rule knows no thoughts or this one goes on; and the positions of those closing
         braces at which the path has a closed box.
     """

@@ -25,8 +25,13 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT
 from butwait.search.frontier import Frontier
 from butwait.search.resampling import multinomial
-from butwait.search.settings import ParticleFilterSettings
+from butwait.search.settings import PopulationSettings
 from butwait.search.weights import normalise
+
+ITS_HUB_TAKES = frozenset(
+    {"kind", "preset", "particles", "max_steps", "step", "sampling", "selection"}
+)
+"""The settings of a particle filter that have a meaning here."""
 
 CLIP = float(np.log((1 - 1e-7) / 1e-7))
 """Largest log-odds that its_hub makes of a reward, in nats: rewards are clipped to 1e-7 from 0
@@ -37,7 +42,7 @@ async def its_hub(
     problem: Problem,
     engine: Engine,
     reward_model: RewardModel | None,
-    settings: ParticleFilterSettings,
+    settings: PopulationSettings,
     key: Key,
 ) -> SearchTree:
     """Runs its_hub's particle filter on one problem.

@@ -1,27 +1,28 @@
-"""One sweep of sequential Monte Carlo: a population on its way from the root to its end.
+"""The particle filter: one sweep of sequential Monte Carlo over steps of reasoning, a population
+on its way from the root to its end.
 
 After Del Moral, Doucet and Jasra (2006, "Sequential Monte Carlo samplers") with the telescoping
 potentials that ``docs/search.md`` derives: log G_t = alpha_t l_t - alpha_(t-1) l_(t-1), where l_t
 is the reward model's logit of the path after t steps and l_0 = 0. The target is the policy times
 odds^alpha of the final reward, whatever a path's length.
-
-A conditional sweep (Andrieu, Doucet and Holenstein 2010, "Particle Markov chain Monte Carlo
-methods") is the same with slot 0 held on a path that is given, the reference. It
-leaves the target invariant (``docs/chains.md``).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
-from butwait.records import Key, Population
-from butwait.search.ancestors import sample_ancestor
+from butwait.engines.engine import Engine
+from butwait.records import Key, Population, Problem, SearchTree
+from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT, TreeBuilder
 from butwait.search.frontier import Frontier
-from butwait.search.resampling import CONDITIONAL_RESAMPLERS, RESAMPLERS, inverse_cdf
-from butwait.search.settings import ParticleFilterSettings, ParticleGibbsSettings
+from butwait.search.resampling import RESAMPLERS, inverse_cdf
+from butwait.search.samplers.its_hub import ITS_HUB_TAKES, its_hub
+from butwait.search.settings import FilterSettings, Sampler
 from butwait.search.weights import (
     effective_sample_size,
     log_mean_exp,
@@ -29,6 +30,26 @@ from butwait.search.weights import (
     reweight,
     tempered,
 )
+
+
+class ParticleFilterSettings(FilterSettings):
+    """A particle filter with telescoping potentials (``docs/search.md``)."""
+
+    kind: Literal["particle_filter"] = "particle_filter"
+    preset: Literal["exact", "its_hub"] = "exact"
+    """``its_hub`` runs the filter of its_hub 1.2.0 instead (``docs/samplers.md``), which takes
+    ``particles``, ``max_steps``, ``step``, ``sampling`` and ``selection`` and nothing else."""
+
+    @model_validator(mode="after")
+    def _its_hub_has_a_say(self) -> Self:
+        without = sorted(self.model_fields_set - ITS_HUB_TAKES)
+        if self.preset == "its_hub" and without:
+            raise ValueError(
+                f"the preset its_hub has no {' and no '.join(without)}; leave them out, or use "
+                "the preset exact"
+            )
+        return self
+
 
 RESTART = -1
 """The ancestor, in a tree's populations, of particles that start a new sweep at the root."""
@@ -42,41 +63,30 @@ class Sweep:
 
     Args:
         settings: size, exponents, resampling.
-        key: ancestors of step t are drawn at ``key.derive("resample").at(step=t)``, the
-            reference's at ``key.derive("ancestor").at(step=t)``, both at the iteration.
+        key: ancestors of step t are drawn at ``key.derive("resample").at(step=t)``, at the
+            iteration.
         iteration: number of this sweep in its chain, from 0.
-        reference: nodes of the path that slot 0 is held on, the root left out; None: a plain
-            filter.
 
     Attributes:
         nodes: int32 (N,), where the particles stand.
         live: bool (N,).
         log_weights: float64 (N,), since the last resampling.
-        reference: as given, or with another past since then (ancestor sampling).
         populations: so far.
         ended: whether no particle is live, or ``max_steps`` are done.
     """
 
-    def __init__(
-        self,
-        settings: ParticleFilterSettings | ParticleGibbsSettings,
-        key: Key,
-        iteration: int = 0,
-        reference: Sequence[int] | None = None,
-    ) -> None:
-        n = settings.particles
+    def __init__(self, settings: FilterSettings, key: Key, iteration: int = 0) -> None:
+        size = settings.particles
         self._settings = settings
         self._resampling_key = key.derive("resample").at(iteration=iteration)
-        self._ancestry_key = key.derive("ancestor").at(iteration=iteration)
-        self.reference = reference
-        self.nodes = np.full(n, ROOT, np.int32)
-        self.live = np.ones(n, bool)
-        self.log_weights = np.zeros(n)
+        self.nodes = np.full(size, ROOT, np.int32)
+        self.live = np.ones(size, bool)
+        self.log_weights = np.zeros(size)
         self.populations: list[Population] = []
         self.ended = False
-        self._tilt = np.zeros(n)  # alpha_t l_t, in nats
+        self._tilt = np.zeros(size)  # alpha_t l_t, in nats
         self._past_evidence = 0.0  # of the stretches before the last resampling
-        self._ancestors = np.arange(n, dtype=np.int32)
+        self._ancestors = np.arange(size, dtype=np.int32)
         self._resampled = False
 
     @property
@@ -92,33 +102,29 @@ class Sweep:
 
     @property
     def growing(self) -> np.ndarray:
-        """bool (N,): the particles that the policy extends: the live ones but the reference; nobody
-        once the sweep has ended."""
-        if self.ended:
-            return np.zeros(len(self.live), bool)
-        growing = self.live.copy()
-        growing[0] &= self.reference is None
-        return growing
+        """bool (N,): the particles that the policy extends: the live ones; nobody once the sweep
+        has ended."""
+        return self.live & (not self.ended)
 
     async def resample(self, frontier: Frontier) -> None:
         """Draws ancestors if the weights are uneven; not before the first step."""
-        n, t = len(self.nodes), len(self.populations) + 1
-        threshold = self._settings.ess_threshold * n
+        size, t = len(self.nodes), len(self.populations) + 1
+        threshold = self._settings.ess_threshold * size
         self._resampled = t > 1 and effective_sample_size(self.log_weights) < threshold
-        self._ancestors = np.arange(n, dtype=np.int32)
+        self._ancestors = np.arange(size, dtype=np.int32)
         if not self._resampled:
             return
-        self._ancestors = await self._draw_ancestors(frontier, t)
+        generator = self._resampling_key.at(step=t).generator()
+        weights = np.exp(normalise(self.log_weights))
+        self._ancestors = await self._draw_ancestors(frontier, weights, generator, t)
         self.nodes, self.live = self.nodes[self._ancestors], self.live[self._ancestors]
         self._tilt = self._tilt[self._ancestors]
         self._past_evidence = self.log_evidence
-        self.log_weights = np.zeros(n)
+        self.log_weights = np.zeros(size)
 
     def weigh(self, nodes: np.ndarray, frontier: Frontier) -> None:
         """Takes the particles to where they were extended to, and multiplies the weights."""
         t = len(self.populations) + 1
-        if self.reference is not None:
-            nodes[0] = self.reference[min(t, len(self.reference)) - 1]
         logits = frontier.tree.rewards(nodes)
         before, tilt = self._tilt, tempered(self._settings.alpha_at(t), logits)
         log_weights = reweight(self.log_weights, before, tilt)
@@ -136,26 +142,11 @@ class Sweep:
         slot = int(inverse_cdf(weights, key.uniforms(1))[0])
         return tree.path(int(self.nodes[slot]))
 
-    async def _draw_ancestors(self, frontier: Frontier, step: int) -> np.ndarray:
+    async def _draw_ancestors(
+        self, frontier: Frontier, weights: np.ndarray, generator: np.random.Generator, step: int
+    ) -> np.ndarray:
         """int32 (N,): ancestors for ``step``, by the chosen resampler."""
-        generator = self._resampling_key.at(step=step).generator()
-        weights = np.exp(normalise(self.log_weights))
-        settings, n = self._settings, len(weights)
-        if self.reference is None:
-            return RESAMPLERS[settings.resampling](weights, generator)
-        assert isinstance(settings, ParticleGibbsSettings), "only a chain has a reference"
-        first = 0
-        if settings.ancestor_sampling:
-            first, self.reference = await sample_ancestor(
-                frontier,
-                settings,
-                self.reference,
-                self.nodes,
-                np.where(self.live, reweight(self.log_weights, self._tilt, np.zeros(n)), -np.inf),
-                step,
-                self._ancestry_key,
-            )
-        return CONDITIONAL_RESAMPLERS[settings.resampling](weights, first, generator)
+        return RESAMPLERS[self._settings.resampling](weights, generator)
 
 
 async def run(frontier: Frontier, sweeps: Sequence[Sweep], iteration: int = 0) -> None:
@@ -176,9 +167,33 @@ async def run(frontier: Frontier, sweeps: Sequence[Sweep], iteration: int = 0) -
 
 
 def record(sweep: Sweep, tree: TreeBuilder) -> None:
-    """Adds the sweep's populations to a tree, behind those of other sweeps."""
+    """Adds the sweep's populations to a tree, after those of other sweeps."""
     first, *others = sweep.populations
     if tree.populations:
         first = replace(first, ancestors=np.full_like(first.ancestors, RESTART))
     for population in (first, *others):
         tree.add_population(population)
+
+
+async def particle_filter(
+    problem: Problem,
+    engine: Engine,
+    reward_model: RewardModel | None,
+    settings: ParticleFilterSettings,
+    key: Key,
+) -> SearchTree:
+    """Runs a particle filter on one problem.
+
+    Weights and evidence are in nats. All weights zero ends the search with the outcome
+    ``extinct``: a result, whose log-weights and log-evidence are -inf.
+    """
+    if settings.preset == "its_hub":
+        return await its_hub(problem, engine, reward_model, settings, key)
+    sweep = Sweep(settings, key)
+    with Frontier(problem, engine, reward_model, settings, key) as frontier:
+        await run(frontier, [sweep])
+        record(sweep, frontier.tree)
+        return frontier.tree.build(sweep.log_weights, sweep.log_evidence)
+
+
+PARTICLE_FILTER = Sampler(ParticleFilterSettings, particle_filter)
