@@ -15,7 +15,6 @@ from butwait.profile.sources import Solution, Source, read_source
 from butwait.recipe.load import load_recipe
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
-from butwait.report.lineage import describe_model
 from butwait.report.profiles import habit_places
 from butwait.report.profiles import length_histograms as drawn_lengths
 from butwait.search.storage import read_trees
@@ -209,12 +208,3 @@ def test_the_figures_read_medians_and_shares() -> None:
     assert "A (" not in places.svg
     assert "var(--s2)" in places.svg  # B keeps its colour though A has no panel
     assert habit_places("p", profile | {"sources": sources[:1]}) is None
-
-
-def test_a_model_from_external_data_is_named_by_it() -> None:
-    records = {
-        "limo": {"name": "limo", "kind": "external"},
-        "sft": {"name": "sft", "kind": "sft", "from": ["limo"]},
-        "after": {"name": "after", "kind": "evaluate", "from": ["sft"]},
-    }
-    assert describe_model("after", records) == "SFT on solutions that others wrote"

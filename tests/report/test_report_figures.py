@@ -5,14 +5,16 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.ticker import MaxNLocator
 
+from butwait.report.audits import auc_by_depth, reliability
 from butwait.report.collect import Evaluation
-from butwait.report.diagnostics import auc_by_depth, ess_curve, reliability, training_curves
 from butwait.report.figures import (
     accuracy_against_tokens,
     histogram_row,
     length_row,
     solution_lengths,
+    training_curves,
 )
+from butwait.report.searches import ess_curve
 from butwait.report.svg import Canvas, Ink, inline
 
 
@@ -90,7 +92,7 @@ def test_length_rows_by_hand() -> None:
     assert exact.quantiles == (5.0, 25.0, 50.0, 75.0, 95.0)
     assert exact.n == 101
     assert length_row("none", np.zeros(0), 0) is None
-    # 10 in [0, 10), 30 in [10, 20): the quartile is at the edge, the median a third behind it.
+    # 10 in [0, 10), 30 in [10, 20): the quartile is at the edge, the median a third after it.
     binned = histogram_row("data", [0, 10, 20], [10, 30], 1)
     assert binned is not None
     assert binned.quantiles == pytest.approx((2.0, 10.0, 10 + 10 / 3, 10 + 20 / 3, 10 + 28 / 3))
@@ -151,8 +153,8 @@ def test_training_curves_skip_broken_rows_and_name_units() -> None:
         {"step": 3, "loss": 0.25},
         {"train_runtime": 3.0},
     ]
-    block = training_curves("sft", "sft", log)
+    block = training_curves("sft", log, "token")
     assert block is not None
     assert block.reading == "Over 2 logged steps the loss goes from 0.5 to 0.25."
     assert re.search(r"\(nats a token\)", block.svg)
-    assert training_curves("sft", "sft", log[:1]) is None
+    assert training_curves("sft", log[:1], "token") is None

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_fake_kinds import KINDS
 from report_fake_run import EVIL, build_run, comparisons_of
 
 from butwait.records import UserError
-from butwait.report.page import write_report
+from butwait.report.page import plain, write_report
 from butwait.report.samples import side_by_side
-from butwait.report.summary import plain
 
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def written(whole_run: tuple[Path, list, list]) -> tuple[str, dict[str, Any], Path]:
     run, stages, comparisons = whole_run
-    summary = write_report(run, stages, "quickstart", comparisons)
+    summary = write_report(run, stages, "quickstart", comparisons, {}, KINDS)
     return (run / "report.html").read_text(encoding="utf-8"), summary, run
 
 
@@ -104,7 +104,7 @@ def test_a_second_report_is_the_same_bytes(
 ) -> None:
     run, stages, comparisons = whole_run
     summary = (run / "summary.json").read_bytes()
-    write_report(run, stages, "quickstart", comparisons)
+    write_report(run, stages, "quickstart", comparisons, {}, KINDS)
     assert (run / "report.html").read_text(encoding="utf-8") == written[0]
     assert (run / "summary.json").read_bytes() == summary
 
@@ -161,7 +161,7 @@ def test_a_partial_run_gives_a_smaller_page(tmp_path: Path, left_out: tuple[str,
     stages = build_run(tmp_path, n=6, trees=2, leave_out=left_out)
     for name in left_out:
         shutil.rmtree(tmp_path / name, ignore_errors=True)
-    summary = write_report(tmp_path, stages, "partial", [])
+    summary = write_report(tmp_path, stages, "partial", [], {}, KINDS)
     assert set(summary["stages"]).isdisjoint(left_out)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert ("Reward model" in page.headings) == ("prm" not in left_out)
@@ -169,7 +169,7 @@ def test_a_partial_run_gives_a_smaller_page(tmp_path: Path, left_out: tuple[str,
 
 
 def test_an_empty_run_gives_a_page(tmp_path: Path) -> None:
-    summary = write_report(tmp_path, [], "empty", [])
+    summary = write_report(tmp_path, [], "empty", [], {}, KINDS)
     assert summary["verdict"].startswith("This run has no evaluation yet")
     assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
 
@@ -179,7 +179,7 @@ def test_stages_that_have_not_run_yet_are_taken_as_they_are(tmp_path: Path) -> N
         {"name": "base", "kind": "evaluate", "from": [], "status": "running", "metrics": {}},
         {"name": "filter", "kind": "search", "from": [], "status": "running", "seconds": 1.0},
     ]
-    write_report(tmp_path, stages, "started", [])
+    write_report(tmp_path, stages, "started", [], {}, KINDS)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Not finished: base, filter." in html
 
@@ -187,7 +187,7 @@ def test_stages_that_have_not_run_yet_are_taken_as_they_are(tmp_path: Path) -> N
 def test_an_unknown_kind_shows_its_figures(tmp_path: Path) -> None:
     metrics = {"best_reward": 0.25, "note": "<b>bold</b>", "curve": [1, 2], "stopped": True}
     stage = {"name": "tune", "kind": "grpo_next", "from": [], "status": "complete", "seconds": 2.0}
-    write_report(tmp_path, [stage | {"metrics": metrics}], "later", [])
+    write_report(tmp_path, [stage | {"metrics": metrics}], "later", [], {}, KINDS)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     for text in ("tune", "grpo_next", "best reward", "0.25", "&lt;b&gt;bold&lt;/b&gt;", "yes"):
         assert text in html
@@ -206,11 +206,11 @@ def test_an_unknown_kind_shows_its_figures(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_and_the_old_report_kept(tmp_path: Path, file: str) -> None:
     stages = build_run(tmp_path, n=4, trees=2)
     comparisons = comparisons_of(tmp_path)
-    write_report(tmp_path, stages, "quickstart", comparisons)
+    write_report(tmp_path, stages, "quickstart", comparisons, {}, KINDS)
     old = (tmp_path / "report.html").read_bytes()
     (tmp_path / file).write_bytes(b"{broken")
     with pytest.raises(UserError, match=re.escape(file)):
-        write_report(tmp_path, stages, "quickstart", comparisons)
+        write_report(tmp_path, stages, "quickstart", comparisons, {}, KINDS)
     assert (tmp_path / "report.html").read_bytes() == old
 
 
@@ -218,7 +218,7 @@ def test_a_log_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     stages = build_run(tmp_path, n=4, trees=2)
     with (tmp_path / "sft" / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"step": 130, "lo')
-    write_report(tmp_path, stages, "quickstart", [])
+    write_report(tmp_path, stages, "quickstart", [], {}, KINDS)
     assert "Over 25 logged steps" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -227,7 +227,7 @@ def test_samples_are_counted_over_first_attempts(whole_run: tuple[Path, list, li
     from butwait.report.collect import evaluations
 
     run, stages, _ = whole_run
-    rows = {row.key: row for row in evaluations(stages)}
+    rows = {row.key: row for row in evaluations(stages, KINDS)}
     keys = ("base_eval/heldout/plain", "sft_eval/heldout/plain")
     shown = side_by_side(run, *(rows[key] for key in keys))
     right = [
@@ -243,8 +243,8 @@ def test_samples_are_counted_over_first_attempts(whole_run: tuple[Path, list, li
     assert shown.counts["only the second is right"] == len(gained)
     assert sum(shown.counts.values()) == 60
     assert shown.pairs[0].problem_id == gained[0]
-    assert shown.pairs[0].b.status == "correct"
-    assert shown.pairs[0].question.startswith("What is ")
+    assert shown.pairs[0].b["status"] == "correct"
+    assert shown.pairs[0].known["question"].startswith("What is ")
 
 
 def test_every_key_of_the_summary_is_documented(written: tuple[str, dict, Path]) -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from report_fake_kinds import KINDS
 
 from butwait.report.collect import Evaluation
-from butwait.report.lineage import supervision
+from butwait.report.lineage import supervision_of, supervision_of_evaluation
 
 PUBLIC = {"reward_model": {"kind": "qwen_math_prm"}}
 OWN = {"reward_model": {"kind": "confidence"}}
@@ -69,7 +70,8 @@ def test_supervision(
 ) -> None:
     records = {s["name"]: s for s in [*STAGES, stage("after", "evaluate", *inputs, **settings)]}
     metrics = {"k": 1, "reward_tokens_per_problem": reward_tokens}
-    assert supervision(Evaluation("after", "test", "m", metrics), records) == said
+    row = Evaluation("after", "test", "m", metrics)
+    assert supervision_of_evaluation(row, records, KINDS) == said
 
 
 def test_a_cycle_ends() -> None:
@@ -79,4 +81,32 @@ def test_a_cycle_ends() -> None:
         "b": stage("b", "external", "a"),
     }
     row = Evaluation("after", "test", "m", {})
-    assert supervision(row, records) == "external traces"
+    assert supervision_of_evaluation(row, records, KINDS) == "external traces"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("limo", "external traces"),
+        ("data", "self"),
+        ("search", "self"),
+        ("public_data", "external reward"),
+        ("limo_solved", "external reward, external traces"),
+        ("own_search", "self"),
+        ("data_of_limo", "external traces"),
+        ("direct_both", "external reward"),
+    ],
+)
+def test_supervision_of_a_stage_is_that_of_all_it_stands_on(name: str, said: str) -> None:
+    more = [
+        stage("own_search", "search", "sft", **OWN),
+        stage("search_of_limo", "search", "limo_sft"),
+        stage("data_of_limo", "verified", "search_of_limo"),
+    ]
+    assert supervision_of(name, {s["name"]: s for s in [*STAGES, *more]}, KINDS) == said
+
+
+def test_a_kind_that_is_not_known_learns_from_itself() -> None:
+    records = {"a": stage("a", "own_kind", "limo"), "limo": stage("limo", "external")}
+    assert supervision_of("a", records, {}) == "self"
+    assert supervision_of("a", records, KINDS) == "external traces"

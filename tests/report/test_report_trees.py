@@ -3,8 +3,9 @@ import pytest
 
 from butwait.records import Counts, Grade, Node, Population, SearchTree
 from butwait.report import searches, tree_drawing
-from butwait.report.searches import ess_shares, example_tree, final_ancestry, tips
-from butwait.report.tree_drawing import LEFT, ROW, TOP, lay_out
+from butwait.report.searches import ess_shares, example, final_ancestry, shape_of
+from butwait.report.tree_drawing import LEFT, ROW, TOP, lay_out, tips
+from butwait.search.outline import outline
 
 # root 0 -> 1 -> {3, 4}, root 0 -> 2 (dead). 3 and 4 are final; 4 holds two particles.
 PARENTS = [-1, 0, 0, 1, 1]
@@ -45,6 +46,10 @@ def tree(
     )
 
 
+def shapes(*trees: SearchTree) -> list[searches.Shape]:
+    return [shape_of(outline(tree)) for tree in trees]
+
+
 def population(log_weights: list[float], resampled: bool) -> Population:
     n = len(log_weights)
     slots = np.arange(n, dtype=np.int32)
@@ -54,7 +59,7 @@ def population(log_weights: list[float], resampled: bool) -> Population:
 def test_ess_shares_by_hand() -> None:
     first = tree(populations=[population([0.0, 0.0], False), population([0.0, -np.inf], True)])
     second = tree(populations=[population([np.log(3.0), 0.0], False)])
-    shares, resampled = ess_shares([first, second])
+    shares, resampled = ess_shares(shapes(first, second))
     # weights 3 and 1: (3 + 1)^2 / (9 + 1) = 1.6 of 2 particles
     np.testing.assert_allclose(shares, [[1.0, 0.5], [0.8, np.nan]])
     assert resampled.tolist() == [[False, True], [False, False]]
@@ -62,13 +67,13 @@ def test_ess_shares_by_hand() -> None:
 
 def test_final_ancestry_counts_different_paths_and_first_steps() -> None:
     spread = tree(leaves=(2, 3, 4), weights=(0.4, 0.3, 0.3))
-    ancestry = final_ancestry([tree(), spread])
+    ancestry = final_ancestry(shapes(tree(), spread))
     assert ancestry == searches.Ancestry(particles=3.0, first_steps=1.5, paths=2.5)
     assert final_ancestry([]) is None
 
 
 def test_tips_are_the_ends_of_branches() -> None:
-    assert tips(tree()) == [2, 3, 4]
+    assert tips(np.array(PARENTS)) == [2, 3, 4]
 
 
 def test_the_example_is_solved_with_dead_branches_if_there_is_one() -> None:
@@ -76,9 +81,9 @@ def test_the_example_is_solved_with_dead_branches_if_there_is_one() -> None:
     unsolved = tree("unsolved", grades=wrong)
     no_dead = tree("no dead", leaves=(2, 3, 4), weights=(0.4, 0.3, 0.3), grades=right)
     wanted = tree("wanted", grades=right)
-    assert example_tree([unsolved, no_dead, wanted]).problem_id == "wanted"
-    assert example_tree([unsolved, no_dead]).problem_id == "no dead"
-    assert example_tree([]) is None
+    assert example(shapes(unsolved, no_dead, wanted)) == "wanted"
+    assert example(shapes(unsolved, no_dead)) == "no dead"
+    assert example([]) is None
 
 
 def test_layout_by_hand() -> None:

@@ -1,12 +1,18 @@
 from typing import Any
 
 import pytest
+from report_fake_kinds import KINDS
 
 from butwait.evaluation.compare import compare
 from butwait.records import Attempt
 from butwait.report.collect import Evaluation, evaluations
 from butwait.report.lineage import ancestry, describe_model, tell_apart
-from butwait.report.verdict import judge
+from butwait.report.verdict import Verdict
+from butwait.report.verdict import judge as judge_kinds
+
+
+def judge(stages: list, rows: list, comparisons: list) -> Verdict:
+    return judge_kinds(stages, rows, comparisons, KINDS)
 
 
 def stage(name: str, kind: str, *inputs: str, **rest: Any) -> dict[str, Any]:
@@ -35,17 +41,23 @@ def against(a: str, b: str, **fields: Any) -> dict[str, Any]:
 
 def test_the_models_are_named_by_what_made_them() -> None:
     records = {s["name"]: s for s in CHAIN}
-    assert describe_model("base", records) == "the base model"
-    assert describe_model("after", records) == "SFT on its own verified search"
+    assert describe_model("base", records, KINDS) == "the base model"
+    assert describe_model("after", records, KINDS) == "SFT on its own verified search"
     assert ancestry("after", records) == "after ← sft + prm ← data ← search"
     records["other"] = stage("other", "evaluate", "grpo")
     records["grpo"] = stage("grpo", "grpo_direct")
-    assert describe_model("other", records) == "GRPO-Direct (stage grpo)"
+    assert describe_model("other", records, KINDS) == "GRPO-Direct (stage grpo)"
+
+
+def test_a_model_from_external_data_is_named_by_it() -> None:
+    stages = [stage("limo", "external"), stage("sft", "sft", "limo"), stage("e", "evaluate", "sft")]
+    records = {s["name"]: s for s in stages}
+    assert describe_model("e", records, KINDS) == "SFT on solutions that others wrote"
 
 
 def test_two_stages_with_one_description_are_told_apart() -> None:
     records = {s["name"]: s for s in [*CHAIN, stage("again", "evaluate", "sft")]}
-    assert tell_apart("after", "again", records) == (
+    assert tell_apart("after", "again", records, KINDS) == (
         "SFT on its own verified search (stage after)",
         "SFT on its own verified search (stage again)",
     )
@@ -174,7 +186,7 @@ def test_evaluations_keep_the_recipes_order_and_know_their_sampler() -> None:
     methods = {"z": {"sampler": {"kind": "particle_filter"}}}
     record = stage("b", "evaluate", settings={"methods": methods})
     record["metrics"] = {"s/z": {"pass_at_1": 0.5}, "s/a": {"pass_at_1": 0.4}}
-    rows = evaluations([record, stage("a", "evaluate", metrics={"s/z": {}})])
+    rows = evaluations([record, stage("a", "evaluate", metrics={"s/z": {}})], KINDS)
     assert [r.key for r in rows] == ["b/s/z", "b/s/a", "a/s/z"]
     assert [r.plain for r in rows] == [False, True, True]
 

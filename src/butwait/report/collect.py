@@ -16,11 +16,8 @@ import pyarrow.parquet as pq
 
 from butwait.records import UserError
 from butwait.report.formats import finite
-from butwait.running.json_lines import read_log
+from butwait.report.kinds import Record, ReportedKinds, kind_of
 from butwait.search.settings import SAMPLERS
-
-Record = dict[str, Any]
-"""One stage's ``stage.json``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,11 @@ class Evaluation:
         """Reward-model tokens run for one attempt; 0 where no reward model took part."""
         return (self.figure("reward_tokens_per_problem") or 0.0) / (self.figure("k") or 1.0)
 
+    def at_most_k(self, metric: str) -> tuple[int, float] | None:
+        """(k, rate) of the largest k above 1 in "pass_at_k" or "maj_at_k"; None without one."""
+        known = ((int(k), finite(rate)) for k, rate in (self.metrics.get(metric) or {}).items())
+        return max(((k, r) for k, r in known if k > 1 and r is not None), default=None)
+
     def share(self, status: str) -> float | None:
         """Share of the attempts with this status, None where no statuses were recorded."""
         counts = self.metrics.get("status") or {}
@@ -84,7 +86,9 @@ class Evaluation:
 
 
 def evaluations(
-    stages: Iterable[Record], arms: Mapping[str, dict[str, Any]] | None = None
+    stages: Iterable[Record],
+    kinds: ReportedKinds,
+    arms: Mapping[str, dict[str, Any]] | None = None,
 ) -> list[Evaluation]:
     """All evaluations, in the order of the recipe, then as the stage recorded them.
 
@@ -94,7 +98,7 @@ def evaluations(
     pooled = arms or {}
     rows: dict[str, Evaluation] = {}
     for stage in stages:
-        if stage.get("kind") != "evaluate":
+        if kind_of(stage, kinds).gives != "evaluation":
             continue
         settings = stage.get("settings") or {}
         for name, metrics in (stage.get("metrics") or {}).items():
@@ -133,8 +137,49 @@ def first_seeds(stages: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
-def of_kind(stages: Iterable[Record], kind: str) -> list[Record]:
-    return [stage for stage in stages if stage.get("kind") == kind]
+def published(stages: Iterable[Record], kinds: ReportedKinds) -> dict[str, dict[str, Any]]:
+    """Figures of others that the report stages hold (``PublishedSettings``), by the evaluation's
+    key; the later one counts. They are shown with their sources and compared with nothing."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        if kind_of(stage, kinds).gives == "report":
+            found |= (stage.get("settings") or {}).get("published") or {}
+    return found
+
+
+TOKENS = ("policy_tokens", "prefilled_tokens", "reward_tokens", "trained_tokens")
+FLOPS = ("policy_flops", "reward_flops")
+
+
+def costs(stages: Iterable[Record]) -> tuple[list[Record], Record]:
+    """A record a stage, or one for all seeds of an arm, and their sum: with ``name``, ``kind``,
+    ``seconds`` and ``cost``. A sum of operations is None where one of them is unknown."""
+    members: dict[str, list[Record]] = {}
+    for stage in stages:
+        members.setdefault(arm_of(stage) or stage["name"], []).append(stage)
+    rows = [_together(arm, seeds) for arm, seeds in members.items()]
+    spent = [row["cost"] for row in rows]
+    cost: dict[str, Any] = {n: sum(finite(own.get(n)) or 0 for own in spent) for n in TOKENS}
+    if counted := [own for own in spent if FLOPS[0] in own]:
+        cost |= {name: _sum(own.get(name) for own in counted) for name in FLOPS}
+    seconds = sum(row["seconds"] for row in rows)
+    return rows, {"name": "all stages", "kind": "", "seconds": seconds, "cost": cost}
+
+
+def _together(arm: str, seeds: Sequence[Record]) -> Record:
+    spent = [stage.get("cost") or {} for stage in seeds]
+    return {
+        "name": seeds[0]["name"] if len(seeds) == 1 else f"{arm} ({len(seeds)} seeds)",
+        "kind": str(seeds[0].get("kind", "")),
+        "seconds": sum(finite(stage.get("seconds")) or 0.0 for stage in seeds),
+        "cost": {name: _sum(cost.get(name) for cost in spent) for name in spent[0]},
+    }
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Their sum; None where one is unknown."""
+    known = list(values)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
 def attempts(run: Path, row: Evaluation, columns: Sequence[str], **equal: str) -> pa.Table | None:
@@ -184,11 +229,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
             "run the same command again"
         ) from error
     return value if isinstance(value, dict) else None
-
-
-def training_log(run: Path, stage: str) -> list[dict[str, Any]]:
-    """The logged steps of ``log.jsonl`` in order."""
-    return read_log(run / stage / "log.jsonl")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,40 +1,30 @@
-"""Figures about solutions: accuracy against tokens, and lengths.
+"""Figures about solutions and trainings: accuracy against tokens, lengths, logged curves.
 
 Each takes rows and returns inline SVG with a one-sentence reading.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from butwait.report import formats
 from butwait.report.collect import Evaluation
 from butwait.report.formats import finite
-from butwait.report.svg import Canvas, Ink, series_colour, series_variable
+from butwait.report.svg import (
+    Canvas,
+    FigureBlock,
+    Ink,
+    LegendEntry,
+    series_colour,
+    series_variable,
+)
 
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"))
 """Marker of matplotlib and the same sign for the legend, one a method."""
-
-
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
-    sign: str
-    colour: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class FigureBlock:
-    """A figure as the page shows it: drawing, legend, and what to read from it."""
-
-    svg: Markup
-    title: str
-    reading: str
-    legend: tuple[LegendEntry, ...] = ()
 
 
 def accuracy_against_tokens(
@@ -215,3 +205,41 @@ def solution_lengths(rows: Sequence[LengthRow]) -> FigureBlock | None:
         "the line their middle 90 %."
     )
     return FigureBlock(canvas.svg, "Solution lengths", reading)
+
+
+_CURVES = {
+    "loss": "loss",
+    "eval_loss": "held-out loss",
+    "reward": "mean reward",
+    "entropy": "entropy (nats a token)",
+    "mean_token_accuracy": "token accuracy",
+}
+_MOST_CURVES = 3
+
+
+def training_curves(stage: str, log: Sequence[dict[str, Any]], per: str) -> FigureBlock | None:
+    """What was logged while ``stage`` trained, at most three curves, against the step; a loss is in
+    nats a ``per``."""
+    curves: dict[str, np.ndarray] = {}
+    for name in _CURVES:
+        points = [(finite(row.get("step")), finite(row.get(name))) for row in log]
+        whole = [(step, value) for step, value in points if step is not None and value is not None]
+        if len(whole) > 1 and len(curves) < _MOST_CURVES:
+            curves[name] = np.array(whole)
+    if not curves:
+        return None
+    with Canvas(
+        f"training-{stage}", f"Training curves of {stage}", rows=len(curves), height=2.3
+    ) as canvas:
+        for axes, (name, values) in zip(canvas.axes, curves.items(), strict=True):
+            axes.plot(values[:, 0], values[:, 1], color=series_colour(1))
+            label = f"{_CURVES[name]} (nats a {per})" if "loss" in name else _CURVES[name]
+            axes.set_ylabel(label.replace(" (", "\n("))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        canvas.axes[-1].set_xlabel("optimizer step")
+    name, values = next(iter(curves.items()))
+    reading = (
+        f"Over {len(values):,} logged steps the {_CURVES[name].split(' (')[0]} goes from "
+        f"{values[0, 1]:.3g} to {values[-1, 1]:.3g}."
+    )
+    return FigureBlock(canvas.svg, f"Training of {stage}", reading)

@@ -1,80 +1,19 @@
-"""Numbers as a reader wants them: percent, points, tokens, seconds, p-values."""
+"""Numbers as a reader wants them: percent, points, tokens, seconds, p-values.
 
+The templates use them as filters (``FILTERS``). What is no finite number reads as ``MISSING``.
+"""
+
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 MISSING = "–"
 """Stands where a number does not exist, so that an empty cell never reads as zero."""
 
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A fraction as percent: 0.681 -> "68.1 %"."""
-    return MISSING if share is None else f"{100 * share:.{digits}f} %"
-
-
-def interval(bounds: Sequence[float] | None) -> str:
-    """An interval of fractions, in percent: (0.65, 0.71) -> "[65.0, 71.0]"."""
-    if not bounds or any(bound is None for bound in bounds):
-        return ""
-    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
-
-
-def points(delta: float | None) -> str:
-    """A difference of fractions, signed, in percentage points: 0.307 -> "+30.7 points"."""
-    return MISSING if delta is None else f"{100 * delta:+.1f} points"
-
-
-def p_value(p: float | None) -> str:
-    """ "p < 0.001", or two significant digits: "p = 0.032", "p = 1.0"."""
-    if p is None:
-        return "p unknown"
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.2g}"
-
-
-def count(n: float | None) -> str:
-    """A whole number with commas: 1234567 -> "1,234,567"."""
-    return MISSING if n is None else f"{round(n):,}"
-
-
-def compact(n: float | None) -> str:
-    """A number of tokens in three digits: 950 -> "950", 12_340 -> "12.3 k", 4.1e6 -> "4.10 M"."""
-    if n is None:
-        return MISSING
-    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if n >= 0.9995 * size:
-            value = n / size
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{suffix}"
-    return f"{n:.0f}"
-
-
-def flops(parts: Sequence[float | None]) -> str:
-    """The sum of floating-point operations in two digits, 1.24e15 -> "1.2e15"; missing where a part
-    is unknown."""
-    total = sum(part for part in parts if part is not None)
-    if None in parts or not total:
-        return MISSING
-    return f"{total:.1e}".replace("e+", "e")
-
-
-def duration(seconds: float | None) -> str:
-    """0.42 -> "0.4 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
-    if seconds is None:
-        return MISSING
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A plain decimal: 0.7612 -> "0.76"."""
-    return MISSING if value is None else f"{value:.{digits}f}"
+MOST_CHARACTERS = 1600
+"""Of one text on the page; the rest is on disk."""
 
 
 def finite(value: object) -> float | None:
@@ -84,7 +23,111 @@ def finite(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def clip(text: str, limit: int) -> str:
+def percent(share: object, digits: int = 1) -> str:
+    """A fraction as percent: 0.681 -> "68.1 %"."""
+    known = finite(share)
+    return MISSING if known is None else f"{100 * known:.{digits}f} %"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """An interval of fractions, in percent: (0.65, 0.71) -> "[65.0, 71.0]"."""
+    if not bounds or any(bound is None for bound in bounds):
+        return ""
+    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def points(delta: object) -> str:
+    """A difference of fractions, signed, in percentage points: 0.307 -> "+30.7 points"."""
+    known = finite(delta)
+    return MISSING if known is None else f"{100 * known:+.1f} points"
+
+
+def p_value(p: object) -> str:
+    """ "p < 0.001", or two significant digits: "p = 0.032", "p = 1.0"."""
+    known = finite(p)
+    if known is None:
+        return "p unknown"
+    if known < 0.001:
+        return "p < 0.001"
+    return f"p = {known:.2f}" if known >= 0.1 else f"p = {known:.2g}"
+
+
+def count(n: object) -> str:
+    """A whole number with commas: 1234567 -> "1,234,567"."""
+    known = finite(n)
+    return MISSING if known is None else f"{round(known):,}"
+
+
+def compact(n: object) -> str:
+    """A number of tokens in three digits: 950 -> "950", 12_340 -> "12.3 k", 4.1e6 -> "4.10 M"."""
+    known = finite(n)
+    if known is None:
+        return MISSING
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if known >= 0.9995 * size:
+            value = known / size
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{suffix}"
+    return f"{known:.0f}"
+
+
+def flops(parts: Sequence[object]) -> str:
+    """The sum of floating-point operations in two digits, 1.24e15 -> "1.2e15"; missing where a part
+    is unknown."""
+    known = [finite(part) for part in parts]
+    total = sum(part for part in known if part is not None)
+    if None in known or not total:
+        return MISSING
+    return f"{total:.1e}".replace("e+", "e")
+
+
+def duration(seconds: object) -> str:
+    """0.42 -> "0.4 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
+    known = finite(seconds)
+    if known is None:
+        return MISSING
+    if known < 59.95:
+        return f"{known:.1f} s"
+    whole = round(known)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(known / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: object, digits: int = 2) -> str:
+    """A plain decimal: 0.7612 -> "0.76"."""
+    known = finite(value)
+    return MISSING if known is None else f"{known:.{digits}f}"
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain numbers, texts and truth values among a stage's metrics."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (bool, str)) or finite(value) is not None
+    }
+
+
+def scalar(value: object) -> str:
+    """One of ``scalars``: "yes", a text as it is, a whole number with commas, four digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    known = finite(value)
+    if known is None:
+        return str(value)
+    return count(known) if known == round(known) else f"{known:.4g}"
+
+
+def published(figure: Mapping[str, Any]) -> str:
+    """Rates of others with the digits that were published: "19.17 %, @8 43.33 %"."""
+    first = figure.get("pass_at_1")
+    parts = [] if first is None else [f"{100 * first:.4g} %"]
+    several = sorted((figure.get("pass_at_k") or {}).items(), key=lambda entry: int(entry[0]))
+    return ", ".join(parts + [f"@{k} {100 * share:.4g} %" for k, share in several])
+
+
+def clip(text: str, limit: int = MOST_CHARACTERS) -> str:
     """``text`` cut at ``limit`` characters; the cut says how much is left out."""
     if len(text) <= limit:
         return text
@@ -99,3 +142,19 @@ def typeset(text: str) -> str:
     text = re.sub(r"(?<=\d) (?=(%|points|tokens|k|M|G|s|min|h)(?!\w))", "\u202f", text)
     text = re.sub(r"\[([^\[\]\s]+), ([^\[\]\s]+)\]", "[\\1,\u00a0\\2]", text)
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
+
+
+def _typeset(shown: Callable[..., str]) -> Callable[..., str]:
+    return lambda *arguments: typeset(shown(*arguments))
+
+
+_NUMBERS = (percent, interval, points, p_value, count, compact, flops, duration, number, published)
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    **{shown.__name__: _typeset(shown) for shown in _NUMBERS},
+    "scalar": scalar,
+    "clip": clip,
+    "typeset": typeset,
+    "pretty_json": lambda value: json.dumps(value, indent=2, default=str),
+}
+"""For the templates: numbers come typeset."""

@@ -1,83 +1,75 @@
-"""Which stages made the model that an evaluation looked at."""
+"""Which stages made the model that an evaluation looked at, and where their signal came from."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from butwait.report.collect import Evaluation, Record
-
-POLICY_KINDS = frozenset({"sft", "grpo", "grpo_direct"})
-"""Stage kinds whose output is a new policy."""
-
-_DATA = {
-    "verified": "its own verified search",
-    "stitch": "stitched attempts of its own search",
-    "backtrack": "backtracking traces of its own search",
-    "but_wait": "second thoughts forced into its own search",
-    "external": "solutions that others wrote",
-}
+from butwait.report.collect import Evaluation
+from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 
 
-def policy_stage(stage: str, records: Mapping[str, Record]) -> Record | None:
+def sources(stage: str, gives: str, records: Records, kinds: ReportedKinds) -> list[Record]:
+    """The stages that ``stage`` takes from and that give a "model", "data", ..., in its order."""
+    found = [records[name] for name in _inputs(records.get(stage, {})) if name in records]
+    return [record for record in found if kind_of(record, kinds).gives == gives]
+
+
+def policy_stage(stage: str, records: Records, kinds: ReportedKinds) -> Record | None:
     """The training stage whose model ``stage`` used; None where it used the base model."""
-    for name in _inputs(records.get(stage, {})):
-        source = records.get(name)
-        if source is not None and source.get("kind") in POLICY_KINDS:
-            return source
-    return None
+    return next(iter(sources(stage, "model", records, kinds)), None)
 
 
-_LABELS = {"grpo_direct": "GRPO-Direct"}
-"""Trainings whose usual name is not the kind in capitals."""
-
-
-def describe_model(stage: str, records: Mapping[str, Record]) -> str:
+def describe_model(stage: str, records: Records, kinds: ReportedKinds) -> str:
     """A short noun phrase for the model of an evaluate stage, for a sentence.
 
-    "the base model", "SFT on its own verified search", "GRPO (stage `grpo`)". Two stages that
+    "the base model", "SFT on its own verified search", "GRPO (stage grpo)". Two stages that
     would read the same are told apart by ``tell_apart``.
     """
-    trained = policy_stage(stage, records)
+    trained = policy_stage(stage, records, kinds)
     if trained is None:
         return "the base model"
-    label = _LABELS.get(str(trained["kind"]), str(trained["kind"]).upper())
-    phrases = [
-        _DATA[source["kind"]]
-        for source in (records.get(name, {}) for name in _inputs(trained))
-        if source.get("kind") in _DATA
-    ]
-    if phrases:
-        return f"{label} on {' and '.join(phrases)}"
-    return f"{label} (stage {trained['name']})"
+    name = trained["name"]
+    label = kind_of(trained, kinds).label or str(trained["kind"]).upper()
+    data = (kind_of(source, kinds).label for source in sources(name, "data", records, kinds))
+    phrases = " and ".join(phrase for phrase in data if phrase)
+    return f"{label} on {phrases}" if phrases else f"{label} (stage {name})"
 
 
-def tell_apart(a: str, b: str, records: Mapping[str, Record]) -> tuple[str, str]:
+def tell_apart(a: str, b: str, records: Records, kinds: ReportedKinds) -> tuple[str, str]:
     """The models of two evaluate stages in words that differ wherever the stages do."""
-    first, second = describe_model(a, records), describe_model(b, records)
+    first, second = describe_model(a, records, kinds), describe_model(b, records, kinds)
     if a != b and first == second:
         return f"{first} (stage {a})", f"{second} (stage {b})"
     return first, second
 
 
-_OWN_REWARDS = frozenset({"confidence"})
-"""Reward models that are the policy itself."""
+def supervision_of(stage: str, records: Records, kinds: ReportedKinds) -> str:
+    """Where the signal behind a stage came from: its own and that of all it stands on.
 
-
-def supervision(row: Evaluation, records: Mapping[str, Record]) -> str:
-    """Where the signal behind an evaluation came from, as the data cards say it.
-
-    "none" for the base model alone; "self" for the model's own rollouts and the gold answers;
-    "external reward" where a reward model trained on other data guided a search, of the training or
-    of this evaluation; "external traces" where solutions of others were learned; or both of these.
+    "self" for the model's own rollouts and the gold answers; "external reward" where a reward model
+    trained on other data guided a search; "external traces" where solutions of others were
+    learned; or both of these.
     """
-    record = records.get(row.stage, {})
-    trained = policy_stage(row.stage, records)
-    found = _signals(trained["name"], records) if trained else set[str]()
+    return _told(_signals(stage, records, kinds))
+
+
+def supervision_of_evaluation(row: Evaluation, records: Records, kinds: ReportedKinds) -> str:
+    """The same of the model of an evaluation, and of the reward model that took part in it;
+    "none" for the base model alone."""
+    trained = policy_stage(row.stage, records, kinds)
+    found = _signals(trained["name"], records, kinds) if trained else set[str]()
     if row.attempt_reward_tokens:
-        found |= _reward_signals(record, records)
-    external = sorted(found - {"self"})
-    return ", ".join(external) or ("self" if found else "none")
+        if own := sources(row.stage, "reward model", records, kinds):
+            found = found.union(*(_signals(model["name"], records, kinds) for model in own))
+        else:
+            found |= _reward_signals(records.get(row.stage, {}))
+    return _told(found) if found else "none"
 
 
-def _signals(stage: str, records: Mapping[str, Record]) -> set[str]:
+def _told(signals: set[str]) -> str:
+    return ", ".join(sorted(signals - {"self", ""})) or "self"
+
+
+def _signals(stage: str, records: Records, kinds: ReportedKinds) -> set[str]:
     """Of a stage and all that it stands on."""
     found, waiting, seen = set[str](), [stage], set[str]()
     while waiting:
@@ -86,30 +78,28 @@ def _signals(stage: str, records: Mapping[str, Record]) -> set[str]:
             continue
         seen.add(name)
         record = records[name]
-        found.add("external traces" if record.get("kind") == "external" else "self")
-        found |= _reward_signals(record, records, deep=False)
+        found.add(kind_of(record, kinds).supervision)
+        if not sources(name, "reward model", records, kinds):
+            found |= _reward_signals(record)
         waiting += _inputs(record)
     return found
 
 
-def _reward_signals(
-    record: Record, records: Mapping[str, Record], *, deep: bool = True
-) -> set[str]:
-    """Of the reward model of a stage: its own, or the ``prm`` stage it takes from, with all that
-    one stands on where ``deep``."""
-    own = [name for name in _inputs(record) if records.get(name, {}).get("kind") == "prm"]
-    if own:
-        return set().union(*(_signals(name, records) for name in own)) if deep else set()
-    public = (record.get("settings") or {}).get("reward_model")
-    if not public:
+def _reward_signals(record: Record) -> set[str]:
+    """Of the reward model that a stage's settings name."""
+    model = (record.get("settings") or {}).get("reward_model")
+    if not model:
         return set()
-    members = public.get("members") or [public]
-    if all(member.get("kind") in _OWN_REWARDS for member in members):
-        return {"self"}
-    return {"external reward"}
+    return {"self" if is_own(model) else "external reward"}
 
 
-def ancestry(stage: str, records: Mapping[str, Record]) -> str:
+def is_own(reward_model: Mapping[str, Any]) -> bool:
+    """Whether a reward model, by its settings, is nothing but the policy itself."""
+    members = reward_model.get("members") or [reward_model]
+    return all(member.get("kind") == "confidence" for member in members)
+
+
+def ancestry(stage: str, records: Records) -> str:
     """The stage and what it stands on, nearest first: "sft ← verified ← search ← prm".
 
     A cycle, which no valid recipe has, ends the walk.

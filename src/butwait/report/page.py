@@ -4,27 +4,63 @@ Each section takes what it finds on disk; a run that lacks a stage gives a small
 models and data sets is escaped by the templates (autoescape).
 """
 
-import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from butwait.report import formats, sections
-from butwait.report.collect import Record, evaluations
-from butwait.report.ranking import rankings
-from butwait.report.reinforcement.section import facts
-from butwait.report.summary import butwait_version, summarise
-from butwait.report.verdict import judge
+from butwait.report import formats
+from butwait.report.collect import (
+    Evaluation,
+    by_name,
+    costs,
+    evaluations,
+    first_seeds,
+    lengths,
+    published,
+    read_json,
+)
+from butwait.report.figures import (
+    LengthRow,
+    accuracy_against_tokens,
+    histogram_row,
+    length_row,
+    solution_lengths,
+    training_curves,
+)
+from butwait.report.kinds import Material, Record, ReportedKinds, Section, kind_of
+from butwait.report.lineage import ancestry, describe_model, supervision_of_evaluation
+from butwait.report.profiles import shown
+from butwait.report.ranking import Ranking, rankings
+from butwait.report.samples import side_by_side
+from butwait.report.sections import PROFILES, REINFORCEMENT, REWARD_MODELS, SEARCHES
+from butwait.report.svg import series_variable
+from butwait.report.verdict import Verdict, judge, strength
 from butwait.running.files import atomic_path, write_json
+from butwait.running.json_lines import read_log
+
+SCHEMA_VERSION = 1
+"""Of ``summary.json``; ``docs/report.md`` describes every key."""
+
+_AUDITED = frozenset({"verdict", "within_question_auc", "auc", "ece"})
+"""Metrics of a reward model's training that its own section tells."""
+
+_TOLD = frozenset({"model", "evaluation", "report"})
+"""What is given by stages whose figures stand in another part of the page."""
 
 
 def write_report(
     run: Path,
-    stages: list[Record],
+    stages: Sequence[Record],
     recipe_name: str,
-    comparisons: list[dict[str, Any]],
-    arms: dict[str, dict[str, Any]] | None = None,
+    comparisons: Sequence[dict[str, Any]],
+    arms: Mapping[str, dict[str, Any]],
+    kinds: ReportedKinds,
 ) -> dict[str, Any]:
     """Writes RUN/report.html and RUN/summary.json, each whole or not at all.
 
@@ -36,6 +72,8 @@ def write_report(
             ``b`` are "stage/set/method", delta is b minus a as a fraction.
         arms: "arm/set/method" -> the metrics of an arm's seeds together; ``a`` and ``b`` name
             arms in place of their stages.
+        kinds: kind's name -> what the report asks of it. Stages of a kind that it lacks are shown
+            with their plain figures.
 
     Returns:
         The content of summary.json.
@@ -43,33 +81,22 @@ def write_report(
     Raises:
         UserError: a file of the run is damaged, or the disk is full.
     """
-    rows = evaluations(stages, arms)
-    verdict = judge(stages, rows, comparisons)
-    ranked = rankings(rows, comparisons)
-    material = sections.Material(run, stages, rows, comparisons, verdict, ranked)
-    html = (
-        _templates()
-        .get_template("page.html")
-        .render(
-            recipe=recipe_name,
-            version=butwait_version(),
-            verdict=verdict,
-            sections=sections.build(material),
-        )
-    )
-    with atomic_path(run / "report.html") as path:
-        path.write_text(html, encoding="utf-8")
-    summary = summarise(
-        recipe_name,
-        verdict.sentence,
-        stages,
+    rows = evaluations(stages, kinds, arms)
+    records = by_name(stages, rows)
+    colours = {stage: i for i, stage in enumerate(dict.fromkeys(row.stage for row in rows))}
+    told = Told(
         rows,
+        records,
         comparisons,
-        ranked,
-        material.supervision,
-        material.published,
-        facts(material.trainings),
+        judge(stages, rows, comparisons, kinds),
+        rankings(rows, comparisons),
+        {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
+        published(stages, kinds),
     )
+    parts = list(_parts(Material(run, stages, kinds, colours), told))
+    _write(run / "report.html", "page.html", recipe=recipe_name, verdict=told.verdict, parts=parts)
+    reinforcement = (p.data["summary"] for p in parts if p.template == REINFORCEMENT.template)
+    summary = summary_of(recipe_name, stages, told, next(reinforcement, {}))
     write_json(run / "summary.json", summary)
     return summary
 
@@ -79,15 +106,10 @@ def write_profile(target: Path, profile: dict[str, Any]) -> None:
 
     Raises UserError where the page cannot be written.
     """
-    data = [sections.profile_section("profile", profile)]
-    html = (
-        _templates().get_template("profile-page.html").render(data=data, version=butwait_version())
-    )
-    with atomic_path(target) as path:
-        path.write_text(html, encoding="utf-8")
+    _write(target, "profile-page.html", data=[shown("profile", profile)])
 
 
-def _templates() -> Environment:
+def _write(target: Path, template: str, **content: Any) -> None:
     environment = Environment(
         loader=PackageLoader("butwait.report"),
         autoescape=True,
@@ -95,6 +117,215 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["typeset"] = formats.typeset
-    environment.filters["pretty_json"] = lambda value: json.dumps(value, indent=2, default=str)
-    return environment
+    environment.filters |= formats.FILTERS | {"colour": series_variable, "strength": strength}
+    html = environment.get_template(template).render(version=butwait_version(), **content)
+    with atomic_path(target) as path:
+        path.write_text(html, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the page tells of the run as a whole; ``supervision`` and ``published`` are by the
+    evaluation's key."""
+
+    rows: Sequence[Evaluation]
+    records: Mapping[str, Record]
+    comparisons: Sequence[dict[str, Any]]
+    verdict: Verdict
+    rankings: Sequence[Ranking]
+    supervision: Mapping[str, str]
+    published: Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``template`` renders ``data`` under the heading ``title``."""
+
+    title: str
+    template: str
+    data: Any
+
+    @property
+    def id(self) -> str:
+        """Its anchor."""
+        return Path(self.template).stem
+
+
+def _parts(material: Material, told: Told) -> Iterator[Part]:
+    """The parts that this run has something for, in the order of the page. Sections of kinds from
+    outside butwait stand before the plain figures."""
+    stages_of: dict[Section, list[Record]] = {}
+    for stage in material.stages:
+        if (section := kind_of(stage, material.kinds).section) is not None:
+            stages_of.setdefault(section, []).append(stage)
+
+    def of(section: Section) -> Part:
+        stages = stages_of.pop(section, None)
+        return Part(section.title, section.template, stages and section.data(material, stages))
+
+    yield from (
+        part
+        for part in (
+            Part(
+                "Arms, ranked",
+                "ranking.html",
+                told.rankings and {"told": told, "colours": material.colours},
+            ),
+            Part("Evaluations", "evaluations.html", _evaluations(material, told)),
+            Part("Solution lengths", "lengths.html", _lengths(material, told)),
+            *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
+            Part("Attempts side by side", "samples.html", _samples(material, told)),
+            of(REINFORCEMENT),
+            Part("Training", "training.html", _trainings(material)),
+            *map(of, list(stages_of)),
+            Part("Data and other stages", "stages.html", _others(material)),
+            Part("Cost", "cost.html", material.stages and costs(material.stages)),
+            Part("Provenance", "provenance.html", material.stages),
+        )
+        if part.data
+    )
+
+
+def _evaluations(material: Material, told: Told) -> dict[str, Any] | None:
+    if not told.rows:
+        return None
+    records, by_set = told.records, dict[str, list[Evaluation]]()
+    for row in told.rows:
+        by_set.setdefault(row.set, []).append(row)
+    return {
+        "told": told,
+        "colours": material.colours,
+        "by_set": by_set,
+        "models": {
+            stage: (describe_model(stage, records, material.kinds), ancestry(stage, records))
+            for stage in material.colours
+        },
+        "adjusted": any("p_holm" in comparison for comparison in told.comparisons),
+        "figure": accuracy_against_tokens(told.rows, material.colours),
+    }
+
+
+def _lengths(material: Material, told: Told) -> Any:
+    """Data sets first, then the attempts of each model: the correct ones, which data sets hold
+    only, and all."""
+    groups: list[LengthRow | None] = []
+    for stage in material.stages:
+        if kind_of(stage, material.kinds).gives == "data":
+            name = stage["name"]
+            statistics = read_json(material.run / name / "statistics.json") or {}
+            histogram = statistics.get("lengths") or {"edges": (), "counts": ()}
+            groups.append(
+                histogram_row(
+                    f"data: {name}", histogram["edges"], histogram["counts"], len(material.colours)
+                )
+            )
+    for row in _plain_rows(told):
+        every, correct = lengths(material.run, row)
+        colour = material.colours[row.stage]
+        groups.append(length_row(f"{row.stage}, correct", correct, colour))
+        groups.append(length_row(f"{row.stage}, all", every, colour))
+    return solution_lengths([group for group in groups if group is not None])
+
+
+def _plain_rows(told: Told) -> list[Evaluation]:
+    """Of each evaluate stage on the headline's set: plain sampling, or its cheapest method."""
+    chosen, rows = told.verdict.comparison, told.rows
+    problem_set = chosen["b"].split("/")[1] if chosen else rows[0].set if rows else ""
+    best: dict[str, Evaluation] = {}
+    for row in rows:
+        if row.set == problem_set:
+            found = best.setdefault(row.stage, row)
+            best[row.stage] = min(found, row, key=lambda r: (not r.plain, r.attempt_tokens))
+    return list(best.values())
+
+
+def _samples(material: Material, told: Told) -> Any:
+    """The headline's two models by their plain method, side by side."""
+    if (chosen := told.verdict.comparison) is None:
+        return None
+    by_key = {row.key: row for row in told.rows}
+    return side_by_side(material.run, by_key[chosen["a"]], by_key[chosen["b"]])
+
+
+def _trainings(material: Material) -> list[dict[str, Any]]:
+    """Every stage with a log, of an arm the first seed; what the audit says of a reward model, and
+    trainings whose section shows their log, stand there."""
+    found = []
+    for stage in first_seeds(material.stages):
+        kind, name = kind_of(stage, material.kinds), stage["name"]
+        if kind.section is not None and kind.section.shows_log:
+            continue
+        per = "step label" if kind.gives == "reward model" else "token"
+        figure = training_curves(name, read_log(material.run / name / "log.jsonl"), per)
+        metrics = formats.scalars(stage.get("metrics") or {})
+        metrics = {key: value for key, value in metrics.items() if key not in _AUDITED}
+        if figure or (metrics and kind.gives == "model"):
+            found.append({"stage": stage, "figure": figure, "metrics": metrics})
+    return found
+
+
+def _others(material: Material) -> list[tuple[Record, dict[str, Any]]]:
+    """Data sets, and stages of kinds that no other part of this page tells of: their plain
+    figures."""
+    found = []
+    for stage in material.stages:
+        kind = kind_of(stage, material.kinds)
+        if kind.section is None and kind.gives not in _TOLD:
+            found.append((stage, formats.scalars(stage.get("metrics") or {})))
+    return [(stage, metrics) for stage, metrics in found if metrics]
+
+
+_STAGE_KEYS = ("kind", "status", "seconds", "metrics", "from", "cost")
+
+
+def summary_of(
+    recipe_name: str, stages: Sequence[Record], told: Told, reinforcement: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of ``summary.json``: the run's numbers for scripts. ``reinforcement`` is by the
+    stage.
+
+    Rates are fractions. Stages stand in recipe order, evaluations in the order of their stages.
+    A number that is not finite becomes null. Seconds stand only under ``stages``, so that two
+    runs with the same seed can be compared by the rest.
+    """
+    evaluations: dict[str, dict[str, Any]] = {}
+    for row in told.rows:
+        evaluations[row.key] = {**row.metrics, "supervision": told.supervision[row.key]}
+        if row.key in told.published:
+            evaluations[row.key]["published"] = told.published[row.key]
+    return plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "butwait_version": butwait_version(),
+            "recipe": recipe_name,
+            "verdict": told.verdict.sentence,
+            "stages": {
+                stage["name"]: {key: stage.get(key) for key in _STAGE_KEYS} for stage in stages
+            },
+            "evaluations": evaluations,
+            "comparisons": told.comparisons,
+            "rankings": [asdict(ranking) for ranking in told.rankings],
+            "reinforcement": reinforcement,
+        }
+    )
+
+
+def butwait_version() -> str:
+    """The installed version, "unknown" where butwait runs from a folder never installed."""
+    try:
+        return version("butwait")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON knows it: string keys, lists, Python numbers; not finite -> None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -3,13 +3,28 @@
 Both read ``profile.json`` (``profile.findings``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from butwait.report.figures import FigureBlock
-from butwait.report.svg import Canvas, series_colour
+from butwait.report.collect import read_json
+from butwait.report.kinds import Record
+from butwait.report.svg import Canvas, FigureBlock, series_colour
 
 Profile = dict[str, Any]
+
+
+def profiles(run: Path, stages: Iterable[Record]) -> list[dict[str, Any]]:
+    """Of every stage that has one, for the template."""
+    read = {stage["name"]: read_json(run / stage["name"] / "profile.json") for stage in stages}
+    return [shown(name, profile) for name, profile in read.items() if profile is not None]
+
+
+def shown(name: str, profile: Profile) -> dict[str, Any]:
+    """One profile for the template; ``name`` keeps the figures' ids apart."""
+    places = habit_places(name, profile)
+    figures = [length_histograms(name, profile), *([places] if places else [])]
+    return {"name": name, "sentences": profile["sentences"], "figures": figures}
 
 
 def length_histograms(name: str, profile: Profile) -> FigureBlock:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from butwait.evaluation.compare import ALPHA
-from butwait.report import formats
 from butwait.report.collect import Evaluation
 from butwait.report.formats import finite
-from butwait.report.svg import series_variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,51 +88,4 @@ def _ranked(
         better_than=by_result[1],
         worse_than=by_result[-1],
         not_told_apart_from=by_result[0],
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RankedRow:
-    """One arm for the page; ``dots`` and ``bar`` are places on a track from 0 to 100."""
-
-    place: int
-    arm: str
-    colour: str
-    seeds: str
-    rate: str
-    interval: str
-    between: str
-    bar: tuple[float, float] | None
-    dots: list[float]
-    unsure: str
-
-
-def ranking_tables(
-    ranked: Sequence[Ranking], colours: Mapping[str, int]
-) -> list[dict[str, Any]] | None:
-    """The rankings for the page's template; None where there is none."""
-    return [
-        {
-            "title": f"{ranking.set}, {ranking.method}",
-            "rows": [_row(i, arm, colours) for i, arm in enumerate(ranking.arms, start=1)],
-        }
-        for ranking in ranked
-    ] or None
-
-
-def _row(place: int, arm: Ranked, colours: Mapping[str, int]) -> RankedRow:
-    rates = arm.seed_rates
-    spread = f"{formats.percent(min(rates))} to {formats.percent(max(rates))}" if rates else ""
-    low, high = arm.interval if len(arm.interval) == 2 else (None, None)
-    return RankedRow(
-        place=place,
-        arm=arm.arm,
-        colour=series_variable(colours[arm.arm]),
-        seeds=str(arm.seeds),
-        rate=formats.percent(arm.pass_at_1),
-        interval=formats.interval(arm.interval),
-        between=spread or formats.MISSING,
-        bar=None if low is None or high is None else (round(100 * low, 2), round(100 * high, 2)),
-        dots=[round(100 * rate, 2) for rate in rates or [arm.pass_at_1]],
-        unsure=", ".join(arm.not_told_apart_from) or "none",
     )

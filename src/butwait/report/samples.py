@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from butwait.report.collect import Evaluation, attempts
-from butwait.report.formats import clip
 from butwait.running.json_lines import read_rows
-
-MOST_CHARACTERS = 1600
-"""Of one attempt on the page; the rest is on disk."""
 
 _OUTCOMES = {
     (False, True): "only the second is right",
@@ -21,25 +17,21 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One attempt as the page shows it."""
-
-    text: str
-    status: str
-    length: int
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class Pair:
-    """First attempts of both models at one question; ``question`` is "" where it is unknown."""
+    """First attempts of both models at one question.
+
+    Attributes:
+        outcome: which of them is right, in words.
+        problem_id: the question's id.
+        known: its ``question`` and ``answer`` as the run keeps them; empty without its file.
+        a, b: ``text``, ``status``, ``length`` and ``answer`` of the attempts.
+    """
 
     outcome: str
     problem_id: str
-    question: str
-    gold: str
-    a: Shown
-    b: Shown
+    known: Mapping[str, Any]
+    a: Mapping[str, Any]
+    b: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +64,17 @@ def side_by_side(run: Path, a: Evaluation, b: Evaluation) -> SideBySide | None:
     if not any(counts.values()):
         return None
     questions = read_questions(run, b.set)
-    pairs = []
-    for label, ids in outcomes.items():
-        if ids and label != _OUTCOMES[True, True]:
-            known = questions.get(ids[0], {})
-            pairs.append(
-                Pair(
-                    label,
-                    ids[0],
-                    clip(str(known.get("question") or ""), MOST_CHARACTERS),
-                    str(known.get("answer") or ""),
-                    _first_attempt(run, a, ids[0]),
-                    _first_attempt(run, b, ids[0]),
-                )
-            )
+    pairs = [
+        Pair(
+            label,
+            ids[0],
+            questions.get(ids[0], {}),
+            _first_attempt(run, a, ids[0]),
+            _first_attempt(run, b, ids[0]),
+        )
+        for label, ids in outcomes.items()
+        if ids and label != _OUTCOMES[True, True]
+    ]
     return SideBySide(a, b, counts, pairs)
 
 
@@ -109,13 +98,7 @@ def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:
     }
 
 
-def _first_attempt(run: Path, row: Evaluation, problem_id: str) -> Shown:
+def _first_attempt(run: Path, row: Evaluation, problem_id: str) -> Mapping[str, Any]:
     columns = ("sample", "text", "status", "length", "answer")
     table = attempts(run, row, columns, problem_id=problem_id)
-    first = min(table.to_pylist() if table else [], key=lambda attempt: attempt["sample"])
-    return Shown(
-        clip(first["text"].strip(), MOST_CHARACTERS),
-        first["status"],
-        first["length"],
-        first["answer"] or "",
-    )
+    return min(table.to_pylist() if table else [], key=lambda attempt: attempt["sample"])

@@ -1,41 +1,132 @@
-"""What the trees of a search stage say: effective sample sizes, ancestors, one tree to draw."""
+"""What the trees of a search stage say: effective sample sizes, ancestors, one tree to draw.
 
+Figures are made from outlines, one in memory at a time; only the drawn tree is read whole.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from butwait.records import SearchTree
-from butwait.search.storage import read_trees
+from butwait.report.formats import scalars
+from butwait.report.kinds import Record
+from butwait.report.samples import read_questions
+from butwait.report.svg import Canvas, FigureBlock, series_colour
+from butwait.report.tree_drawing import MOST_TIPS, lay_out, tips
+from butwait.search.outline import Outline
+from butwait.search.storage import read_outlines, read_tree
 from butwait.search.weights import effective_sample_size
 
 MOST_TREES = 512
 """Trees read for the figures; a large run has more than a page needs."""
 
-MOST_TIPS = 36
-"""Branches drawn of the example tree."""
+_TOLD = frozenset({"problems", "solved", "solved_share", "interval", "mean_ess_share"})
+"""Metrics that the page says in words."""
 
 
-def load_trees(run: Path, stage: str) -> list[SearchTree]:
-    """The first ``MOST_TREES`` trees of a search stage, in stored order; empty without shards."""
-    folder = run / stage / "trees"
+def searches(run: Path, stages: Iterable[Record]) -> list[dict[str, Any]]:
+    """Of every search that has something to show, for the template."""
+    found = []
+    for stage in stages:
+        name, metrics = stage["name"], stage.get("metrics") or {}
+        trees = read_shapes(run / name / "trees")
+        if not metrics and not trees:
+            continue
+        shown = example(trees)
+        problem_set = (stage.get("settings") or {}).get("problems")
+        question = read_questions(run, str(problem_set)).get(shown) if shown else None
+        found.append(
+            {
+                "name": name,
+                "metrics": metrics,
+                "rest": {k: v for k, v in scalars(metrics).items() if k not in _TOLD},
+                "ancestry": final_ancestry(trees),
+                "trees_read": len(trees),
+                "figure": ess_curve(name, *ess_shares(trees)) if trees else None,
+                "tree": lay_out(read_tree(run / name / "trees", shown)) if shown else None,
+                "problem_id": shown,
+                "question": question,
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is kept of one tree.
+
+    Attributes:
+        problem_id: whose tree.
+        ess: ESS over N after each step.
+        resampled: whether each step began with a resampling.
+        particles, first_steps, paths: final particles, the different first steps that they descend
+            from, their different paths.
+        rank: how well it shows on a page, the least best; None where it has no step.
+    """
+
+    problem_id: str
+    ess: Sequence[float]
+    resampled: Sequence[bool]
+    particles: int
+    first_steps: int
+    paths: int
+    rank: tuple[bool, bool, bool, float] | None
+
+
+def read_shapes(folder: Path) -> list[Shape]:
+    """Of the first ``MOST_TREES`` trees, in stored order; empty without shards."""
     if not any(folder.glob("shard-*.parquet")):
         return []
-    return list(islice(read_trees(folder), MOST_TREES))
+    return [shape_of(tree) for tree in islice(read_outlines(folder), MOST_TREES)]
 
 
-def ess_shares(trees: list[SearchTree]) -> tuple[np.ndarray, np.ndarray]:
+def shape_of(tree: Outline) -> Shape:
+    """Its figures.
+
+    Its rank prefers: some final particle is correct; some branch died; small enough to be drawn
+    whole. Among those the number of branches nearest to two thirds of ``MOST_TIPS``.
+    """
+    populations = tree.populations() if tree.population_sizes.size else []
+    ends, final = tips(tree.parents), set(tree.leaves.tolist())
+    grades = zip(tree.grade_nodes.tolist(), tree.grades, strict=True)
+    rank = (
+        not any(node in final and grade == "correct" for node, grade in grades),
+        final.issuperset(ends),
+        len(ends) > MOST_TIPS,
+        abs(len(ends) - 2 * MOST_TIPS / 3),
+    )
+    return Shape(
+        problem_id=tree.problem_id,
+        ess=[effective_sample_size(weights) / len(weights) for weights in populations],
+        resampled=tree.population_resampled.tolist(),
+        particles=len(tree.leaves),
+        first_steps=len(set(_first_steps(tree.parents, tree.leaves).tolist())),
+        paths=len(final),
+        rank=rank if ends else None,
+    )
+
+
+def _first_steps(parents: np.ndarray, leaves: np.ndarray) -> np.ndarray:
+    """int32 (M,): the root's child that each leaf descends from; the root itself for the root."""
+    at = leaves
+    while (deeper := parents[at] > 0).any():
+        at = np.where(deeper, parents[at], at)
+    return at
+
+
+def ess_shares(trees: Sequence[Shape]) -> tuple[np.ndarray, np.ndarray]:
     """ESS over N after each step: float64 (trees, steps), NaN after a tree's end; and whether
     the step began with a resampling: bool, same shape."""
-    steps = max((len(tree.populations) for tree in trees), default=0)
+    steps = max((len(tree.ess) for tree in trees), default=0)
     shares = np.full((len(trees), steps), np.nan)
     resampled = np.zeros((len(trees), steps), bool)
     for row, tree in enumerate(trees):
-        for step, population in enumerate(tree.populations):
-            weights = population.log_weights
-            shares[row, step] = effective_sample_size(weights) / len(weights)
-            resampled[row, step] = population.resampled
+        shares[row, : len(tree.ess)] = tree.ess
+        resampled[row, : len(tree.ess)] = tree.resampled
     return shares, resampled
 
 
@@ -52,43 +143,45 @@ class Ancestry:
     paths: float
 
 
-def final_ancestry(trees: list[SearchTree]) -> Ancestry | None:
+def final_ancestry(trees: Iterable[Shape]) -> Ancestry | None:
     """How many different ancestors the final particles have, over trees that have any."""
-    final = [tree for tree in trees if len(tree.leaves)]
-    if not final:
-        return None
-    first_steps = [len({next(tree.path(int(leaf)), 0) for leaf in tree.leaves}) for tree in final]
-    return Ancestry(
-        particles=float(np.mean([len(tree.leaves) for tree in final])),
-        first_steps=float(np.mean(first_steps)),
-        paths=float(np.mean([len(set(tree.leaves.tolist())) for tree in final])),
-    )
+    final = [(tree.particles, tree.first_steps, tree.paths) for tree in trees if tree.particles]
+    return Ancestry(*np.mean(final, axis=0).tolist()) if final else None
 
 
-def tips(tree: SearchTree) -> list[int]:
-    """Nodes without children, by index, the root left out."""
-    parents = {node.parent for node in tree.nodes}
-    return [i for i in range(1, len(tree.nodes)) if i not in parents]
+def example(trees: Iterable[Shape]) -> str | None:
+    """The problem whose tree shows most on a page, by the rank of ``shape_of``; the first of
+    equals."""
+    ranked = [(tree.rank, number, tree) for number, tree in enumerate(trees) if tree.rank]
+    return min(ranked)[2].problem_id if ranked else None
 
 
-def example_tree(trees: list[SearchTree]) -> SearchTree | None:
-    """The tree that shows most on a page, by a fixed rule.
+def ess_curve(name: str, ess: np.ndarray, resampled: np.ndarray) -> FigureBlock | None:
+    """Effective sample size by step.
 
-    Preferred: some final particle is correct; some branch died; small enough to be drawn whole.
-    Among those the one whose number of branches is nearest to two thirds of ``MOST_TIPS``, the
-    first of equals.
+    ``ess`` is (trees, steps), the ESS as a share of the particles, NaN after a tree's end;
+    ``resampled`` (trees, steps) says whether the step began with a resampling. None for searches
+    of one step, which have no curve.
     """
-
-    def rank(tree: SearchTree) -> tuple[bool, bool, bool, float]:
-        ends = tips(tree)
-        final = set(tree.leaves.tolist())
-        solved = any(tree.grades[leaf].correct for leaf in final if leaf in tree.grades)
-        died = any(end not in final for end in ends)
-        return (
-            not solved,
-            not died,
-            len(ends) > MOST_TIPS,
-            abs(len(ends) - 2 * MOST_TIPS / 3),
-        )
-
-    return min((tree for tree in trees if len(tree.nodes) > 1), key=rank, default=None)
+    alive = np.isfinite(ess).sum(axis=0)
+    steps = np.flatnonzero(alive >= max(1, ess.shape[0] // 20))
+    if steps.size < 2:
+        return None
+    low, median, high = np.nanquantile(ess[:, steps], (0.1, 0.5, 0.9), axis=0)
+    x = steps + 1
+    with Canvas(f"ess-{name}", "Effective sample size by step", height=2.7) as canvas:
+        axes = canvas.axes[0]
+        axes.fill_between(x, 100 * low, 100 * high, color=series_colour(1), alpha=0.2, linewidth=0)
+        axes.plot(x, 100 * median, color=series_colour(1), marker="o", markersize=4)
+        axes.set_ylim(0, 104)
+        axes.set_xlabel("step of the search")
+        axes.set_ylabel("ESS (% of particles)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    worst = int(np.argmin(median))
+    share = float(np.mean(resampled[:, steps][np.isfinite(ess[:, steps])]))
+    reading = (
+        f"Median over n = {ess.shape[0]:,} trees; the middle 80 % is shaded. Lowest at step "
+        f"{x[worst]} ({100 * median[worst]:.0f} % of the particles, n = {alive[steps][worst]:,}); "
+        f"{100 * share:.0f} % of the steps began with a resampling."
+    )
+    return FigureBlock(canvas.svg, "Effective sample size", reading)

@@ -7,6 +7,7 @@ of the page's style sheet, so that one drawing serves both themes and the printe
 
 import io
 import re
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -75,6 +76,25 @@ def series_colour(index: int) -> str:
 def series_variable(index: int) -> str:
     """The same colour for HTML: "var(--s1)"."""
     return f"var(--s{index % len(Ink.SERIES) + 1})"
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """A sign in its colour (CSS), and what it stands for."""
+
+    sign: str
+    colour: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FigureBlock:
+    """A figure as the page shows it: drawing, legend, and what to read from it."""
+
+    svg: Markup
+    title: str
+    reading: str
+    legend: tuple[LegendEntry, ...] = ()
 
 
 class Canvas:

@@ -8,12 +8,14 @@ from scipy.special import expit
 
 from butwait.records import SearchTree
 from butwait.report.formats import clip
-from butwait.report.searches import MOST_TIPS, tips
 from butwait.search.summary import descendants, weight_below
 
 ROW, LEFT, TOP, WIDTH, RIGHT = 19, 14, 14, 900, 96
 """Layout in SVG units: height of a row, margins, width, and room for the answers."""
 
+
+MOST_TIPS = 36
+"""Branches drawn."""
 
 MOST_STEPS = 600
 """Steps drawn; with longer reasoning fewer branches fit."""
@@ -68,11 +70,17 @@ class Drawing:
     hidden: int
 
 
+def tips(parents: np.ndarray) -> list[int]:
+    """Nodes without children, by index, the root left out; ``parents`` is (K,), -1 the root's."""
+    ends = np.setdiff1d(np.arange(1, len(parents)), parents)
+    return [int(end) for end in ends]
+
+
 def lay_out(tree: SearchTree) -> Drawing:
     """The drawing of ``tree``: as many branches as fit: the live ones with the most weight
     first, but with room for dead ones."""
     weight, alive = weight_below(tree), descendants(tree) > 0
-    ends = tips(tree)
+    ends = tips(np.array([node.parent for node in tree.nodes]))
     live = sorted((end for end in ends if alive[end]), key=lambda end: -weight[end])
     dead = [end for end in ends if not alive[end]]
     most_live = 2 * MOST_TIPS // 3

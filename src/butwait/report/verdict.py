@@ -6,8 +6,9 @@ from typing import Any
 
 from butwait.evaluation.compare import ALPHA
 from butwait.report import formats
-from butwait.report.collect import Evaluation, Record, by_name
+from butwait.report.collect import Evaluation, by_name
 from butwait.report.formats import finite
+from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 from butwait.report.lineage import policy_stage, tell_apart
 
 MUCH_TRUNCATED = 0.05
@@ -22,7 +23,7 @@ class Verdict:
     """Attributes:
     sentence: the first line of the page.
     evidence: whether the headline comparison is significant at ``ALPHA``.
-    comparison: the comparison behind it, None where the run has none.
+    comparison: the comparison that it tells, None where the run has none.
     caveats: what a careful reader must know beside it.
     """
 
@@ -33,7 +34,10 @@ class Verdict:
 
 
 def judge(
-    stages: Sequence[Record], rows: Sequence[Evaluation], comparisons: Sequence[dict[str, Any]]
+    stages: Sequence[Record],
+    rows: Sequence[Evaluation],
+    comparisons: Sequence[dict[str, Any]],
+    kinds: ReportedKinds,
 ) -> Verdict:
     """The verdict of a run.
 
@@ -42,11 +46,12 @@ def judge(
     """
     records = by_name(stages, rows)
     by_key = {row.key: row for row in rows}
-    caveats = _caveats(stages, rows, comparisons)
-    chosen = headline(records, by_key, comparisons)
+    caveats = _caveats(stages, rows, comparisons, kinds)
+    chosen = headline(records, by_key, comparisons, kinds)
     if chosen is not None:
         a, b = by_key[chosen["a"]], by_key[chosen["b"]]
-        return Verdict(_sentence(a, b, chosen, records), is_evidence(chosen), chosen, caveats)
+        names = tell_apart(a.stage, b.stage, records, kinds)
+        return Verdict(_sentence(a, b, chosen, names), is_evidence(chosen), chosen, caveats)
     if rows:
         solved = "; ".join(f"{row.stage}/{row.method} {_solved(row)}" for row in rows[:2])
         return Verdict(f"Nothing is compared in this run: {solved}.", False, None, caveats)
@@ -55,9 +60,10 @@ def judge(
 
 
 def headline(
-    records: Mapping[str, Record],
+    records: Records,
     rows: Mapping[str, Evaluation],
     comparisons: Sequence[dict[str, Any]],
+    kinds: ReportedKinds,
 ) -> dict[str, Any] | None:
     """The comparison the page opens with.
 
@@ -69,12 +75,10 @@ def headline(
 
     def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, float, int]:
         a, b = rows[comparison["a"]], rows[comparison["b"]]
-        trained_against_base = (
-            policy_stage(a.stage, records) is None and policy_stage(b.stage, records) is not None
-        )
+        trained = [policy_stage(row.stage, records, kinds) is not None for row in (a, b)]
         return (
             not (a.set == b.set and a.method == b.method),
-            not trained_against_base,
+            trained != [False, True],
             a.stage == b.stage,
             not b.plain,
             a.attempt_tokens,
@@ -90,20 +94,29 @@ def is_evidence(comparison: Mapping[str, Any]) -> bool:
     return p is not None and p < ALPHA
 
 
+def strength(comparison: Mapping[str, Any]) -> str:
+    """ "better", "worse" or "none" (not evidence), by the p-value adjusted for the number of
+    comparisons where there is one."""
+    holm = finite(comparison.get("p_holm"))
+    if not is_evidence(comparison if holm is None else {"p": holm}):
+        return "none"
+    return "better" if (finite(comparison.get("delta")) or 0) > 0 else "worse"
+
+
 def _sentence(
-    a: Evaluation, b: Evaluation, comparison: Mapping[str, Any], records: Mapping[str, Record]
+    a: Evaluation, b: Evaluation, comparison: Mapping[str, Any], names: tuple[str, str]
 ) -> str:
-    first, second = tell_apart(a.stage, b.stage, records)
+    first, second = names
     how = " at the first try" if b.plain else f" with {b.method}"
     if a.method != b.method:
         how, first, second = "", f"{first} with {a.method}", f"{second} with {b.method}"
     delta = finite(comparison.get("delta"))
     body = (
         f"{second} solves {_rate(b, comparison.get('rate_b'))} of "
-        f"{formats.count(b.figure('n'))} questions{how}, {first} "
+        f"{formats.count(b.metrics.get('n'))} questions{how}, {first} "
         f"{_rate(a, comparison.get('rate_a'))}: {formats.points(delta)} "
         f"{formats.interval(comparison.get('interval'))}, {comparison.get('test', 'test')} "
-        f"{formats.p_value(finite(comparison.get('p')))}."
+        f"{formats.p_value(comparison.get('p'))}."
     )
     if not is_evidence(comparison):
         return f"NOT EVIDENCE of a difference: {body}"
@@ -124,12 +137,15 @@ def _solved(row: Evaluation) -> str:
 
 
 def _caveats(
-    stages: Sequence[Record], rows: Sequence[Evaluation], comparisons: Sequence[dict[str, Any]]
+    stages: Sequence[Record],
+    rows: Sequence[Evaluation],
+    comparisons: Sequence[dict[str, Any]],
+    kinds: ReportedKinds,
 ) -> list[str]:
     unfinished = [
         stage["name"]
         for stage in stages
-        if stage.get("status") not in (None, "complete") and stage.get("kind") != "report"
+        if stage.get("status") not in (None, "complete") and kind_of(stage, kinds).gives != "report"
     ]
     found = []
     if unfinished:
@@ -143,13 +159,13 @@ def _caveats(
 
 
 def _extreme(extreme: str, comparison: Mapping[str, Any]) -> str:
-    solved = formats.percent(finite(comparison.get("rate_a")))
+    solved = formats.percent(comparison.get("rate_a"))
     what = "this set cannot show a difference; an easier one can"
     if extreme == "ceiling":
         what = "this set has no room to show a gain; a harder one has"
     return (
         f"{extreme.capitalize()} effect: {comparison['a']} solves {solved} of "
-        f"{formats.count(finite(comparison.get('n')))} questions: {what}."
+        f"{formats.count(comparison.get('n'))} questions: {what}."
     )
 
 

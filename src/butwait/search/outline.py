@@ -1,7 +1,7 @@
 """A search tree without its tokens: what figures of many trees need, at a fraction of the reading.
 
 Sizes: K nodes (the root first, parents before children), P populations, S slots in all populations
-together, M leaves.
+together, M leaves, g grades.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,8 @@ class Outline:
         population_resampled: bool (P,).
         population_log_weights: float64 (S,), flat, in step order.
         leaves: int32 (M,), the node of each final particle.
-        grades: status of each graded leaf.
+        grade_nodes: int32 (g,), the graded leaves, those of dead particles included.
+        grades: status of each of them.
     """
 
     problem_id: str
@@ -53,6 +54,7 @@ class Outline:
     population_resampled: np.ndarray
     population_log_weights: np.ndarray
     leaves: np.ndarray
+    grade_nodes: np.ndarray
     grades: list[str]
 
     @property

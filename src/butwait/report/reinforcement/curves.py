@@ -1,4 +1,4 @@
-"""Curves over optimizer steps as small panels, all arms in each.
+"""Curves over optimizer steps as small panels, and held-out accuracy, all arms in each.
 
 A curve has at most ``MOST_POINTS`` points, each the mean of the steps around it. Where completions
 are not samples of the policy alone, the curves that speak of them are dashed. Of an arm with
@@ -7,16 +7,23 @@ several seeds the mean over seeds is drawn, at the steps that all of them have.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from butwait.report import formats
-from butwait.report.figures import LegendEntry
-from butwait.report.reinforcement.guards import ends
-from butwait.report.reinforcement.runs import Arm
-from butwait.report.svg import Canvas, series_colour, series_variable
+from butwait.report.reinforcement.runs import Arm, ends
+from butwait.report.svg import (
+    Canvas,
+    FigureBlock,
+    Ink,
+    LegendEntry,
+    series_colour,
+    series_variable,
+)
 
 MOST_POINTS = 60
 
@@ -79,7 +86,7 @@ GROUPS = (
         ),
     ),
     Group(
-        "search",
+        "searches",
         "Searches in the loop",
         "Means over the searches of a generation.",
         (
@@ -197,3 +204,117 @@ def legend(arms: Sequence[Arm]) -> list[LegendEntry]:
         text = f"a point is the mean of up to {-(-longest // MOST_POINTS)} logged steps"
         entries.append(LegendEntry("•", "var(--ink)", text))
     return entries
+
+
+def held_out(arms: Sequence[Arm]) -> list[FigureBlock]:
+    """Accuracy at the looks against optimizer steps and against tokens; a figure for each set of
+    held-out questions.
+
+    Against tokens a line stands at what was sampled from the policy, and a dotted one with hollow
+    markers at that and what the reward model ran.
+    """
+    looked = [arm for arm in arms if any(seed.looks for seed in arm.seeds)]
+    sets = dict.fromkeys(arm.seeds[0].selection_set for arm in looked)
+    return [
+        _held_out_figure(i, name, [arm for arm in looked if arm.seeds[0].selection_set == name])
+        for i, name in enumerate(sets)
+    ]
+
+
+def _held_out_figure(number: int, problem_set: str, arms: Sequence[Arm]) -> FigureBlock:
+    title = f"Held-out accuracy on {problem_set}" if problem_set else "Held-out accuracy"
+    with Canvas(f"rl-looks-{number}", title, rows=2, height=2.8) as canvas:
+        by_step, by_token = canvas.axes
+        for arm in arms:
+            _draw(by_step, arm, "step")
+            _draw(by_token, arm, "policy_tokens")
+            if _has_reward_tokens(arm):
+                _draw_total(by_token, arm)
+        for axes in canvas.axes:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(0, low), min(100, high))
+            axes.set_ylabel("accuracy (%)")
+        by_step.set_xlabel("optimizer step")
+        by_step.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+        by_token.set_xlabel("tokens")
+        by_token.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        by_token.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.compact(value)))
+    return FigureBlock(canvas.svg, title, _looks_reading(arms), tuple(_looks_legend(arms)))
+
+
+def _has_reward_tokens(arm: Arm) -> bool:
+    return any(look.reward_tokens for seed in arm.seeds for look in seed.looks)
+
+
+def _line(arm: Arm, place: str) -> tuple[np.ndarray, np.ndarray]:
+    """Places (an attribute of a look) and accuracies in percent, (looks,) each; of several seeds
+    the means, at the steps at which all of them looked."""
+    by_step = [{look.step: look for look in seed.looks} for seed in arm.seeds if seed.looks]
+    shared = sorted(set.intersection(*(set(looks) for looks in by_step)))
+    several = [[looks[step] for looks in by_step] for step in shared]
+    x = np.array([np.mean([getattr(look, place) for look in looks]) for looks in several])
+    y = np.array([100 * np.mean([look.accuracy for look in looks]) for looks in several])
+    return x, y
+
+
+def _draw(axes: Axes, arm: Arm, place: str) -> None:
+    colour = series_colour(arm.colour)
+    axes.plot(*_line(arm, place), ".-", color=colour, markersize=7)
+    if len(arm.seeds) == 1:
+        _draw_certainty(axes, arm, place, colour)
+        return
+    for seed in arm.seeds:
+        x = [getattr(look, place) for look in seed.looks]
+        y = [100 * look.accuracy for look in seed.looks]
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.5)
+
+
+def _draw_certainty(axes: Axes, arm: Arm, place: str, colour: str) -> None:
+    """The interval of each look, and a ring around the one that is kept."""
+    (seed,) = arm.seeds
+    for look in seed.looks:
+        if look.interval is not None:
+            bar = [100 * bound for bound in look.interval]
+            axes.plot([getattr(look, place)] * 2, bar, "_-", color=colour, linewidth=1, alpha=0.5)
+    if seed.kept is not None:
+        ring: dict[str, Any] = {"markersize": 12, "markeredgewidth": 1.5, "markeredgecolor": colour}
+        at, rate = getattr(seed.kept, place), 100 * seed.kept.accuracy
+        axes.plot(at, rate, "o", markerfacecolor="none", **ring)
+
+
+def _draw_total(axes: Axes, arm: Arm) -> None:
+    colour = series_colour(arm.colour)
+    hollow: dict[str, Any] = {"markerfacecolor": Ink.PAPER, "markersize": 4.5, "linewidth": 1}
+    axes.plot(*_line(arm, "all_tokens"), "o:", color=colour, **hollow)
+
+
+def _looks_legend(arms: Sequence[Arm]) -> list[LegendEntry]:
+    entries = [arm_entry(arm) for arm in arms]
+    if any(len(arm.seeds) == 1 for arm in arms):
+        entries.append(LegendEntry("◎", "var(--ink)", "ring: the look whose model is kept"))
+    if any(len(arm.seeds) > 1 for arm in arms):
+        entries.append(LegendEntry("─", "var(--ink)", "thin: single seeds"))
+    if any(_has_reward_tokens(arm) for arm in arms):
+        hollow = "hollow, dotted: with the reward model's tokens"
+        entries.append(LegendEntry("○", "var(--ink)", hollow))
+    return entries
+
+
+def _looks_reading(arms: Sequence[Arm]) -> str:
+    told = [_looks_course(arm) for arm in arms if len(_line(arm, "step")[0])]
+    n = max((look.n for arm in arms for seed in arm.seeds for look in seed.looks), default=0)
+    return (
+        f"{'; '.join(told)}. Plain samples of the policy at the same {formats.count(n)} questions "
+        "at every look, never a search; bars are 95 % intervals of single looks. Tokens are those "
+        "sampled from the policy by then, those of searches included and those of the looks left "
+        "out."
+    )
+
+
+def _looks_course(arm: Arm) -> str:
+    x, y = _line(arm, "step")
+    best = int(np.argmax(y))
+    course = (
+        f"{arm.name} begins at {y[0]:.1f} %, is best at step {x[best]:.0f} with {y[best]:.1f} %"
+    )
+    return f"{course} and ends at {y[-1]:.1f} %"

@@ -1,4 +1,5 @@
-"""What the folders of ``grpo`` and ``grpo_direct`` stages hold, as far as they were trained."""
+"""What the folders of stages of reinforcement learning hold, as far as they were trained, and signs
+in them that a reward is gamed: completions of a kind that earns one without solving."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from butwait.report.collect import Record, arm_of, training_log
+from butwait.report.collect import arm_of
 from butwait.report.formats import finite
+from butwait.report.kinds import Record
 from butwait.running.json_lines import read_log
-
-RL_KINDS = frozenset({"grpo", "grpo_direct"})
 
 POLICY = "samples of the policy"
 PARTICLES = "particles of searches, not samples of the policy"
@@ -31,7 +31,6 @@ class Look:
         interval: its 95 % interval; None where none was recorded.
         n, k: questions, samples of each.
         length: mean tokens of a sample.
-        own_tokens: sampled from the policy for the look itself.
         policy_tokens, reward_tokens: of the training until then: sampled from the policy, those of
             searches included, and run by the reward model.
         texts: of the first questions, each with ``problem_id``, ``question``, ``text``, ``status``.
@@ -43,10 +42,13 @@ class Look:
     n: int
     k: int
     length: float | None
-    own_tokens: float
     policy_tokens: float
     reward_tokens: float
     texts: Sequence[Mapping[str, Any]]
+
+    @property
+    def all_tokens(self) -> float:
+        return self.policy_tokens + self.reward_tokens
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Training:
 
     @property
     def mode(self) -> str:
-        """Of ``grpo_direct``; "" for plain GRPO."""
-        return str(self.settings.get("mode") or "") if self.record["kind"] == "grpo_direct" else ""
+        """How searches take part; "" where they do not, as in plain GRPO."""
+        return str(self.settings.get("mode") or "")
 
     @property
     def drawn_from(self) -> str:
@@ -128,7 +130,6 @@ class Training:
             n=int(finite(row.get("n")) or 0),
             k=int(finite(row.get("k")) or 0),
             length=finite(row.get("length")),
-            own_tokens=finite(row.get("policy_tokens")) or 0.0,
             policy_tokens=self.tokens("tokens/policy", int(step)),
             reward_tokens=self.tokens("tokens/reward_model", int(step)),
             texts=row.get("texts") or (),
@@ -156,6 +157,11 @@ class Training:
         return self.tokens(figure, self.steps) if recorded is None else recorded
 
     @property
+    def policy_tokens(self) -> float:
+        """Sampled from the policy, those of searches included."""
+        return self.count("policy_tokens", "tokens/policy")
+
+    @property
     def stopped(self) -> str:
         """Why it ended; "" where that is not known."""
         if self.record.get("status") != "complete":
@@ -163,7 +169,7 @@ class Training:
         if recorded := self.metrics.get("stopped"):
             return str(recorded)
         most, budget = finite(self.settings.get("steps")), self.settings.get("token_budget")
-        if budget and self.count("policy_tokens", "tokens/policy") >= budget:
+        if budget and self.policy_tokens >= budget:
             return "token budget spent"
         return "all its steps" if most is not None and self.steps >= most else ""
 
@@ -189,24 +195,78 @@ class Arm:
 
 
 def read_trainings(run: Path, stages: Iterable[Record]) -> list[Training]:
-    """The stages of reinforcement learning that have something to show, in recipe order."""
+    """Those of the stages that have something to show, in recipe order."""
     found = []
     for record in stages:
-        if record.get("kind") not in RL_KINDS:
-            continue
-        folder = run / record["name"]
-        looks, samples = (read_log(folder / f"{name}.jsonl") for name in ("looks", "samples"))
-        training = Training(record, training_log(run, record["name"]), looks, samples)
+        files = (run / record["name"] / f"{name}.jsonl" for name in ("log", "looks", "samples"))
+        training = Training(record, *map(read_log, files))
         if training.log or training.rows or training.metrics:
             found.append(training)
     return found
 
 
 def arms_of(trainings: Iterable[Training], colours: Mapping[str, int]) -> list[Arm]:
-    """The arms in order. ``colours`` maps an arm to its series; new ones come behind them."""
+    """The arms in order. ``colours`` maps an arm to its series; new ones come after them."""
     members: dict[str, list[Training]] = {}
     for training in trainings:
         members.setdefault(training.arm, []).append(training)
     free = max(colours.values(), default=-1) + 1
     fresh = {name: free + i for i, name in enumerate(n for n in members if n not in colours)}
     return [Arm(name, (fresh | dict(colours))[name], seeds) for name, seeds in members.items()]
+
+
+SIGNS = {
+    "several_boxes": "several boxes",
+    "no_reasoning": "answer without reasoning",
+    "other_language": "other language",
+}
+"""``hacks/<name>`` of the log -> in words."""
+
+RISE = 0.01
+"""A share that rose by less is not named."""
+STANDARD_ERRORS = 2.0
+"""Nor one that rose by less than so many standard errors."""
+
+_FEWEST_STEPS = 5
+_SHARE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A figure at the beginning and at the end of a training.
+
+    Attributes:
+        first, last: means over the first and the last ``steps`` logged values.
+        steps: a tenth of them, at least five, at most half.
+        rises: whether it is higher by ``RISE`` and by ``STANDARD_ERRORS``, the values of the steps
+            taken as independent.
+    """
+
+    first: float
+    last: float
+    steps: int
+    rises: bool
+
+
+def ends(training: Training, figure: str) -> Ends | None:
+    """None where the log has no such figure."""
+    values = training.curve(figure)[:, 1]
+    if not values.size:
+        return None
+    steps = max(1, min(max(_FEWEST_STEPS, values.size // _SHARE), values.size // 2))
+    first, last = values[:steps], values[-steps:]
+    rise = float(last.mean() - first.mean())
+    error = float(np.sqrt(_variance(first) + _variance(last)))
+    rises = values.size > 1 and rise >= RISE and rise > STANDARD_ERRORS * error
+    return Ends(float(first.mean()), float(last.mean()), steps, rises)
+
+
+def _variance(values: np.ndarray) -> float:
+    """Of the mean; 0 where a single value tells nothing of it."""
+    return float(values.var(ddof=1) / values.size) if values.size > 1 else 0.0
+
+
+def guards(training: Training) -> Mapping[str, Ends]:
+    """Of every sign that the log counts."""
+    found = {name: ends(training, f"hacks/{name}") for name in SIGNS}
+    return {name: seen for name, seen in found.items() if seen is not None}

@@ -1,85 +1,85 @@
 """The section "Reinforcement learning" of the page, and its part of ``summary.json``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from butwait.report.collect import Evaluation, Record, evaluations
+from butwait.report import formats
+from butwait.report.collect import Evaluation, arm_of, evaluations
+from butwait.report.formats import finite
+from butwait.report.kinds import Material, Record, kind_of
 from butwait.report.lineage import policy_stage
-from butwait.report.reinforcement.curves import legend, step_curves
-from butwait.report.reinforcement.guards import SIGNS, ends, guards
-from butwait.report.reinforcement.held_out import held_out
-from butwait.report.reinforcement.runs import Look, Training, arms_of
-from butwait.report.reinforcement.table import guard_row, search_row, training_row, warnings
+from butwait.report.reinforcement.curves import held_out, legend, step_curves
+from butwait.report.reinforcement.runs import (
+    PARTICLES,
+    RESCUED,
+    SIGNS,
+    Arm,
+    Training,
+    arms_of,
+    ends,
+    guards,
+    read_trainings,
+)
 from butwait.report.reinforcement.texts import HABIT, strips
 
+_REWARD_OF = {PARTICLES: "of particles", RESCUED: "with solutions"}
 
-def section(
-    trainings: Sequence[Training], stages: Sequence[Record], colours: Mapping[str, int]
-) -> dict[str, Any] | None:
-    """Data for the template; None where nothing was trained by reinforcement.
 
-    Args:
-        trainings: see ``read_trainings``.
-        stages: all records of the run.
-        colours: evaluate stage or arm -> its series.
-    """
+def reinforcement(material: Material, stages: Sequence[Record]) -> dict[str, Any] | None:
+    """Data for the template, and ``summary`` (see ``facts``); None where nothing was trained."""
+    trainings = read_trainings(material.run, stages)
     if not trainings:
         return None
-    arms = arms_of(trainings, _colours(trainings, stages, colours))
+    evaluated = _evaluations(material)
+    arms = arms_of(trainings, _colours(trainings, material))
     colour_of = {seed.name: arm.colour for arm in arms for seed in arm.seeds}
-    evaluated = _evaluations(stages)
     return {
-        "rows": [training_row(t, colour_of[t.name], evaluated.get(t.name)) for t in trainings],
-        "looks": max((len(t.looks) for t in trainings), default=0),
+        "summary": facts(trainings),
+        "rows": [
+            {
+                "training": training,
+                "colour": colour_of[training.name],
+                "label": kind_of(training.record, material.kinds).label,
+                "reward": ends(training, "reward"),
+                "reward_of": _REWARD_OF.get(training.drawn_from, ""),
+                "evaluation": evaluated.get(training.name),
+            }
+            for training in trainings
+        ],
+        "looks": max(len(training.looks) for training in trainings),
         "warnings": warnings(arms),
-        "searches": [row for row in map(search_row, trainings) if row is not None],
-        "signs": list(SIGNS.values()),
-        "guards": [row for row in map(guard_row, trainings) if row is not None],
+        "searches": [t for t in trainings if finite(t.metrics.get("searched"))],
+        "signs": SIGNS,
+        "guards": {t.name: seen for t in trainings if (seen := guards(t))},
         "held_out": held_out(arms),
         "curves": step_curves(arms),
         "legend": legend(arms),
         "habit": HABIT,
-        "texts": [text for arm in arms if (text := _texts(arm.seeds[0])) is not None],
+        "texts": [(arm.seeds[0], shown) for arm in arms if (shown := strips(arm.seeds[0]))],
     }
 
 
-def _texts(training: Training) -> dict[str, Any] | None:
-    """Of an arm the first seed is shown."""
-    written = strips(training)
-    if not written:
-        return None
-    same = "the same held-out questions at several looks"
-    own = f"completions drawn in training, each of its own question: {training.drawn_from}"
-    return {
-        "name": training.name,
-        "what": same if any(strip.question for strip in written) else own,
-        "strips": written,
-    }
-
-
-def _colours(
-    trainings: Sequence[Training], stages: Sequence[Record], colours: Mapping[str, int]
-) -> dict[str, int]:
+def _colours(trainings: Sequence[Training], material: Material) -> dict[str, int]:
     """Arm -> the colour that the page gives to the evaluation of its model, where there is one."""
-    records = {stage["name"]: stage for stage in stages}
+    records = {stage["name"]: stage for stage in material.stages}
     arm_of_training = {training.name: training.arm for training in trainings}
     found: dict[str, int] = {}
-    for stage in stages:
-        evaluated = colours.get((stage.get("settings") or {}).get("arm") or stage["name"])
-        trained = policy_stage(stage["name"], records)
-        if evaluated is not None and trained is not None and trained["name"] in arm_of_training:
-            found.setdefault(arm_of_training[trained["name"]], evaluated)
+    for stage in material.stages:
+        shown = material.colours.get(arm_of(stage) or stage["name"])
+        trained = policy_stage(stage["name"], records, material.kinds)
+        if shown is not None and trained is not None and trained["name"] in arm_of_training:
+            found.setdefault(arm_of_training[trained["name"]], shown)
     return found
 
 
-def _evaluations(stages: Sequence[Record]) -> dict[str, Evaluation]:
+def _evaluations(material: Material) -> dict[str, Evaluation]:
     """Training stage -> the evaluation of its model: plain sampling before a search, on the first
     set."""
-    records = {stage["name"]: stage for stage in stages}
+    records = {stage["name"]: stage for stage in material.stages}
     found: dict[str, Evaluation] = {}
-    for row in evaluations(stages):
-        trained = policy_stage(row.stage, records)
+    for row in evaluations(material.stages, material.kinds):
+        trained = policy_stage(row.stage, records, material.kinds)
         if trained is None:
             continue
         before = found.get(trained["name"])
@@ -93,6 +93,9 @@ def facts(trainings: Sequence[Training]) -> dict[str, dict[str, Any]]:
     return {training.name: _facts(training) for training in trainings}
 
 
+_OF_LOOK = ["step", "accuracy", "interval", "n", "k", "length", "policy_tokens", "reward_tokens"]
+
+
 def _facts(training: Training) -> dict[str, Any]:
     reward, kept = ends(training, "reward"), training.kept
     return {
@@ -102,18 +105,48 @@ def _facts(training: Training) -> dict[str, Any]:
         "reward_of": training.drawn_from,
         "reward": None if reward is None else asdict(reward),
         "signs": {name: asdict(seen) for name, seen in guards(training).items()},
-        "looks": [_look(look) for look in training.looks],
+        "looks": [{name: getattr(look, name) for name in _OF_LOOK} for look in training.looks],
     }
 
 
-def _look(look: Look) -> dict[str, Any]:
-    return {
-        "step": look.step,
-        "accuracy": look.accuracy,
-        "interval": look.interval,
-        "n": look.n,
-        "k": look.k,
-        "length": look.length,
-        "policy_tokens": look.policy_tokens,
-        "reward_tokens": look.reward_tokens,
-    }
+POOR = 0.1
+"""A larger share of poor searches is said."""
+
+
+def warnings(arms: Sequence[Arm]) -> list[str]:
+    """What a careful reader must know, in sentences."""
+    found = []
+    for arm in arms:
+        found += [*_gamed(arm), *_poor_searches(arm)]
+    return found
+
+
+def _gamed(arm: Arm) -> Iterator[str]:
+    """Of each sign that rises, the seed with the highest share at the end."""
+    for name, sign in SIGNS.items():
+        rising = [seen for seed in arm.seeds if (seen := guards(seed).get(name)) and seen.rises]
+        if rising:
+            worst = max(rising, key=lambda seen: seen.last)
+            seeds = f" (the worst of {len(rising)} of {len(arm.seeds)} seeds)"
+            yield (
+                f"{arm.name}: completions with the sign “{sign}” rose from "
+                f"{formats.percent(worst.first)} to {formats.percent(worst.last)}"
+                f"{seeds if len(arm.seeds) > 1 else ''}; the reward may be gamed, read the texts."
+            )
+
+
+def _poor_searches(arm: Arm) -> Iterator[str]:
+    searched, poor, mixed = (
+        sum(finite(seed.metrics.get(name)) or 0.0 for seed in arm.seeds)
+        for name in ("searched", "poor", "mixed_policies")
+    )
+    if searched and poor / searched > POOR:
+        yield (
+            f"{arm.name}: {formats.percent(poor / searched)} of {formats.count(searched)} searches "
+            "were poor (few effective particles, or most of one ancestor); they tell little."
+        )
+    if mixed:
+        yield (
+            f"{arm.name}: {formats.count(mixed)} steps hold searches of two policies, as the "
+            "training went on after it was killed and did not repeat itself bit for bit."
+        )

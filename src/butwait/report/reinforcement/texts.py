@@ -8,7 +8,6 @@ from typing import Any
 from butwait.profile.patterns import shipped_patterns
 from butwait.report.formats import clip
 from butwait.report.reinforcement.runs import Training
-from butwait.report.samples import MOST_CHARACTERS
 
 HABIT = "reflection"
 """Phrases of this habit are marked."""
@@ -67,7 +66,7 @@ def strips(training: Training) -> list[Strip]:
             for own in look.texts
             if own.get("problem_id") == row.get("problem_id")
         ]
-        question = clip(str(row.get("question") or ""), MOST_CHARACTERS)
+        question = clip(str(row.get("question") or ""))
         found.append(Strip(str(row.get("problem_id") or ""), question, texts))
     return found
 
@@ -102,7 +101,7 @@ def _named(steps: Sequence[int], kept: int | None) -> dict[int, str]:
 
 
 def _text(when: str, step: int, row: Mapping[str, Any], question: str) -> Text:
-    shown = clip(str(row.get("text") or "").strip(), MOST_CHARACTERS)
+    shown = clip(str(row.get("text") or "").strip())
     pieces = _marked(shown, shipped_patterns()[HABIT])
     return Text(when, step, question, str(row.get("status") or ""), pieces)
 
