@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from butwait.records.settings import Settings
+from butwait.report.kinds import Section
 from butwait.running.kinds import name_of
 
 Metrics = dict[str, Any]
@@ -101,7 +102,7 @@ class StageKind:
     headline: Callable[[Metrics], Iterable[str]] = _no_lines
     label: str = ""
     supervision: Literal["self", "external traces"] = "self"
-    section: Any = None
+    section: Section | None = None
 
     @property
     def name(self) -> str:

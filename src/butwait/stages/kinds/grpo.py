@@ -9,6 +9,7 @@ from butwait.engines.settings import Sampling
 from butwait.evaluation.settings import MethodSettings
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Attempt, Problem, UserError
+from butwait.report.sections import REINFORCEMENT
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.stages.context import StageRun
@@ -161,6 +162,7 @@ GRPO = StageKind(
     run=grpo,
     headline=_headline,
     label="GRPO",
+    section=REINFORCEMENT,
 )
 GRPO_DIRECT = StageKind(
     settings=GrpoDirectStage,
@@ -171,4 +173,5 @@ GRPO_DIRECT = StageKind(
     run=grpo,
     headline=_headline,
     label="GRPO-Direct",
+    section=REINFORCEMENT,
 )

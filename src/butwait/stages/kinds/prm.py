@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
+from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun
 from butwait.training.prm_settings import PrmSettings
 
@@ -52,4 +53,5 @@ PRM = StageKind(
     sets="training",
     run=prm,
     headline=_headline,
+    section=REWARD_MODELS,
 )

@@ -9,6 +9,7 @@ from pydantic import Field
 from butwait.profile.sources import Solution, Source, read_source
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import UserError
+from butwait.report.sections import PROFILES
 from butwait.running.files import write_json
 from butwait.stages.context import StageRun
 
@@ -107,4 +108,5 @@ PROFILE = StageKind(
     check=_check,
     run=profile,
     headline=_headline,
+    section=PROFILES,
 )

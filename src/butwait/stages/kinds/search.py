@@ -8,6 +8,7 @@ from pydantic import Field
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Problem, SearchTree
+from butwait.report.sections import SEARCHES
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
@@ -84,4 +85,5 @@ SEARCH = StageKind(
     sets="training",
     run=search,
     headline=_headline,
+    section=SEARCHES,
 )
