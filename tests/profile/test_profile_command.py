@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from butwait.cli.profile import Request, profile
+from butwait.cli.profile import ProfileOptions, profile
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.evaluation.storage import write_shard
@@ -49,12 +49,20 @@ def test_an_evaluation_and_a_file_meet_in_the_question(evaluation: Path, tmp_pat
     assert ours.solutions[0].question == theirs.solutions[0].question
 
 
+def test_questions_are_those_of_the_set_that_was_evaluated(evaluation: Path) -> None:
+    (before,) = read_source(str(evaluation))
+    other = {"id": "sum-1", "question": "What is 7 + 7?", "answer": "14"}
+    jsonl(evaluation.parent / "problems" / "zoo.jsonl", [other])
+    (after,) = read_source(str(evaluation))
+    assert after.solutions == before.solutions
+
+
 def test_the_table_begins_with_the_sentence(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     short = [{"question": q, "solution": "one two"} for q in "pq"]
     long = [{"question": q, "solution": "Wait, one [two] three"} for q in "pq"]
     a, b = jsonl(tmp_path / "a.jsonl", short), jsonl(tmp_path / "b.jsonl", long)
-    profile(Request([f"A={a}", f"B={b}"]), tmp_path / "out.json")
+    profile(ProfileOptions([f"A={a}", f"B={b}"]), tmp_path / "out.json")
     first = capsys.readouterr().out.partition("\n")[0]
     assert first == "B's solutions are 2.00 x [2.00, 2.00] as long as A's (mean words)."
     found = json.loads((tmp_path / "out.json").read_text())
@@ -86,7 +94,7 @@ def test_other_mistakes(tmp_path: Path) -> None:
         read_source(str(tmp_path))
     file = jsonl(tmp_path / "a.jsonl", [{"solution": "a"}])
     with pytest.raises(UserError, match="called 'a'"):
-        profile(Request([str(file), str(file)]), None)
+        profile(ProfileOptions([str(file), str(file)]), None)
     with pytest.raises(UserError, match="has no column 'other'"):
         read_source(str(file), "other")
 
@@ -103,7 +111,7 @@ def test_parquet_reads_like_json_lines(tmp_path: Path) -> None:
 def test_a_tokenizer_counts_every_source(tmp_path: Path, evaluation: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"solution": "1 + 1 = 2\n"}])
     out = tmp_path / "out.json"
-    profile(Request([f"A={file}", str(evaluation)], tokenizer="tiny"), out)
+    profile(ProfileOptions([f"A={file}", str(evaluation)], tokenizer="tiny"), out)
     found = json.loads(out.read_text())
     tokenizer = load_tokenizer(ModelSettings(name="tiny"))
     wanted = [
@@ -124,7 +132,7 @@ def test_two_models_are_told_of_in_one_sentence(
         record = json.loads((run / "base" / "stage.json").read_text())
         record["settings"] = {"recipe": {"model": {"name": model}}}
         (run / "base" / "stage.json").write_text(json.dumps(record))
-    profile(Request([f"A={evaluation}", f"B={other / 'base'}"]), None)
+    profile(ProfileOptions([f"A={evaluation}", f"B={other / 'base'}"]), None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("B's solutions are 1.00 x as long as A's (mean words).")
     assert lines[1].startswith("Lengths are in words, as the sources come from 2 models")
@@ -156,7 +164,7 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:
     a = jsonl(tmp_path / "a.jsonl", [{"question": q, "solution": "one two"} for q in "pq"])
     b = jsonl(tmp_path / "b.jsonl", [{"question": q, "solution": "Wait, it is 3"} for q in "pq"])
     page = tmp_path / "page.html"
-    profile(Request([f"A={a}", f"<b>={b}"]), None, page)
+    profile(ProfileOptions([f"A={a}", f"<b>={b}"]), None, page)
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") == 2
     assert "Median lengths in words: A 2; &lt;b&gt; 4." in text

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from butwait.pipeline.run import run_recipe
 from butwait.profile.figures import length_histograms, measure, models, place_histogram
 from butwait.profile.patterns import shipped_patterns
-from butwait.profile.sources import Solution, Source, read_source
+from butwait.profile.sources import Source, SourceSolution, read_source
 from butwait.recipe.load import load_recipe
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
@@ -154,7 +154,7 @@ def test_sources_that_do_not_fit(looks: dict[str, Any], message: str) -> None:
 
 
 def told(name: str, model: str | None, *lengths: int) -> Source:
-    solutions = [Solution(f"q{i}", "one two", None, n) for i, n in enumerate(lengths)]
+    solutions = [SourceSolution(f"q{i}", "one two", None, n) for i, n in enumerate(lengths)]
     return Source(name, solutions, 0, model)
 
 

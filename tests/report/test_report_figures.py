@@ -89,13 +89,13 @@ def test_evaluations_without_tokens_give_no_figure() -> None:
 def test_length_rows_by_hand() -> None:
     exact = length_row("all", np.arange(101), 0)
     assert exact is not None
-    assert exact.quantiles == (5.0, 25.0, 50.0, 75.0, 95.0)
+    assert exact.quantiles == [5.0, 25.0, 50.0, 75.0, 95.0]
     assert exact.n == 101
     assert length_row("none", np.zeros(0), 0) is None
     # 10 in [0, 10), 30 in [10, 20): the quartile is at the edge, the median a third after it.
     binned = histogram_row("data", [0, 10, 20], [10, 30], 1)
     assert binned is not None
-    assert binned.quantiles == pytest.approx((2.0, 10.0, 10 + 10 / 3, 10 + 20 / 3, 10 + 28 / 3))
+    assert binned.quantiles == pytest.approx([2.0, 10.0, 10 + 10 / 3, 10 + 20 / 3, 10 + 28 / 3])
     assert binned.n == 40
     assert histogram_row("data", [], [], 1) is None
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from butwait.report import searches, tree_drawing
 from butwait.report.searches import ess_shares, example, final_ancestry, shape_of
 from butwait.report.tree_drawing import LEFT, ROW, TOP, lay_out, tips
 from butwait.search.outline import outline
+from butwait.search.storage import read_tree, read_trees
 
 # root 0 -> 1 -> {3, 4}, root 0 -> 2 (dead). 3 and 4 are final; 4 holds two particles.
 PARENTS = [-1, 0, 0, 1, 1]
@@ -129,3 +132,24 @@ def test_an_extinct_tree_can_be_drawn() -> None:
     drawing = lay_out(extinct)
     assert drawing.steps == []
     assert [dot.live for dot in drawing.dots[1:]] == [False] * 4
+
+
+def test_only_the_drawn_tree_is_read_whole(
+    whole_run: tuple[Path, list, list], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stages, _ = whole_run
+    whole: list[str] = []
+
+    def read(path: Path, problem_id: str) -> SearchTree:
+        whole.append(problem_id)
+        return read_tree(path, problem_id)
+
+    monkeypatch.setattr(searches, "read_tree", read)
+    (shown,) = searches.searches(run, [s for s in stages if s["kind"] == "search"])
+    assert whole == [shown["problem_id"]]
+    trees = list(read_trees(run / "search" / "trees"))
+    assert shown["trees_read"] == len(trees) == 12
+    paths = [len({int(leaf) for leaf in tree.leaves}) for tree in trees]
+    assert shown["ancestry"].paths == np.mean(paths)
+    firsts = [len({next(t.path(int(leaf))) for leaf in t.leaves}) for t in trees]
+    assert shown["ancestry"].first_steps == np.mean(firsts)

@@ -121,11 +121,11 @@ def profile(
     html: Annotated[Path | None, typer.Option(help="A page with plots.")] = None,
 ) -> None:
     """Show what sets of solutions look like; the first is the baseline of the others."""
-    from butwait.cli.profile import Request
+    from butwait.cli.profile import ProfileOptions
     from butwait.cli.profile import profile as show_profile
 
     end = step_end.replace("\\n", "\n")
-    show_profile(Request(sources, column, tokenizer, patterns, end, seed), out, html)
+    show_profile(ProfileOptions(sources, column, tokenizer, patterns, end, seed), out, html)
 
 
 @app.command()

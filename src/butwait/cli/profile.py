@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from butwait.profile.figures import Counter, measure, models
+from butwait.profile.figures import TokenCounter, measure, models
 from butwait.profile.findings import findings
 from butwait.profile.patterns import load_patterns
 from butwait.profile.sources import read_source
@@ -20,7 +20,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ProfileOptions:
     """What to profile; see ``butwait profile --help``."""
 
     sources: Sequence[str]
@@ -31,22 +31,22 @@ class Request:
     seed: int = 0
 
 
-def profile(request: Request, out: Path | None, html: Path | None = None) -> None:
+def profile(options: ProfileOptions, out: Path | None, html: Path | None = None) -> None:
     """Prints the profile; writes all of it to ``out``, and its figures to the page ``html``.
 
     Raises UserError for bad input.
     """
-    if not request.step_end:
+    if not options.step_end:
         raise UserError("--step-end must not be empty")
-    patterns = load_patterns(request.patterns)
-    sources = [s for spec in request.sources for s in read_source(spec, request.column)]
+    patterns = load_patterns(options.patterns)
+    sources = [s for spec in options.sources for s in read_source(spec, options.column)]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two sources are called {name!r}; name them apart with NAME=PATH")
-    counter = None if request.tokenizer is None else _counter(request.tokenizer)
-    measured = measure(sources, patterns, step_end=request.step_end, count_tokens=counter)
-    found = findings(measured, request.seed)
+    counter = None if options.tokenizer is None else _counter(options.tokenizer)
+    measured = measure(sources, patterns, step_end=options.step_end, count_tokens=counter)
+    found = findings(measured, options.seed)
     if out is not None:
         write_json(out, found)
     if html is not None:
@@ -70,7 +70,7 @@ def profile(request: Request, out: Path | None, html: Path | None = None) -> Non
     )
 
 
-def _counter(name: str) -> Counter:
+def _counter(name: str) -> TokenCounter:
     from butwait.engines.models import load_tokenizer
     from butwait.engines.settings import ModelSettings
 

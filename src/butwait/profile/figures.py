@@ -10,7 +10,7 @@ from butwait.profile.patterns import Patterns
 from butwait.profile.sources import Source
 from butwait.records import Key
 
-Counter = Callable[[str], int]
+TokenCounter = Callable[[str], int]
 """Text -> its length in tokens."""
 
 
@@ -32,7 +32,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Spread:
     """Of one figure: how many solutions have it, its mean, and its quartiles (linear between
     values)."""
 
@@ -48,7 +48,7 @@ def measure(
     patterns: Patterns,
     *,
     step_end: str = "\n\n",
-    count_tokens: Counter | None = None,
+    count_tokens: TokenCounter | None = None,
 ) -> list[Measured]:
     """Measures every solution.
 
@@ -70,7 +70,7 @@ def models(sources: Sequence[Source]) -> list[str]:
 
 
 def _measured(
-    source: Source, patterns: Patterns, step_end: str, count_tokens: Counter | None, unit: str
+    source: Source, patterns: Patterns, step_end: str, count_tokens: TokenCounter | None, unit: str
 ) -> Measured:
     rows: list[dict[str, float | None]] = []
     habits: dict[str, list[float]] = {habit: [] for habit in patterns}
@@ -95,13 +95,13 @@ def _measured(
     return Measured(source, columns, {h: np.array(at) for h, at in habits.items()}, unit)
 
 
-def summarise(values: np.ndarray) -> Summary:
+def spread_of(values: np.ndarray) -> Spread:
     """Mean and quartiles of what is not NaN."""
     known = values[~np.isnan(values)]
     if not len(known):
-        return Summary(0, None, None, None, None)
+        return Spread(0, None, None, None, None)
     low, median, high = (float(q) for q in np.quantile(known, (0.25, 0.5, 0.75)))
-    return Summary(len(known), float(known.mean()), low, median, high)
+    return Spread(len(known), float(known.mean()), low, median, high)
 
 
 PLACE_BINS = 10

@@ -10,7 +10,7 @@ from butwait.profile.figures import (
     duplicate_share,
     length_histograms,
     place_histogram,
-    summarise,
+    spread_of,
 )
 from butwait.profile.ratios import ratios, shared_questions
 from butwait.records import Key
@@ -46,22 +46,19 @@ def _of(measured: Measured, distinct: float | None, lengths: list[int]) -> dict[
         "skipped": source.skipped,
         "duplicates": duplicate_share(source),
         "diversity": distinct,
-        "figures": {name: asdict(summarise(x)) for name, x in measured.columns.items()},
-        "places": {habit: asdict(summarise(at)) for habit, at in measured.habits.items()},
+        "figures": {name: asdict(spread_of(x)) for name, x in measured.columns.items()},
+        "places": {habit: asdict(spread_of(at)) for habit, at in measured.habits.items()},
         "length_counts": lengths,
         "place_counts": {habit: place_histogram(at) for habit, at in measured.habits.items()},
     }
 
 
 def _compared(measured: Measured, baseline: Measured, key: Key) -> dict[str, Any]:
-    rows = {row.figure: row for row in ratios(measured, baseline, key)}
     return {
         "source": measured.source.name,
         "baseline": baseline.source.name,
         "shared_questions": shared_questions(measured, baseline),
-        "figures": {
-            name: {"ratio": row.ratio, "interval": row.interval} for name, row in rows.items()
-        },
+        "figures": {name: asdict(row) for name, row in ratios(measured, baseline, key).items()},
     }
 
 

@@ -19,15 +19,14 @@ class Ratio:
     """``mean of source / mean of baseline``; None where a mean is missing or the baseline's is 0.
     ``interval`` is None where the data cannot tell one."""
 
-    figure: str
     ratio: float | None
     interval: tuple[float, float] | None
 
 
 def ratios(
     source: Measured, baseline: Measured, key: Key, *, draws: int = DRAWS, level: float = 0.95
-) -> list[Ratio]:
-    """The ratio of means of every figure, with a percentile bootstrap over questions.
+) -> dict[str, Ratio]:
+    """Figure -> the ratio of means, with a percentile bootstrap over questions.
 
     A question is drawn with all of its solutions. One that both sources have is drawn for both at
     once, so what makes it long for both cancels; those of one source alone are drawn apart. The
@@ -53,7 +52,12 @@ def ratios(
         with np.errstate(invalid="ignore"):
             bounds = np.quantile(_draws(groups, key, draws), (tail, 1 - tail), axis=0)
     bounds[:, whole == 0] = np.nan
-    return [Ratio(name, _finite(whole[i]), _interval(bounds[:, i])) for i, name in enumerate(names)]
+    found = np.stack([whole, *bounds]).astype(object)
+    found[np.isnan([whole, *bounds])] = None
+    return {
+        name: Ratio(ratio, None if low is None or high is None else (low, high))
+        for name, ratio, low, high in zip(names, *found.tolist(), strict=True)
+    }
 
 
 def shared_questions(source: Measured, baseline: Measured) -> int:
@@ -101,11 +105,3 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = (top / top_n) / (bottom / bottom_n)
     return np.where(np.isfinite(ratio), ratio, np.nan)
-
-
-def _finite(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _interval(bounds: np.ndarray) -> tuple[float, float] | None:
-    return None if np.isnan(bounds).any() else (float(bounds[0]), float(bounds[1]))

@@ -20,7 +20,7 @@ _HUB = re.compile(r"(?P<source>[\w.-]+/[\w.-]+)(?::(?P<subset>[\w.-]*)(?::(?P<sp
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class SourceSolution:
     """Attributes:
     question: names the question; equal in two sources where the question is the same.
     text: the solution.
@@ -47,7 +47,7 @@ class Source:
     """
 
     name: str
-    solutions: list[Solution]
+    solutions: list[SourceSolution]
     skipped: int = 0
     model: str | None = None
 
@@ -100,7 +100,7 @@ def _of_rows(name: str, rows: list[Row], place: str, column: str | None) -> Sour
             f"{place} has no column {sought}; it has {', '.join(there)} (choose with --column)"
         )
     kept = [
-        Solution(_question(row, number), str(row[held]), _answer(row))
+        SourceSolution(_question(row, number), str(row[held]), _answer(row))
         for number, row in enumerate(rows, start=1)
         if row.get(held) is not None and str(row[held]).strip()
     ]
@@ -124,14 +124,14 @@ def _of_stage(path: Path, name: str) -> list[Source]:
         raise UserError(f"{path} is no stage of a run (it has no stage.json); give RUN/STAGE")
     if not stage.complete:
         raise UserError(f"the stage {path} is not finished; run its recipe first")
-    problems = _problems(path.parent / "problems")
-    name = name or path.name
+    name, folder = name or path.name, path.parent / "problems"
     if (path / "attempts").is_dir():
-        sources = _attempts(stage, name, problems)
+        sources = _attempts(stage, name, folder)
     elif (path / "trees").is_dir():
+        problems = _problems(folder, stage.record.get("settings", {}).get("problems"))
         sources = [Source(name, list(_finished_paths(path, problems)))]
     elif (path / "dataset").is_dir():
-        sources = [Source(name, list(_examples(path, problems)))]
+        sources = [Source(name, list(_examples(path, _problems(folder))))]
     else:
         kind = stage.record.get("kind")
         raise UserError(f"{path} is a stage of kind {kind}: it holds no solutions")
@@ -145,7 +145,7 @@ def _model(stage: Stage) -> str | None:
     return f"{name}@{revision}" if revision else name
 
 
-def _attempts(stage: Stage, name: str, problems: dict[str, Row]) -> list[Source]:
+def _attempts(stage: Stage, name: str, problem_sets: Path) -> list[Source]:
     from butwait.evaluation.storage import read_attempts
 
     root = stage.path / "attempts"
@@ -153,7 +153,7 @@ def _attempts(stage: Stage, name: str, problems: dict[str, Row]) -> list[Source]
     sources = []
     for folder in folders or [root]:
         label = name if len(folders) == 1 else f"{name}/{folder.relative_to(root)}"
-        rows = read_attempts(folder)
+        rows, problems = read_attempts(folder), _problems(problem_sets, folder.parent.name)
         kept = [
             _solution(row.problem_id, row.text, row.length, problems)
             for row in rows
@@ -163,7 +163,7 @@ def _attempts(stage: Stage, name: str, problems: dict[str, Row]) -> list[Source]
     return sources
 
 
-def _finished_paths(path: Path, problems: dict[str, Row]) -> Iterator[Solution]:
+def _finished_paths(path: Path, problems: dict[str, Row]) -> Iterator[SourceSolution]:
     """Every finished final particle, each once, of a search's trees."""
     from butwait.search.storage import read_trees
 
@@ -174,22 +174,23 @@ def _finished_paths(path: Path, problems: dict[str, Row]) -> Iterator[Solution]:
                 yield _solution(tree.problem_id, text, len(tree.path_tokens(leaf)), problems)
 
 
-def _examples(path: Path, problems: dict[str, Row]) -> Iterator[Solution]:
+def _examples(path: Path, problems: dict[str, Row]) -> Iterator[SourceSolution]:
     from butwait.synthesis.dataset import load_examples
 
     for row in load_examples(path / "dataset"):
         yield _solution(row.problem_id, row.text, len(row.completion_ids), problems)
 
 
-def _solution(problem: str, text: str, tokens: int, problems: dict[str, Row]) -> Solution:
+def _solution(problem: str, text: str, tokens: int, problems: dict[str, Row]) -> SourceSolution:
     row: dict[str, Any] = problems.get(problem, {"id": problem})
-    return Solution(_question(row, 0), text, _answer(row), tokens)
+    return SourceSolution(_question(row, 0), text, _answer(row), tokens)
 
 
-def _problems(folder: Path) -> dict[str, Row]:
-    """The run's problems by id; empty where it keeps none."""
+def _problems(folder: Path, problem_set: str | None = None) -> dict[str, Row]:
+    """The run's problems by id, of one set or of all; empty where it keeps none."""
     return {
         str(row.get("id")): row
         for file in sorted(folder.glob("*.jsonl"))
+        if problem_set in (None, file.stem)
         for row in read_rows(file)
     }

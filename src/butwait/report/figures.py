@@ -153,7 +153,7 @@ class LengthRow:
     """
 
     label: str
-    quantiles: tuple[float, float, float, float, float]
+    quantiles: Sequence[float]
     n: int
     colour: int
 
@@ -162,7 +162,7 @@ def length_row(label: str, tokens: np.ndarray, colour: int) -> LengthRow | None:
     """The quantiles of ``tokens`` (solutions,); None where there is no solution."""
     if tokens.size == 0:
         return None
-    return LengthRow(label, _five(np.quantile(tokens, _LEVELS)), int(tokens.size), colour)
+    return LengthRow(label, np.quantile(tokens, _LEVELS).tolist(), int(tokens.size), colour)
 
 
 def histogram_row(
@@ -173,12 +173,7 @@ def histogram_row(
     if not total or len(edges) != len(counts) + 1:
         return None
     cumulative = np.concatenate([[0.0], np.cumsum(counts) / total])
-    return LengthRow(label, _five(np.interp(_LEVELS, cumulative, edges)), total, colour)
-
-
-def _five(values: np.ndarray) -> tuple[float, float, float, float, float]:
-    low, first, median, third, high = values.tolist()
-    return low, first, median, third, high
+    return LengthRow(label, np.interp(_LEVELS, cumulative, edges).tolist(), total, colour)
 
 
 def solution_lengths(rows: Sequence[LengthRow]) -> FigureBlock | None:

@@ -19,23 +19,19 @@ class ReportedKind(Protocol):
     def gives(self) -> str:
         """What its stages give to others: "model", "data", "trees", "reward model", "evaluation",
         "profile" or "report"."""
-        ...
 
     @property
     def label(self) -> str:
         """Of a training its usual name ("SFT"), of data what it is ("its own verified search");
         "" where a stage is named by its kind."""
-        ...
 
     @property
     def supervision(self) -> str:
         """The signal that the kind itself adds: "self", "external traces", or none ("")."""
-        ...
 
     @property
     def section(self) -> "Section | None":
         """The part of the page about its stages; None: their plain figures are told."""
-        ...
 
 
 ReportedKinds = Mapping[str, ReportedKind]

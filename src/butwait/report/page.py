@@ -5,7 +5,7 @@ models and data sets is escaped by the templates (autoescape).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,8 +61,9 @@ def write_report(
     comparisons: Sequence[dict[str, Any]],
     arms: Mapping[str, dict[str, Any]],
     kinds: ReportedKinds,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes RUN/report.html and RUN/summary.json, each whole or not at all.
+    """Writes report.html and summary.json, each whole or not at all.
 
     Args:
         run: the run's folder.
@@ -74,6 +75,7 @@ def write_report(
             arms in place of their stages.
         kinds: kind's name -> what the report asks of it. Stages of a kind that it lacks are shown
             with their plain figures.
+        folder: where they go; None: into the run's folder.
 
     Returns:
         The content of summary.json.
@@ -81,7 +83,7 @@ def write_report(
     Raises:
         UserError: a file of the run is damaged, or the disk is full.
     """
-    rows = evaluations(stages, kinds, arms)
+    folder, rows = folder or run, evaluations(stages, kinds, arms)
     records = by_name(stages, rows)
     colours = {stage: i for i, stage in enumerate(dict.fromkeys(row.stage for row in rows))}
     told = Told(
@@ -93,11 +95,11 @@ def write_report(
         {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
         published(stages, kinds),
     )
-    parts = list(_parts(Material(run, stages, kinds, colours), told))
-    _write(run / "report.html", "page.html", recipe=recipe_name, verdict=told.verdict, parts=parts)
+    parts, page = _parts(Material(run, stages, kinds, colours), told), folder / "report.html"
+    _write(page, "page.html", recipe=recipe_name, verdict=told.verdict, parts=parts)
     reinforcement = (p.data["summary"] for p in parts if p.template == REINFORCEMENT.template)
     summary = summary_of(recipe_name, stages, told, next(reinforcement, {}))
-    write_json(run / "summary.json", summary)
+    write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -139,19 +141,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``template`` renders ``data`` under the heading ``title``."""
+    """``template`` renders ``data`` under the heading ``title``; its stem is the anchor."""
 
     title: str
     template: str
     data: Any
 
-    @property
-    def id(self) -> str:
-        """Its anchor."""
-        return Path(self.template).stem
 
-
-def _parts(material: Material, told: Told) -> Iterator[Part]:
+def _parts(material: Material, told: Told) -> list[Part]:
     """The parts that this run has something for, in the order of the page. Sections of kinds from
     outside butwait stand before the plain figures."""
     stages_of: dict[Section, list[Record]] = {}
@@ -163,7 +160,7 @@ def _parts(material: Material, told: Told) -> Iterator[Part]:
         stages = stages_of.pop(section, None)
         return Part(section.title, section.template, stages and section.data(material, stages))
 
-    yield from (
+    return [
         part
         for part in (
             Part(
@@ -183,7 +180,7 @@ def _parts(material: Material, told: Told) -> Iterator[Part]:
             Part("Provenance", "provenance.html", material.stages),
         )
         if part.data
-    )
+    ]
 
 
 def _evaluations(material: Material, told: Told) -> dict[str, Any] | None:
@@ -267,12 +264,9 @@ def _trainings(material: Material) -> list[dict[str, Any]]:
 def _others(material: Material) -> list[tuple[Record, dict[str, Any]]]:
     """Data sets, and stages of kinds that no other part of this page tells of: their plain
     figures."""
-    found = []
-    for stage in material.stages:
-        kind = kind_of(stage, material.kinds)
-        if kind.section is None and kind.gives not in _TOLD:
-            found.append((stage, formats.scalars(stage.get("metrics") or {})))
-    return [(stage, metrics) for stage, metrics in found if metrics]
+    kinds = [(stage, kind_of(stage, material.kinds)) for stage in material.stages]
+    left = (stage for stage, kind in kinds if kind.section is None and kind.gives not in _TOLD)
+    return [(s, metrics) for s in left if (metrics := formats.scalars(s.get("metrics") or {}))]
 
 
 _STAGE_KEYS = ("kind", "status", "seconds", "metrics", "from", "cost")
@@ -288,11 +282,11 @@ def summary_of(
     A number that is not finite becomes null. Seconds stand only under ``stages``, so that two
     runs with the same seed can be compared by the rest.
     """
-    evaluations: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for row in told.rows:
-        evaluations[row.key] = {**row.metrics, "supervision": told.supervision[row.key]}
+        rows[row.key] = {**row.metrics, "supervision": told.supervision[row.key]}
         if row.key in told.published:
-            evaluations[row.key]["published"] = told.published[row.key]
+            rows[row.key]["published"] = told.published[row.key]
     return plain(
         {
             "schema_version": SCHEMA_VERSION,
@@ -302,7 +296,7 @@ def summary_of(
             "stages": {
                 stage["name"]: {key: stage.get(key) for key in _STAGE_KEYS} for stage in stages
             },
-            "evaluations": evaluations,
+            "evaluations": rows,
             "comparisons": told.comparisons,
             "rankings": [asdict(ranking) for ranking in told.rankings],
             "reinforcement": reinforcement,

@@ -32,7 +32,7 @@ def length_histograms(name: str, profile: Profile) -> FigureBlock:
     solutions in each."""
     sources, unit = profile["sources"], profile["unit"]
     edges, label = profile["length_edges"], f"Solution lengths in {unit}"
-    with _panels(f"{name}-lengths", label, sources) as canvas:
+    with Canvas(f"{name}-lengths", label, rows=len(sources), height=1.9) as canvas:
         for number, (axes, source) in enumerate(zip(canvas.axes, sources, strict=True)):
             shares = _percent(source["length_counts"])
             axes.stairs(shares, edges, fill=True, color=series_colour(number), alpha=0.7)
@@ -52,7 +52,7 @@ def habit_places(name: str, profile: Profile, habit: str = "reflection") -> Figu
         return None
     order = [source["name"] for source in profile["sources"]]
     label = f"Where phrases of {habit} stand"
-    with _panels(f"{name}-{habit}", label, sources) as canvas:
+    with Canvas(f"{name}-{habit}", label, rows=len(sources), height=1.9) as canvas:
         for axes, source in zip(canvas.axes, sources, strict=True):
             counts = source["place_counts"][habit]
             edges = [100 * i / len(counts) for i in range(len(counts) + 1)]
@@ -68,10 +68,6 @@ def habit_places(name: str, profile: Profile, habit: str = "reflection") -> Figu
     )
     reading = f"Solutions with such a phrase: {shares}. Phrases are a proxy for the habit."
     return FigureBlock(canvas.svg, label, reading)
-
-
-def _panels(name: str, label: str, sources: Sequence[Profile]) -> Canvas:
-    return Canvas(name, label, rows=len(sources), height=1.9)
 
 
 def _percent(counts: Sequence[int]) -> list[float]:

@@ -75,10 +75,10 @@ def _against(comparisons: Iterable[dict[str, Any]]) -> dict[tuple[str, str], int
 def _ranked(
     row: Evaluation, members: Sequence[Evaluation], against: Mapping[tuple[str, str], int]
 ) -> Ranked:
-    others = [other for other in members if other.key != row.key]
     by_result: dict[int, list[str]] = {1: [], -1: [], 0: []}
-    for other in others:
-        by_result[against.get((row.key, other.key), 0)].append(other.stage)
+    for other in members:
+        if other is not row:
+            by_result[against.get((row.key, other.key), 0)].append(other.stage)
     return Ranked(
         arm=row.stage,
         seeds=max(1, len(row.seeds)),

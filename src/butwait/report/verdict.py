@@ -46,14 +46,19 @@ def judge(
     """
     records = by_name(stages, rows)
     by_key = {row.key: row for row in rows}
-    caveats = _caveats(stages, rows, comparisons, kinds)
+    others = [stage for stage in stages if kind_of(stage, kinds).gives != "report"]
+    caveats = _caveats(others, rows, comparisons)
     chosen = headline(records, by_key, comparisons, kinds)
     if chosen is not None:
         a, b = by_key[chosen["a"]], by_key[chosen["b"]]
         names = tell_apart(a.stage, b.stage, records, kinds)
         return Verdict(_sentence(a, b, chosen, names), is_evidence(chosen), chosen, caveats)
     if rows:
-        solved = "; ".join(f"{row.stage}/{row.method} {_solved(row)}" for row in rows[:2])
+        solved = "; ".join(
+            f"{row.stage}/{row.method} solves {_rate(row)} of {formats.count(row.figure('n'))} "
+            f"questions of {row.set}"
+            for row in rows[:2]
+        )
         return Verdict(f"Nothing is compared in this run: {solved}.", False, None, caveats)
     sentence = "This run has no evaluation yet: nothing can be said about what its models solve."
     return Verdict(sentence, False, None, caveats)
@@ -132,21 +137,10 @@ def _rate(row: Evaluation, compared: float | None = None) -> str:
     return f"{formats.percent(rate)} {formats.interval(row.metrics.get('interval'))}".strip()
 
 
-def _solved(row: Evaluation) -> str:
-    return f"solves {_rate(row)} of {formats.count(row.figure('n'))} questions of {row.set}"
-
-
 def _caveats(
-    stages: Sequence[Record],
-    rows: Sequence[Evaluation],
-    comparisons: Sequence[dict[str, Any]],
-    kinds: ReportedKinds,
+    stages: Sequence[Record], rows: Sequence[Evaluation], comparisons: Sequence[dict[str, Any]]
 ) -> list[str]:
-    unfinished = [
-        stage["name"]
-        for stage in stages
-        if stage.get("status") not in (None, "complete") and kind_of(stage, kinds).gives != "report"
-    ]
+    unfinished = [s["name"] for s in stages if s.get("status") not in (None, "complete")]
     found = []
     if unfinished:
         found.append(f"Not finished: {', '.join(unfinished)}. This page shows the rest.")

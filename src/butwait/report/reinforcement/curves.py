@@ -5,7 +5,7 @@ are not samples of the policy alone, the curves that speak of them are dashed. O
 several seeds the mean over seeds is drawn, at the steps that all of them have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,24 +29,22 @@ MOST_POINTS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """``figure`` of the log under a title; ``percent`` where it is a share; ``drawn`` where it
-    speaks of the completions that the training drew."""
-
-    figure: str
-    title: str
-    percent: bool = False
-    drawn: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Group:
-    """Panels of one idea; ``name`` keeps their ids apart, ``note`` says what to think of them."""
+    """Panels of one idea.
+
+    Attributes:
+        name: keeps their ids apart.
+        title: its heading.
+        note: what to think of them.
+        panels: figure of the log -> title of its panel, with its unit; shares are told in percent.
+        drawn: whether they speak of the completions that the training drew.
+    """
 
     name: str
     title: str
     note: str
-    panels: tuple[Panel, ...]
+    panels: Mapping[str, str]
+    drawn: bool = True
 
 
 GROUPS = (
@@ -54,50 +52,51 @@ GROUPS = (
         "reward",
         "Reward and policy",
         "On the questions of the training. Entropy that falls to 0 ends exploration.",
-        (
-            Panel("reward", "mean reward"),
-            Panel("entropy", "entropy (nats a token)"),
-            Panel("clip_ratio/region_mean", "clipped tokens (%)", percent=True),
-            Panel("kl", "KL divergence to the start (nats a token)"),
-        ),
+        {
+            "reward": "mean reward",
+            "entropy": "entropy (nats a token)",
+            "clip_ratio/region_mean": "clipped tokens (%)",
+            "kl": "KL divergence to the start (nats a token)",
+        },
     ),
     Group(
         "completions",
         "Completions",
         "Phrases of reflection are a proxy for the habit.",
-        (
-            Panel("length", "length (tokens)"),
-            Panel("truncated", "cut at the limit (%)", percent=True),
-            Panel("no_answer", "without an answer (%)", percent=True),
-            Panel("duplicates", "duplicates in a group (%)", percent=True),
-            Panel("habits/reflection", "with a phrase of reflection (%)", percent=True),
-        ),
+        {
+            "length": "length (tokens)",
+            "truncated": "cut at the limit (%)",
+            "no_answer": "without an answer (%)",
+            "duplicates": "duplicates in a group (%)",
+            "habits/reflection": "with a phrase of reflection (%)",
+        },
     ),
     Group(
         "difficulty",
         "Accuracy by difficulty",
         "Questions by how often earlier generations solved them.",
-        (
-            Panel("accuracy/never", "never solved before: right now (%)", percent=True),
-            Panel("accuracy/rarely", "solved in up to 25 %: right now (%)", percent=True),
-            Panel("accuracy/often", "solved in 25 to 75 %: right now (%)", percent=True),
-            Panel("accuracy/mostly", "solved in over 75 %: right now (%)", percent=True),
-            Panel("all_wrong_groups", "groups all wrong (%)", percent=True),
-        ),
+        {
+            "accuracy/never": "never solved before: right now (%)",
+            "accuracy/rarely": "solved in up to 25 %: right now (%)",
+            "accuracy/often": "solved in 25 to 75 %: right now (%)",
+            "accuracy/mostly": "solved in over 75 %: right now (%)",
+            "all_wrong_groups": "groups all wrong (%)",
+        },
     ),
     Group(
         "searches",
         "Searches in the loop",
         "Means over the searches of a generation.",
-        (
-            Panel("search/questions", "questions searched (a device)", drawn=False),
-            Panel("search/solved", "of these solved (%)", percent=True, drawn=False),
-            Panel("search/ess", "effective sample size (%)", percent=True, drawn=False),
-            Panel("search/ancestors", "distinct first steps (%)", percent=True, drawn=False),
-            Panel("search/mu", "weight of the likelihood term", drawn=False),
-            Panel("search/nll", "its loss (nats a token)", drawn=False),
-            Panel("prm/auc", "AUC of the reward model", drawn=False),
-        ),
+        {
+            "search/questions": "questions searched (a device)",
+            "search/solved": "of these solved (%)",
+            "search/ess": "effective sample size (%)",
+            "search/ancestors": "distinct first steps (%)",
+            "search/mu": "weight of the likelihood term",
+            "search/nll": "its loss (nats a token)",
+            "prm/auc": "AUC of the reward model",
+        },
+        drawn=False,
     ),
 )
 
@@ -118,16 +117,18 @@ def step_curves(arms: Sequence[Arm]) -> list[Drawn]:
 
 def _group(group: Group, arms: Sequence[Arm]) -> Drawn | None:
     """A panel for each figure that some arm logged twice and that is not 0 throughout."""
-    curves = {panel: {arm: mean_curve(arm, panel.figure) for arm in arms} for panel in group.panels}
-    logged = [p for p in curves if any(len(curve) > 1 for curve in curves[p].values())]
-    shown = [p for p in logged if any(curve[:, 1].any() for curve in curves[p].values())]
+    curves = {name: {arm: mean_curve(arm, name) for arm in arms} for name in group.panels}
+    logged = [name for name in curves if any(len(curve) > 1 for curve in curves[name].values())]
+    shown = [name for name in logged if any(c[:, 1].any() for c in curves[name].values())]
     if not shown:
         return None
-    panels = [_panel(f"rl-{group.name}-{i}", p, curves[p]) for i, p in enumerate(shown)]
+    panels = [_panel(f"rl-{group.name}-{i}", group, n, curves[n]) for i, n in enumerate(shown)]
     parts = [group.note]
+    bare = {name: title.split(" (")[0] for name, title in group.panels.items()}
     if len(arms) == 1:
-        parts.append(_courses(arms[0], shown))
-    if zero := [_bare(panel) for panel in logged if panel not in shown]:
+        told = (f"{bare[name]} {_course(arms[0], name, group.panels[name])}" for name in shown)
+        parts.append(f"From the first steps to the last: {'; '.join(told)}.")
+    if zero := [bare[name] for name in logged if name not in shown]:
         parts.append(f"Always 0 and not drawn: {', '.join(zero)}.")
     return Drawn(group.title, " ".join(parts), panels)
 
@@ -149,19 +150,20 @@ def thinned(curve: np.ndarray) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(curve, MOST_POINTS)])
 
 
-def _panel(name: str, panel: Panel, curves: dict[Arm, np.ndarray]) -> Markup:
-    with Canvas(name, f"{panel.title} over optimizer steps", height=1.95) as canvas:
+def _panel(name: str, group: Group, figure: str, curves: Mapping[Arm, np.ndarray]) -> Markup:
+    title = group.panels[figure]
+    with Canvas(name, f"{title} over optimizer steps", height=1.95) as canvas:
         (axes,) = canvas.axes
         for arm, curve in curves.items():
             steps, values = thinned(curve).T
             axes.plot(
                 steps,
-                values * (100 if panel.percent else 1),
+                values * (100 if _is_share(title) else 1),
                 color=series_colour(arm.colour),
-                linestyle=(0, (4, 2)) if panel.drawn and not arm.of_policy else "-",
+                linestyle=(0, (4, 2)) if group.drawn and not arm.of_policy else "-",
                 linewidth=1.6,
             )
-        axes.set_title(panel.title)
+        axes.set_title(title)
         axes.margins(y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -169,20 +171,14 @@ def _panel(name: str, panel: Panel, curves: dict[Arm, np.ndarray]) -> Markup:
     return canvas.svg
 
 
-def _courses(arm: Arm, panels: Sequence[Panel]) -> str:
-    courses = [f"{_bare(panel)} {_course(arm, panel)}" for panel in panels]
-    return f"From the first steps to the last: {'; '.join(courses)}."
+def _is_share(title: str) -> bool:
+    return title.endswith("(%)")
 
 
-def _bare(panel: Panel) -> str:
-    """The title without its unit."""
-    return panel.title.split(" (")[0]
-
-
-def _course(arm: Arm, panel: Panel) -> str:
-    seen = [found for seed in arm.seeds if (found := ends(seed, panel.figure)) is not None]
+def _course(arm: Arm, figure: str, title: str) -> str:
+    seen = [found for seed in arm.seeds if (found := ends(seed, figure)) is not None]
     first, last = (float(np.mean([getattr(e, end) for e in seen])) for end in ("first", "last"))
-    if panel.percent:
+    if _is_share(title):
         return f"{formats.percent(first)} to {formats.percent(last)}"
     return f"{first:.3g} to {last:.3g}"
 

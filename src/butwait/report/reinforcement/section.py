@@ -7,7 +7,7 @@ from typing import Any
 from butwait.report import formats
 from butwait.report.collect import Evaluation, arm_of, evaluations
 from butwait.report.formats import finite
-from butwait.report.kinds import Material, Record, kind_of
+from butwait.report.kinds import Material, Record, Records, kind_of
 from butwait.report.lineage import policy_stage
 from butwait.report.reinforcement.curves import held_out, legend, step_curves
 from butwait.report.reinforcement.runs import (
@@ -27,15 +27,17 @@ _REWARD_OF = {PARTICLES: "of particles", RESCUED: "with solutions"}
 
 
 def reinforcement(material: Material, stages: Sequence[Record]) -> dict[str, Any] | None:
-    """Data for the template, and ``summary`` (see ``facts``); None where nothing was trained."""
+    """Data for the template, with ``summary``, each stage's ``facts``; None where nothing was
+    trained."""
     trainings = read_trainings(material.run, stages)
     if not trainings:
         return None
-    evaluated = _evaluations(material)
-    arms = arms_of(trainings, _colours(trainings, material))
+    records = {stage["name"]: stage for stage in material.stages}
+    evaluated = _evaluations(material, records)
+    arms = arms_of(trainings, _colours(trainings, material, records))
     colour_of = {seed.name: arm.colour for arm in arms for seed in arm.seeds}
     return {
-        "summary": facts(trainings),
+        "summary": {training.name: facts(training) for training in trainings},
         "rows": [
             {
                 "training": training,
@@ -60,9 +62,8 @@ def reinforcement(material: Material, stages: Sequence[Record]) -> dict[str, Any
     }
 
 
-def _colours(trainings: Sequence[Training], material: Material) -> dict[str, int]:
+def _colours(trainings: Sequence[Training], material: Material, records: Records) -> dict[str, int]:
     """Arm -> the colour that the page gives to the evaluation of its model, where there is one."""
-    records = {stage["name"]: stage for stage in material.stages}
     arm_of_training = {training.name: training.arm for training in trainings}
     found: dict[str, int] = {}
     for stage in material.stages:
@@ -73,10 +74,9 @@ def _colours(trainings: Sequence[Training], material: Material) -> dict[str, int
     return found
 
 
-def _evaluations(material: Material) -> dict[str, Evaluation]:
+def _evaluations(material: Material, records: Records) -> dict[str, Evaluation]:
     """Training stage -> the evaluation of its model: plain sampling before a search, on the first
     set."""
-    records = {stage["name"]: stage for stage in material.stages}
     found: dict[str, Evaluation] = {}
     for row in evaluations(material.stages, material.kinds):
         trained = policy_stage(row.stage, records, material.kinds)
@@ -88,15 +88,11 @@ def _evaluations(material: Material) -> dict[str, Evaluation]:
     return found
 
 
-def facts(trainings: Sequence[Training]) -> dict[str, dict[str, Any]]:
-    """Stage -> what ``summary.json`` says of it beside its metrics (``docs/report.md``)."""
-    return {training.name: _facts(training) for training in trainings}
-
-
 _OF_LOOK = ["step", "accuracy", "interval", "n", "k", "length", "policy_tokens", "reward_tokens"]
 
 
-def _facts(training: Training) -> dict[str, Any]:
+def facts(training: Training) -> dict[str, Any]:
+    """What ``summary.json`` says of a stage beside its metrics (``docs/report.md``)."""
     reward, kept = ends(training, "reward"), training.kept
     return {
         "mode": training.mode or None,
@@ -115,10 +111,7 @@ POOR = 0.1
 
 def warnings(arms: Sequence[Arm]) -> list[str]:
     """What a careful reader must know, in sentences."""
-    found = []
-    for arm in arms:
-        found += [*_gamed(arm), *_poor_searches(arm)]
-    return found
+    return [said for arm in arms for said in (*_gamed(arm), *_poor_searches(arm))]
 
 
 def _gamed(arm: Arm) -> Iterator[str]:

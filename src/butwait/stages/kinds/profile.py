@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from butwait.profile.sources import Solution, Source, read_source
+from butwait.profile.sources import Source, SourceSolution, read_source
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import UserError
 from butwait.report.sections import PROFILES
@@ -57,7 +57,7 @@ def _reference(run: StageRun, name: str, encode: Callable[[str], np.ndarray]) ->
 
     problems = run.problems(name)
     kept = [
-        Solution(text_id(p.question), p.solution, p.answer, len(encode(p.solution)))
+        SourceSolution(text_id(p.question), p.solution, p.answer, len(encode(p.solution)))
         for p in problems
         if p.solution is not None and p.solution.strip()
     ]
