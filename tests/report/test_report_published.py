@@ -9,7 +9,7 @@ from typing import Any
 from report_fake_kinds import KINDS
 
 from butwait.report.collect import published
-from butwait.report.formats import published as cell
+from butwait.report.formats import published_rates as cell
 from butwait.report.page import write_report
 
 KEY = "base_eval/heldout/plain"

@@ -119,7 +119,7 @@ def scalar(value: object) -> str:
     return count(known) if known == round(known) else f"{known:.4g}"
 
 
-def published(figure: Mapping[str, Any]) -> str:
+def published_rates(figure: Mapping[str, Any]) -> str:
     """Rates of others with the digits that were published: "19.17 %, @8 43.33 %"."""
     first = figure.get("pass_at_1")
     parts = [] if first is None else [f"{100 * first:.4g} %"]
@@ -148,10 +148,11 @@ def _typeset(shown: Callable[..., str]) -> Callable[..., str]:
     return lambda *arguments: typeset(shown(*arguments))
 
 
-_NUMBERS = (percent, interval, points, p_value, count, compact, flops, duration, number, published)
+_NUMBERS = (percent, interval, points, p_value, count, compact, flops, duration, number)
 
 FILTERS: dict[str, Callable[..., Any]] = {
     **{shown.__name__: _typeset(shown) for shown in _NUMBERS},
+    "published_rates": _typeset(published_rates),
     "scalar": scalar,
     "clip": clip,
     "typeset": typeset,

@@ -50,7 +50,7 @@ SCHEMA_VERSION = 1
 _AUDITED = frozenset({"verdict", "within_question_auc", "auc", "ece"})
 """Metrics of a reward model's training that its own section tells."""
 
-_TOLD = frozenset({"model", "evaluation", "report"})
+_SHOWN_ELSEWHERE = frozenset({"model", "evaluation", "report"})
 """What is given by stages whose figures stand in another part of the page."""
 
 
@@ -86,7 +86,7 @@ def write_report(
     folder, rows = folder or run, evaluations(stages, kinds, arms)
     records = by_name(stages, rows)
     colours = {stage: i for i, stage in enumerate(dict.fromkeys(row.stage for row in rows))}
-    told = Told(
+    results = Results(
         rows,
         records,
         comparisons,
@@ -95,10 +95,10 @@ def write_report(
         {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
         published(stages, kinds),
     )
-    parts, page = _parts(Material(run, stages, kinds, colours), told), folder / "report.html"
-    _write(page, "page.html", recipe=recipe_name, verdict=told.verdict, parts=parts)
+    parts, page = _parts(Material(run, stages, kinds, colours), results), folder / "report.html"
+    _write(page, "page.html", recipe=recipe_name, verdict=results.verdict, parts=parts)
     reinforcement = (p.data["summary"] for p in parts if p.template == REINFORCEMENT.template)
-    summary = summary_of(recipe_name, stages, told, next(reinforcement, {}))
+    summary = summary_of(recipe_name, stages, results, next(reinforcement, {}))
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -126,7 +126,7 @@ def _write(target: Path, template: str, **content: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Results:
     """What the page tells of the run as a whole; ``supervision`` and ``published`` are by the
     evaluation's key."""
 
@@ -148,7 +148,7 @@ class Part:
     data: Any
 
 
-def _parts(material: Material, told: Told) -> list[Part]:
+def _parts(material: Material, results: Results) -> list[Part]:
     """The parts that this run has something for, in the order of the page. Sections of kinds from
     outside butwait stand before the plain figures."""
     stages_of: dict[Section, list[Record]] = {}
@@ -160,18 +160,15 @@ def _parts(material: Material, told: Told) -> list[Part]:
         stages = stages_of.pop(section, None)
         return Part(section.title, section.template, stages and section.data(material, stages))
 
+    ranked = results.rankings and {"results": results, "colours": material.colours}
     return [
         part
         for part in (
-            Part(
-                "Arms, ranked",
-                "ranking.html",
-                told.rankings and {"told": told, "colours": material.colours},
-            ),
-            Part("Evaluations", "evaluations.html", _evaluations(material, told)),
-            Part("Solution lengths", "lengths.html", _lengths(material, told)),
+            Part("Arms, ranked", "ranking.html", ranked),
+            Part("Evaluations", "evaluations.html", _evaluations(material, results)),
+            Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
-            Part("Attempts side by side", "samples.html", _samples(material, told)),
+            Part("Attempts side by side", "samples.html", _samples(material, results)),
             of(REINFORCEMENT),
             Part("Training", "training.html", _trainings(material)),
             *map(of, list(stages_of)),
@@ -183,26 +180,26 @@ def _parts(material: Material, told: Told) -> list[Part]:
     ]
 
 
-def _evaluations(material: Material, told: Told) -> dict[str, Any] | None:
-    if not told.rows:
+def _evaluations(material: Material, results: Results) -> dict[str, Any] | None:
+    if not results.rows:
         return None
-    records, by_set = told.records, dict[str, list[Evaluation]]()
-    for row in told.rows:
+    records, by_set = results.records, dict[str, list[Evaluation]]()
+    for row in results.rows:
         by_set.setdefault(row.set, []).append(row)
     return {
-        "told": told,
+        "results": results,
         "colours": material.colours,
         "by_set": by_set,
         "models": {
             stage: (describe_model(stage, records, material.kinds), ancestry(stage, records))
             for stage in material.colours
         },
-        "adjusted": any("p_holm" in comparison for comparison in told.comparisons),
-        "figure": accuracy_against_tokens(told.rows, material.colours),
+        "adjusted": any("p_holm" in comparison for comparison in results.comparisons),
+        "figure": accuracy_against_tokens(results.rows, material.colours),
     }
 
 
-def _lengths(material: Material, told: Told) -> Any:
+def _lengths(material: Material, results: Results) -> Any:
     """Data sets first, then the attempts of each model: the correct ones, which data sets hold
     only, and all."""
     groups: list[LengthRow | None] = []
@@ -216,7 +213,7 @@ def _lengths(material: Material, told: Told) -> Any:
                     f"data: {name}", histogram["edges"], histogram["counts"], len(material.colours)
                 )
             )
-    for row in _plain_rows(told):
+    for row in _plain_rows(results):
         every, correct = lengths(material.run, row)
         colour = material.colours[row.stage]
         groups.append(length_row(f"{row.stage}, correct", correct, colour))
@@ -224,9 +221,9 @@ def _lengths(material: Material, told: Told) -> Any:
     return solution_lengths([group for group in groups if group is not None])
 
 
-def _plain_rows(told: Told) -> list[Evaluation]:
+def _plain_rows(results: Results) -> list[Evaluation]:
     """Of each evaluate stage on the headline's set: plain sampling, or its cheapest method."""
-    chosen, rows = told.verdict.comparison, told.rows
+    chosen, rows = results.verdict.comparison, results.rows
     problem_set = chosen["b"].split("/")[1] if chosen else rows[0].set if rows else ""
     best: dict[str, Evaluation] = {}
     for row in rows:
@@ -236,11 +233,11 @@ def _plain_rows(told: Told) -> list[Evaluation]:
     return list(best.values())
 
 
-def _samples(material: Material, told: Told) -> Any:
+def _samples(material: Material, results: Results) -> Any:
     """The headline's two models by their plain method, side by side."""
-    if (chosen := told.verdict.comparison) is None:
+    if (chosen := results.verdict.comparison) is None:
         return None
-    by_key = {row.key: row for row in told.rows}
+    by_key = {row.key: row for row in results.rows}
     return side_by_side(material.run, by_key[chosen["a"]], by_key[chosen["b"]])
 
 
@@ -265,7 +262,11 @@ def _others(material: Material) -> list[tuple[Record, dict[str, Any]]]:
     """Data sets, and stages of kinds that no other part of this page tells of: their plain
     figures."""
     kinds = [(stage, kind_of(stage, material.kinds)) for stage in material.stages]
-    left = (stage for stage, kind in kinds if kind.section is None and kind.gives not in _TOLD)
+    left = (
+        stage
+        for stage, kind in kinds
+        if kind.section is None and kind.gives not in _SHOWN_ELSEWHERE
+    )
     return [(s, metrics) for s in left if (metrics := formats.scalars(s.get("metrics") or {}))]
 
 
@@ -273,7 +274,7 @@ _STAGE_KEYS = ("kind", "status", "seconds", "metrics", "from", "cost")
 
 
 def summary_of(
-    recipe_name: str, stages: Sequence[Record], told: Told, reinforcement: Mapping[str, Any]
+    recipe_name: str, stages: Sequence[Record], results: Results, reinforcement: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The content of ``summary.json``: the run's numbers for scripts. ``reinforcement`` is by the
     stage.
@@ -283,22 +284,22 @@ def summary_of(
     runs with the same seed can be compared by the rest.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for row in told.rows:
-        rows[row.key] = {**row.metrics, "supervision": told.supervision[row.key]}
-        if row.key in told.published:
-            rows[row.key]["published"] = told.published[row.key]
+    for row in results.rows:
+        rows[row.key] = {**row.metrics, "supervision": results.supervision[row.key]}
+        if row.key in results.published:
+            rows[row.key]["published"] = results.published[row.key]
     return plain(
         {
             "schema_version": SCHEMA_VERSION,
             "butwait_version": butwait_version(),
             "recipe": recipe_name,
-            "verdict": told.verdict.sentence,
+            "verdict": results.verdict.sentence,
             "stages": {
                 stage["name"]: {key: stage.get(key) for key in _STAGE_KEYS} for stage in stages
             },
             "evaluations": rows,
-            "comparisons": told.comparisons,
-            "rankings": [asdict(ranking) for ranking in told.rankings],
+            "comparisons": results.comparisons,
+            "rankings": [asdict(ranking) for ranking in results.rankings],
             "reinforcement": reinforcement,
         }
     )

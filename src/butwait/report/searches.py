@@ -24,7 +24,7 @@ from butwait.search.weights import effective_sample_size
 MOST_TREES = 512
 """Trees read for the figures; a large run has more than a page needs."""
 
-_TOLD = frozenset({"problems", "solved", "solved_share", "interval", "mean_ess_share"})
+_IN_WORDS = frozenset({"problems", "solved", "solved_share", "interval", "mean_ess_share"})
 """Metrics that the page says in words."""
 
 
@@ -43,7 +43,7 @@ def searches(run: Path, stages: Iterable[Record]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "metrics": metrics,
-                "rest": {k: v for k, v in scalars(metrics).items() if k not in _TOLD},
+                "rest": {k: v for k, v in scalars(metrics).items() if k not in _IN_WORDS},
                 "ancestry": final_ancestry(trees),
                 "trees_read": len(trees),
                 "figure": ess_curve(name, *ess_shares(trees)) if trees else None,
