@@ -1,10 +1,10 @@
 """Which stages made the model that an evaluation looked at, and where their signal came from."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from butwait.report.collect import Evaluation
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
+from butwait.reward_models.load import REWARD_MODELS, is_own
 
 
 def sources(stage: str, gives: str, records: Records, kinds: ReportedKinds) -> list[Record]:
@@ -90,13 +90,7 @@ def _reward_signals(record: Record) -> set[str]:
     model = (record.get("settings") or {}).get("reward_model")
     if not model:
         return set()
-    return {"self" if is_own(model) else "external reward"}
-
-
-def is_own(reward_model: Mapping[str, Any]) -> bool:
-    """Whether a reward model, by its settings, is nothing but the policy itself."""
-    members = reward_model.get("members") or [reward_model]
-    return all(member.get("kind") == "confidence" for member in members)
+    return {"self" if is_own(REWARD_MODELS.parse(model)) else "external reward"}
 
 
 def ancestry(stage: str, records: Records) -> str:
