@@ -22,7 +22,7 @@ import torch
 from bench_engine import write_results
 
 from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.insertion import text_tokens
+from butwait.engines.model_engine import text_tokens
 from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.grading import Grader

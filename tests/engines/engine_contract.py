@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.insertion import inserted
+from butwait.engines.engine import Continuation, Engine, Prefix, inserted
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import COMPLETE, Key, Problem
 

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_models import EOS, tokenizer
 
-from butwait.engines.chunks import ArrivingStep, cut
 from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Prefix
 from butwait.engines.settings import StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import ArrivingStep, StepDetector, cut
 
 DETOKENIZER = Detokenizer(tokenizer())
 PROMPT = np.array([5, 6, 7], np.int32)

@@ -13,8 +13,9 @@ from random_models import EOS
 
 from butwait.engines import remote_server
 from butwait.engines.engine import Continuation, Engine, Prefix, ScoringUnsupportedError
+from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.openai import OpenAIEngine
-from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 

@@ -7,8 +7,7 @@ import pytest
 from engine_contract import CHECKS, EngineCase
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS, ScriptedTokenizer, sampled
+from butwait.engines.scripted import EOS, ScriptedEngine, ScriptedTokenizer, sampled
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem, UserError
 

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
-from butwait.engines.pool import SlotPool
+from butwait.engines.batching import SlotPool
 from butwait.engines.slots import NoFreeSlotError, SlotModel
 from butwait.records import UserError
 

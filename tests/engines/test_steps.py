@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from random_models import EOS, tokenizer
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText
-from butwait.engines.sentences import ends_sentence
 from butwait.engines.settings import StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import StepDetector, ends_sentence
 
 DETOKENIZER = Detokenizer(tokenizer())
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import StepRule
 from butwait.records import Key, Problem, SearchTree
 from butwait.reward_models.reward_model import Step

@@ -19,8 +19,7 @@ from search_toys import (
 from table_frontier import assert_invariant
 
 from butwait.engines.engine import ScoringUnsupportedError
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import Sampling
 from butwait.records import Key
 from butwait.reward_models.scripted import ScriptedRewardModel

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.insertion import text_tokens
+from butwait.engines.model_engine import text_tokens
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings

@@ -12,6 +12,8 @@ import torch
 from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from vllm_servers import serving
 
+from butwait.engines.kinds.openai import OpenAISettings
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import (
     checkpoint_eos_token_ids,
     load_causal_lm,
@@ -19,13 +21,8 @@ from butwait.engines.models import (
     resolve,
 )
 from butwait.engines.openai import OpenAIEngine
-from butwait.engines.openai_probe import CHAT
-from butwait.engines.settings import (
-    ModelSettings,
-    OpenAISettings,
-    StepRule,
-    TransformersSettings,
-)
+from butwait.engines.openai_protocol import CHAT
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import OPEN, Problem

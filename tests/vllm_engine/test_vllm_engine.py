@@ -15,16 +15,11 @@ from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from random_models import COMMON, EOS, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from butwait.engines.engine import Engine
-from butwait.engines.insertion import inserted
+from butwait.engines.engine import Engine, inserted
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.kinds.vllm import VllmSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.settings import (
-    ModelSettings,
-    Sampling,
-    StepRule,
-    TransformersSettings,
-    VllmSettings,
-)
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.engines.vllm import VllmEngine, start_vllm, tokens_that_complete
 from butwait.problems.answers import box_closed

@@ -43,7 +43,7 @@ class Detokenizer:
     def pieces(self) -> list[str]:
         """What each token id adds to a text, for every id of the tokenizer.
 
-        An id is decoded behind another one, as a decoder may strip the first token. A token that
+        An id is decoded after another one, as a decoder may strip the first token. A token that
         holds part of a character shows as ``UNFINISHED``.
         """
         anchor = self._anchor()

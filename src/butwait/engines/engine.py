@@ -64,6 +64,20 @@ class Continuation:
     overshoot_tokens: int = 0
 
 
+def inserted(prefix: Prefix, token_ids: np.ndarray, text: str) -> Prefix:
+    """``prefix``, of a path that has ended, and a text after it that was not sampled.
+
+    It has no handle: extending it costs a prefill.
+
+    Args:
+        prefix: a path so far.
+        token_ids: int32 (n,), ``engine.encode(text)``.
+        text: what is inserted.
+    """
+    joined = np.concatenate([prefix.token_ids, token_ids])
+    return Prefix(joined, prefix.prompt_length, prefix.text + text)
+
+
 @dataclass(slots=True)
 class EngineCounters:
     """Tokens since the engine was made."""
@@ -71,7 +85,7 @@ class EngineCounters:
     policy_tokens: int = 0
     prefilled_tokens: int = 0
 
-    def count(self, steps: "Iterable[Continuation]") -> None:
+    def count(self, steps: Iterable[Continuation]) -> None:
         """Adds what these steps took."""
         for step in steps:
             self.policy_tokens += len(step.token_ids) + step.overshoot_tokens
@@ -85,12 +99,18 @@ class ScoringUnsupportedError(UserError):
 @runtime_checkable
 class Engine(Protocol):
     """A policy that extends prefixes. One engine serves many problems at once: it batches
-    whatever waits, across problems."""
+    whatever waits, across problems.
 
-    @property
-    def counters(self) -> EngineCounters:
-        """Tokens since the engine was made."""
-        ...
+    Attributes:
+        counters: tokens since the engine was made.
+    """
+
+    counters: EngineCounters
+
+    def turn(self) -> "Engine":
+        """The engine for one search. Where tokens are bounded (``engines.gate``), searches that
+        began earlier go first."""
+        return self
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem, with an empty completion and no handle."""

@@ -10,11 +10,10 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem
 
@@ -62,7 +61,7 @@ class TokenGate:
             heapq.heappop(self._waiting)
 
 
-class GatedEngine:
+class GatedEngine(Engine):
     """An ``Engine`` behind a ``TokenGate``. Results are those of the engine; only their order in
     time changes.
 
@@ -73,6 +72,7 @@ class GatedEngine:
     """
 
     def __init__(self, engine: Engine, gate: TokenGate, rank: int = 0) -> None:
+        self.counters = engine.counters
         self._engine = engine
         self._gate = gate
         self._rank = rank
@@ -81,10 +81,6 @@ class GatedEngine:
     def turn(self) -> "GatedEngine":
         """The engine for the next search: searches that began earlier go first."""
         return GatedEngine(self._engine, self._gate, next(self._ranks))
-
-    @property
-    def counters(self) -> EngineCounters:
-        return self._engine.counters
 
     def start(self, problem: Problem) -> Prefix:
         return self._engine.start(problem)
@@ -139,10 +135,6 @@ class GatedEngine:
 
     async def close(self) -> None:
         await self._engine.close()
-
-    def __getattr__(self, name: str) -> Any:
-        # What one engine has beside the contract (its fingerprint, its replayed tokens).
-        return getattr(self._engine, name)
 
 
 def _together(prefixes: Sequence[Prefix], reach: Sequence[int], bound: int) -> list[list[int]]:

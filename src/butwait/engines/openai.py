@@ -17,18 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.chunks import ArrivingStep
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
-from butwait.engines.models import checkpoint_eos_token_ids
-from butwait.engines.openai_probe import COMPLETIONS, Probe, Served
-from butwait.engines.openai_replies import Pieces, Reply, check_prompt, echoed, read
-from butwait.engines.policy_tokens import PolicyTokens, check_fits
+from butwait.engines.model_engine import PolicyTokens, RequestEngine, check_fits
+from butwait.engines.openai_protocol import (
+    COMPLETIONS,
+    Mode,
+    Pieces,
+    Probe,
+    Reply,
+    Served,
+    check_prompt,
+    echoed,
+    read,
+)
 from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
-from butwait.engines.request_engine import RequestEngine
-from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages
-from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
 
 TOKENS_AT_A_TIME = 8
@@ -58,60 +63,40 @@ class OpenAIEngine(RequestEngine):
     same seed, and only the reply that was used is counted.
 
     Args:
-        model: whose tokenizer and EOS tokens it has.
-        tokenizer: of that model.
-        settings: where the server is and how it is asked.
-        prompt: how a problem is put to the model.
+        tokens: the model's tokenizer with the prompt's layout.
+        server: where it is asked.
+        name: the model's name at the server.
+        capacity: tokens per path, prompt included; None: what the server says.
+        mode: the ways to ask that are allowed.
+        seeds: whether a request has the seed of its key.
+        any_logprobs: whether log-probabilities before temperature, top-k and top-p will do.
     """
 
     def __init__(
         self,
-        model: ModelSettings,
-        tokenizer: Any,
-        settings: OpenAISettings,
-        prompt: PromptSettings,
+        tokens: PolicyTokens,
+        server: RemoteServer,
+        name: str,
+        capacity: int | None = None,
+        *,
+        mode: Mode = "auto",
+        seeds: bool = True,
+        any_logprobs: bool = False,
     ) -> None:
-        eos_ids = checkpoint_eos_token_ids(model, tokenizer)
-        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids))
-        self._settings = settings
-        self._name = settings.served_model or model.name
+        super().__init__(tokens, capacity)
+        self._server = server
+        self._probe = Probe(server, name, mode, tokens.prompt)
+        self._name = name
+        self._seeds = seeds
+        self._any_logprobs = any_logprobs
         self._chats: dict[bytes, list[Message]] = {}
-        self._server = RemoteServer(
-            settings, settings.base_url, settings.max_rows, "engine.base_url"
-        )
-        self._capacity = settings.capacity
         self._served: Served | None = None
         self._asking = asyncio.Lock()
-        if settings.mode == "chat" and prompt.style != "chat":
-            raise UserError("engine.mode: chat needs prompt.style: chat")
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What results depend on beside model, prefix and key. It does not make them
-        deterministic: the server does its part."""
-        return {"served_model": self._name, "mode": self._settings.mode}
 
     def start(self, problem: Problem) -> Prefix:
-        """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
-        start = self._tokens.start(problem, self._capacity)
+        start = super().start(problem)
         self._chats[start.token_ids.tobytes()] = messages(problem, self._tokens.prompt)
         return start
-
-    async def score(
-        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Log-probabilities of given tokens, untempered, by an echo of the prompt. Raises
-        ScoringUnsupportedError where the server gives none, and UserError for a path longer than
-        ``capacity``."""
-        paths = [
-            np.concatenate([prefix.token_ids, np.asarray(continuation, np.int32)])
-            for prefix, continuation in zip(prefixes, continuations, strict=True)
-        ]
-        return await self._together(
-            self._score(path, prefix) for prefix, path in zip(prefixes, paths, strict=True)
-        )
-
-    def release(self, prefixes: Sequence[Prefix]) -> None:
-        """Does nothing: there are no handles; a server finds a prefix by its tokens."""
 
     async def close(self) -> None:
         await self._server.close()
@@ -139,17 +124,16 @@ class OpenAIEngine(RequestEngine):
         seed: int,
         before: _Draws,
     ) -> tuple[ArrivingStep, _Draws]:
-        """The step after one more request, which starts behind the tokens of those before. Nothing
+        """The step after one more request, which starts after the tokens of those before. Nothing
         that it is given changes, so that it can be asked anew."""
-        left = None if self._capacity is None else self._capacity - len(prefix.token_ids)
-        step = ArrivingStep(detector, prefix, left)
+        step = self._arriving(detector, prefix)
         step.add(before.token_ids, before.logprobs)
         draws = _Draws(before.token_ids.copy(), before.logprobs.copy(), before.prefilled)
         if step.finish is not None:
             return step, draws
         body, prompt_ids = self._body(served, prefix, before.token_ids, detector)
         body |= served.sampled(sampling) | {"max_tokens": step.room}
-        body |= {"seed": seed} if self._settings.seeds else {}
+        body |= {"seed": seed} if self._seeds else {}
         body |= self._stops(served, detector.rule, prefix.text)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         pieces = Pieces(self._tokens, served.gives_ids)
@@ -244,15 +228,13 @@ class OpenAIEngine(RequestEngine):
             "stop_token_ids": sorted(self._tokens.eos_ids),
         }
 
-    async def _score(self, path: np.ndarray, prefix: Prefix) -> np.ndarray:
-        start = len(prefix.token_ids)
-        if start == len(path):
-            return np.zeros(0, np.float32)
+    async def _score(self, prefix: Prefix, path: np.ndarray) -> list[Any]:
+        """By an echo of the prompt."""
         served = await self._how(prefix)
         check_fits(len(path), self._capacity)
         if served.path != COMPLETIONS or not served.is_vllm:
             raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        # A server samples a token behind every prompt: here it is the path's last, which so needs
+        # A server samples a token after every prompt: here it is the path's last, which so needs
         # no place in the context. Greedy sampling leaves it untempered.
         body = {
             "model": self._name,
@@ -271,23 +253,21 @@ class OpenAIEngine(RequestEngine):
         logprobs = echoed(reply, path.tolist())
         if logprobs is None:
             raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        self.scored_tokens += len(path) - 1
-        return np.array(logprobs[start:], np.float32)
+        return logprobs[len(prefix.token_ids) :]
 
     async def _how(self, prefix: Prefix) -> Served:
         """How the server answers; it is asked once."""
         async with self._asking:
             if self._served is None:
-                probe = Probe(self._server, self._name, self._settings.mode, self._tokens.prompt)
-                context = await probe.context()
+                context = await self._probe.context()
                 if context is not None:
                     self._capacity = min(self._capacity or context, context)
-                self._served = await probe.ask(prefix)
+                self._served = await self._probe.ask(prefix)
         return self._served
 
     def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
         shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
-        if shaped and not served.of_the_policy and not self._settings.any_logprobs:
+        if shaped and not served.of_the_policy and not self._any_logprobs:
             raise UserError(
                 f"the server at {self._server.url} gives log-probabilities before temperature, "
                 "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "

@@ -1,12 +1,27 @@
-"""Drawing tokens from logits by inverse CDF.
+"""The steps that are being sampled, as arrays: what happens at every token happens for all rows at
+once, and Python looks at a single row only where its step may end.
 
-Shapes: n rows, V tokens of the vocabulary. Every row has its own settings and its own uniform
-number, and its result depends on nothing else.
+Tokens are drawn from logits by inverse CDF. Every row has its own settings and its own uniform
+numbers, and its result depends on nothing else.
+
+Shapes: n live rows of at most S; V tokens of the vocabulary; w tokens of a step, doubled when a
+step gets longer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+
+from butwait.engines.batching import Handle, Job
+from butwait.engines.settings import Sampling
+from butwait.engines.steps import GrowingStep, StepDetector
+from butwait.records import Finish, Key, UserError
+from butwait.records.keys import KeyStream
+
+BLOCK = 64
+"""Uniform numbers drawn at a time for a row; also the first w."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,3 +86,194 @@ def _filtered(scaled: torch.Tensor, how: RowSampling, greedy: torch.Tensor) -> t
         dropped = (before >= top_p[:, None]) & (top_p[:, None] < 1)
         scaled = scaled.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
     return scaled
+
+
+@dataclass(slots=True, eq=False)
+class SharedStart:
+    """A start that several jobs of one call have in common and that no cache holds.
+
+    Attributes:
+        waiting: jobs that have not begun.
+        begun: whether one of them has: it runs the tokens, and the others copy.
+        handle: to the tokens, once they have been run.
+    """
+
+    waiting: int = 0
+    begun: bool = False
+    handle: Handle | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PathJob(Job):
+    """A path to go on from. Its ``handle`` is to all of its tokens but the last: logits come from
+    running the last one, so it is always left to whoever goes on.
+
+    Attributes:
+        token_ids: int32 (p + n,), prompt and completion so far.
+        prompt_length: p.
+        start: common to the jobs of the call with the very same tokens.
+        run_tokens: tokens that had to be run to get there; 0 where a cache held them.
+        logprobs: the result, float32 (m,).
+    """
+
+    token_ids: np.ndarray
+    prompt_length: int
+    start: SharedStart = field(default_factory=SharedStart)
+    run_tokens: int = 0
+    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class StepJob(PathJob):
+    """One step to be sampled. Its ``new_handle`` is to the extended path but its last token; None
+    where the path has ended.
+
+    Attributes:
+        detector, step: where the step ends.
+        sampling, key: how its tokens are drawn.
+        tokens: the result, int32 (m,).
+        finish: why the step ended; None while it goes on.
+    """
+
+    detector: StepDetector
+    step: GrowingStep
+    sampling: Sampling
+    key: Key
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    finish: Finish | None = None
+
+
+class LiveRows:
+    """Rows that are being decoded; they lie at 0..n-1 of every array.
+
+    Args:
+        capacity: S.
+        device: of the logits.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self._device = device
+        self.jobs: list[StepJob] = []
+        self._stream = KeyStream()
+        self._detectors: list[StepDetector] = []
+        self._slots = np.zeros(capacity, np.int64)
+        self._lengths = np.zeros(capacity, np.int64)
+        self._next = np.zeros(capacity, np.int64)
+        self._counts = np.zeros(capacity, np.int64)
+        self._rooms = np.zeros(capacity, np.int64)
+        self._rules = np.zeros(capacity, np.int64)
+        self._temperature = np.zeros(capacity, np.float32)
+        self._top_p = np.zeros(capacity, np.float32)
+        self._top_k = np.zeros(capacity, np.int64)
+        self._uniforms = np.zeros((capacity, BLOCK))
+        self._tokens = np.zeros((capacity, BLOCK), np.int32)
+        self._logprobs = np.zeros((capacity, BLOCK), np.float32)
+        self._sampling: RowSampling | None = None
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 (n,) each: slots, positions and tokens of the next forward pass."""
+        n = len(self.jobs)
+        return self._slots[:n], self._lengths[:n], self._next[:n]
+
+    def add(self, begun: Sequence[StepJob]) -> None:
+        """Starts rows, each with all tokens but the last in its tenant's slot."""
+        if not begun:
+            return
+        first = len(self.jobs)
+        rows = slice(first, first + len(begun))
+        self.jobs += begun
+        self._slots[rows] = [job.tenant.slot for job in begun]
+        self._lengths[rows] = [len(job.token_ids) - 1 for job in begun]
+        self._next[rows] = [job.token_ids[-1] for job in begun]
+        self._counts[rows] = 0
+        self._rooms[rows] = [job.step.room for job in begun]
+        self._rules[rows] = [self._number(job.detector) for job in begun]
+        self._temperature[rows] = [job.sampling.temperature for job in begun]
+        self._top_p[rows] = [job.sampling.top_p for job in begun]
+        self._top_k[rows] = [job.sampling.top_k for job in begun]
+        for i, job in enumerate(begun, first):
+            self._uniforms[i] = self._stream.uniforms(job.key, BLOCK)
+        self._sampling = None
+
+    def _number(self, detector: StepDetector) -> int:
+        if detector not in self._detectors:
+            self._detectors.append(detector)
+        return self._detectors.index(detector)
+
+    def draw(self, logits: torch.Tensor) -> None:
+        """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
+        a row's are no numbers."""
+        n = len(self.jobs)
+        rows, counts = np.arange(n), self._counts[:n]
+        uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
+        tokens, logprobs = draw(logits, uniforms, self._row_sampling())
+        self._widen(int(counts.max()) + 1)
+        self._next[:n] = tokens.cpu().numpy()
+        self._tokens[rows, counts] = self._next[:n]
+        self._logprobs[rows, counts] = logprobs.cpu().numpy()
+        if np.isnan(self._logprobs[rows, counts]).any():
+            raise UserError(
+                "the model's logits are no numbers (NaN): its weights or this precision do not "
+                "hold; train with a lower learning_rate, or take dtype: float32"
+            )
+        self._lengths[:n] += 1
+        counts += 1
+        for i in np.flatnonzero(counts % BLOCK == 0).tolist():
+            key, drawn = self.jobs[i].key, int(counts[i])
+            self._uniforms[i] = self._stream.uniforms(key, BLOCK, start=drawn)
+
+    def pop_finished(self) -> list[StepJob]:
+        """Takes out the rows whose step ended with the newest token, their results filled in."""
+        n = len(self.jobs)
+        may_end = self._counts[:n] >= self._rooms[:n]
+        for rule in np.unique(self._rules[:n]).tolist():
+            ends = self._detectors[rule].may_end(self._next[:n])
+            may_end |= ends & (self._rules[:n] == rule)
+        ended = []
+        for i in np.flatnonzero(may_end).tolist():
+            job, count = self.jobs[i], self._counts[i]
+            job.finish = job.step.finish(self._tokens[i, :count])
+            if job.finish is not None:
+                job.tokens = self._tokens[i, :count].copy()
+                job.logprobs = self._logprobs[i, :count].copy()
+                ended.append(i)
+        return self.remove(ended)
+
+    def remove(self, rows: Sequence[int]) -> list[StepJob]:
+        """Takes rows out, given in ascending order; the last ones that stay take their places."""
+        if not rows:
+            return []
+        removed = [self.jobs[i] for i in rows]
+        left = len(self.jobs) - len(rows)
+        gone = set(rows)
+        holes = [i for i in rows if i < left]
+        movers = [i for i in range(left, len(self.jobs)) if i not in gone]
+        for array in self._arrays() if holes else ():
+            array[holes] = array[movers]
+        for hole, mover in zip(holes, movers, strict=True):
+            self.jobs[hole] = self.jobs[mover]
+        del self.jobs[left:]
+        self._sampling = None
+        return removed
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        state = (self._slots, self._lengths, self._next, self._counts, self._rooms, self._rules)
+        sampling = (self._temperature, self._top_p, self._top_k, self._uniforms)
+        return (*state, *sampling, self._tokens, self._logprobs)
+
+    def _row_sampling(self) -> RowSampling:
+        if self._sampling is None:
+            n = len(self.jobs)
+            arrays = (self._temperature, self._top_p, self._top_k)
+            copies = [torch.from_numpy(array[:n].copy()).to(self._device) for array in arrays]
+            self._sampling = RowSampling(*copies)
+        return self._sampling
+
+    def _widen(self, columns: int) -> None:
+        if columns > self._tokens.shape[1]:
+            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], 1)
+            self._logprobs = np.concatenate([self._logprobs, np.zeros_like(self._logprobs)], 1)

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from butwait.engines.attention import AttentionKinds, context_limit
-from butwait.engines.cache import SlotCache
+from butwait.engines.cache import AttentionKinds, SlotCache, context_limit
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -86,22 +85,6 @@ class SlotModel:
     def free(self) -> int:
         """Slots that are not taken."""
         return len(self._free)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the bits of an output depend on beside weights and tokens, in deterministic mode
-        (in the other mode they also depend on the company)."""
-        return {
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": self.model.device.type,
-            "slots": self.slots,
-            "capacity": self.capacity,
-            "prefill_chunk": self.prefill_chunk,
-            "chunk_rows": CHUNK_ROWS,
-            "deterministic": self.deterministic,
-            "attention": self._attention.implementation,
-            "threads": self._fixed_threads or torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
 
     @property
     def _fixed_threads(self) -> int | None:
@@ -264,7 +247,7 @@ class SlotModel:
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():
-            raise ValueError("a row would start behind the end of its slot")
+            raise ValueError("a row would start after the end of its slot")
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.insertion import inserted
+from butwait.engines.engine import Continuation, Engine, Prefix, inserted
 from butwait.records import OPEN, Key, Problem
 from butwait.reward_models.reward_model import Path, RewardModel, Score, Step
 from butwait.search.builder import ROOT, TreeBuilder
