@@ -13,7 +13,7 @@ from random_models import EOS
 
 from butwait.engines import remote_server
 from butwait.engines.engine import Continuation, Engine, Prefix, ScoringUnsupportedError
-from butwait.engines.kinds.openai import OpenAISettings
+from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
 from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.problems.settings import PromptSettings
@@ -53,7 +53,7 @@ def engine_of(toy: Toy, prompt: PromptSettings = PLAIN, **settings: Any) -> Open
         **{"kind": "openai", "base_url": toy.url, "served_model": MODEL, "retries": 2} | settings
     )
     model = ModelSettings(name="tiny")
-    engine = OpenAIEngine(model, tokenizer_with_chat(), chosen, prompt)
+    engine: Any = start_openai(model, tokenizer_with_chat(), chosen, prompt)
     engine._tokens.eos_ids = frozenset([EOS])  # tiny has another vocabulary
     return engine
 

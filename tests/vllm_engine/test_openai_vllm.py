@@ -12,7 +12,7 @@ import torch
 from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from vllm_servers import serving
 
-from butwait.engines.kinds.openai import OpenAISettings
+from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import (
     checkpoint_eos_token_ids,
@@ -58,7 +58,7 @@ def engine(vllm_server: str, run: Run) -> Iterator[OpenAIEngine]:
 
 def make(url: str, **settings: Any) -> OpenAIEngine:
     chosen = OpenAISettings(**{"kind": "openai", "base_url": url} | settings)
-    return OpenAIEngine(TINY, tiny()[1], chosen, TURNS)
+    return start_openai(TINY, tiny()[1], chosen, TURNS)
 
 
 def next_logprobs(path: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_steps_of_smollm2_are_those_of_the_in_process_engine(tmp_path: Path, run
     options = ["--logprobs-mode", "processed_logprobs", "--max-model-len", "512"]
     with serving(folder, tmp_path / "server.log", *options) as url:
         settings = OpenAISettings(kind="openai", base_url=url, served_model=folder.name)
-        theirs = OpenAIEngine(model, tokenizer, settings, TURNS)
+        theirs = start_openai(model, tokenizer, settings, TURNS)
         ours = TransformersEngine(a_model, tokenizer, SLOTS, TURNS)
         run(_same_steps(theirs, ours, StepRule(delimiters=("\n", "."), max_tokens=40)))
         run(theirs.close())

@@ -17,11 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from butwait.engines.engine import Engine, inserted
 from butwait.engines.kinds.transformers import TransformersSettings
-from butwait.engines.kinds.vllm import VllmSettings
+from butwait.engines.kinds.vllm import VllmSettings, start_vllm
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
-from butwait.engines.vllm import VllmEngine, start_vllm, tokens_that_complete
+from butwait.engines.vllm import VllmEngine, tokens_that_complete
 from butwait.problems.answers import box_closed
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
@@ -85,7 +85,7 @@ def engine(started: VllmEngine, loop: asyncio.AbstractEventLoop) -> VllmEngine:
 
         def shutdown(self) -> None: ...
 
-    fresh = VllmEngine(Lent(), tokenizer(), PLAIN, [EOS], 96, started.fingerprint())
+    fresh = VllmEngine(Lent(), tokenizer(), PLAIN, [EOS], 96)
     fresh._loop = loop
     return fresh
 
