@@ -50,7 +50,7 @@ def _walk(
     """All paths through ``prefix``, which has this probability."""
     for step, share in _whole_steps(script.start(prefix), 1.0):
         assert step.finish is not None, "only whole steps are listed"
-        longer = step.extended(prefix, handle=None)
+        longer = prefix.extended(step.token_ids, step.text)
         texts = (*steps, step.text)
         if step.finish in OPEN and left != 1:
             fewer = None if left is None else left - 1

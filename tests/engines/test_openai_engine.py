@@ -54,7 +54,7 @@ def engine_of(toy: Toy, prompt: PromptSettings = PLAIN, **settings: Any) -> Open
     )
     model = ModelSettings(name="tiny")
     engine: Any = start_openai(model, tokenizer_with_chat(), chosen, prompt)
-    engine._tokens.eos_ids = frozenset([EOS])  # tiny has another vocabulary
+    engine._eos_ids = frozenset([EOS])  # tiny has another vocabulary
     return engine
 
 

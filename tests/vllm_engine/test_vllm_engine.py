@@ -15,7 +15,7 @@ from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from random_models import COMMON, EOS, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from butwait.engines.engine import Engine, inserted
+from butwait.engines.engine import Engine
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.kinds.vllm import VllmSettings, start_vllm
 from butwait.engines.models import load_causal_lm, load_tokenizer
@@ -165,7 +165,7 @@ def test_what_is_sampled_behind_a_box_is_cut_and_counted(engine: VllmEngine, run
     boxed = StepRule(max_tokens=75)
     assert engine._stops(plain, "") == engine._stops(boxed, "")
     text = "\\boxed{2"
-    begin = inserted(engine.start(Problem("b", "x", None)), engine.encode(text), text)
+    begin = engine.start(Problem("b", "x", None)).extended(engine.encode(text), text)
     keys, hot = [KEY.at(particle=i) for i in range(32)], Sampling(temperature=2)
     free = run(engine.extend([begin] * 32, plain, hot, keys))
     before = engine.counters.policy_tokens

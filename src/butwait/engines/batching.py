@@ -17,16 +17,14 @@ import numpy as np
 from butwait.engines.slots import NoFreeSlotError, SlotModel
 
 
+@dataclass(slots=True, eq=False)
 class Tenant:
     """A taken slot. While it is busy somebody writes after its parked handles."""
 
-    __slots__ = ("busy", "handles", "last_use", "slot")
-
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-        self.handles: set[Handle] = set()
-        self.busy = True
-        self.last_use = 0
+    slot: int
+    handles: "set[Handle]" = field(default_factory=set)
+    busy: bool = True
+    last_use: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

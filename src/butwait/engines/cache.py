@@ -37,8 +37,7 @@ class SlotCache(Cache):
         super().__init__(layers=[SlotLayer(self, index) for index in range(layers)])
         self._rows = rows
         self._columns = capacity + SCRATCH
-        self._keys: torch.Tensor | None = None
-        self._values: torch.Tensor | None = None
+        self._stores: list[torch.Tensor] = []
 
     def plan(self, first: int, positions: torch.Tensor, longest: int) -> None:
         """Says where the next forward pass reads and writes.
@@ -49,7 +48,9 @@ class SlotCache(Cache):
             longest: tokens of the longest sequence with its new ones.
         """
         if longest + SCRATCH > self._columns:
-            self._grow(max(longest + SCRATCH, 2 * self._columns))
+            self._columns = max(longest + SCRATCH, 2 * self._columns)
+            for i, store in enumerate(self._stores):  # the old one goes before the next is made
+                self._stores[i] = self._grown(store)
         n = len(positions)
         self._view = (slice(first, first + n), slice(0, longest + SCRATCH))
         self._row = torch.arange(first, first + n, device=positions.device)[:, None]
@@ -60,11 +61,11 @@ class SlotCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the whole rows,
         (n, heads, columns, size), without copying them."""
-        if self._keys is None or self._values is None:
-            self._keys, self._values = self._allocate(keys), self._allocate(values)
+        if not self._stores:
+            self._stores = [self._allocate(keys), self._allocate(values)]
         rows, columns = self._view
         views = []
-        for store, new in ((self._keys, keys), (self._values, values)):
+        for store, new in zip(self._stores, (keys, values), strict=True):
             if store.shape[3] != new.shape[1] or store.shape[4] != new.shape[3]:
                 raise UserError(
                     "the model's layers have keys of different shapes, which the engine's cache "
@@ -77,7 +78,7 @@ class SlotCache(Cache):
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first ``length`` tokens of a row."""
         end = length + SCRATCH
-        for store in self._stores():
+        for store in self._stores:
             store[target, :, SCRATCH:end] = store[source, :, SCRATCH:end]
 
     def swap_rows(self, rows: np.ndarray, others: np.ndarray, length: int) -> None:
@@ -86,31 +87,22 @@ class SlotCache(Cache):
         end = length + SCRATCH
         targets = torch.from_numpy(np.concatenate([rows, others]))
         sources = torch.from_numpy(np.concatenate([others, rows]))
-        for store in self._stores():
+        for store in self._stores:
             store[targets.to(store.device), :, :end] = store[sources.to(store.device), :, :end]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
-        self._keys = self._values = None
-
-    def _stores(self) -> list[torch.Tensor]:
-        return [store for store in (self._keys, self._values) if store is not None]
+        self._stores = []
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = new.shape
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
         return new.new_zeros(self._rows, len(self.layers), self._columns, heads, size)
 
-    def _grow(self, columns: int) -> None:
-        def grown(store: torch.Tensor) -> torch.Tensor:
-            larger = store.new_zeros(*store.shape[:2], columns, *store.shape[3:])
-            larger[:, :, : self._columns] = store
-            return larger
-
-        if self._keys is not None and self._values is not None:
-            self._keys = grown(self._keys)
-            self._values = grown(self._values)
-        self._columns = columns
+    def _grown(self, store: torch.Tensor) -> torch.Tensor:
+        larger = store.new_zeros(*store.shape[:2], self._columns, *store.shape[3:])
+        larger[:, :, : store.shape[2]] = store
+        return larger
 
 
 class SlotLayer(CacheLayerMixin):

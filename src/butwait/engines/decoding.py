@@ -89,7 +89,7 @@ class PolicyBatcher(Batcher[PathJob]):
             self._prefill(fresh)
             for job in fresh:
                 if job.start.waiting:
-                    job.start.handle = self.pool.share(job.tenant, len(job.token_ids) - 1)
+                    job.start.handle = self.pool.share(job.tenant, len(job.prefix.token_ids) - 1)
             scored = [job for job in begun if isinstance(job, ScoreJob)]
             self._score(scored)
             self._live.add([job for job in begun if isinstance(job, StepJob)])
@@ -132,7 +132,7 @@ class PolicyBatcher(Batcher[PathJob]):
         if tenant is None:
             return False
         job.tenant = tenant
-        job.run_tokens = 0 if source is not None else len(job.token_ids)
+        job.run_tokens = 0 if source is not None else len(job.prefix.token_ids)
         if source is None:
             start.begun, start.handle = True, None
         self._leave_start(job)
@@ -152,7 +152,7 @@ class PolicyBatcher(Batcher[PathJob]):
         finished = self._live.pop_finished()
         for job in finished:
             if job.finish in OPEN:
-                length = len(job.token_ids) + len(job.tokens) - 1
+                length = len(job.prefix.token_ids) + len(job.tokens) - 1
                 job.new_handle = self.pool.share(job.tenant, length)
             self.pool.leave(job.tenant)
             job.call.finish_one()
@@ -164,24 +164,19 @@ class PolicyBatcher(Batcher[PathJob]):
         In deterministic mode tokens of a completion are run one at a time: that is how they were
         run when they were sampled, so a path whose cache was lost gets back the very same bits.
         """
-        singly = self._model.deterministic
-        self._model.prefill(
+        model, singly = self._model, self._model.deterministic
+        paths = [job.prefix.token_ids for job in jobs]
+        model.prefill(
             [
-                (job.tenant.slot, 0, job.token_ids[: job.prompt_length if singly else None][:-1])
-                for job in jobs
+                (job.tenant.slot, 0, path[: job.prefix.prompt_length if singly else None][:-1])
+                for job, path in zip(jobs, paths, strict=True)
             ]
         )
-        if singly:
-            self._replay(jobs)
-
-    def _replay(self, jobs: Sequence[PathJob]) -> None:
-        """Runs the prompt's last token and all of the completion but its last, one at a time."""
-        model = self._model
         slots = np.array([job.tenant.slot for job in jobs], np.int64)
-        ends = np.array([len(job.token_ids) - 1 for job in jobs], np.int64)
+        ends = np.array([len(path) - 1 for path in paths], np.int64)
         while (live := np.flatnonzero(model.lengths[slots] < ends)).size:
             at = model.lengths[slots[live]]
-            tokens = [jobs[i].token_ids[p] for i, p in zip(live.tolist(), at.tolist(), strict=True)]
+            tokens = [paths[i][p] for i, p in zip(live.tolist(), at.tolist(), strict=True)]
             model.decode(slots[live], at, np.array(tokens, np.int64))
 
     @torch.inference_mode()
@@ -190,8 +185,8 @@ class PolicyBatcher(Batcher[PathJob]):
         in the cache."""
         runs = []
         for job in jobs:
-            tokens = np.concatenate([job.token_ids[-1:], job.continuation[:-1]])
-            runs.append((job.tenant.slot, len(job.token_ids) - 1, tokens))
+            tokens = np.concatenate([job.prefix.token_ids[-1:], job.continuation[:-1]])
+            runs.append((job.tenant.slot, len(job.prefix.token_ids) - 1, tokens))
             job.logprobs = np.empty(len(job.continuation), np.float32)
         # A vocabulary is wide: one chunk's logits at a time.
         for live, done, counts, logits in self._model.chunks(runs):
@@ -207,5 +202,5 @@ def share_starts(jobs: Sequence[PathJob]) -> None:
     """Lets the jobs of one call that begin with the very same tokens share a start."""
     starts: dict[bytes, SharedStart] = {}
     for job in jobs:
-        job.start = starts.setdefault(job.token_ids.tobytes(), job.start)
+        job.start = starts.setdefault(job.prefix.token_ids.tobytes(), job.start)
         job.start.waiting += 1

@@ -1,4 +1,5 @@
-"""Token ids to text, a piece at a time, without breaking a character that spans tokens."""
+"""Text to token ids, and token ids to text, a piece at a time, without breaking a character that
+spans tokens."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +13,15 @@ UNFINISHED = "\ufffd"
 WINDOW = 16
 """Tokens before the new ones that are decoded along with them: enough for a decoder that treats
 the first token of a text differently (SentencePiece drops its space)."""
+
+
+def text_tokens(tokenizer: Any, text: str) -> np.ndarray:
+    """int32 (n,): the tokens of ``text`` by a ``transformers`` tokenizer, none added around it.
+
+    They are the tokenizer's for the text alone: nothing is merged with the tokens before, which
+    stay as they were sampled.
+    """
+    return np.array(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
 
 class Detokenizer:

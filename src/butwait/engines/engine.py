@@ -37,6 +37,18 @@ class Prefix:
         """Tokens after the prompt."""
         return len(self.token_ids) - self.prompt_length
 
+    def extended(self, token_ids: np.ndarray, text: str, handle: Any = None) -> "Prefix":
+        """This path and more of it, sampled or inserted. Without a handle, going on from it costs
+        a prefill.
+
+        Args:
+            token_ids: int32 (n,); of a text that is inserted, ``engine.encode(text)``.
+            text: theirs.
+            handle: to the longer path.
+        """
+        joined = np.concatenate([self.token_ids, token_ids], dtype=np.int32)
+        return Prefix(joined, self.prompt_length, self.text + text, handle)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
@@ -62,20 +74,6 @@ class Continuation:
     prefix: Prefix
     prefilled_tokens: int
     overshoot_tokens: int = 0
-
-
-def inserted(prefix: Prefix, token_ids: np.ndarray, text: str) -> Prefix:
-    """``prefix``, of a path that has ended, and a text after it that was not sampled.
-
-    It has no handle: extending it costs a prefill.
-
-    Args:
-        prefix: a path so far.
-        token_ids: int32 (n,), ``engine.encode(text)``.
-        text: what is inserted.
-    """
-    joined = np.concatenate([prefix.token_ids, token_ids])
-    return Prefix(joined, prefix.prompt_length, prefix.text + text)
 
 
 @dataclass(slots=True)
@@ -122,11 +120,7 @@ class Engine(Protocol):
         ...
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """One step for every prefix, in order. Token t of row i is drawn by inverse CDF over
         the vocabulary's order with ``keys[i].uniforms(...)[t]`` in engines that are

@@ -89,27 +89,19 @@ class GatedEngine(Engine):
         return self._engine.encode(text)
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """One step for every prefix, each as soon as it fits under the bound. Rows on the same
         tokens go together, so that the engine runs what they share once."""
-        reach = [_reach(prefix, step_rule) for prefix in prefixes]
+        reach = [len(path.token_ids) + rule.room(path.completion_length) for path in prefixes]
         results: list[Continuation | None] = [None] * len(prefixes)
 
         async def run(rows: list[int]) -> None:
             tokens = sum(reach[row] for row in rows)
+            paths, theirs = [prefixes[row] for row in rows], [keys[row] for row in rows]
             await self._gate.enter(self._rank, tokens)
             try:
-                made = await self._engine.extend(
-                    [prefixes[row] for row in rows],
-                    step_rule,
-                    sampling,
-                    [keys[row] for row in rows],
-                )
+                made = await self._engine.extend(paths, rule, sampling, theirs)
             finally:
                 self._gate.leave(tokens)
             for row, continuation in zip(rows, made, strict=True):
@@ -151,11 +143,3 @@ def _together(prefixes: Sequence[Prefix], reach: Sequence[int], bound: int) -> l
         rows.append(row)
         open_groups[tokens] = (rows, held + reach[row])
     return groups
-
-
-def _reach(prefix: Prefix, rule: StepRule) -> int:
-    """Tokens that the path holds at most when its next step ends."""
-    left = max(0, rule.max_tokens - prefix.completion_length)
-    if rule.max_step_tokens is not None:
-        left = min(left, rule.max_step_tokens)
-    return len(prefix.token_ids) + left

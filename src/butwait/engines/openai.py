@@ -9,49 +9,38 @@ them the assistant's turn so far, and refuses where a chat template would edit t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
-from butwait.engines.model_engine import PolicyTokens, RequestEngine, check_fits
+from butwait.engines.model_engine import RequestEngine
 from butwait.engines.openai_protocol import (
+    CHAT,
     COMPLETIONS,
     Mode,
     Pieces,
-    Probe,
     Reply,
     Served,
     check_prompt,
+    context,
     echoed,
+    probe,
     read,
 )
 from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages
+from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
 
 TOKENS_AT_A_TIME = 8
 """Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an
 event for each token would take longer than to sample it."""
-
-
-@dataclass
-class _Draws:
-    """Tokens of a step that earlier requests gave, and what they cost."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    prefilled: int = 0
-
-    def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        self.token_ids.extend(token_ids)
-        self.logprobs.extend(logprobs)
 
 
 class OpenAIEngine(RequestEngine):
@@ -63,7 +52,9 @@ class OpenAIEngine(RequestEngine):
     same seed, and only the reply that was used is counted.
 
     Args:
-        tokens: the model's tokenizer with the prompt's layout.
+        tokenizer: of the model.
+        prompt: how a problem is put to it.
+        eos_ids: every id that ends a completion.
         server: where it is asked.
         name: the model's name at the server.
         capacity: tokens per path, prompt included; None: what the server says.
@@ -74,7 +65,9 @@ class OpenAIEngine(RequestEngine):
 
     def __init__(
         self,
-        tokens: PolicyTokens,
+        tokenizer: Any,
+        prompt: PromptSettings,
+        eos_ids: Collection[int],
         server: RemoteServer,
         name: str,
         capacity: int | None = None,
@@ -83,104 +76,88 @@ class OpenAIEngine(RequestEngine):
         seeds: bool = True,
         any_logprobs: bool = False,
     ) -> None:
-        super().__init__(tokens, capacity)
-        self._server = server
-        self._probe = Probe(server, name, mode, tokens.prompt)
-        self._name = name
-        self._seeds = seeds
-        self._any_logprobs = any_logprobs
+        super().__init__(tokenizer, prompt, eos_ids, capacity)
+        self._server, self._name = server, name
+        self._paths = [COMPLETIONS] if mode != "chat" else []
+        if mode != "completions" and prompt.style == "chat":
+            self._paths.append(CHAT)
+        self._seeds, self._any_logprobs = seeds, any_logprobs
         self._chats: dict[bytes, list[Message]] = {}
         self._served: Served | None = None
         self._asking = asyncio.Lock()
 
     def start(self, problem: Problem) -> Prefix:
         start = super().start(problem)
-        self._chats[start.token_ids.tobytes()] = messages(problem, self._tokens.prompt)
+        self._chats[start.token_ids.tobytes()] = messages(problem, self._prompt)
         return start
 
     async def close(self) -> None:
         await self._server.close()
 
-    async def _extend(
+    async def _step(
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
     ) -> Continuation:
         served = await self._how(prefix)
         self._check_logprobs(served, sampling)
-        draws, seed, requests = _Draws(), key.seed32(), 1
-        while True:
-            ask = partial(self._request, served, prefix, detector, sampling, seed, draws)
-            step, draws = await self._server.again(ask)
-            if step.finish is not None:
-                return step.continuation(draws.prefilled)
-            # The server had a reason of its own to stop (a limit per request): on from there.
+        step = ArrivingStep(detector, prefix, self._room(prefix))
+        prefilled, seed, requests = 0, key.seed32(), 1
+        while step.finish is None:
+            ask = partial(self._request, served, step, sampling, seed)
+            step, ran = await self._server.again(ask)
+            prefilled += ran
+            # The server may stop for a reason of its own (a limit per request): on from there.
             seed, requests = key.derive("request", requests).seed32(), requests + 1
+        return step.continuation(prefilled)
 
     async def _request(
-        self,
-        served: Served,
-        prefix: Prefix,
-        detector: StepDetector,
-        sampling: Sampling,
-        seed: int,
-        before: _Draws,
-    ) -> tuple[ArrivingStep, _Draws]:
-        """The step after one more request, which starts after the tokens of those before. Nothing
-        that it is given changes, so that it can be asked anew."""
-        step = self._arriving(detector, prefix)
-        step.add(before.token_ids, before.logprobs)
-        draws = _Draws(before.token_ids.copy(), before.logprobs.copy(), before.prefilled)
-        if step.finish is not None:
-            return step, draws
-        body, prompt_ids = self._body(served, prefix, before.token_ids, detector)
+        self, served: Served, before: ArrivingStep, sampling: Sampling, seed: int
+    ) -> tuple[ArrivingStep, int]:
+        """The step after one more request, which starts after the tokens of those before, and the
+        tokens that were prefilled for it. Nothing that it is given changes, so that it can be asked
+        anew."""
+        step = before.copy()
+        body, prompt_ids = self._body(served, step)
         body |= served.sampled(sampling) | {"max_tokens": step.room}
         body |= {"seed": seed} if self._seeds else {}
-        body |= self._stops(served, detector.rule, prefix.text)
+        body |= self._stops(served, step.rule, step.prefix.text)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        pieces = Pieces(self._tokens, served.gives_ids)
+        pieces = Pieces(self._tokenizer, served.gives_ids)
         last = Reply()
         async with aclosing(self._server.events(served.path, body)) as events:
             async for event in events:
                 reply = read(event)
                 check_prompt(reply, prompt_ids)
                 last = last.then(reply)
-                new = pieces.take(reply)
-                draws.add(*new)
-                step.add(*new)
+                step.add(*pieces.take(reply))
                 if step.finish is not None and last.finish is None:
                     break  # the server does not know that the step is over
         if step.finish is None:
-            self._end(step, draws, last, pieces, before)
+            self._end(step, last, pieces, len(before.token_ids))
         pieces.check()
-        draws.prefilled += len(prompt_ids) - last.cached_tokens
-        return step, draws
+        return step, len(prompt_ids) - last.cached_tokens
 
-    def _end(
-        self, step: ArrivingStep, draws: _Draws, last: Reply, pieces: Pieces, before: _Draws
-    ) -> None:
-        """What the server's own reason to stop means for a step that goes on by its tokens."""
+    def _end(self, step: ArrivingStep, last: Reply, pieces: Pieces, before: int) -> None:
+        """What the server's own reason to stop means for a step that goes on by its tokens, of
+        which it had so many ``before``."""
         if last.finish is None:
             raise LostError("a reply has no end")
         if last.finish == "stop" and isinstance(last.stop, int):
             raise UserError(
                 f"the server stopped at token {last.stop}, which ends no completion of "
-                f"{self._tokens.tokenizer.name_or_path}: is it the model of model.name?"
+                f"{self._tokenizer.name_or_path}: is it the model of model.name?"
             )
         if last.finish == "stop" and last.stop is None:
-            new = [self._tokens.tokenizer.eos_token_id], [pieces.pending()]
-            draws.add(*new)
-            step.add(*new)
-        elif len(draws.token_ids) == len(before.token_ids):
+            step.add([self._tokenizer.eos_token_id], [pieces.pending()])
+        elif len(step.token_ids) == before:
             step.end_of_context()
 
-    def _body(
-        self, served: Served, prefix: Prefix, drawn: list[int], detector: StepDetector
-    ) -> tuple[dict[str, Any], list[int]]:
+    def _body(self, served: Served, step: ArrivingStep) -> tuple[dict[str, Any], list[int]]:
         """What says where to go on, and the tokens that the server must run for it."""
+        prefix = step.prefix
+        path: list[int] = [*prefix.token_ids.tolist(), *step.token_ids.tolist()]
         if served.path == COMPLETIONS:
-            path = [*prefix.token_ids.tolist(), *drawn]
             return {"model": self._name, "prompt": path, "logprobs": 1}, path
-        completion = [*prefix.token_ids[prefix.prompt_length :].tolist(), *drawn]
-        text = detector.detokenizer.decode(completion)
+        text = self._detokenizer.decode(path[prefix.prompt_length :])
         body, prompt_ids = self._turn(prefix, text)
         return {"model": self._name, "logprobs": True, **body}, prompt_ids
 
@@ -194,13 +171,13 @@ class OpenAIEngine(RequestEngine):
                 "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
                 "by their messages; use engine.mode: completions"
             )
-        options = dict(self._tokens.prompt.template_options)
+        options = dict(self._prompt.template_options)
         body: dict[str, Any] = {"messages": chat}
         if options:
             body["chat_template_kwargs"] = options
         if not text:
             return body, prompt_ids.tolist()
-        render = partial(self._tokens.tokenizer.apply_chat_template, tokenize=False, **options)
+        render = partial(self._tokenizer.apply_chat_template, tokenize=False, **options)
         turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
         try:
             whole = render(turn, continue_final_message=True)
@@ -208,11 +185,11 @@ class OpenAIEngine(RequestEngine):
             whole = None
         if whole != render(chat, add_generation_prompt=True) + text:
             raise UserError(
-                f"the chat template of {self._tokens.tokenizer.name_or_path} edits a turn that is "
+                f"the chat template of {self._tokenizer.name_or_path} edits a turn that is "
                 "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
             )
         body |= {"messages": turn, "continue_final_message": True, "add_generation_prompt": False}
-        return body, self._tokens.tokenizer.encode(whole, add_special_tokens=False)
+        return body, self._tokenizer.encode(whole, add_special_tokens=False)
 
     def _stops(self, served: Served, rule: StepRule, text: str) -> dict[str, Any]:
         """Strings at which a step ends for certain. A server that is not known to keep them in
@@ -225,44 +202,45 @@ class OpenAIEngine(RequestEngine):
             "stop": list(strings),
             "stream_interval": 1 if rule.sentences else TOKENS_AT_A_TIME,
             "include_stop_str_in_output": True,
-            "stop_token_ids": sorted(self._tokens.eos_ids),
+            "stop_token_ids": sorted(self._eos_ids),
         }
 
     async def _score(self, prefix: Prefix, path: np.ndarray) -> list[Any]:
         """By an echo of the prompt."""
         served = await self._how(prefix)
-        check_fits(len(path), self._capacity)
-        if served.path != COMPLETIONS or not served.is_vllm:
-            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        # A server samples a token after every prompt: here it is the path's last, which so needs
-        # no place in the context. Greedy sampling leaves it untempered.
-        body = {
-            "model": self._name,
-            "prompt": path[:-1].tolist(),
-            "echo": True,
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "logprobs": 1,
-            "logprob_token_ids": path[-1:].tolist(),
-            "return_tokens_as_token_ids": True,
-        }
-        try:
-            reply = await self._server.again(partial(self._server.json, COMPLETIONS, body))
-        except RefusedError as error:
-            raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
-        logprobs = echoed(reply, path.tolist())
-        if logprobs is None:
-            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        return logprobs[len(prefix.token_ids) :]
+        self._check_fits(len(path))
+        if served.path == COMPLETIONS and served.is_vllm:
+            # A server samples a token after every prompt: here it is the path's last, which so
+            # needs no place in the context. Greedy sampling leaves it untempered.
+            body = {
+                "model": self._name,
+                "prompt": path[:-1].tolist(),
+                "echo": True,
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "logprobs": 1,
+                "logprob_token_ids": path[-1:].tolist(),
+                "return_tokens_as_token_ids": True,
+            }
+            try:
+                reply = await self._server.again(partial(self._server.json, COMPLETIONS, body))
+            except RefusedError as error:
+                raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
+            if (logprobs := echoed(reply, path.tolist())) is not None:
+                return logprobs[len(prefix.token_ids) :]
+        raise ScoringUnsupportedError(
+            f"the server at {self._server.url} gives no log-probabilities of given tokens (vLLM "
+            "0.31 does, in engine.mode: completions)"
+        )
 
     async def _how(self, prefix: Prefix) -> Served:
         """How the server answers; it is asked once."""
         async with self._asking:
             if self._served is None:
-                context = await self._probe.context()
-                if context is not None:
-                    self._capacity = min(self._capacity or context, context)
-                self._served = await self._probe.ask(prefix)
+                limit = await context(self._server, self._name)
+                if limit is not None:
+                    self._capacity = min(self._capacity or limit, limit)
+                self._served = await probe(self._server, self._name, self._paths, prefix)
         return self._served
 
     def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
@@ -273,9 +251,3 @@ class OpenAIEngine(RequestEngine):
                 "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
                 "temperature 1 alone, or set engine.any_logprobs: true"
             )
-
-
-_NO_SCORES = (
-    "the server at {url} gives no log-probabilities of given tokens (vLLM 0.31 does, in "
-    "engine.mode: completions)"
-)

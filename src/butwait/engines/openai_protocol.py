@@ -1,16 +1,17 @@
 """OpenAI's protocol, which each server speaks in its own way: what they say, read into one form,
 and how one of them answers, asked before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
+from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Prefix
-from butwait.engines.model_engine import PolicyTokens
 from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
 from butwait.engines.settings import Sampling
-from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 
 Mode = Literal["auto", "completions", "chat"]
@@ -55,31 +56,18 @@ class Reply:
         )
 
 
+@contextmanager
+def _in_our_form() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise LostError(f"a reply has another form ({error!r})") from error
+
+
+@_in_our_form()
 def read(body: dict[str, Any]) -> Reply:
     """A reply, or an event of a stream. Raises LostError where it is none, and UserError where
     the server takes the thought out of the text."""
-    try:
-        return _read(body)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise LostError(f"a reply has another form ({error!r})") from error
-
-
-def echoed(body: dict[str, Any], path: list[int]) -> list[float | None] | None:
-    """The log-probabilities of a path, in nats, where all but its last token were echoed and the
-    last was asked for by its id. The first is None. None for all of them where the server echoed
-    something else. Raises LostError for a reply of another form."""
-    try:
-        logprobs = body["choices"][0]["logprobs"] or {}
-        names, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
-        if _named(names[:-1]) != path[:-1] or len(values) != len(path):
-            return None
-        last = logprobs["top_logprobs"][-1].get(f"{_TOKEN_ID}{path[-1]}")
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise LostError(f"a reply has another form ({error!r})") from error
-    return None if last is None else [*values[:-1], last]
-
-
-def _read(body: dict[str, Any]) -> Reply:
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     choices = body["choices"]
@@ -102,6 +90,19 @@ def _read(body: dict[str, Any]) -> Reply:
         prompt_tokens=usage.get("prompt_tokens"),
         cached_tokens=details.get("cached_tokens") or 0,
     )
+
+
+@_in_our_form()
+def echoed(body: dict[str, Any], path: list[int]) -> list[float | None] | None:
+    """The log-probabilities of a path, in nats, where all but its last token were echoed and the
+    last was asked for by its id. The first is None. None for all of them where the server echoed
+    something else. Raises LostError for a reply of another form."""
+    logprobs = body["choices"][0]["logprobs"] or {}
+    names, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
+    if _named(names[:-1]) != path[:-1] or len(values) != len(path):
+        return None
+    last = logprobs["top_logprobs"][-1].get(f"{_TOKEN_ID}{path[-1]}")
+    return None if last is None else [*values[:-1], last]
 
 
 def _tokens(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
@@ -147,8 +148,8 @@ class Pieces:
     """Tokens of a stream. Where the server gives none, each piece of its text is tokenised, once:
     servers send about a token at a time, so this finds nearly always what was sampled."""
 
-    def __init__(self, tokens: PolicyTokens, gives_ids: bool) -> None:
-        self._tokens = tokens
+    def __init__(self, tokenizer: Any, gives_ids: bool) -> None:
+        self._tokenizer = tokenizer
         self._gives_ids = gives_ids
         self._text = ""
         self._token_ids: list[int] = []
@@ -166,7 +167,7 @@ class Pieces:
         if not reply.text:
             return [], []  # part of a character, or EOS
         self._text += reply.text
-        token_ids: list[int] = self._tokens.encode(reply.text).tolist()
+        token_ids: list[int] = text_tokens(self._tokenizer, reply.text).tolist()
         self._token_ids.extend(token_ids)
         logprobs = self._pending
         if len(logprobs) != len(token_ids):
@@ -180,9 +181,9 @@ class Pieces:
 
     def check(self) -> None:
         """Raises UserError where pieces of a text, tokenised, do not make up that text."""
-        if self._tokens.detokenizer.decode(self._token_ids) != self._text:
+        if Detokenizer(self._tokenizer).decode(self._token_ids) != self._text:
             raise UserError(
-                f"the tokenizer of {self._tokens.tokenizer.name_or_path} does not keep pieces of a "
+                f"the tokenizer of {self._tokenizer.name_or_path} does not keep pieces of a "
                 "text as they are: it needs a server that gives token ids (vLLM does)"
             )
 
@@ -218,84 +219,59 @@ class Served:
         return body
 
 
-class Probe:
-    """Questions to a server about itself.
-
-    Args:
-        server: which one.
-        name: the model's name there.
-        mode: the ways to ask that are allowed.
-        prompt: how a problem is put to the model; a plain prompt can be no chat.
-    """
-
-    def __init__(
-        self,
-        server: RemoteServer,
-        name: str,
-        mode: Mode,
-        prompt: PromptSettings,
-    ) -> None:
-        self._server = server
-        self._name = name
-        self._mode = mode
-        self._prompt = prompt
-
-    async def context(self) -> int | None:
-        """Tokens of the model's context, from the server's list of models; None where it has no
-        list or does not say. Raises UserError where the list does not have the model."""
-        try:
-            reply = await self._server.again(partial(self._server.json, "/models"))
-        except RefusedError as error:
-            if error.status in (401, 403):
-                raise
-            return None
-        listed = {str(model.get("id")): model for model in reply.get("data") or []}
-        if listed and self._name not in listed:
-            raise UserError(
-                f"the server at {self._server.url} has no model {self._name!r} but "
-                f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
-            )
-        context = listed.get(self._name, {}).get("max_model_len")
-        return context if isinstance(context, int) else None
-
-    async def ask(self, prefix: Prefix) -> Served:
-        """Asks in every way that the settings allow, the fullest first. Raises the server's
-        refusal of the last."""
-        paths = [COMPLETIONS] if self._mode != "chat" else []
-        if self._mode != "completions" and self._prompt.style == "chat":
-            paths.append(CHAT)
-        refusal: RefusedError | None = None
-        for path in paths:
-            for extended in (True, False):
-                try:
-                    return await self._try(path, extended, prefix)
-                except RefusedError as error:
-                    if error.status in (401, 403):
-                        raise
-                    refusal = error
-        assert refusal is not None
-        raise refusal
-
-    async def _try(self, path: str, extended: bool, prefix: Prefix) -> Served:
-        # A prompt that says nothing, so that no model is certain of what follows; where the
-        # filters leave one token, only log-probabilities of the policy are zero.
-        served = Served(path, extended, gives_ids=False, is_vllm=False, of_the_policy=False)
-        body = served.sampled(Sampling(top_k=int(extended))) | {"max_tokens": PROBED, "seed": 0}
-        if path == COMPLETIONS:
-            body |= {"prompt": prefix.token_ids[::-1].tolist(), "logprobs": 1}
-        else:
-            body |= {"messages": [{"role": "user", "content": "?!"}], "logprobs": True}
-        body["model"] = self._name
-        reply = read(await self._server.again(partial(self._server.json, path, body)))
-        if not reply.logprobs:
-            raise UserError(
-                f"the server at {self._server.url} gives no log-probabilities of its tokens: they "
-                "are a part of every search tree"
-            )
-        return Served(
-            path,
-            extended,
-            gives_ids=reply.token_ids is not None,
-            is_vllm=reply.prompt_ids is not None,
-            of_the_policy=extended and min(reply.logprobs) > CERTAIN,
+async def context(server: RemoteServer, name: str) -> int | None:
+    """Tokens of the model's context, from the server's list of models; None where it has no list or
+    does not say. Raises UserError where the list does not have the model."""
+    try:
+        reply = await server.again(partial(server.json, "/models"))
+    except RefusedError as error:
+        if error.status in (401, 403):
+            raise
+        return None
+    listed = {str(model.get("id")): model for model in reply.get("data") or []}
+    if listed and name not in listed:
+        raise UserError(
+            f"the server at {server.url} has no model {name!r} but "
+            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
         )
+    limit = listed.get(name, {}).get("max_model_len")
+    return limit if isinstance(limit, int) else None
+
+
+async def probe(server: RemoteServer, name: str, paths: Sequence[str], prefix: Prefix) -> Served:
+    """Asks a model's server in every way that these paths allow, the fullest first, with the tokens
+    of a prompt. Raises the server's refusal of the last."""
+    for path, extended in product(paths, (True, False)):
+        try:
+            return await _probe(server, name, path, extended, prefix)
+        except RefusedError as error:
+            if error.status in (401, 403) or (path, extended) == (paths[-1], False):
+                raise
+    raise AssertionError("some way is allowed")
+
+
+async def _probe(
+    server: RemoteServer, name: str, path: str, extended: bool, prefix: Prefix
+) -> Served:
+    # A prompt that says nothing, so that no model is certain of what follows; where the filters
+    # leave one token, only log-probabilities of the policy are zero.
+    served = Served(path, extended, gives_ids=False, is_vllm=False, of_the_policy=False)
+    body = served.sampled(Sampling(top_k=int(extended))) | {"max_tokens": PROBED, "seed": 0}
+    if path == COMPLETIONS:
+        body |= {"prompt": prefix.token_ids[::-1].tolist(), "logprobs": 1}
+    else:
+        body |= {"messages": [{"role": "user", "content": "?!"}], "logprobs": True}
+    body["model"] = name
+    reply = read(await server.again(partial(server.json, path, body)))
+    if not reply.logprobs:
+        raise UserError(
+            f"the server at {server.url} gives no log-probabilities of its tokens: they are a "
+            "part of every search tree"
+        )
+    return Served(
+        path,
+        extended,
+        gives_ids=reply.token_ids is not None,
+        is_vllm=reply.prompt_ids is not None,
+        of_the_policy=extended and min(reply.logprobs) > CERTAIN,
+    )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from butwait.engines.batching import Handle, Job
+from butwait.engines.engine import Prefix
 from butwait.engines.settings import Sampling
 from butwait.engines.steps import GrowingStep, StepDetector
 from butwait.records import Finish, Key, UserError
@@ -109,15 +110,13 @@ class PathJob(Job):
     running the last one, so it is always left to whoever goes on.
 
     Attributes:
-        token_ids: int32 (p + n,), prompt and completion so far.
-        prompt_length: p.
+        prefix: the path.
         start: common to the jobs of the call with the very same tokens.
         run_tokens: tokens that had to be run to get there; 0 where a cache held them.
         logprobs: the result, float32 (m,).
     """
 
-    token_ids: np.ndarray
-    prompt_length: int
+    prefix: Prefix
     start: SharedStart = field(default_factory=SharedStart)
     run_tokens: int = 0
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -143,6 +142,14 @@ class StepJob(PathJob):
     finish: Finish | None = None
 
 
+ROW = np.dtype(
+    [(name, np.int64) for name in ("slot", "position", "token", "count", "room", "rule")]
+    + [("temperature", np.float32), ("top_p", np.float32), ("top_k", np.int64)]
+)
+"""A live row: where its next token goes and which one it is; how many were drawn, how many may be,
+and the number of its detector; how it is sampled."""
+
+
 class LiveRows:
     """Rows that are being decoded; they lie at 0..n-1 of every array.
 
@@ -156,15 +163,7 @@ class LiveRows:
         self.jobs: list[StepJob] = []
         self._stream = KeyStream()
         self._detectors: list[StepDetector] = []
-        self._slots = np.zeros(capacity, np.int64)
-        self._lengths = np.zeros(capacity, np.int64)
-        self._next = np.zeros(capacity, np.int64)
-        self._counts = np.zeros(capacity, np.int64)
-        self._rooms = np.zeros(capacity, np.int64)
-        self._rules = np.zeros(capacity, np.int64)
-        self._temperature = np.zeros(capacity, np.float32)
-        self._top_p = np.zeros(capacity, np.float32)
-        self._top_k = np.zeros(capacity, np.int64)
+        self._rows = np.zeros(capacity, ROW)
         self._uniforms = np.zeros((capacity, BLOCK))
         self._tokens = np.zeros((capacity, BLOCK), np.int32)
         self._logprobs = np.zeros((capacity, BLOCK), np.float32)
@@ -176,26 +175,20 @@ class LiveRows:
     @property
     def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """int64 (n,) each: slots, positions and tokens of the next forward pass."""
-        n = len(self.jobs)
-        return self._slots[:n], self._lengths[:n], self._next[:n]
+        rows = self._rows[: len(self.jobs)]
+        return rows["slot"], rows["position"], rows["token"]
 
     def add(self, begun: Sequence[StepJob]) -> None:
         """Starts rows, each with all tokens but the last in its tenant's slot."""
         if not begun:
             return
         first = len(self.jobs)
-        rows = slice(first, first + len(begun))
         self.jobs += begun
-        self._slots[rows] = [job.tenant.slot for job in begun]
-        self._lengths[rows] = [len(job.token_ids) - 1 for job in begun]
-        self._next[rows] = [job.token_ids[-1] for job in begun]
-        self._counts[rows] = 0
-        self._rooms[rows] = [job.step.room for job in begun]
-        self._rules[rows] = [self._number(job.detector) for job in begun]
-        self._temperature[rows] = [job.sampling.temperature for job in begun]
-        self._top_p[rows] = [job.sampling.top_p for job in begun]
-        self._top_k[rows] = [job.sampling.top_k for job in begun]
         for i, job in enumerate(begun, first):
+            ids, how = job.prefix.token_ids, job.sampling
+            place = job.tenant.slot, len(ids) - 1, ids[-1]
+            limits = 0, job.step.room, self._number(job.detector)
+            self._rows[i] = (*place, *limits, how.temperature, how.top_p, how.top_k)
             self._uniforms[i] = self._stream.uniforms(job.key, BLOCK)
         self._sampling = None
 
@@ -208,19 +201,19 @@ class LiveRows:
         """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
         a row's are no numbers."""
         n = len(self.jobs)
-        rows, counts = np.arange(n), self._counts[:n]
+        rows, live = np.arange(n), self._rows[:n]
+        counts = live["count"]
         uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
         tokens, logprobs = draw(logits, uniforms, self._row_sampling())
         self._widen(int(counts.max()) + 1)
-        self._next[:n] = tokens.cpu().numpy()
-        self._tokens[rows, counts] = self._next[:n]
+        live["token"] = self._tokens[rows, counts] = tokens.cpu().numpy()
         self._logprobs[rows, counts] = logprobs.cpu().numpy()
         if np.isnan(self._logprobs[rows, counts]).any():
             raise UserError(
                 "the model's logits are no numbers (NaN): its weights or this precision do not "
                 "hold; train with a lower learning_rate, or take dtype: float32"
             )
-        self._lengths[:n] += 1
+        live["position"] += 1
         counts += 1
         for i in np.flatnonzero(counts % BLOCK == 0).tolist():
             key, drawn = self.jobs[i].key, int(counts[i])
@@ -228,14 +221,14 @@ class LiveRows:
 
     def pop_finished(self) -> list[StepJob]:
         """Takes out the rows whose step ended with the newest token, their results filled in."""
-        n = len(self.jobs)
-        may_end = self._counts[:n] >= self._rooms[:n]
-        for rule in np.unique(self._rules[:n]).tolist():
-            ends = self._detectors[rule].may_end(self._next[:n])
-            may_end |= ends & (self._rules[:n] == rule)
+        live = self._rows[: len(self.jobs)]
+        may_end = live["count"] >= live["room"]
+        for rule in np.unique(live["rule"]).tolist():
+            ends = self._detectors[rule].may_end(live["token"])
+            may_end |= ends & (live["rule"] == rule)
         ended = []
         for i in np.flatnonzero(may_end).tolist():
-            job, count = self.jobs[i], self._counts[i]
+            job, count = self.jobs[i], live["count"][i]
             job.finish = job.step.finish(self._tokens[i, :count])
             if job.finish is not None:
                 job.tokens = self._tokens[i, :count].copy()
@@ -252,7 +245,7 @@ class LiveRows:
         gone = set(rows)
         holes = [i for i in rows if i < left]
         movers = [i for i in range(left, len(self.jobs)) if i not in gone]
-        for array in self._arrays() if holes else ():
+        for array in (self._rows, self._uniforms, self._tokens, self._logprobs):
             array[holes] = array[movers]
         for hole, mover in zip(holes, movers, strict=True):
             self.jobs[hole] = self.jobs[mover]
@@ -260,17 +253,11 @@ class LiveRows:
         self._sampling = None
         return removed
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        state = (self._slots, self._lengths, self._next, self._counts, self._rooms, self._rules)
-        sampling = (self._temperature, self._top_p, self._top_k, self._uniforms)
-        return (*state, *sampling, self._tokens, self._logprobs)
-
     def _row_sampling(self) -> RowSampling:
         if self._sampling is None:
-            n = len(self.jobs)
-            arrays = (self._temperature, self._top_p, self._top_k)
-            copies = [torch.from_numpy(array[:n].copy()).to(self._device) for array in arrays]
-            self._sampling = RowSampling(*copies)
+            live = self._rows[: len(self.jobs)]
+            columns = [live[name].copy() for name in ("temperature", "top_p", "top_k")]
+            self._sampling = RowSampling(*(torch.from_numpy(c).to(self._device) for c in columns))
         return self._sampling
 
     def _widen(self, columns: int) -> None:

@@ -145,12 +145,8 @@ def sampled(ids: np.ndarray, probabilities: np.ndarray, sampling: Sampling) -> T
     final = tempered[kept] / tempered[kept].sum()
     cumulated = np.cumsum(final)
     cumulated[-1] = 1.0
-    return TokenDistribution(
-        tuple(ids[kept].tolist()),
-        tuple(final.tolist()),
-        tuple(np.log(final).tolist()),
-        tuple(cumulated.tolist()),
-    )
+    columns = ids[kept], final, np.log(final), cumulated
+    return TokenDistribution(*(tuple(column.tolist()) for column in columns))
 
 
 class ScriptedEngine(Engine):
@@ -205,20 +201,18 @@ class ScriptedEngine(Engine):
         return self.tokenizer.encode_piece(text)
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """See ``Engine``. A prefix whose handle is lost or missing is prefilled once a call."""
         await asyncio.sleep(self._delay)
-        script = self._script(step_rule, sampling)
+        script = self._script(rule, sampling)
         prefilled = self._prefill(prefixes)
-        return [
+        results = [
             self._continue(prefix, script.start(prefix).draw(key), tokens)
             for prefix, key, tokens in zip(prefixes, keys, prefilled, strict=True)
         ]
+        self.counters.count(results)
+        return results
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -238,10 +232,10 @@ class ScriptedEngine(Engine):
         self._held.clear()
         self._scripts.clear()
 
-    def _script(self, step_rule: StepRule, sampling: Sampling) -> "_Script":
-        key = (step_rule, sampling)
+    def _script(self, rule: StepRule, sampling: Sampling) -> "_Script":
+        key = (rule, sampling)
         if key not in self._scripts:
-            self._scripts[key] = _Script(self._policy, self.tokenizer, step_rule, sampling)
+            self._scripts[key] = _Script(self._policy, self.tokenizer, rule, sampling)
         return self._scripts[key]
 
     def _prefill(self, prefixes: Sequence[Prefix]) -> list[int]:
@@ -256,17 +250,10 @@ class ScriptedEngine(Engine):
     def _continue(self, prefix: Prefix, step: "_Step", prefilled: int) -> Continuation:
         handle = next(self._handles)
         self._held.add(handle)
-        self.counters.policy_tokens += len(step.token_ids)
-        self.counters.prefilled_tokens += prefilled
         assert step.finish is not None, "only whole steps are drawn"
-        return Continuation(
-            step.token_ids,
-            step.text,
-            step.logprobs,
-            step.finish,
-            step.extended(prefix, handle),
-            prefilled,
-        )
+        ids, text = step.token_ids, step.text
+        extended = prefix.extended(ids, text, handle)
+        return Continuation(ids, text, step.logprobs, step.finish, extended, prefilled)
 
     def _logprobs(self, prefix: Prefix, token_ids: Sequence[int]) -> np.ndarray:
         question, text = _texts(self.tokenizer, prefix)
@@ -286,12 +273,12 @@ class _Script:
     """A policy under one step rule and sampling; remembers the steps it has been asked for."""
 
     def __init__(
-        self, policy: Policy, tokenizer: ScriptedTokenizer, step_rule: StepRule, sampling: Sampling
+        self, policy: Policy, tokenizer: ScriptedTokenizer, rule: StepRule, sampling: Sampling
     ) -> None:
         self.policy = policy
         self.tokenizer = tokenizer
         self.sampling = sampling
-        self.detector = StepDetector(Detokenizer(tokenizer), step_rule, [tokenizer.eos_token_id])
+        self.detector = StepDetector(Detokenizer(tokenizer), rule, [tokenizer.eos_token_id])
         self._starts: dict[tuple[int, bytes], _Step] = {}
 
     def start(self, prefix: Prefix) -> "_Step":
@@ -314,17 +301,6 @@ class _Step:
         text: of a step that has ended.
         choices: the next token, of a step that goes on.
     """
-
-    __slots__ = (
-        "_next",
-        "_prefix",
-        "_script",
-        "choices",
-        "finish",
-        "logprobs",
-        "text",
-        "token_ids",
-    )
 
     def __init__(
         self, script: _Script, prefix: Prefix, token_ids: list[int], logprobs: list[float]
@@ -354,11 +330,6 @@ class _Step:
             logprobs = [*self.logprobs.tolist(), self.choices.logprobs[choice]]
             self._next[choice] = _Step(self._script, self._prefix, ids, logprobs)
         return self._next[choice]
-
-    def extended(self, prefix: Prefix, handle: int) -> Prefix:
-        """``prefix`` and this step."""
-        token_ids = np.concatenate([prefix.token_ids, self.token_ids])
-        return Prefix(token_ids, prefix.prompt_length, prefix.text + self.text, handle)
 
     def _distribution(self) -> TokenDistribution:
         script = self._script

@@ -41,6 +41,11 @@ class StepRule(Settings):
     r"""End the path when a ``\boxed{...}`` outside ``<think>`` closes (finish ``box``). It holds
     for every method, base evaluation included."""
 
+    def room(self, completion_length: int) -> int:
+        """The most tokens that the next step may take after so many of the completion."""
+        left = max(0, self.max_tokens - completion_length)
+        return left if self.max_step_tokens is None else min(left, self.max_step_tokens)
+
     def stop_strings(self, text: str) -> tuple[str, ...]:
         """Strings for a server to stop at after the completion ``text``: every step that text
         ends, but for a box, ends with one of them. Not every one of them ends a step."""

@@ -11,9 +11,10 @@ it can hardly be anything else; what is missed makes a step longer, never shorte
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from butwait.engines.detokenizer import UNFINISHED, Detokenizer, GrowingText
 from butwait.engines.engine import Continuation, Prefix
@@ -74,11 +75,6 @@ class StepDetector:
         """
         return self._can_end[np.minimum(token_ids, len(self._can_end) - 1)]
 
-    def room(self, completion_length: int) -> int:
-        """The most tokens that a step may add after ``completion_length`` of them."""
-        left = max(0, self.rule.max_tokens - completion_length)
-        return left if self.rule.max_step_tokens is None else min(left, self.rule.max_step_tokens)
-
     def step(
         self, completion_ids: np.ndarray, text: str, context_room: int | None = None
     ) -> "GrowingStep":
@@ -109,7 +105,7 @@ class GrowingStep:
         self._box_from: int | None = None
         left = detector.rule.max_tokens - self._start
         self._path_room = max(0, left if context_room is None else min(left, context_room))
-        self.room = min(detector.room(self._start), self._path_room)
+        self.room = min(detector.rule.room(self._start), self._path_room)
         """The most tokens this step may take."""
 
     @property
@@ -227,7 +223,8 @@ class ArrivingStep:
         self, detector: StepDetector, prefix: Prefix, context_room: int | None = None
     ) -> None:
         self._detector = detector
-        self._prefix = prefix
+        self.prefix = prefix
+        self._context_room = context_room
         self._step = self._begin(context_room)
         self._token_ids = np.zeros(0, np.int32)
         self._logprobs = np.zeros(0, np.float32)
@@ -235,6 +232,17 @@ class ArrivingStep:
         self.overshoot = 0
         if self._step.room == 0:
             self.finish = self._step.finish(self._token_ids)
+
+    @property
+    def rule(self) -> StepRule:
+        """Where the step ends."""
+        return self._detector.rule
+
+    def copy(self) -> "ArrivingStep":
+        """The same step, to be gone on with on its own."""
+        step = ArrivingStep(self._detector, self.prefix, self._context_room)
+        step.add(self._token_ids, self._logprobs)
+        return step
 
     @property
     def room(self) -> int:
@@ -246,7 +254,7 @@ class ArrivingStep:
         """int32 (n,), those of the step so far."""
         return self._token_ids
 
-    def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> Finish | None:
+    def add(self, token_ids: ArrayLike, logprobs: ArrayLike) -> Finish | None:
         """Takes the next chunk, as far as it is the step's, and says how the step ends with it.
 
         Args:
@@ -254,7 +262,7 @@ class ArrivingStep:
             logprobs: (m,), nats.
         """
         if self.finish is not None:
-            self.overshoot += len(token_ids)
+            self.overshoot += np.size(token_ids)
             return self.finish
         read = len(self._token_ids)
         ids = np.concatenate([self._token_ids, np.asarray(token_ids, np.int32)])
@@ -273,25 +281,15 @@ class ArrivingStep:
     def continuation(self, prefilled_tokens: int) -> Continuation:
         """The ended step. Its prefix has no handle: such engines keep their own prefix cache."""
         assert self.finish is not None, "the step goes on"
-        prefix = self._prefix
-        extended = Prefix(
-            np.concatenate([prefix.token_ids, self._token_ids]).astype(np.int32),
-            prefix.prompt_length,
-            prefix.text + self._step.text,
-        )
+        ids, text = self._token_ids, self._step.text
+        extended = self.prefix.extended(ids, text)
         return Continuation(
-            self._token_ids,
-            self._step.text,
-            self._logprobs,
-            self.finish,
-            extended,
-            prefilled_tokens,
-            self.overshoot,
+            ids, text, self._logprobs, self.finish, extended, prefilled_tokens, self.overshoot
         )
 
     def _begin(self, context_room: int | None) -> GrowingStep:
-        completion = self._prefix.token_ids[self._prefix.prompt_length :]
-        return self._detector.step(completion, self._prefix.text, context_room)
+        completion = self.prefix.token_ids[self.prefix.prompt_length :]
+        return self._detector.step(completion, self.prefix.text, context_room)
 
 
 def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[int]) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 
 from butwait.engines.decoding import PolicyBatcher, ScoreJob
 from butwait.engines.engine import Continuation, Prefix
-from butwait.engines.model_engine import ModelEngine, PolicyTokens, check_fits
+from butwait.engines.model_engine import Ask, ModelEngine
 from butwait.engines.models import eos_token_ids
 from butwait.engines.sampling import SharedStart, StepJob
-from butwait.engines.settings import Sampling, SlotSettings, StepRule
+from butwait.engines.settings import Sampling, SlotSettings
 from butwait.engines.slots import SlotModel
 from butwait.engines.steps import StepDetector
 from butwait.problems.settings import PromptSettings
@@ -49,36 +49,22 @@ class TransformersEngine(ModelEngine):
         )
         self._batcher = PolicyBatcher(self._slots)
         eos_ids = eos_token_ids(model.generation_config.eos_token_id, tokenizer)
-        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids), self._slots.capacity)
+        super().__init__(tokenizer, prompt, eos_ids, self._slots.capacity)
 
     @property
     def lost_handles(self) -> int:
         """Handles given up because their slots were needed."""
         return self._batcher.pool.lost
 
-    async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
-    ) -> list[Continuation]:
-        """One step for every prefix. A path that reaches the end of the model's context, or of
-        ``capacity``, ends there with ``length``."""
-        detector = self._tokens.detector(step_rule)
-        jobs = [
-            self._step_job(prefix, detector, sampling, key)
-            for prefix, key in zip(prefixes, keys, strict=True)
-        ]
+    async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
+        jobs = [self._job(*ask) for ask in asks]
         await self._batcher.run_jobs([job for job in jobs if job.step.room > 0])
         for job in jobs:
             if job.step.room == 0:
                 job.finish = job.step.finish(job.tokens)
         if self._slots.deterministic:
             self._charge_as_if_nothing_were_lost(jobs)
-        results = [_continuation(prefix, job) for prefix, job in zip(prefixes, jobs, strict=True)]
-        self.counters.count(results)
-        return results
+        return [_continuation(job) for job in jobs]
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -87,15 +73,12 @@ class TransformersEngine(ModelEngine):
         and continuation are longer than a slot."""
         jobs = [
             ScoreJob(
-                token_ids=prefix.token_ids,
-                prompt_length=prefix.prompt_length,
-                handle=prefix.handle,
-                continuation=np.asarray(continuation, np.int32),
+                prefix=prefix, handle=prefix.handle, continuation=np.asarray(continuation, np.int32)
             )
             for prefix, continuation in zip(prefixes, continuations, strict=True)
         ]
-        longest = max((len(job.token_ids) + len(job.continuation) for job in jobs), default=0)
-        check_fits(longest, self._capacity)
+        for job in jobs:
+            self._check_fits(len(job.prefix.token_ids) + len(job.continuation))
         await self._batcher.run_jobs([job for job in jobs if len(job.continuation)])
         for job in jobs:
             # The last token of the prefix is run with the continuation, whose own last is not.
@@ -108,17 +91,14 @@ class TransformersEngine(ModelEngine):
     async def close(self) -> None:
         self._batcher.close("the engine was closed")
 
-    def _step_job(
-        self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
-    ) -> StepJob:
+    def _job(self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key) -> StepJob:
         completion = prefix.token_ids[prefix.prompt_length :]
-        room = max(0, self._slots.capacity - len(prefix.token_ids))
+        step = detector.step(completion, prefix.text, self._room(prefix))
         return StepJob(
-            token_ids=prefix.token_ids,
-            prompt_length=prefix.prompt_length,
+            prefix=prefix,
             handle=prefix.handle,
             detector=detector,
-            step=detector.step(completion, prefix.text, context_room=room),
+            step=step,
             sampling=sampling,
             key=key,
         )
@@ -135,19 +115,8 @@ class TransformersEngine(ModelEngine):
             self.replayed_tokens += run - job.run_tokens
 
 
-def _continuation(prefix: Prefix, job: StepJob) -> Continuation:
+def _continuation(job: StepJob) -> Continuation:
     assert job.finish is not None
-    extended = Prefix(
-        token_ids=np.concatenate([prefix.token_ids, job.tokens], dtype=np.int32),
-        prompt_length=prefix.prompt_length,
-        text=prefix.text + job.step.text,
-        handle=job.new_handle,
-    )
-    return Continuation(
-        token_ids=job.tokens,
-        text=job.step.text,
-        logprobs=job.logprobs,
-        finish=job.finish,
-        prefix=extended,
-        prefilled_tokens=job.run_tokens,
-    )
+    text = job.step.text
+    prefix = job.prefix.extended(job.tokens, text, job.new_handle)
+    return Continuation(job.tokens, text, job.logprobs, job.finish, prefix, job.run_tokens)

@@ -12,7 +12,7 @@ Handles are not needed: vLLM's prefix cache finds what it has by the tokens alon
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -21,9 +21,9 @@ import numpy as np
 
 from butwait.engines.detokenizer import UNFINISHED
 from butwait.engines.engine import Continuation, Prefix
-from butwait.engines.model_engine import PolicyTokens, RequestEngine, check_fits
+from butwait.engines.model_engine import RequestEngine
 from butwait.engines.settings import Sampling, StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
 
@@ -55,7 +55,7 @@ class VllmEngine(RequestEngine):
         eos_ids: Collection[int],
         capacity: int,
     ) -> None:
-        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids), capacity)
+        super().__init__(tokenizer, prompt, eos_ids, capacity)
         self._llm = llm
         self._stop_ids: dict[tuple[str, ...], list[int]] = {}
         self._names = count()
@@ -67,10 +67,10 @@ class VllmEngine(RequestEngine):
         self._llm = None
         await asyncio.sleep(0)
 
-    async def _extend(
+    async def _step(
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
     ) -> Continuation:
-        step = self._arriving(detector, prefix)
+        step = ArrivingStep(detector, prefix, self._room(prefix))
         if step.finish is not None:
             return step.continuation(prefilled_tokens=0)
         stops = self._stops(detector.rule, prefix.text)
@@ -79,7 +79,7 @@ class VllmEngine(RequestEngine):
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
-            "stop_token_ids": sorted(self._tokens.eos_ids) if stream else stops,
+            "stop_token_ids": sorted(self._eos_ids) if stream else stops,
             "logprobs": 0,
         }
         path, seed, prefilled, again = prefix.token_ids, key.seed32(), 0, 0
@@ -89,7 +89,9 @@ class VllmEngine(RequestEngine):
                 async for output in outputs:
                     [new] = output.outputs
                     cached = output.num_cached_tokens or cached
-                    if step.add(new.token_ids, _sampled(new.logprobs)) is not None:
+                    # In its flat form the sampled token comes first at every position.
+                    sampled = [new.logprobs.logprobs[at] for at in new.logprobs.start_indices]
+                    if step.add(new.token_ids, sampled) is not None:
                         break
             prefilled += len(path) - cached
             if step.finish is not None:
@@ -102,7 +104,7 @@ class VllmEngine(RequestEngine):
 
     async def _score(self, prefix: Prefix, path: np.ndarray) -> list[float]:
         """vLLM runs the whole path for it without its prefix cache."""
-        check_fits(len(path), self._capacity)
+        self._check_fits(len(path))
         # vLLM samples a token after every prompt: here it is the path's last, which so needs no
         # place in the context. Greedy sampling leaves it untempered.
         start, last = len(prefix.token_ids), int(path[-1])
@@ -114,8 +116,8 @@ class VllmEngine(RequestEngine):
         }
         async with aclosing(self._request(path[:-1], asked, stream=False)) as outputs:
             [output] = [output async for output in outputs]
-        at = [*output.prompt_logprobs[start:], *output.outputs[0].logprobs]
-        return _chosen(at, path[start:].tolist())
+        given = [*output.prompt_logprobs[start:], *output.outputs[0].logprobs]
+        return [at[token].logprob for at, token in zip(given, path[start:].tolist(), strict=True)]
 
     async def _request(
         self, token_ids: np.ndarray, asked: dict[str, Any], *, stream: bool
@@ -160,8 +162,8 @@ class VllmEngine(RequestEngine):
         """
         strings = rule.stop_strings(text) + ((PARAGRAPH,) if rule.stop_at_box else ())
         if strings not in self._stop_ids:
-            completing = tokens_that_complete(self._tokens.detokenizer.pieces, strings)
-            self._stop_ids[strings] = sorted({*completing, *self._tokens.eos_ids})
+            completing = tokens_that_complete(self._detokenizer.pieces, strings)
+            self._stop_ids[strings] = sorted({*completing, *self._eos_ids})
         return self._stop_ids[strings]
 
 
@@ -181,14 +183,3 @@ def tokens_that_complete(pieces: Sequence[str], strings: Sequence[str]) -> list[
         for token, piece in enumerate(pieces)
         if piece.startswith(ends) or any(string in piece for string in whole)
     ]
-
-
-def _sampled(logprobs: Any) -> list[float]:
-    """Log-probabilities of a request's tokens from vLLM's flat form, where the sampled token comes
-    first at every position."""
-    return [logprobs.logprobs[at] for at in logprobs.start_indices]
-
-
-def _chosen(positions: Sequence[Mapping[int, Any]], token_ids: Sequence[int]) -> list[float]:
-    """Log-probabilities of these tokens from what vLLM gives at their positions."""
-    return [at[token].logprob for at, token in zip(positions, token_ids, strict=True)]

@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from butwait.engines.detokenizer import Detokenizer
+from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
 from butwait.engines.load import ENGINES, LoadedEngine, load_engine
-from butwait.engines.model_engine import text_tokens
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages

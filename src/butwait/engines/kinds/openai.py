@@ -35,7 +35,6 @@ def start_openai(
 ) -> Engine:
     """The engine; the server is asked at the first step. Raises UserError for a chat where the
     prompt is none."""
-    from butwait.engines.model_engine import PolicyTokens
     from butwait.engines.models import checkpoint_eos_token_ids
     from butwait.engines.openai import OpenAIEngine
     from butwait.engines.remote_server import RemoteServer
@@ -43,7 +42,9 @@ def start_openai(
     if settings.mode == "chat" and prompt.style != "chat":
         raise UserError("engine.mode: chat needs prompt.style: chat")
     return OpenAIEngine(
-        PolicyTokens(tokenizer, prompt, checkpoint_eos_token_ids(model, tokenizer)),
+        tokenizer,
+        prompt,
+        checkpoint_eos_token_ids(model, tokenizer),
         RemoteServer(settings, settings.base_url, settings.max_rows, "engine.base_url"),
         settings.served_model or model.name,
         settings.capacity,
