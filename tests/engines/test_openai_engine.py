@@ -205,7 +205,7 @@ def test_a_template_that_edits_the_turn_is_refused(run: Run) -> None:
     with serving(toy):
         engine = engine_of(toy, TURNS)
         [first] = run(engine.extend([engine.start(PROBLEM)], STEPS, GREEDY, [KEY]))
-        engine._tokens.tokenizer.chat_template = trimming
+        engine._tokenizer.chat_template = trimming
         with pytest.raises(UserError, match="edits a turn that is to be continued"):
             run(engine.extend([first.prefix], STEPS, GREEDY, [KEY]))
         run(engine.close())
