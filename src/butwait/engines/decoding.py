@@ -49,7 +49,11 @@ class PolicyBatcher(Batcher[PathJob]):
         self._live = LiveRows(model.slots, model.model.device)
 
     async def run_jobs(self, jobs: Sequence[PathJob]) -> None:
-        share_starts(jobs)
+        # Those that begin with the very same tokens share a start.
+        starts: dict[bytes, SharedStart] = {}
+        for job in jobs:
+            job.start = starts.setdefault(job.prefix.token_ids.tobytes(), job.start)
+            job.start.waiting += 1
         await super().run_jobs(jobs)
 
     def _put(self, job: PathJob) -> None:
@@ -196,11 +200,3 @@ class PolicyBatcher(Batcher[PathJob]):
                 logprobs = logits[i, :count].log_softmax(-1)
                 chosen = logprobs.gather(-1, given.to(logits.device)[:, None])[:, 0]
                 job.logprobs[start : start + count] = chosen.cpu().numpy()
-
-
-def share_starts(jobs: Sequence[PathJob]) -> None:
-    """Lets the jobs of one call that begin with the very same tokens share a start."""
-    starts: dict[bytes, SharedStart] = {}
-    for job in jobs:
-        job.start = starts.setdefault(job.prefix.token_ids.tobytes(), job.start)
-        job.start.waiting += 1

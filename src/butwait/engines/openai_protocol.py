@@ -3,7 +3,7 @@ and how one of them answers, asked before the first step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal
@@ -202,9 +202,9 @@ class Served:
 
     path: str
     extended: bool
-    gives_ids: bool
-    is_vllm: bool
-    of_the_policy: bool
+    gives_ids: bool = False
+    is_vllm: bool = False
+    of_the_policy: bool = False
 
     def sampled(self, sampling: Sampling) -> dict[str, Any]:
         """The parameters of sampling, all of them: a server has defaults of its own, which come
@@ -255,7 +255,7 @@ async def _probe(
 ) -> Served:
     # A prompt that says nothing, so that no model is certain of what follows; where the filters
     # leave one token, only log-probabilities of the policy are zero.
-    served = Served(path, extended, gives_ids=False, is_vllm=False, of_the_policy=False)
+    served = Served(path, extended)
     body = served.sampled(Sampling(top_k=int(extended))) | {"max_tokens": PROBED, "seed": 0}
     if path == COMPLETIONS:
         body |= {"prompt": prefix.token_ids[::-1].tolist(), "logprobs": 1}
@@ -268,9 +268,8 @@ async def _probe(
             f"the server at {server.url} gives no log-probabilities of its tokens: they are a "
             "part of every search tree"
         )
-    return Served(
-        path,
-        extended,
+    return replace(
+        served,
         gives_ids=reply.token_ids is not None,
         is_vllm=reply.prompt_ids is not None,
         of_the_policy=extended and min(reply.logprobs) > CERTAIN,

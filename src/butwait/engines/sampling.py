@@ -162,7 +162,7 @@ class LiveRows:
         self._device = device
         self.jobs: list[StepJob] = []
         self._stream = KeyStream()
-        self._detectors: list[StepDetector] = []
+        self._detectors: dict[StepDetector, int] = {}
         self._rows = np.zeros(capacity, ROW)
         self._uniforms = np.zeros((capacity, BLOCK))
         self._tokens = np.zeros((capacity, BLOCK), np.int32)
@@ -187,15 +187,11 @@ class LiveRows:
         for i, job in enumerate(begun, first):
             ids, how = job.prefix.token_ids, job.sampling
             place = job.tenant.slot, len(ids) - 1, ids[-1]
-            limits = 0, job.step.room, self._number(job.detector)
+            rule = self._detectors.setdefault(job.detector, len(self._detectors))
+            limits = 0, job.step.room, rule
             self._rows[i] = (*place, *limits, how.temperature, how.top_p, how.top_k)
             self._uniforms[i] = self._stream.uniforms(job.key, BLOCK)
         self._sampling = None
-
-    def _number(self, detector: StepDetector) -> int:
-        if detector not in self._detectors:
-            self._detectors.append(detector)
-        return self._detectors.index(detector)
 
     def draw(self, logits: torch.Tensor) -> None:
         """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
@@ -221,10 +217,10 @@ class LiveRows:
 
     def pop_finished(self) -> list[StepJob]:
         """Takes out the rows whose step ended with the newest token, their results filled in."""
-        live = self._rows[: len(self.jobs)]
+        live, detectors = self._rows[: len(self.jobs)], list(self._detectors)
         may_end = live["count"] >= live["room"]
         for rule in np.unique(live["rule"]).tolist():
-            ends = self._detectors[rule].may_end(live["token"])
+            ends = detectors[rule].may_end(live["token"])
             may_end |= ends & (live["rule"] == rule)
         ended = []
         for i in np.flatnonzero(may_end).tolist():

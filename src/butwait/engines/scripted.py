@@ -17,7 +17,7 @@ import numpy as np
 from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
 from butwait.engines.settings import Sampling, StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import GrowingStep, StepDetector
 from butwait.records import Key, Problem, UserError
 
 EOS = "<eos>"
@@ -166,11 +166,7 @@ class ScriptedEngine(Engine):
     """
 
     def __init__(
-        self,
-        script: Table | Policy,
-        pieces: Collection[str] | None = None,
-        *,
-        delay: float = 0.0,
+        self, script: Table | Policy, pieces: Collection[str] | None = None, *, delay: float = 0.0
     ) -> None:
         if isinstance(script, Mapping):
             table = script
@@ -206,11 +202,14 @@ class ScriptedEngine(Engine):
         """See ``Engine``. A prefix whose handle is lost or missing is prefilled once a call."""
         await asyncio.sleep(self._delay)
         script = self._script(rule, sampling)
-        prefilled = self._prefill(prefixes)
-        results = [
-            self._continue(prefix, script.start(prefix).draw(key), tokens)
-            for prefix, key, tokens in zip(prefixes, keys, prefilled, strict=True)
-        ]
+        results = []
+        for prefix, key, ran in zip(prefixes, keys, self._prefill(prefixes), strict=True):
+            step, handle = script.start(prefix).draw(key), next(self._handles)
+            self._held.add(handle)
+            assert step.finish is not None, "only whole steps are drawn"
+            ids, text = step.token_ids, step.text
+            extended = prefix.extended(ids, text, handle)
+            results.append(Continuation(ids, text, step.logprobs, step.finish, extended, ran))
         self.counters.count(results)
         return results
 
@@ -246,14 +245,6 @@ class ScriptedEngine(Engine):
             tokens.append(0 if known else len(prefix.token_ids))
             seen.add(id(prefix))
         return tokens
-
-    def _continue(self, prefix: Prefix, step: "_Step", prefilled: int) -> Continuation:
-        handle = next(self._handles)
-        self._held.add(handle)
-        assert step.finish is not None, "only whole steps are drawn"
-        ids, text = step.token_ids, step.text
-        extended = prefix.extended(ids, text, handle)
-        return Continuation(ids, text, step.logprobs, step.finish, extended, prefilled)
 
     def _logprobs(self, prefix: Prefix, token_ids: Sequence[int]) -> np.ndarray:
         question, text = _texts(self.tokenizer, prefix)
@@ -309,7 +300,7 @@ class _Step:
         self._next: dict[int, _Step] = {}
         self.token_ids = _frozen(np.array(token_ids, np.int32))
         self.logprobs = _frozen(np.array(logprobs, np.float32))
-        growing = script.detector.step(prefix.token_ids[prefix.prompt_length :], prefix.text)
+        growing = GrowingStep(script.detector, prefix)
         full = len(token_ids) == growing.room
         self.finish = growing.finish(self.token_ids) if token_ids or full else None
         self.text = growing.text

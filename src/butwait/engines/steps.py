@@ -75,33 +75,24 @@ class StepDetector:
         """
         return self._can_end[np.minimum(token_ids, len(self._can_end) - 1)]
 
-    def step(
-        self, completion_ids: np.ndarray, text: str, context_room: int | None = None
-    ) -> "GrowingStep":
-        """The next step of a path.
-
-        Args:
-            completion_ids: int32 (n,), the completion so far.
-            text: its text.
-            context_room: tokens that the model's context still takes; None: enough.
-        """
-        return GrowingStep(self, completion_ids, text, context_room)
-
 
 class GrowingStep:
-    """One step while its tokens arrive. See ``StepDetector.step``."""
+    """The next step of a path, while its tokens arrive.
+
+    Args:
+        detector: where it ends.
+        prefix: the path so far.
+        context_room: tokens that the model's context still takes; None: enough.
+    """
 
     def __init__(
-        self,
-        detector: StepDetector,
-        completion_ids: np.ndarray,
-        text: str,
-        context_room: int | None,
+        self, detector: StepDetector, prefix: Prefix, context_room: int | None = None
     ) -> None:
+        completion = prefix.token_ids[prefix.prompt_length :]
         self._detector = detector
-        self._path = GrowingText(detector.detokenizer, completion_ids, text)
-        self._start = len(completion_ids)
-        self._text_start = len(text)
+        self._path = GrowingText(detector.detokenizer, completion, prefix.text)
+        self._start = len(completion)
+        self._text_start = len(prefix.text)
         self._box_from: int | None = None
         left = detector.rule.max_tokens - self._start
         self._path_room = max(0, left if context_room is None else min(left, context_room))
@@ -225,7 +216,7 @@ class ArrivingStep:
         self._detector = detector
         self.prefix = prefix
         self._context_room = context_room
-        self._step = self._begin(context_room)
+        self._step = GrowingStep(detector, prefix, context_room)
         self._token_ids = np.zeros(0, np.int32)
         self._logprobs = np.zeros(0, np.float32)
         self.finish: Finish | None = None
@@ -275,7 +266,7 @@ class ArrivingStep:
 
     def end_of_context(self) -> None:
         """The engine has no room for another token: the path ends truncated (``length``)."""
-        self._step = self._begin(context_room=len(self._token_ids))
+        self._step = GrowingStep(self._detector, self.prefix, len(self._token_ids))
         self.finish = self._step.finish(self._token_ids)
 
     def continuation(self, prefilled_tokens: int) -> Continuation:
@@ -286,10 +277,6 @@ class ArrivingStep:
         return Continuation(
             ids, text, self._logprobs, self.finish, extended, prefilled_tokens, self.overshoot
         )
-
-    def _begin(self, context_room: int | None) -> GrowingStep:
-        completion = self.prefix.token_ids[self.prefix.prompt_length :]
-        return self._detector.step(completion, self.prefix.text, context_room)
 
 
 def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[int]) -> np.ndarray:

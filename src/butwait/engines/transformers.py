@@ -13,7 +13,7 @@ from butwait.engines.models import eos_token_ids
 from butwait.engines.sampling import SharedStart, StepJob
 from butwait.engines.settings import Sampling, SlotSettings
 from butwait.engines.slots import SlotModel
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import GrowingStep, StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
 
@@ -41,11 +41,7 @@ class TransformersEngine(ModelEngine):
         self.replayed_tokens = 0
         """Deterministic mode: tokens run again because a cache was lost."""
         self._slots = SlotModel(
-            model,
-            settings.slots,
-            settings.capacity,
-            settings.deterministic,
-            settings.prefill_chunk,
+            model, settings.slots, settings.capacity, settings.deterministic, settings.prefill_chunk
         )
         self._batcher = PolicyBatcher(self._slots)
         eos_ids = eos_token_ids(model.generation_config.eos_token_id, tokenizer)
@@ -92,8 +88,7 @@ class TransformersEngine(ModelEngine):
         self._batcher.close("the engine was closed")
 
     def _job(self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key) -> StepJob:
-        completion = prefix.token_ids[prefix.prompt_length :]
-        step = detector.step(completion, prefix.text, self._room(prefix))
+        step = GrowingStep(detector, prefix, self._room(prefix))
         return StepJob(
             prefix=prefix,
             handle=prefix.handle,

@@ -13,11 +13,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
-QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_CONFIGURE_LOGGING": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
 """Environment that is set before vLLM is imported, where the user has not set it."""
 
 

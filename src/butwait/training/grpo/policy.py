@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from butwait.engines.settings import SlotSettings
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 
 
 @asynccontextmanager
 async def live_engine(
-    model: Any, tokenizer: Any, settings: SlotSettings, prompt: PromptSettings
+    model: Any, tokenizer: Any, settings: TransformersSettings, prompt: PromptSettings
 ) -> AsyncIterator[TransformersEngine]:
     """An engine on a model in training. Its cache is freed, and the model back in its mode, when
     the block ends.

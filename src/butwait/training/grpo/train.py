@@ -14,8 +14,9 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback
 
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import device_of, load_causal_lm, load_tokenizer
-from butwait.engines.settings import ModelSettings, SlotSettings
+from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
@@ -200,7 +201,7 @@ class _Run:
         return self._material.prompt
 
     @cached_property
-    def _engine(self) -> SlotSettings:
+    def _engine(self) -> TransformersSettings:
         """The engine's settings, with room for every question and every path."""
         settings, material = self._settings, self._material
         asked = [*material.problems, *material.looked_at]
@@ -208,7 +209,7 @@ class _Run:
         paths = [settings.step.max_tokens]
         if isinstance(settings, GrpoDirectSettings):
             paths.append(settings.sampler.step.max_tokens)
-        return SlotSettings(
+        return TransformersSettings(
             slots=settings.generation.slots,
             prefill_chunk=settings.generation.prefill_chunk,
             deterministic=settings.generation.deterministic,
