@@ -56,7 +56,8 @@ class Detokenizer:
         An id is decoded after another one, as a decoder may strip the first token. A token that
         holds part of a character shows as ``UNFINISHED``.
         """
-        anchor = self._anchor()
+        alone = (self.decode([i]) for i in range(len(self._tokenizer)))
+        anchor = next(([i] for i, t in enumerate(alone) if t.isascii() and t.isalnum()), [])
         start = len(self.decode(anchor))
         texts = self._tokenizer.batch_decode(
             [[*anchor, i] for i in range(len(self._tokenizer))],
@@ -64,13 +65,6 @@ class Detokenizer:
             clean_up_tokenization_spaces=False,
         )
         return [text[start:] for text in texts]
-
-    def _anchor(self) -> list[int]:
-        for i in range(len(self._tokenizer)):
-            text = self.decode([i])
-            if text.isascii() and text.isalnum():
-                return [i]
-        return []
 
 
 class GrowingText:

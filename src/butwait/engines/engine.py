@@ -112,12 +112,10 @@ class Engine(Protocol):
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem, with an empty completion and no handle."""
-        ...
 
     def encode(self, text: str) -> np.ndarray:
         """int32 (n,): the tokens of a text to be inserted into a completion, without special
         tokens around it."""
-        ...
 
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
@@ -125,19 +123,15 @@ class Engine(Protocol):
         """One step for every prefix, in order. Token t of row i is drawn by inverse CDF over
         the vocabulary's order with ``keys[i].uniforms(...)[t]`` in engines that are
         deterministic, so the result depends on (prefix, key) alone."""
-        ...
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         """float32 (n,) each: untempered log-probabilities, in nats, of given tokens after given
         prefixes. Raises ScoringUnsupportedError where the engine cannot."""
-        ...
 
     def release(self, prefixes: Sequence[Prefix]) -> None:
         """Frees the handles of these prefixes. Releasing twice is harmless."""
-        ...
 
     async def close(self) -> None:
         """Frees everything. The engine is not used afterwards."""
-        ...

@@ -119,7 +119,7 @@ class OpenAIEngine(RequestEngine):
         body, prompt_ids = self._body(served, step)
         body |= served.sampled(sampling) | {"max_tokens": step.room}
         body |= {"seed": seed} if self._seeds else {}
-        body |= self._stops(served, step.rule, step.prefix.text)
+        body |= self._stops(served, step.detector.rule, step.prefix.text)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         pieces = Pieces(self._tokenizer, served.gives_ids)
         last = Reply()

@@ -298,8 +298,10 @@ class _Step:
     ) -> None:
         self._script, self._prefix = script, prefix
         self._next: dict[int, _Step] = {}
-        self.token_ids = _frozen(np.array(token_ids, np.int32))
-        self.logprobs = _frozen(np.array(logprobs, np.float32))
+        self.token_ids = np.array(token_ids, np.int32)
+        self.logprobs = np.array(logprobs, np.float32)
+        for shared in (self.token_ids, self.logprobs):  # by all continuations
+            shared.flags.writeable = False
         growing = GrowingStep(script.detector, prefix)
         full = len(token_ids) == growing.room
         self.finish = growing.finish(self.token_ids) if token_ids or full else None
@@ -344,9 +346,3 @@ def _table_policy(table: Table) -> Policy:
         return table[text]
 
     return policy
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """The array, read-only: continuations share it."""
-    array.flags.writeable = False
-    return array

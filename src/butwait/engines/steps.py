@@ -213,7 +213,7 @@ class ArrivingStep:
     def __init__(
         self, detector: StepDetector, prefix: Prefix, context_room: int | None = None
     ) -> None:
-        self._detector = detector
+        self.detector = detector
         self.prefix = prefix
         self._context_room = context_room
         self._step = GrowingStep(detector, prefix, context_room)
@@ -224,14 +224,9 @@ class ArrivingStep:
         if self._step.room == 0:
             self.finish = self._step.finish(self._token_ids)
 
-    @property
-    def rule(self) -> StepRule:
-        """Where the step ends."""
-        return self._detector.rule
-
     def copy(self) -> "ArrivingStep":
         """The same step, to be gone on with on its own."""
-        step = ArrivingStep(self._detector, self.prefix, self._context_room)
+        step = ArrivingStep(self.detector, self.prefix, self._context_room)
         step.add(self._token_ids, self._logprobs)
         return step
 
@@ -257,7 +252,7 @@ class ArrivingStep:
             return self.finish
         read = len(self._token_ids)
         ids = np.concatenate([self._token_ids, np.asarray(token_ids, np.int32)])
-        taken, self.finish = cut(self._detector, self._step, ids, read)
+        taken, self.finish = cut(self.detector, self._step, ids, read)
         self.overshoot += len(ids) - taken
         self._token_ids = ids[:taken]
         new = np.asarray(logprobs, np.float32)[: taken - read]
@@ -266,7 +261,7 @@ class ArrivingStep:
 
     def end_of_context(self) -> None:
         """The engine has no room for another token: the path ends truncated (``length``)."""
-        self._step = GrowingStep(self._detector, self.prefix, len(self._token_ids))
+        self._step = GrowingStep(self.detector, self.prefix, len(self._token_ids))
         self.finish = self._step.finish(self._token_ids)
 
     def continuation(self, prefilled_tokens: int) -> Continuation:
