@@ -91,9 +91,8 @@ class SlotCache(Cache):
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
-        return new.new_zeros(
-            self._rows, len(self.layers), self._columns, new.shape[1], new.shape[3]
-        )
+        heads, size = new.shape[1], new.shape[3]
+        return new.new_zeros(self._rows, len(self.layers), self._columns, heads, size)
 
     def _grown(self, store: torch.Tensor) -> torch.Tensor:
         larger = store.new_zeros(*store.shape[:2], self._columns, *store.shape[3:])

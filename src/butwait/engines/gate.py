@@ -73,9 +73,7 @@ class GatedEngine(Engine):
 
     def __init__(self, engine: Engine, gate: TokenGate, rank: int = 0) -> None:
         self.counters = engine.counters
-        self._engine = engine
-        self._gate = gate
-        self._rank = rank
+        self._engine, self._gate, self._rank = engine, gate, rank
         self._ranks = count(rank + 1)
 
     def turn(self) -> "GatedEngine":
