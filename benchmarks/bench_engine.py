@@ -35,8 +35,9 @@ import numpy as np
 import torch
 
 from butwait.engines.engine import Engine, Prefix
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.settings import ModelSettings, Sampling, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.problems.sources import load_problems

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from bench_engine import Clock, ratio, write_results
 
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.settings import ModelSettings, Sampling, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.slots import SlotModel
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import ProblemSetSettings, PromptSettings

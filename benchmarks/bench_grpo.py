@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from bench_engine import write_results
 
-from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.insertion import text_tokens
+from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.grading import Grader

@@ -42,15 +42,11 @@ import psutil
 import torch
 from bench_engine import write_results
 
+from butwait.engines.kinds.openai import OpenAISettings
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.load import load_engine
 from butwait.engines.models import load_causal_lm, load_tokenizer, resolve
-from butwait.engines.settings import (
-    ModelSettings,
-    OpenAISettings,
-    Sampling,
-    StepRule,
-    TransformersSettings,
-)
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.slots import SlotModel
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import ProblemSetSettings, PromptSettings

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.insertion import inserted
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import COMPLETE, Key, Problem
 
@@ -286,7 +285,7 @@ def a_text_can_be_put_in(case: EngineCase) -> None:
     token_ids = case.engine.encode(" 12")
     assert token_ids.dtype == np.int32
     assert len(token_ids) > 0
-    longer = inserted(first.prefix, token_ids, " 12")
+    longer = first.prefix.extended(token_ids, " 12")
     np.testing.assert_array_equal(longer.token_ids[-len(token_ids) :], token_ids)
     assert case.decode(longer.token_ids[longer.prompt_length :]) == longer.text
     [second] = case.extend([longer], whole(30))

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_models import EOS, tokenizer
 
-from butwait.engines.chunks import ArrivingStep, cut
 from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Prefix
 from butwait.engines.settings import StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import ArrivingStep, GrowingStep, StepDetector, cut
 
 DETOKENIZER = Detokenizer(tokenizer())
 PROMPT = np.array([5, 6, 7], np.int32)
@@ -125,7 +124,7 @@ def test_chunks_after_the_end_are_overshoot() -> None:
 def test_cut_goes_on_with_all_of_a_chunk_that_ends_nothing() -> None:
     a_detector = detector()
     tokens = np.array(ids("So 3\n"), np.int32)
-    growing = a_detector.step(np.zeros(0, np.int32), "")
+    growing = GrowingStep(a_detector, Prefix(np.zeros(0, np.int32), 0))
     assert cut(a_detector, growing, tokens, read=1) == (len(tokens), None)
 
 

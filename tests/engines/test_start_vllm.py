@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from butwait.engines.kinds.vllm import VllmSettings, _arguments, _device, start_vllm
 from butwait.engines.models import checkpoint_eos_token_ids
-from butwait.engines.settings import ModelSettings, VllmSettings
-from butwait.engines.vllm import _arguments, _device, start_vllm
+from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 

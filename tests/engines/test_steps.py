@@ -7,15 +7,20 @@ from hypothesis import strategies as st
 from random_models import EOS, tokenizer
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText
-from butwait.engines.sentences import ends_sentence
+from butwait.engines.engine import Prefix
 from butwait.engines.settings import StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.steps import GrowingStep, StepDetector, ends_sentence
 
 DETOKENIZER = Detokenizer(tokenizer())
 
 
 def encode(text: str) -> list[int]:
     return tokenizer().encode(text, add_special_tokens=False)
+
+
+def path(token_ids: list[int], text: str) -> Prefix:
+    """A completion without a prompt."""
+    return Prefix(np.array(token_ids, np.int32), 0, text)
 
 
 def steps_of(
@@ -27,7 +32,7 @@ def steps_of(
     done, text, steps = 0, "", []
     while done < len(token_ids):
         room = None if context_room is None else context_room - done
-        step = detector.step(np.array(token_ids[:done], np.int32), text, room)
+        step = GrowingStep(detector, path(token_ids[:done], text), room)
         finish = None
         for end in range(done + 1, len(token_ids) + 1):
             new = np.array(token_ids[done:end], np.int32)
@@ -94,7 +99,7 @@ def test_the_box_stop_can_be_off() -> None:
 def test_a_path_made_to_go_on_ends_at_its_next_box() -> None:
     detector = StepDetector(DETOKENIZER, StepRule(), [EOS])
     before = encode("\\boxed{7}")
-    step = detector.step(np.array(before, np.int32), "\\boxed{7}")
+    step = GrowingStep(detector, path(before, "\\boxed{7}"))
     again = encode(" But wait, {8} is \\boxed{8}")
     finishes = [step.finish(np.array(again[: n + 1], np.int32)) for n in range(len(again))]
     assert finishes == [None] * (len(again) - 1) + ["box"]
@@ -126,7 +131,7 @@ def test_a_delimiter_wins_over_the_limit_of_the_step() -> None:
 
 def test_no_room_is_a_length() -> None:
     detector = StepDetector(DETOKENIZER, StepRule(max_tokens=2), [EOS])
-    step = detector.step(np.array(encode("ab"), np.int32), "ab")
+    step = GrowingStep(detector, path(encode("ab"), "ab"))
     assert step.room == 0
     assert step.finish(np.zeros(0, np.int32)) == "length"
 

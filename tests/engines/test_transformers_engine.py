@@ -12,8 +12,9 @@ from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from random_models import CONFIGURATIONS, EOS, model, tokenizer
 
 from butwait.engines.engine import Continuation, Engine, Prefix
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import eos_token_ids, load_causal_lm, load_tokenizer
-from butwait.engines.settings import ModelSettings, Sampling, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError

@@ -3,7 +3,7 @@
 import pytest
 from chat_models import CHATS, chat_tokenizer
 
-from butwait.engines.insertion import text_tokens
+from butwait.engines.detokenizer import text_tokens
 from butwait.engines.models import tokenizer_fingerprint
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages

@@ -17,8 +17,7 @@ from sampler_cases import PHRASE, SIZE, SamplerCase
 from search_toys import LOGITS, TABLE, text_of
 
 from butwait.engines.engine import Continuation, Prefix
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import OPEN, Counts, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import Path, RewardModelError, Score, Step

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import StepRule
 from butwait.records import Key, Problem, SearchTree
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.run import run_sampler
 from butwait.search.settings import SamplerSettings
+from scripted_paths import scripted_paths
 
 PROBLEM = Problem("toy", "?", None)
 
@@ -122,7 +122,7 @@ def posterior(
 ) -> tuple[dict[str, float], float]:
     """Exact target by listing all paths: {text: probability} and the evidence."""
     weights: dict[str, float] = {}
-    for path in (engine or toy_engine()).paths(PROBLEM, rule, max_steps=max_steps):
+    for path in scripted_paths(engine or toy_engine(), PROBLEM, rule, max_steps=max_steps):
         steps = [Step(np.zeros(0, np.int32), text) for text in path.steps]
         odds = np.exp(alpha * reward(PROBLEM, steps))
         text = text_of(steps)

@@ -10,6 +10,7 @@ from butwait.engines.scripted import ScriptedEngine
 from butwait.records import COMPLETE, OPEN, Key
 from butwait.search.samplers.beams import BeamSearchSettings, keep_best
 from butwait.search.selection import select
+from scripted_paths import scripted_paths
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,6 @@ def test_all_leaves_of_the_toy_are_listed_paths() -> None:
     tree = search(BeamSearchSettings(beams=16, step=RULE))
     complete = [leaf for leaf in tree.leaves if tree.nodes[leaf].finish in COMPLETE]
     assert complete
-    listed = {"".join(p.steps): p.finish for p in toy_engine().paths(PROBLEM, RULE)}
+    listed = {"".join(p.steps): p.finish for p in scripted_paths(toy_engine(), PROBLEM, RULE)}
     for leaf in complete:
         assert listed[tree.path_text(leaf)] == tree.nodes[leaf].finish

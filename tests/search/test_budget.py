@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from butwait.engines.engine import Engine
 from butwait.engines.flops import DecoderFlops, decoder_flops, flops_of
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.load import load_engine
-from butwait.engines.settings import ModelSettings, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Counts, Key, Node, Population, Problem, SearchTree
 from butwait.reward_models.scripted import ScriptedRewardModel

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from search_toys import BOX
 
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
-from butwait.engines.settings import ModelSettings, StepRule, TransformersSettings
+from butwait.engines.scripted import EOS, ScriptedEngine
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree

@@ -11,8 +11,9 @@ import torch
 from search_toys import RULE, toy_engine, toy_reward
 
 from butwait.engines.engine import Engine
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.load import load_engine
-from butwait.engines.settings import ModelSettings, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.slots import SlotModel
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree

@@ -19,8 +19,7 @@ from search_toys import (
 from table_frontier import assert_invariant
 
 from butwait.engines.engine import ScoringUnsupportedError
-from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.scripted_policy import EOS
+from butwait.engines.scripted import EOS, ScriptedEngine
 from butwait.engines.settings import Sampling
 from butwait.records import Key
 from butwait.reward_models.scripted import ScriptedRewardModel
@@ -35,6 +34,7 @@ from butwait.search.run import run_sampler
 from butwait.search.samplers.ancestors import ends_by_text
 from butwait.search.samplers.particle_filter import RESTART, ParticleFilterSettings
 from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from scripted_paths import scripted_paths
 
 SPLICE = {"engine": splice_engine(), "rule": SPLICE_RULE, "reward": splice_reward}
 SCHEMES = ["multinomial", "systematic"]
@@ -212,7 +212,7 @@ def test_ancestor_sampling_joins_paths_and_scores_them_anew() -> None:
             ess_threshold=1.01,
         )
         tree = search(chosen, Key.of(seed, "join"), engine=engine, reward=splice_reward)
-        legal = {"".join(p.steps): p.finish for p in engine.paths(PROBLEM, SPLICE_RULE)}
+        legal = {"".join(p.steps): p.finish for p in scripted_paths(engine, PROBLEM, SPLICE_RULE)}
         for leaf in tree.leaves.tolist():
             assert legal[tree.path_text(leaf)] == tree.nodes[leaf].finish
         for index, node in enumerate(tree.nodes):

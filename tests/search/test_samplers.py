@@ -33,6 +33,7 @@ from butwait.search.samplers.samples import (
     product_logit,
 )
 from butwait.search.settings import SAMPLERS, SamplerSettings
+from scripted_paths import scripted_paths
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -180,7 +181,7 @@ def test_more_samples_begin_with_the_fewer_ones() -> None:
 def test_samples_have_the_policy_s_frequencies() -> None:
     tree = search(IndependentSettings(samples=6_000, step=RULE))
     texts = [tree.path_text(leaf) for leaf in tree.leaves]
-    for path in toy_engine().paths(PROBLEM, RULE):
+    for path in scripted_paths(toy_engine(), PROBLEM, RULE):
         p = path.probability
         share = texts.count("".join(path.steps)) / 6_000
         assert share == pytest.approx(p, abs=4.5 * np.sqrt(p * (1 - p) / 6_000))

@@ -8,8 +8,7 @@ from synthesis_cases import KEY
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.insertion import text_tokens
+from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings

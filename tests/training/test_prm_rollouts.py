@@ -6,9 +6,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.scripted import ScriptedEngine
-from butwait.engines.settings import ModelSettings, StepRule, TransformersSettings
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings

@@ -12,6 +12,8 @@ import torch
 from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from vllm_servers import serving
 
+from butwait.engines.kinds.openai import OpenAISettings, start_openai
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import (
     checkpoint_eos_token_ids,
     load_causal_lm,
@@ -19,13 +21,8 @@ from butwait.engines.models import (
     resolve,
 )
 from butwait.engines.openai import OpenAIEngine
-from butwait.engines.openai_probe import CHAT
-from butwait.engines.settings import (
-    ModelSettings,
-    OpenAISettings,
-    StepRule,
-    TransformersSettings,
-)
+from butwait.engines.openai_protocol import CHAT
+from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import OPEN, Problem
@@ -61,7 +58,7 @@ def engine(vllm_server: str, run: Run) -> Iterator[OpenAIEngine]:
 
 def make(url: str, **settings: Any) -> OpenAIEngine:
     chosen = OpenAISettings(**{"kind": "openai", "base_url": url} | settings)
-    return OpenAIEngine(TINY, tiny()[1], chosen, TURNS)
+    return start_openai(TINY, tiny()[1], chosen, TURNS)
 
 
 def next_logprobs(path: np.ndarray) -> np.ndarray:
@@ -109,7 +106,7 @@ def test_steps_of_smollm2_are_those_of_the_in_process_engine(tmp_path: Path, run
     options = ["--logprobs-mode", "processed_logprobs", "--max-model-len", "512"]
     with serving(folder, tmp_path / "server.log", *options) as url:
         settings = OpenAISettings(kind="openai", base_url=url, served_model=folder.name)
-        theirs = OpenAIEngine(model, tokenizer, settings, TURNS)
+        theirs = start_openai(model, tokenizer, settings, TURNS)
         ours = TransformersEngine(a_model, tokenizer, SLOTS, TURNS)
         run(_same_steps(theirs, ours, StepRule(delimiters=("\n", "."), max_tokens=40)))
         run(theirs.close())

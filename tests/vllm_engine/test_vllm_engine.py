@@ -16,17 +16,12 @@ from random_models import COMMON, EOS, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from butwait.engines.engine import Engine
-from butwait.engines.insertion import inserted
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.kinds.vllm import VllmSettings, start_vllm
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.settings import (
-    ModelSettings,
-    Sampling,
-    StepRule,
-    TransformersSettings,
-    VllmSettings,
-)
+from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
-from butwait.engines.vllm import VllmEngine, start_vllm, tokens_that_complete
+from butwait.engines.vllm import VllmEngine, tokens_that_complete
 from butwait.problems.answers import box_closed
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
@@ -90,7 +85,7 @@ def engine(started: VllmEngine, loop: asyncio.AbstractEventLoop) -> VllmEngine:
 
         def shutdown(self) -> None: ...
 
-    fresh = VllmEngine(Lent(), tokenizer(), PLAIN, [EOS], 96, started.fingerprint())
+    fresh = VllmEngine(Lent(), tokenizer(), PLAIN, [EOS], 96)
     fresh._loop = loop
     return fresh
 
@@ -170,7 +165,7 @@ def test_what_is_sampled_behind_a_box_is_cut_and_counted(engine: VllmEngine, run
     boxed = StepRule(max_tokens=75)
     assert engine._stops(plain, "") == engine._stops(boxed, "")
     text = "\\boxed{2"
-    begin = inserted(engine.start(Problem("b", "x", None)), engine.encode(text), text)
+    begin = engine.start(Problem("b", "x", None)).extended(engine.encode(text), text)
     keys, hot = [KEY.at(particle=i) for i in range(32)], Sampling(temperature=2)
     free = run(engine.extend([begin] * 32, plain, hot, keys))
     before = engine.counters.policy_tokens

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from butwait.engines.load import ENGINES
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tables import read_rows
@@ -21,7 +22,7 @@ class RecordedStage:
     path: RUN/STAGE.
     trees: its search trees.
     problems: of its run, by id.
-    policy: the model that was searched; None where it was scripted.
+    policy: the model that was searched; None where the engine had a policy of its own.
     prompt: how that model was shown questions.
     """
 
@@ -49,9 +50,9 @@ def read_recorded_stage(path: Path) -> RecordedStage:
     trees = list(read_trees(path / "trees"))
     try:
         shared = stage.record["settings"]["recipe"]
-        scripted = shared["engine"]["kind"] == "scripted"
+        by_model = ENGINES[shared["engine"]["kind"]].runs_model
         prompt = PromptSettings.model_validate(shared["prompt"])
-        policy = None if scripted else _policy(path.parent, stage.record, shared["model"])
+        policy = _policy(path.parent, stage.record, shared["model"]) if by_model else None
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path / 'stage.json'} does not say which model was searched") from error
     return RecordedStage(path, trees, _problems(path.parent / "problems"), policy, prompt)

@@ -1,193 +1,294 @@
-"""Continuous batching: whatever waits, of any problem, is run together.
+"""One batch for many callers: who holds which slot of a model's cache, and what waits for one.
 
-Requests wait in a queue; they begin as slots come free, and leave the batch the moment they are
-done. One asyncio task runs forward passes while there is work, and lets other tasks run between
-them, so that who got an answer can ask again before the next pass.
+A policy and a reward model batch alike: calls put jobs in a queue, one asyncio task gives them
+slots and runs them, and a call is answered when its last job is done. They differ in what a job is
+and in when a batch begins (``decoding`` samples steps, ``reward_models.incremental`` reads scores).
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from butwait.engines.live import LiveRows
-from butwait.engines.pool import Handle, SlotPool, Tenant
-from butwait.engines.prefill import Begun, prefill, score
-from butwait.engines.requests import Call, Request, ScoreRequest, StepRequest, share_starts
-from butwait.engines.slots import SlotModel
-from butwait.records import OPEN
+import numpy as np
 
-TURNS_AFTER_RESULT = 8
-"""Turns that other tasks get after a call was answered: a search wants to score its particles and
-ask for the next step, and should find its place in the next forward pass."""
-TURNS_BEFORE_EVICTION = 64
-"""Turns that other tasks get before parked caches are given up: their owners may be about to use
-or release them."""
-SLOTS_PER_PREFILL = 16
-"""Fresh requests wait until one slot in so many is free: a forward pass for every single prompt
-costs more than those slots would have made."""
+from butwait.engines.slots import NoFreeSlotError, SlotModel
 
 
-class Batcher:
-    """Runs requests through a model with slots.
+@dataclass(slots=True, eq=False)
+class Tenant:
+    """A taken slot. While it is busy somebody writes after its parked handles."""
+
+    slot: int
+    handles: "set[Handle]" = field(default_factory=set)
+    busy: bool = True
+    last_use: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handle:
+    """The first ``length`` tokens of a cached sequence.
+
+    It never changes: whoever extends the sequence writes after it, or in a copy. It may be lost
+    when its slot is needed (``SlotPool.alive``); then its tokens have to be run again.
+
+    Attributes:
+        tenant: the slot.
+        length: tokens.
+        segments: a path that was read in segments: int32 each, the tokens.
+        outputs: its outputs, float32 (V,) for each segment.
+    """
+
+    tenant: Tenant
+    length: int
+    segments: tuple[np.ndarray, ...] = ()
+    outputs: tuple[np.ndarray, ...] = ()
+
+
+class SlotPool:
+    """Hands out the slots of a ``SlotModel`` and remembers what they hold."""
+
+    def __init__(self, model: SlotModel) -> None:
+        self._model = model
+        self._tenants: set[Tenant] = set()
+        self._clock = 0
+        self.lost = 0
+        """Handles that were lost so far because their slot was needed."""
+
+    def alive(self, handle: Handle | None) -> bool:
+        """Whether the handle's tokens are still in the cache and it was not released."""
+        return handle is not None and handle in handle.tenant.handles
+
+    def take(
+        self, source: Handle | None, *, evict: bool = True, keep: Collection[Handle] = ()
+    ) -> Tenant | None:
+        """A busy tenant that starts with the tokens of ``source`` (none: empty).
+
+        The sequence of ``source`` itself is taken over where nobody needs what lies after it,
+        else it is copied.
+
+        Args:
+            source: a handle that is alive, or None. It stays alive.
+            evict: whether parked sequences may be given up for it: the one longest unused goes,
+                one of ``keep`` only if there is no other.
+            keep: handles that will be wanted soon.
+
+        Returns:
+            None where no slot is to be had now.
+        """
+        if source is not None and self._is_tip(source):
+            source.tenant.busy = True
+            return source.tenant
+        if self._model.free == 0 and evict:
+            self._evict(keep, source)
+        try:
+            slot = (
+                self._model.acquire()
+                if source is None
+                else self._model.fork(source.tenant.slot, source.length)
+            )
+        except NoFreeSlotError:
+            return self._cut_back(source) if evict else None
+        tenant = Tenant(slot)
+        self._tenants.add(tenant)
+        return tenant
+
+    def share(
+        self,
+        tenant: Tenant,
+        length: int,
+        segments: tuple[np.ndarray, ...] = (),
+        outputs: tuple[np.ndarray, ...] = (),
+    ) -> Handle:
+        """A handle to the first ``length`` tokens of a tenant, busy or not."""
+        handle = Handle(tenant, length, segments, outputs)
+        tenant.handles.add(handle)
+        return handle
+
+    def leave(self, tenant: Tenant) -> None:
+        """Ends a tenant's work. It stays parked while there are handles to it."""
+        tenant.busy = False
+        self._clock += 1
+        tenant.last_use = self._clock
+        self._free_if_unused(tenant)
+
+    def release(self, handle: Handle) -> None:
+        """Gives a handle up; a second time does nothing."""
+        handle.tenant.handles.discard(handle)
+        self._free_if_unused(handle.tenant)
+
+    def clear(self) -> None:
+        """Frees every slot; all handles are lost."""
+        for tenant in list(self._tenants):
+            tenant.handles.clear()
+            self.leave(tenant)
+
+    def _is_tip(self, handle: Handle) -> bool:
+        tenant = handle.tenant
+        return not tenant.busy and all(other.length <= handle.length for other in tenant.handles)
+
+    def _evict(self, keep: Collection[Handle], source: Handle | None) -> None:
+        wanted = {handle.tenant for handle in keep}
+        parked = [
+            tenant
+            for tenant in self._tenants
+            if not tenant.busy and (source is None or tenant is not source.tenant)
+        ]
+        if parked:
+            oldest = min(parked, key=lambda tenant: (tenant in wanted, tenant.last_use))
+            self.lost += len(oldest.handles)
+            oldest.handles.clear()
+            self._free_if_unused(oldest)
+
+    def _cut_back(self, source: Handle | None) -> Tenant | None:
+        """The source's own slot, at the price of the longer handles to it: there is no other."""
+        if source is None or source.tenant.busy:
+            return None
+        longer = {other for other in source.tenant.handles if other.length > source.length}
+        self.lost += len(longer)
+        source.tenant.handles -= longer
+        source.tenant.busy = True
+        return source.tenant
+
+    def _free_if_unused(self, tenant: Tenant) -> None:
+        if not tenant.busy and not tenant.handles and tenant in self._tenants:
+            self._tenants.remove(tenant)
+            self._model.release(tenant.slot)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """The jobs of one call; its future is done when all of them are."""
+
+    future: asyncio.Future[None]
+    unfinished: int
+
+    def finish_one(self) -> None:
+        self.unfinished -= 1
+        if self.unfinished == 0 and not self.future.done():
+            self.future.set_result(None)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """What waits for a slot, or is run in one.
+
+    Attributes:
+        handle: to what the cache may hold of its path.
+        call: what it is part of; set when it is put in the queue.
+        tenant: its slot, once it has begun.
+        new_handle: to the path as it leaves it; None where nothing is left.
+    """
+
+    handle: Handle | None
+    call: Call = field(init=False)
+    tenant: Tenant = field(init=False)
+    new_handle: Handle | None = None
+
+
+J = TypeVar("J", bound=Job)
+
+
+class Batcher(ABC, Generic[J]):
+    """Runs jobs through a model with slots, in a task that lives while there is work.
 
     Args:
         model: runs tokens.
-        pool: its slots; handles of requests are of this pool.
+
+    Attributes:
+        pool: its slots; the handles of jobs are of this pool.
     """
 
-    def __init__(self, model: SlotModel, pool: SlotPool) -> None:
+    def __init__(self, model: SlotModel) -> None:
         self._model = model
-        self._pool = pool
-        # Requests whose tokens are in the cache go first: the others may need their slots.
-        self._continuing: deque[Request] = deque()
-        self._fresh: deque[Request] = deque()
-        self._live = LiveRows(model.slots, model.model.device)
+        self.pool = SlotPool(model)
+        self._waiting: deque[J] = deque()
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def run(self, requests: Sequence[Request]) -> None:
-        """Fills in the results of all these requests.
+    async def run_jobs(self, jobs: Sequence[J]) -> None:
+        """Fills in the results of all these jobs.
 
         Raises what a forward pass raised; every call that waits then gets it. A call that is
         cancelled leaves the batch.
         """
-        if not requests:
+        if not jobs:
             return
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.stop()
             self._loop = loop
-        call = Call(loop.create_future(), len(requests))
+        call = Call(loop.create_future(), len(jobs))
         self._calls.add(call)
-        share_starts(requests)
-        for request in requests:
-            request.call = call
-            alive = self._pool.alive(request.handle)
-            (self._continuing if alive else self._fresh).append(request)
+        for job in jobs:
+            job.call = call
+            self._put(job)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._work())
         try:
             await call.future
         except asyncio.CancelledError:
             self._drop(call)
+            self.release(job.new_handle for job in jobs)
             raise
         finally:
             self._calls.discard(call)
+
+    def release(self, handles: Iterable[Handle | None]) -> None:
+        """Frees handles; releasing twice is harmless."""
+        for handle in handles:
+            if handle is not None:
+                self.pool.release(handle)
 
     def stop(self, error: Exception | None = None) -> None:
         """Drops all work. Calls that wait get the error; without one there may be none left (or
         their event loop is gone)."""
         self._task = None
-        if self._calls or len(self._live):
-            self._pool.clear()
-        self._continuing.clear()
-        self._fresh.clear()
-        self._live = LiveRows(self._model.slots, self._model.model.device)
+        if self._calls or self._busy:
+            self.pool.clear()
+        self._clear()
         for call in self._calls:
             if error is not None and not call.future.done():
                 call.future.set_exception(error)
         self._calls.clear()
 
+    def close(self, why: str) -> None:
+        """Frees the slots and their memory. Calls that wait get a RuntimeError."""
+        self.stop(RuntimeError(why))
+        self.pool.clear()
+        self._model.close()
+
+    def _put(self, job: J) -> None:
+        self._waiting.append(job)
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+
+    def _drop(self, call: Call) -> None:
+        """Takes out what a cancelled call has in the queue or in the batch."""
+        self._waiting = deque(job for job in self._waiting if job.call is not call)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is work."""
+        return len(self._waiting) > 0
+
     async def _work(self) -> None:
         try:
-            while self._continuing or self._fresh or len(self._live):
-                if not self._admit(evict=False) and not len(self._live):
-                    await _let_others_run(TURNS_BEFORE_EVICTION)
-                    self._admit(evict=True)
-                answered = self._decode()
-                await _let_others_run(TURNS_AFTER_RESULT if answered else 1)
+            while self._busy:
+                await self._turn()
         except Exception as error:
             self.stop(error)
 
-    def _admit(self, *, evict: bool) -> bool:
-        """Begins what waits while there are slots. Returns whether anything began."""
-        admitted = False
-        while begun := self._take_slots(evict):
-            admitted = True
-            fresh = [(request, tenant) for request, tenant in begun if request.run_tokens]
-            prefill(self._model, fresh)
-            for request, tenant in fresh:
-                if request.start.waiting:
-                    length = len(request.token_ids) - 1
-                    request.start.handle = self._pool.share(tenant, length)
-            score(self._model, [(r, t) for r, t in begun if isinstance(r, ScoreRequest)])
-            self._live.add([(r, t) for r, t in begun if isinstance(r, StepRequest)])
-            for request, tenant in begun:
-                if isinstance(request, ScoreRequest):
-                    self._pool.leave(tenant)
-                    request.call.finish_one()
-        return admitted
-
-    def _take_slots(self, evict: bool) -> list[Begun]:
-        """Slots for requests that can begin now; the others go on waiting, in order."""
-        keep = [r.handle for r in self._continuing if r.handle is not None] if evict else []
-        begun: list[Begun] = []
-        for queue in (self._continuing, self._fresh):
-            if queue is self._fresh and self._too_few_slots():
-                break
-            waiting: deque[Request] = deque()
-            while queue:
-                request = queue.popleft()
-                tenant = self._take_slot(request, evict, keep)
-                if tenant is not None:
-                    begun.append((request, tenant))
-                    continue
-                waiting.append(request)
-                if queue is self._fresh and self._model.free == 0:
-                    break
-            queue.extendleft(reversed(waiting))
-        return begun
-
-    def _too_few_slots(self) -> bool:
-        """Whether fresh requests should wait until more of them can be prefilled at once."""
-        enough = min(len(self._fresh), self._model.slots // SLOTS_PER_PREFILL)
-        return len(self._live) > 0 and self._model.free < enough
-
-    def _take_slot(self, request: Request, evict: bool, keep: list[Handle]) -> Tenant | None:
-        start = request.start
-        if start.begun and start.handle is None:
-            return None  # another request is about to run the very same tokens
-        handles = (request.handle, start.handle)
-        source = next((h for h in handles if h is not None and self._pool.alive(h)), None)
-        tenant = self._pool.take(source, evict=evict, keep=keep)
-        if tenant is not None:
-            request.run_tokens = 0 if source is not None else len(request.token_ids)
-            if source is None:
-                start.begun, start.handle = True, None
-            self._leave_start(request)
-        return tenant
-
-    def _leave_start(self, request: Request) -> None:
-        start = request.start
-        start.waiting -= 1
-        if start.waiting == 0 and start.handle is not None:
-            self._pool.release(start.handle)
-
-    def _decode(self) -> bool:
-        """One token for every live row. Returns whether a call may have been answered."""
-        if not len(self._live):
-            return True
-        self._live.draw(self._model.decode(*self._live.inputs))
-        finished = self._live.pop_finished()
-        for request, tenant in finished:
-            if request.finish in OPEN:
-                length = len(request.token_ids) + len(request.tokens) - 1
-                request.new_handle = self._pool.share(tenant, length)
-            self._pool.leave(tenant)
-            request.call.finish_one()
-        return bool(finished)
-
-    def _drop(self, call: Call) -> None:
-        for queue in (self._continuing, self._fresh):
-            for request in [r for r in queue if r.call is call]:
-                queue.remove(request)
-                self._leave_start(request)
-        rows = [i for i, request in enumerate(self._live.requests) if request.call is call]
-        for _, tenant in self._live.remove(rows):
-            self._pool.leave(tenant)
+    @abstractmethod
+    async def _turn(self) -> None:
+        """Gives jobs their slots, runs them for a while, and answers calls."""
 
 
-async def _let_others_run(turns: int) -> None:
+async def let_others_run(turns: int) -> None:
+    """Gives other tasks so many turns."""
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -1,10 +1,12 @@
-"""The keys and values of many sequences, as a ``transformers.Cache``."""
+"""A cache with a row for each of many sequences of different lengths: keys and values as a
+``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from butwait.records import UserError
 
@@ -17,7 +19,7 @@ class SlotCache(Cache):
     """Keys and values, (rows, layers, columns, heads, head size) each.
 
     A row is a sequence. Its token at position p lies in column ``SCRATCH + p``. What a row holds
-    behind its length is never read, so cutting a sequence back is free. The tensors are made
+    after its length is never read, so cutting a sequence back is free. The tensors are made
     when the first keys arrive, which is where the number of heads is known for sure.
 
     Args:
@@ -30,8 +32,7 @@ class SlotCache(Cache):
         super().__init__(layers=[SlotLayer(self, index) for index in range(layers)])
         self._rows = rows
         self._columns = capacity + SCRATCH
-        self._keys: torch.Tensor | None = None
-        self._values: torch.Tensor | None = None
+        self._stores: list[torch.Tensor] = []
 
     def plan(self, first: int, positions: torch.Tensor, longest: int) -> None:
         """Says where the next forward pass reads and writes.
@@ -42,7 +43,9 @@ class SlotCache(Cache):
             longest: tokens of the longest sequence with its new ones.
         """
         if longest + SCRATCH > self._columns:
-            self._grow(max(longest + SCRATCH, 2 * self._columns))
+            self._columns = max(longest + SCRATCH, 2 * self._columns)
+            for i, store in enumerate(self._stores):  # the old one goes before the next is made
+                self._stores[i] = self._grown(store)
         n = len(positions)
         self._view = (slice(first, first + n), slice(0, longest + SCRATCH))
         self._row = torch.arange(first, first + n, device=positions.device)[:, None]
@@ -53,11 +56,11 @@ class SlotCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the whole rows,
         (n, heads, columns, size), without copying them."""
-        if self._keys is None or self._values is None:
-            self._keys, self._values = self._allocate(keys), self._allocate(values)
+        if not self._stores:
+            self._stores = [self._allocate(keys), self._allocate(values)]
         rows, columns = self._view
         views = []
-        for store, new in ((self._keys, keys), (self._values, values)):
+        for store, new in zip(self._stores, (keys, values), strict=True):
             if store.shape[3] != new.shape[1] or store.shape[4] != new.shape[3]:
                 raise UserError(
                     "the model's layers have keys of different shapes, which the engine's cache "
@@ -70,7 +73,7 @@ class SlotCache(Cache):
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first ``length`` tokens of a row."""
         end = length + SCRATCH
-        for store in self._stores():
+        for store in self._stores:
             store[target, :, SCRATCH:end] = store[source, :, SCRATCH:end]
 
     def swap_rows(self, rows: np.ndarray, others: np.ndarray, length: int) -> None:
@@ -79,31 +82,22 @@ class SlotCache(Cache):
         end = length + SCRATCH
         targets = torch.from_numpy(np.concatenate([rows, others]))
         sources = torch.from_numpy(np.concatenate([others, rows]))
-        for store in self._stores():
+        for store in self._stores:
             store[targets.to(store.device), :, :end] = store[sources.to(store.device), :, :end]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
-        self._keys = self._values = None
-
-    def _stores(self) -> list[torch.Tensor]:
-        return [store for store in (self._keys, self._values) if store is not None]
+        self._stores = []
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
-        _, heads, _, size = new.shape
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
+        heads, size = new.shape[1], new.shape[3]
         return new.new_zeros(self._rows, len(self.layers), self._columns, heads, size)
 
-    def _grow(self, columns: int) -> None:
-        def grown(store: torch.Tensor) -> torch.Tensor:
-            larger = store.new_zeros(*store.shape[:2], columns, *store.shape[3:])
-            larger[:, :, : self._columns] = store
-            return larger
-
-        if self._keys is not None and self._values is not None:
-            self._keys = grown(self._keys)
-            self._values = grown(self._values)
-        self._columns = columns
+    def _grown(self, store: torch.Tensor) -> torch.Tensor:
+        larger = store.new_zeros(*store.shape[:2], self._columns, *store.shape[3:])
+        larger[:, :, : store.shape[2]] = store
+        return larger
 
 
 class SlotLayer(CacheLayerMixin):
@@ -136,4 +130,97 @@ def _no_single_length() -> UserError:
     return UserError(
         "the model works out positions or masks from the cache's one length, and rows of the "
         "engine's cache have different lengths: use another engine for this model"
+    )
+
+
+class AttentionKinds:
+    """The kinds of attention in a model's layers: full, or over a sliding window.
+
+    Raises UserError for other kinds (state-space layers, chunks, shared caches) and for an
+    implementation that takes no mask of its own.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        self.implementation: str = config._attn_implementation
+        if self.implementation not in ("sdpa", "eager"):
+            raise UserError(
+                f"the engine gives every row its own attention mask, which {self.implementation} "
+                "attention does not take: load the model with attn_implementation='sdpa'"
+            )
+        windows = _windows(model)
+        self.layers = len(windows)
+        self._windows = sorted(set(windows), key=lambda w: w or 0)
+        if len(self._windows) > 2 or (len(self._windows) == 2 and None not in self._windows):
+            raise _unsupported(config, f"sliding windows of different sizes {self._windows}")
+
+    def masks(
+        self, positions: torch.Tensor, longest: int, dtype: torch.dtype
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The mask of a batch (n, 1, q, columns), or one for each kind of layer.
+
+        Args:
+            positions: int64 (n, q), of the new tokens; -1 is padding.
+            longest: tokens of the longest row; columns = SCRATCH + longest.
+            dtype: of the model, for masks that are added to scores.
+        """
+        columns = torch.arange(SCRATCH + longest, device=positions.device)
+        last = (positions + SCRATCH)[:, None, :, None]
+        # A token sees its row up to itself; padding sees the scratch column.
+        seen = (columns <= last) & (columns >= last.clamp(max=SCRATCH))
+        by_kind = {
+            "full_attention" if window is None else "sliding_attention": self._as_implemented(
+                seen if window is None else seen & (columns > last - window), dtype
+            )
+            for window in self._windows
+        }
+        return by_kind if len(by_kind) > 1 else next(iter(by_kind.values()))
+
+    def _as_implemented(self, seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if self.implementation == "sdpa":
+            return seen
+        floor = torch.finfo(dtype).min
+        return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, floor)
+
+
+def context_limit(config: Any) -> int | None:
+    """The most tokens of a sequence, or None where the configuration does not say.
+
+    Rotary embeddings that change with the length of the sequence (``longrope``, ``dynamic``)
+    would make cached keys stale, so such a model is used up to its original length.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        original = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        limit = min(filter(None, (limit, original)), default=None)
+    return limit
+
+
+def _windows(model: Any) -> list[int | None]:
+    """The sliding window of every layer; None where it sees everything."""
+    config = model.config
+    if getattr(model, "_is_stateful", False):
+        raise _unsupported(config, "layers with a state instead of keys and values")
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        raise _unsupported(config, "chunked attention")
+    windows: list[int | None] = []
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) is DynamicSlidingWindowLayer:
+            windows.append(int(layer.sliding_window))
+        elif type(layer) is DynamicLayer:
+            windows.append(None)
+        else:
+            raise _unsupported(config, f"layers with a {type(layer).__name__}")
+    if not windows:
+        raise _unsupported(config, "an unknown number of layers")
+    return windows
+
+
+def _unsupported(config: Any, what: str) -> UserError:
+    return UserError(
+        f"the in-process engine does not run {config.model_type} models with {what}: use another "
+        "engine for this model"
     )

@@ -1,4 +1,5 @@
-"""Token ids to text, a piece at a time, without breaking a character that spans tokens."""
+"""Text to token ids, and token ids to text, a piece at a time, without breaking a character that
+spans tokens."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +13,15 @@ UNFINISHED = "\ufffd"
 WINDOW = 16
 """Tokens before the new ones that are decoded along with them: enough for a decoder that treats
 the first token of a text differently (SentencePiece drops its space)."""
+
+
+def text_tokens(tokenizer: Any, text: str) -> np.ndarray:
+    """int32 (n,): the tokens of ``text`` by a ``transformers`` tokenizer, none added around it.
+
+    They are the tokenizer's for the text alone: nothing is merged with the tokens before, which
+    stay as they were sampled.
+    """
+    return np.array(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
 
 class Detokenizer:
@@ -43,10 +53,11 @@ class Detokenizer:
     def pieces(self) -> list[str]:
         """What each token id adds to a text, for every id of the tokenizer.
 
-        An id is decoded behind another one, as a decoder may strip the first token. A token that
+        An id is decoded after another one, as a decoder may strip the first token. A token that
         holds part of a character shows as ``UNFINISHED``.
         """
-        anchor = self._anchor()
+        alone = (self.decode([i]) for i in range(len(self._tokenizer)))
+        anchor = next(([i] for i, t in enumerate(alone) if t.isascii() and t.isalnum()), [])
         start = len(self.decode(anchor))
         texts = self._tokenizer.batch_decode(
             [[*anchor, i] for i in range(len(self._tokenizer))],
@@ -54,13 +65,6 @@ class Detokenizer:
             clean_up_tokenization_spaces=False,
         )
         return [text[start:] for text in texts]
-
-    def _anchor(self) -> list[int]:
-        for i in range(len(self._tokenizer)):
-            text = self.decode([i])
-            if text.isascii() and text.isalnum():
-                return [i]
-        return []
 
 
 class GrowingText:

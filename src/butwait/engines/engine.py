@@ -37,6 +37,18 @@ class Prefix:
         """Tokens after the prompt."""
         return len(self.token_ids) - self.prompt_length
 
+    def extended(self, token_ids: np.ndarray, text: str, handle: Any = None) -> "Prefix":
+        """This path and more of it, sampled or inserted. Without a handle, going on from it costs
+        a prefill.
+
+        Args:
+            token_ids: int32 (n,); of a text that is inserted, ``engine.encode(text)``.
+            text: theirs.
+            handle: to the longer path.
+        """
+        joined = np.concatenate([self.token_ids, token_ids], dtype=np.int32)
+        return Prefix(joined, self.prompt_length, self.text + text, handle)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
@@ -71,7 +83,7 @@ class EngineCounters:
     policy_tokens: int = 0
     prefilled_tokens: int = 0
 
-    def count(self, steps: "Iterable[Continuation]") -> None:
+    def count(self, steps: Iterable[Continuation]) -> None:
         """Adds what these steps took."""
         for step in steps:
             self.policy_tokens += len(step.token_ids) + step.overshoot_tokens
@@ -85,45 +97,41 @@ class ScoringUnsupportedError(UserError):
 @runtime_checkable
 class Engine(Protocol):
     """A policy that extends prefixes. One engine serves many problems at once: it batches
-    whatever waits, across problems."""
+    whatever waits, across problems.
 
-    @property
-    def counters(self) -> EngineCounters:
-        """Tokens since the engine was made."""
-        ...
+    Attributes:
+        counters: tokens since the engine was made.
+    """
+
+    counters: EngineCounters
+
+    def turn(self) -> "Engine":
+        """The engine for one search. Where tokens are bounded (``engines.gate``), searches that
+        began earlier go first."""
+        return self
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem, with an empty completion and no handle."""
-        ...
 
     def encode(self, text: str) -> np.ndarray:
         """int32 (n,): the tokens of a text to be inserted into a completion, without special
         tokens around it."""
-        ...
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """One step for every prefix, in order. Token t of row i is drawn by inverse CDF over
         the vocabulary's order with ``keys[i].uniforms(...)[t]`` in engines that are
         deterministic, so the result depends on (prefix, key) alone."""
-        ...
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         """float32 (n,) each: untempered log-probabilities, in nats, of given tokens after given
         prefixes. Raises ScoringUnsupportedError where the engine cannot."""
-        ...
 
     def release(self, prefixes: Sequence[Prefix]) -> None:
         """Frees the handles of these prefixes. Releasing twice is harmless."""
-        ...
 
     async def close(self) -> None:
         """Frees everything. The engine is not used afterwards."""
-        ...

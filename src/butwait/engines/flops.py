@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from butwait.engines.models import resolve
 from butwait.engines.settings import ModelSettings
 
 
@@ -32,7 +29,7 @@ class DecoderFlops:
     per_position: int
 
     def forward(self, start: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """float64, as the arguments: running ``tokens`` tokens behind ``start`` others, whose keys
+        """float64, as the arguments: running ``tokens`` tokens after ``start`` others, whose keys
         and values are cached."""
         count = np.asarray(tokens, np.float64)
         positions = count * start + count * (count + 1) / 2
@@ -50,6 +47,10 @@ def flops_of(model: ModelSettings, *, head: bool = True) -> DecoderFlops | None:
         None where the configuration cannot be read, and for a mixture of experts, which does not
         run all of its weights.
     """
+    from transformers import AutoConfig
+
+    from butwait.engines.models import resolve
+
     try:
         config = AutoConfig.from_pretrained(resolve(model), revision=model.revision)
     except (OSError, ValueError, KeyError):
@@ -57,8 +58,11 @@ def flops_of(model: ModelSettings, *, head: bool = True) -> DecoderFlops | None:
     return decoder_flops(config, head=head)
 
 
-def decoder_flops(config: PretrainedConfig, *, head: bool = True) -> DecoderFlops | None:
-    """Of the architecture that a configuration names. See ``flops_of``."""
+def decoder_flops(config: Any, *, head: bool = True) -> DecoderFlops | None:
+    """Of the architecture that a ``transformers`` configuration names. See ``flops_of``."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
     if any("expert" in name for name in config.to_dict()):
         return None
     with torch.device("meta"):

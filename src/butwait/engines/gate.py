@@ -10,11 +10,10 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem
 
@@ -62,7 +61,7 @@ class TokenGate:
             heapq.heappop(self._waiting)
 
 
-class GatedEngine:
+class GatedEngine(Engine):
     """An ``Engine`` behind a ``TokenGate``. Results are those of the engine; only their order in
     time changes.
 
@@ -73,18 +72,13 @@ class GatedEngine:
     """
 
     def __init__(self, engine: Engine, gate: TokenGate, rank: int = 0) -> None:
-        self._engine = engine
-        self._gate = gate
-        self._rank = rank
+        self.counters = engine.counters
+        self._engine, self._gate, self._rank = engine, gate, rank
         self._ranks = count(rank + 1)
 
     def turn(self) -> "GatedEngine":
         """The engine for the next search: searches that began earlier go first."""
         return GatedEngine(self._engine, self._gate, next(self._ranks))
-
-    @property
-    def counters(self) -> EngineCounters:
-        return self._engine.counters
 
     def start(self, problem: Problem) -> Prefix:
         return self._engine.start(problem)
@@ -93,27 +87,19 @@ class GatedEngine:
         return self._engine.encode(text)
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """One step for every prefix, each as soon as it fits under the bound. Rows on the same
         tokens go together, so that the engine runs what they share once."""
-        reach = [_reach(prefix, step_rule) for prefix in prefixes]
+        reach = [len(path.token_ids) + rule.room(path.completion_length) for path in prefixes]
         results: list[Continuation | None] = [None] * len(prefixes)
 
         async def run(rows: list[int]) -> None:
             tokens = sum(reach[row] for row in rows)
+            paths, theirs = [prefixes[row] for row in rows], [keys[row] for row in rows]
             await self._gate.enter(self._rank, tokens)
             try:
-                made = await self._engine.extend(
-                    [prefixes[row] for row in rows],
-                    step_rule,
-                    sampling,
-                    [keys[row] for row in rows],
-                )
+                made = await self._engine.extend(paths, rule, sampling, theirs)
             finally:
                 self._gate.leave(tokens)
             for row, continuation in zip(rows, made, strict=True):
@@ -140,10 +126,6 @@ class GatedEngine:
     async def close(self) -> None:
         await self._engine.close()
 
-    def __getattr__(self, name: str) -> Any:
-        # What one engine has beside the contract (its fingerprint, its replayed tokens).
-        return getattr(self._engine, name)
-
 
 def _together(prefixes: Sequence[Prefix], reach: Sequence[int], bound: int) -> list[list[int]]:
     """Rows in groups that are extended together: those on the same tokens, as far as they fit
@@ -159,11 +141,3 @@ def _together(prefixes: Sequence[Prefix], reach: Sequence[int], bound: int) -> l
         rows.append(row)
         open_groups[tokens] = (rows, held + reach[row])
     return groups
-
-
-def _reach(prefix: Prefix, rule: StepRule) -> int:
-    """Tokens that the path holds at most when its next step ends."""
-    left = max(0, rule.max_tokens - prefix.completion_length)
-    if rule.max_step_tokens is not None:
-        left = min(left, rule.max_step_tokens)
-    return len(prefix.token_ids) + left

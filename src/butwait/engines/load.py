@@ -1,15 +1,48 @@
-"""From settings to an engine."""
+"""From settings to an engine. A kind of engine is one record in one module (``engines.kinds``, or
+anyone's own): its settings, and how it is started."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, SerializeAsAny
 
 from butwait.engines.engine import Engine
 from butwait.engines.gate import GatedEngine, TokenGate
-from butwait.engines.settings import EngineSettings, ModelSettings, ScriptedSettings, StepRule
+from butwait.engines.settings import (
+    BaseEngineSettings,
+    ModelEngineSettings,
+    ModelSettings,
+    StepRule,
+)
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
-from butwait.running.plugins import load_plugin
+from butwait.running.kinds import Kinds
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A kind of engine.
+
+    Attributes:
+        settings: what it takes; ``ModelEngineSettings`` where it runs the recipe's model.
+        start: (model, its tokenizer, settings with their capacity, prompt) -> the engine. One with
+            a policy of its own gets no tokenizer (None) and has its own as ``tokenizer``.
+    """
+
+    settings: type[BaseEngineSettings]
+    start: Callable[[ModelSettings, Any, Any, PromptSettings], Engine]
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether it runs the recipe's model; else it has a policy of its own."""
+        return issubclass(self.settings, ModelEngineSettings)
+
+
+ENGINES = Kinds("engine", "butwait.engines.kinds", EngineKind)
+
+EngineSettings = Annotated[SerializeAsAny[BaseEngineSettings], BeforeValidator(ENGINES.parse)]
 
 
 class LoadedEngine(NamedTuple):
@@ -32,36 +65,18 @@ def load_engine(
     Raises UserError for a model that cannot be found or read, an engine that is not installed or
     a server that does not answer.
     """
-    if isinstance(settings, ScriptedSettings):
-        scripted = load_plugin(settings.script, "engine.script")()
-        return LoadedEngine(_gated(scripted, settings), scripted.tokenizer, None)
-    from butwait.engines.models import load_tokenizer
+    start = ENGINES.of(settings).start
+    tokenizer, capacity = None, None
+    if isinstance(settings, ModelEngineSettings):
+        from butwait.engines.models import load_tokenizer
 
-    tokenizer = load_tokenizer(model)
-    if settings.capacity is None:
-        longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
-        capacity = longest + max(rule.max_tokens for rule in rules)
-        settings = settings.model_copy(update={"capacity": capacity})
-    engine = _start(settings, model, tokenizer, prompt)
-    return LoadedEngine(_gated(engine, settings), tokenizer, settings.capacity)
-
-
-def _gated(engine: Engine, settings: EngineSettings) -> Engine:
-    bound = settings.live_tokens
-    return engine if bound is None else GatedEngine(engine, TokenGate(bound))
-
-
-def _start(settings: Any, model: ModelSettings, tokenizer: Any, prompt: PromptSettings) -> Engine:
-    # A vendor is imported only where its engine is asked for.
-    if settings.kind == "vllm":
-        from butwait.engines.vllm import start_vllm
-
-        return start_vllm(model, tokenizer, settings, prompt)
-    if settings.kind == "openai":
-        from butwait.engines.openai import OpenAIEngine
-
-        return OpenAIEngine(model, tokenizer, settings, prompt)
-    from butwait.engines.models import load_causal_lm
-    from butwait.engines.transformers import TransformersEngine
-
-    return TransformersEngine(load_causal_lm(model), tokenizer, settings, prompt)
+        tokenizer, capacity = load_tokenizer(model), settings.capacity
+        if capacity is None:
+            longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
+            capacity = longest + max(rule.max_tokens for rule in rules)
+            settings = settings.model_copy(update={"capacity": capacity})
+    engine: Any = start(model, tokenizer, settings, prompt)
+    tokenizer = tokenizer or engine.tokenizer
+    if settings.live_tokens is not None:
+        engine = GatedEngine(engine, TokenGate(settings.live_tokens))
+    return LoadedEngine(engine, tokenizer, capacity)

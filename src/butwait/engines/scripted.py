@@ -1,29 +1,30 @@
 """A language model that is a table: continuations with exact probabilities.
 
 It draws, stops, scores and counts as a real engine does, and every probability is known. Use it
-to try a recipe or a sampler without a model, and to test one against exact answers:
-``ScriptedEngine.paths`` lists all completions with their probabilities.
+to try a recipe or a sampler without a model, and to test one against exact answers. What it speaks
+is a small reversible vocabulary.
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.engine import Continuation, EngineCounters, Prefix
-from butwait.engines.scripted_policy import (
-    Policy,
-    ScriptedTokenizer,
-    TokenDistribution,
-    next_token,
-    sampled,
-)
+from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
 from butwait.engines.settings import Sampling, StepRule
-from butwait.engines.steps import StepDetector
-from butwait.records import OPEN, Finish, Key, Problem, UserError
+from butwait.engines.steps import GrowingStep, StepDetector
+from butwait.records import Key, Problem, UserError
+
+EOS = "<eos>"
+"""The piece that ends a completion. It has no text."""
+
+Policy = Callable[[str, str], Mapping[str, float]]
+"""From (question, completion so far) to the next pieces and their probabilities."""
 
 REMEMBERED_PREFIXES = 20_000
 """Prefixes whose continuations are kept ready, per step rule and sampling."""
@@ -32,24 +33,123 @@ Table = Mapping[str, Mapping[str, float]]
 """From the completion so far to the next pieces and their probabilities."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScriptedPath:
-    """One of all possible completions.
+class ScriptedTokenizer:
+    """One token for each piece of a script.
 
-    Attributes:
-        steps: the texts of its steps.
-        token_ids: int32 (n,).
-        finish: why it ends.
-        probability: under the sampled policy.
+    Ids: 0 is EOS, then the pieces in alphabetical order, then 256 bytes, which any other text
+    (a question) is made of. It has as much of a ``transformers`` tokenizer's interface as the
+    engines need.
     """
 
-    steps: tuple[str, ...]
-    token_ids: np.ndarray
-    finish: Finish
-    probability: float
+    eos_token_id = 0
+
+    def __init__(self, pieces: Collection[str]) -> None:
+        self._pieces = sorted(set(pieces) - {EOS})
+        self._ids = {piece: i for i, piece in enumerate([EOS, *self._pieces])}
+        self._bytes = [b"", *(piece.encode() for piece in self._pieces)]
+        self._bytes += [bytes([b]) for b in range(256)]
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def id(self, piece: str) -> int:
+        """The token of a piece; UserError where the script's vocabulary lacks it."""
+        if piece not in self._ids:
+            raise UserError(
+                f"the script's vocabulary has no piece {piece!r}; add it to the pieces given"
+            )
+        return self._ids[piece]
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32: the bytes of any text, as tokens."""
+        first_byte = len(self._pieces) + 1
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + np.int32(first_byte)
+
+    def encode_piece(self, text: str) -> np.ndarray:
+        """int32: the one token of a piece; of any other text, its bytes."""
+        piece = self._ids.get(text)
+        return self.encode(text) if piece is None else np.array([piece], np.int32)
+
+    def decode(self, token_ids: Sequence[int], **_: Any) -> str:
+        """The text of tokens; EOS has none. Bytes that are no UTF-8 show as U+FFFD."""
+        return b"".join(self._bytes[i] for i in token_ids).decode(errors="replace")
+
+    def batch_decode(self, sequences: Sequence[Sequence[int]], **_: Any) -> list[str]:
+        """``decode`` for many."""
+        return [self.decode(token_ids) for token_ids in sequences]
 
 
-class ScriptedEngine:
+@dataclass(frozen=True, slots=True)
+class TokenDistribution:
+    """What the next token may be, in the vocabulary's order.
+
+    Attributes:
+        ids: the tokens of positive probability.
+        probabilities: theirs, as they are sampled; they sum to 1.
+        logprobs: as they are reported, in nats.
+        cumulated: running sums of ``probabilities``; the last is exactly 1.
+    """
+
+    ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    logprobs: tuple[float, ...]
+    cumulated: tuple[float, ...]
+
+    def draw(self, uniform: float) -> int:
+        """Index of the token at this point of [0, 1): the inverse CDF."""
+        return bisect_right(self.cumulated, uniform)
+
+
+def next_token(
+    policy: Policy, tokenizer: ScriptedTokenizer, question: str, text: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The policy's own distribution after ``text``.
+
+    Returns:
+        int64 (n,) token ids in ascending order and float64 (n,) probabilities above zero.
+
+    Raises:
+        UserError: the probabilities are no distribution, or a piece is not in the vocabulary.
+    """
+    listed = policy(question, text)
+    total = sum(listed.values())
+    if abs(total - 1) > 1e-6 or min(listed.values(), default=0) < 0:
+        raise UserError(
+            f"the script's probabilities after {text!r} are no distribution (their sum is "
+            f"{total:g}); make them non-negative with sum 1"
+        )
+    pairs = sorted((tokenizer.id(piece), p / total) for piece, p in listed.items() if p > 0)
+    ids, probabilities = zip(*pairs, strict=True)
+    return np.array(ids), np.array(probabilities)
+
+
+def sampled(ids: np.ndarray, probabilities: np.ndarray, sampling: Sampling) -> TokenDistribution:
+    """The distribution after temperature, top-k and top-p, in this order, as in ``transformers``.
+
+    Greedy decoding (temperature 0) takes the first of the likeliest tokens and reports its
+    log-probability under the untempered model.
+    """
+    if sampling.temperature == 0:
+        best = int(np.argmax(probabilities))
+        logprob = float(np.log(probabilities[best]))
+        return TokenDistribution((int(ids[best]),), (1.0,), (logprob,), (1.0,))
+    log_tempered = np.log(probabilities) / sampling.temperature
+    tempered = np.exp(log_tempered - log_tempered.max())
+    order = np.argsort(-tempered, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    if sampling.top_p < 1:
+        shares = tempered[order] / tempered[order].sum()
+        order = order[np.cumsum(shares) - shares < sampling.top_p]
+    kept = np.sort(order)
+    final = tempered[kept] / tempered[kept].sum()
+    cumulated = np.cumsum(final)
+    cumulated[-1] = 1.0
+    columns = ids[kept], final, np.log(final), cumulated
+    return TokenDistribution(*(tuple(column.tolist()) for column in columns))
+
+
+class ScriptedEngine(Engine):
     """An engine whose policy is written down.
 
     Args:
@@ -66,11 +166,7 @@ class ScriptedEngine:
     """
 
     def __init__(
-        self,
-        script: Table | Policy,
-        pieces: Collection[str] | None = None,
-        *,
-        delay: float = 0.0,
+        self, script: Table | Policy, pieces: Collection[str] | None = None, *, delay: float = 0.0
     ) -> None:
         if isinstance(script, Mapping):
             table = script
@@ -101,20 +197,21 @@ class ScriptedEngine:
         return self.tokenizer.encode_piece(text)
 
     async def extend(
-        self,
-        prefixes: Sequence[Prefix],
-        step_rule: StepRule,
-        sampling: Sampling,
-        keys: Sequence[Key],
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
         """See ``Engine``. A prefix whose handle is lost or missing is prefilled once a call."""
         await asyncio.sleep(self._delay)
-        script = self._script(step_rule, sampling)
-        prefilled = self._prefill(prefixes)
-        return [
-            self._continue(prefix, script.start(prefix).draw(key), tokens)
-            for prefix, key, tokens in zip(prefixes, keys, prefilled, strict=True)
-        ]
+        script = self._script(rule, sampling)
+        results = []
+        for prefix, key, ran in zip(prefixes, keys, self._prefill(prefixes), strict=True):
+            step, handle = script.start(prefix).draw(key), next(self._handles)
+            self._held.add(handle)
+            assert step.finish is not None, "only whole steps are drawn"
+            ids, text = step.token_ids, step.text
+            extended = prefix.extended(ids, text, handle)
+            results.append(Continuation(ids, text, step.logprobs, step.finish, extended, ran))
+        self.counters.count(results)
+        return results
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -134,25 +231,10 @@ class ScriptedEngine:
         self._held.clear()
         self._scripts.clear()
 
-    def paths(
-        self,
-        problem: Problem,
-        step_rule: StepRule,
-        sampling: Sampling | None = None,
-        max_steps: int | None = None,
-    ) -> list[ScriptedPath]:
-        """All completions of a problem under these limits, with exact probabilities.
-
-        Args:
-            max_steps: a path that is still open after so many steps is listed as it is.
-        """
-        script = self._script(step_rule, sampling or Sampling())
-        return list(_walk(script, self.start(problem), (), 1.0, max_steps))
-
-    def _script(self, step_rule: StepRule, sampling: Sampling) -> "_Script":
-        key = (step_rule, sampling)
+    def _script(self, rule: StepRule, sampling: Sampling) -> "_Script":
+        key = (rule, sampling)
         if key not in self._scripts:
-            self._scripts[key] = _Script(self._policy, self.tokenizer, step_rule, sampling)
+            self._scripts[key] = _Script(self._policy, self.tokenizer, rule, sampling)
         return self._scripts[key]
 
     def _prefill(self, prefixes: Sequence[Prefix]) -> list[int]:
@@ -163,21 +245,6 @@ class ScriptedEngine:
             tokens.append(0 if known else len(prefix.token_ids))
             seen.add(id(prefix))
         return tokens
-
-    def _continue(self, prefix: Prefix, step: "_Step", prefilled: int) -> Continuation:
-        handle = next(self._handles)
-        self._held.add(handle)
-        self.counters.policy_tokens += len(step.token_ids)
-        self.counters.prefilled_tokens += prefilled
-        assert step.finish is not None, "only whole steps are drawn"
-        return Continuation(
-            step.token_ids,
-            step.text,
-            step.logprobs,
-            step.finish,
-            step.extended(prefix, handle),
-            prefilled,
-        )
 
     def _logprobs(self, prefix: Prefix, token_ids: Sequence[int]) -> np.ndarray:
         question, text = _texts(self.tokenizer, prefix)
@@ -197,12 +264,12 @@ class _Script:
     """A policy under one step rule and sampling; remembers the steps it has been asked for."""
 
     def __init__(
-        self, policy: Policy, tokenizer: ScriptedTokenizer, step_rule: StepRule, sampling: Sampling
+        self, policy: Policy, tokenizer: ScriptedTokenizer, rule: StepRule, sampling: Sampling
     ) -> None:
         self.policy = policy
         self.tokenizer = tokenizer
         self.sampling = sampling
-        self.detector = StepDetector(Detokenizer(tokenizer), step_rule, [tokenizer.eos_token_id])
+        self.detector = StepDetector(Detokenizer(tokenizer), rule, [tokenizer.eos_token_id])
         self._starts: dict[tuple[int, bytes], _Step] = {}
 
     def start(self, prefix: Prefix) -> "_Step":
@@ -226,25 +293,16 @@ class _Step:
         choices: the next token, of a step that goes on.
     """
 
-    __slots__ = (
-        "_next",
-        "_prefix",
-        "_script",
-        "choices",
-        "finish",
-        "logprobs",
-        "text",
-        "token_ids",
-    )
-
     def __init__(
         self, script: _Script, prefix: Prefix, token_ids: list[int], logprobs: list[float]
     ) -> None:
         self._script, self._prefix = script, prefix
         self._next: dict[int, _Step] = {}
-        self.token_ids = _frozen(np.array(token_ids, np.int32))
-        self.logprobs = _frozen(np.array(logprobs, np.float32))
-        growing = script.detector.step(prefix.token_ids[prefix.prompt_length :], prefix.text)
+        self.token_ids = np.array(token_ids, np.int32)
+        self.logprobs = np.array(logprobs, np.float32)
+        for shared in (self.token_ids, self.logprobs):  # by all continuations
+            shared.flags.writeable = False
+        growing = GrowingStep(script.detector, prefix)
         full = len(token_ids) == growing.room
         self.finish = growing.finish(self.token_ids) if token_ids or full else None
         self.text = growing.text
@@ -266,11 +324,6 @@ class _Step:
             self._next[choice] = _Step(self._script, self._prefix, ids, logprobs)
         return self._next[choice]
 
-    def extended(self, prefix: Prefix, handle: int | None = None) -> Prefix:
-        """``prefix`` and this step."""
-        token_ids = np.concatenate([prefix.token_ids, self.token_ids])
-        return Prefix(token_ids, prefix.prompt_length, prefix.text + self.text, handle)
-
     def _distribution(self) -> TokenDistribution:
         script = self._script
         question, text = _texts(script.tokenizer, self._prefix)
@@ -278,31 +331,6 @@ class _Step:
         return sampled(
             *next_token(script.policy, script.tokenizer, question, text), script.sampling
         )
-
-
-def _walk(
-    script: _Script, prefix: Prefix, steps: tuple[str, ...], probability: float, left: int | None
-) -> Iterator[ScriptedPath]:
-    """All paths through ``prefix``, which has this probability."""
-    for step, share in _whole_steps(script.start(prefix), 1.0):
-        assert step.finish is not None, "only whole steps are listed"
-        longer = step.extended(prefix)
-        texts = (*steps, step.text)
-        if step.finish in OPEN and left != 1:
-            fewer = None if left is None else left - 1
-            yield from _walk(script, longer, texts, probability * share, fewer)
-        else:
-            completion = longer.token_ids[longer.prompt_length :]
-            yield ScriptedPath(texts, completion, step.finish, probability * share)
-
-
-def _whole_steps(step: _Step, probability: float) -> Iterator[tuple[_Step, float]]:
-    """Every way in which a step can go on to its end, with its probability."""
-    if step.choices is None:
-        yield step, probability
-        return
-    for choice, share in enumerate(step.choices.probabilities):
-        yield from _whole_steps(step.after(choice), probability * share)
 
 
 def _texts(tokenizer: ScriptedTokenizer, prefix: Prefix) -> tuple[str, str]:
@@ -318,9 +346,3 @@ def _table_policy(table: Table) -> Policy:
         return table[text]
 
     return policy
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """The array, read-only: continuations share it."""
-    array.flags.writeable = False
-    return array

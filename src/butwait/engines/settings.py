@@ -1,11 +1,13 @@
 """What an engine takes. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from butwait.engines.sentences import MARKS
 from butwait.records.settings import Settings
+
+SENTENCE_MARKS = ".!?"
+"""What a sentence may end with."""
 
 
 class Sampling(Settings):
@@ -25,11 +27,11 @@ class StepRule(Settings):
     delimiters: tuple[str, ...] = ("\n\n",)
     """A step ends with the token that completes one of these; none: the path is one step."""
     sentences: bool = False
-    """A step also ends where a sentence does: at ``.``, ``!`` or ``?``, not behind a number, a
+    """A step also ends where a sentence does: at ``.``, ``!`` or ``?``, not after a number, a
     single letter or an abbreviation, and not inside of ``$...$`` or braces."""
     think_end: str | None = None
     """For models that think before they answer: what closes the thought (``</think>``). Steps are
-    cut up to there, it ends a step itself, and the answer behind it is one step. A box inside the
+    cut up to there, it ends a step itself, and the answer after it is one step. A box inside the
     thought ends nothing, wherever the thought was opened (some templates open it in the prompt)."""
     max_step_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens after which a step is cut (finish ``step_limit``); None: no limit of its own."""
@@ -39,12 +41,17 @@ class StepRule(Settings):
     r"""End the path when a ``\boxed{...}`` outside ``<think>`` closes (finish ``box``). It holds
     for every method, base evaluation included."""
 
+    def room(self, completion_length: int) -> int:
+        """The most tokens that the next step may take after so many of the completion."""
+        left = max(0, self.max_tokens - completion_length)
+        return left if self.max_step_tokens is None else min(left, self.max_step_tokens)
+
     def stop_strings(self, text: str) -> tuple[str, ...]:
-        """Strings for a server to stop at behind the completion ``text``: every step that text
+        """Strings for a server to stop at after the completion ``text``: every step that text
         ends, but for a box, ends with one of them. Not every one of them ends a step."""
         if self.think_end is not None and self.think_end in text:
             return ()
-        marks = tuple(MARKS) if self.sentences else ()
+        marks = tuple(SENTENCE_MARKS) if self.sentences else ()
         return (*self.delimiters, *marks, *([self.think_end] if self.think_end else []))
 
 
@@ -60,42 +67,33 @@ class ModelSettings(Settings):
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
 
 
-class _EngineSettings(Settings):
+class BaseEngineSettings(Settings):
+    """What every kind of engine takes."""
+
+    kind: str
+    """The engine's name."""
     live_tokens: Annotated[int, Field(gt=0)] | None = None
     """The most tokens of all paths that are being extended at a time, at the length they may
     reach; None: only the rows are bounded. Searches that began earlier go first."""
 
 
-class TransformersSettings(_EngineSettings):
-    """The in-process engine."""
+class ModelEngineSettings(BaseEngineSettings):
+    """What an engine takes that runs the recipe's model."""
 
-    kind: Literal["transformers"] = "transformers"
+    capacity: Annotated[int, Field(gt=0)] | None = None
+    """Tokens per path, prompt included; None: what the prompt and the path's limit need."""
+
+
+class SlotSettings(ModelEngineSettings):
+    """What an engine takes that runs the model over a cache of slots in this process."""
+
     slots: Annotated[int, Field(gt=0)] = 64
     """Rows of the KV cache: the most paths that are in flight or parked at once."""
-    capacity: Annotated[int, Field(gt=0)] | None = None
-    """Tokens per row, prompt included; None: what the prompt and the path's limit need."""
     prefill_chunk: Annotated[int, Field(gt=0)] = 64
     """Tokens of a prompt that are run at a time."""
     deterministic: bool = False
     """Fixed shapes (rows, capacity, chunk), so that a row's numbers do not depend on what shares
     the batch. Slower; its cost is measured in ``benchmarks/``."""
-
-
-class VllmSettings(_EngineSettings):
-    """vLLM in this process (the extra ``vllm``, or vLLM's own CPU build)."""
-
-    kind: Literal["vllm"]
-    capacity: Annotated[int, Field(gt=0)] | None = None
-    """Tokens per path, prompt included (vLLM's ``max_model_len``); None: what the prompt and the
-    path's limit need."""
-    max_rows: Annotated[int, Field(gt=0)] = 512
-    """Paths in one batch at most (vLLM's ``max_num_seqs``)."""
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the GPU's memory for weights and KV cache; less where a reward model shares it."""
-    tensor_parallel: Annotated[int, Field(gt=0)] = 1
-    """GPUs that one model is spread over."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
 
 
 class ServerSettings(Settings):
@@ -109,38 +107,3 @@ class ServerSettings(Settings):
     """Seconds without a byte until a request counts as lost."""
     retries: Annotated[int, Field(ge=0)] = 6
     """Further attempts after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""
-
-
-class OpenAISettings(_EngineSettings, ServerSettings):
-    """A server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, a hosted one."""
-
-    kind: Literal["openai"]
-    served_model: str | None = None
-    """The model's name at the server; None: the recipe's ``model.name``."""
-    mode: Literal["auto", "completions", "chat"] = "auto"
-    """``completions`` sends token ids; ``chat`` sends messages and asks to continue the last one;
-    ``auto`` asks the server what it takes."""
-    capacity: Annotated[int, Field(gt=0)] | None = None
-    """Tokens per path, prompt included; None: what the prompt and the path's limit need."""
-    max_rows: Annotated[int, Field(gt=0)] = 256
-    """Requests in flight at a time."""
-    seeds: bool = True
-    """Send the seed of its key with each request. Without, the server draws as it likes, which
-    takes vLLM on a CPU less time (``docs/engine_openai.md``)."""
-    any_logprobs: bool = False
-    """Take log-probabilities before temperature, top-k and top-p where the server has no others;
-    else it is an error to sample in such a way there."""
-
-
-class ScriptedSettings(_EngineSettings):
-    """A policy that is written down: to try a recipe or a sampler without a model."""
-
-    kind: Literal["scripted"]
-    script: str
-    """``module:function`` of a function without arguments that returns a ``ScriptedEngine``."""
-
-
-EngineSettings = Annotated[
-    TransformersSettings | ScriptedSettings | VllmSettings | OpenAISettings,
-    Field(discriminator="kind"),
-]

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from butwait.engines.attention import AttentionKinds, context_limit
-from butwait.engines.cache import SlotCache
+from butwait.engines.cache import AttentionKinds, SlotCache, context_limit
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -86,22 +85,6 @@ class SlotModel:
     def free(self) -> int:
         """Slots that are not taken."""
         return len(self._free)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the bits of an output depend on beside weights and tokens, in deterministic mode
-        (in the other mode they also depend on the company)."""
-        return {
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": self.model.device.type,
-            "slots": self.slots,
-            "capacity": self.capacity,
-            "prefill_chunk": self.prefill_chunk,
-            "chunk_rows": CHUNK_ROWS,
-            "deterministic": self.deterministic,
-            "attention": self._attention.implementation,
-            "threads": self._fixed_threads or torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
 
     @property
     def _fixed_threads(self) -> int | None:
@@ -234,37 +217,31 @@ class SlotModel:
         offsets = np.arange(tokens.shape[1])
         positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
+        device = self.model.device
+        columns = torch.from_numpy(positions).to(device)
+        extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
         try:
-            logits = self._call(first, ids, positions, longest, keep)
+            self._cache.plan(first, columns, longest)
+            with _threads(self._fixed_threads):
+                output = self.model(
+                    input_ids=torch.from_numpy(ids).to(device),
+                    attention_mask=self._attention.masks(columns, longest, self.model.dtype),
+                    position_ids=columns.clamp(min=0),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    **extra,
+                )
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the device ran out of memory with {n} paths of up to {longest} tokens; set "
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
         self.lengths[slots] = starts + counts
-        return logits[torch.from_numpy(at).to(logits.device)].float()
-
-    def _call(
-        self, first: int, ids: np.ndarray, positions: np.ndarray, longest: int, keep: int
-    ) -> torch.Tensor:
-        device = self.model.device
-        at = torch.from_numpy(positions).to(device)
-        self._cache.plan(first, at, longest)
-        extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
-        with _threads(self._fixed_threads):
-            output = self.model(
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=self._attention.masks(at, longest, self.model.dtype),
-                position_ids=at.clamp(min=0),
-                past_key_values=self._cache,
-                use_cache=True,
-                **extra,
-            )
-        return output.logits
+        return output.logits[torch.from_numpy(at).to(output.logits.device)].float()
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():
-            raise ValueError("a row would start behind the end of its slot")
+            raise ValueError("a row would start after the end of its slot")
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
 

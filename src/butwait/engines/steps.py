@@ -1,18 +1,55 @@
 """Where a step of reasoning ends, and why.
 
 An engine asks after every token. Most tokens cannot end anything, and ``StepDetector.may_end``
-says so for a whole batch by one table look-up; text is decoded only at the others.
+says so for a whole batch by one table look-up; text is decoded only at the others. vLLM and servers
+hand over tokens a few at a time and may go on for some beyond the end of the step: ``ArrivingStep``
+cuts them by the same rule, so all engines agree on where a step ends and why.
+
+Where a sentence of mathematical prose ends is decided without looking ahead: a step must end with
+the sentence's own last token, before it is known what follows. So a mark ends a sentence only where
+it can hardly be anything else; what is missed makes a step longer, never shorter.
 """
 
+import re
 from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from butwait.engines.detokenizer import UNFINISHED, Detokenizer, GrowingText
-from butwait.engines.sentences import MARKS, ends_sentence
-from butwait.engines.settings import StepRule
+from butwait.engines.engine import Continuation, Prefix
+from butwait.engines.settings import SENTENCE_MARKS, StepRule
 from butwait.problems.answers import box_closed
 from butwait.records import OPEN, Finish
+
+CLOSERS = "\"'”’)]*"
+"""What may stand between the mark and the end of the sentence's last token."""
+
+_END = re.compile(rf"(\S*?)([{SENTENCE_MARKS}])[{re.escape(CLOSERS)}]*$")
+_ABBREVIATIONS = frozenset(
+    (
+        *("approx", "cf", "dr", "e.g", "eq", "eqs", "etc", "fig", "i.e", "mr", "mrs", "ms"),
+        *("no", "p", "pp", "prof", "resp", "st", "thm", "vs", "w.l.o.g"),
+    )
+)
+_NUMBER_OR_LETTER = re.compile(r"(.*\W)?(\d+|[^\W\d_])$")
+"""A number may go on after a point, and be a factorial; a single letter is an initial, a part of
+an abbreviation, or a variable's factorial."""
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether ``text`` ends with a sentence: with a ``.``, ``!`` or ``?`` (quotes and brackets may
+    close after it) that belongs to no number, single letter or abbreviation, outside of ``$...$``
+    and of open braces."""
+    end = _END.search(text)
+    if end is None or text.count("$") % 2 or text.count("{") > text.count("}"):
+        return False
+    word, mark = end[1], end[2]
+    if mark == "?":
+        return True
+    bare = word.lstrip("([\"'“‘*").lower()
+    unfinished = not bare or bare.endswith(".")  # an ellipsis
+    return not (unfinished or bare in _ABBREVIATIONS or _NUMBER_OR_LETTER.match(bare))
 
 
 class StepDetector:
@@ -38,42 +75,28 @@ class StepDetector:
         """
         return self._can_end[np.minimum(token_ids, len(self._can_end) - 1)]
 
-    def room(self, completion_length: int) -> int:
-        """The most tokens that a step may add after ``completion_length`` of them."""
-        left = max(0, self.rule.max_tokens - completion_length)
-        return left if self.rule.max_step_tokens is None else min(left, self.rule.max_step_tokens)
-
-    def step(
-        self, completion_ids: np.ndarray, text: str, context_room: int | None = None
-    ) -> "GrowingStep":
-        """The next step of a path.
-
-        Args:
-            completion_ids: int32 (n,), the completion so far.
-            text: its text.
-            context_room: tokens that the model's context still takes; None: enough.
-        """
-        return GrowingStep(self, completion_ids, text, context_room)
-
 
 class GrowingStep:
-    """One step while its tokens arrive. See ``StepDetector.step``."""
+    """The next step of a path, while its tokens arrive.
+
+    Args:
+        detector: where it ends.
+        prefix: the path so far.
+        context_room: tokens that the model's context still takes; None: enough.
+    """
 
     def __init__(
-        self,
-        detector: StepDetector,
-        completion_ids: np.ndarray,
-        text: str,
-        context_room: int | None,
+        self, detector: StepDetector, prefix: Prefix, context_room: int | None = None
     ) -> None:
+        completion = prefix.token_ids[prefix.prompt_length :]
         self._detector = detector
-        self._path = GrowingText(detector.detokenizer, completion_ids, text)
-        self._start = len(completion_ids)
-        self._text_start = len(text)
+        self._path = GrowingText(detector.detokenizer, completion, prefix.text)
+        self._start = len(completion)
+        self._text_start = len(prefix.text)
         self._box_from: int | None = None
         left = detector.rule.max_tokens - self._start
         self._path_room = max(0, left if context_room is None else min(left, context_room))
-        self.room = min(detector.room(self._start), self._path_room)
+        self.room = min(detector.rule.room(self._start), self._path_room)
         """The most tokens this step may take."""
 
     @property
@@ -148,6 +171,109 @@ class GrowingStep:
         return box_closed(text[self._box_from :])
 
 
+def cut(
+    detector: StepDetector, step: GrowingStep, token_ids: np.ndarray, read: int
+) -> tuple[int, Finish | None]:
+    """Where a step ends within its newest chunk.
+
+    Args:
+        detector: of the step.
+        step: the step, which has been asked about the first ``read`` tokens.
+        token_ids: int32 (m,), the step's tokens and perhaps some beyond its end.
+        read: how many of them came with earlier chunks.
+
+    Returns:
+        How many of ``token_ids`` are the step's, and why it ends there; all of them and None
+        where it goes on.
+    """
+    may_end = detector.may_end(token_ids[read:])
+    if read < step.room <= len(token_ids):
+        may_end[step.room - read - 1] = True
+    for end in (read + 1 + np.flatnonzero(may_end)).tolist():
+        finish = step.finish(token_ids[:end])
+        if finish is not None:
+            return end, finish
+    return len(token_ids), None
+
+
+class ArrivingStep:
+    """One step of a path while its chunks arrive.
+
+    Args:
+        detector: where the step ends.
+        prefix: the path so far.
+        context_room: tokens that the model's context still takes; None: not known.
+
+    Attributes:
+        finish: why the step has ended; None while it goes on. A path without room has ended at
+            once.
+        overshoot: tokens that were handed over beyond the step's end.
+    """
+
+    def __init__(
+        self, detector: StepDetector, prefix: Prefix, context_room: int | None = None
+    ) -> None:
+        self.detector = detector
+        self.prefix = prefix
+        self._context_room = context_room
+        self._step = GrowingStep(detector, prefix, context_room)
+        self._token_ids = np.zeros(0, np.int32)
+        self._logprobs = np.zeros(0, np.float32)
+        self.finish: Finish | None = None
+        self.overshoot = 0
+        if self._step.room == 0:
+            self.finish = self._step.finish(self._token_ids)
+
+    def copy(self) -> "ArrivingStep":
+        """The same step, to be gone on with on its own."""
+        step = ArrivingStep(self.detector, self.prefix, self._context_room)
+        step.add(self._token_ids, self._logprobs)
+        return step
+
+    @property
+    def room(self) -> int:
+        """The most tokens that the step still takes."""
+        return self._step.room - len(self._token_ids)
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        """int32 (n,), those of the step so far."""
+        return self._token_ids
+
+    def add(self, token_ids: ArrayLike, logprobs: ArrayLike) -> Finish | None:
+        """Takes the next chunk, as far as it is the step's, and says how the step ends with it.
+
+        Args:
+            token_ids: (m,), with the EOS token where the completion ended with it.
+            logprobs: (m,), nats.
+        """
+        if self.finish is not None:
+            self.overshoot += np.size(token_ids)
+            return self.finish
+        read = len(self._token_ids)
+        ids = np.concatenate([self._token_ids, np.asarray(token_ids, np.int32)])
+        taken, self.finish = cut(self.detector, self._step, ids, read)
+        self.overshoot += len(ids) - taken
+        self._token_ids = ids[:taken]
+        new = np.asarray(logprobs, np.float32)[: taken - read]
+        self._logprobs = np.concatenate([self._logprobs, new])
+        return self.finish
+
+    def end_of_context(self) -> None:
+        """The engine has no room for another token: the path ends truncated (``length``)."""
+        self._step = GrowingStep(self.detector, self.prefix, len(self._token_ids))
+        self.finish = self._step.finish(self._token_ids)
+
+    def continuation(self, prefilled_tokens: int) -> Continuation:
+        """The ended step. Its prefix has no handle: such engines keep their own prefix cache."""
+        assert self.finish is not None, "the step goes on"
+        ids, text = self._token_ids, self._step.text
+        extended = self.prefix.extended(ids, text)
+        return Continuation(
+            ids, text, self._logprobs, self.finish, extended, prefilled_tokens, self.overshoot
+        )
+
+
 def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[int]) -> np.ndarray:
     """bool (vocabulary + 1,): tokens with the last character of a delimiter, a thought, a box or a
     sentence, and EOS.
@@ -159,7 +285,7 @@ def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[i
     if rule.stop_at_box:
         endings.add("}")
     if rule.sentences:
-        endings |= set(MARKS)
+        endings |= set(SENTENCE_MARKS)
     if any(not ending.isascii() for ending in endings):
         endings.add(UNFINISHED)
     size = max(len(pieces), *(i + 1 for i in eos_ids), 0) if eos_ids else len(pieces)

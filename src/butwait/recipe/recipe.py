@@ -17,7 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from butwait.engines.settings import EngineSettings, ModelSettings, TransformersSettings
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.load import EngineSettings
+from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind, StageSettings

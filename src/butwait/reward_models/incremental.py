@@ -1,7 +1,7 @@
 """Scoring paths that grow: only what is new of a path is run, for all that wait at once.
 
 A path is a prompt and segments of token ids, one per step. The keys and values of its prefix lie
-in a slot (``engines.slots``, ``engines.pool``); a path that goes on from the tip of its slot is
+in a slot (``engines.batching``); a path that goes on from the tip of its slot is
 extended in place, another one forks it, and a path whose slot was given up is run again.
 
 Segments are run one by one, also when a path is run again, so that in the deterministic mode of
@@ -10,13 +10,13 @@ Segments are run one by one, also when a path is run again, so that in the deter
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 
 import numpy as np
 
-from butwait.engines import pool
-from butwait.engines.pool import SlotPool, Tenant
+from butwait.engines.batching import Batcher, Handle, Job
 from butwait.engines.slots import Run, SlotModel
 from butwait.records import UserError
 
@@ -31,22 +31,6 @@ Segments = tuple[np.ndarray, ...]
 
 class PathTooLongError(UserError):
     """A path has more tokens than the reward model takes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Handle:
-    """A path that was run.
-
-    Attributes:
-        segments: its tokens.
-        outputs: float32 (V,) for each segment: the model's output at its last token (or the sum
-            over its tokens).
-        cached: its keys and values, while the pool has them.
-    """
-
-    segments: Segments
-    outputs: tuple[np.ndarray, ...]
-    cached: pool.Handle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,21 +68,23 @@ class Result:
     tokens: int
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A request that has a slot, and the outputs of those segments that are run."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Reading(Job):
+    """A path that is read segment by segment; its slot holds ``length`` tokens of it.
+
+    Attributes:
+        request: what is wanted.
+        outputs: of the segments that are run.
+        output: the result.
+    """
 
     request: Request
-    tenant: Tenant
-    outputs: list[np.ndarray]
-    length: int
+    outputs: list[np.ndarray] = field(default_factory=list)
+    length: int = 0
+    output: np.ndarray = field(init=False)
 
 
-_Ran = tuple[Handle, np.ndarray]
-"""A path's handle and its output."""
-
-
-class IncrementalScorer:
+class IncrementalScorer(Batcher[_Reading]):
     """Runs requests through a ``SlotModel``.
 
     Args:
@@ -108,55 +94,36 @@ class IncrementalScorer:
     """
 
     def __init__(self, model: SlotModel, outputs: Literal["last", "sum"] = "last") -> None:
+        super().__init__(model)
         self._outputs = outputs
         self.run_tokens = 0
         """Tokens run so far, repetitions included."""
-        self._model = model
-        self._pool = SlotPool(model)
         # The prompts that are held, for paths that have no handle of their own.
         self._roots: dict[bytes, Handle] = {}
-        self._waiting: list[tuple[Request, asyncio.Future[_Ran]]] = []
-        self._worker: asyncio.Task[None] | None = None
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order. Raises PathTooLongError."""
         for request in requests:
             self._check_length(request)
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[_Ran]] = [loop.create_future() for _ in requests]
-        self._waiting.extend(zip(requests, futures, strict=True))
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        ran = await asyncio.gather(*futures)
+        jobs = [_Reading(handle=request.handle, request=request) for request in requests]
+        await self.run_jobs(jobs)
+        # A turn for the policy's batch: which rows share its passes, and so their last bits, hangs
+        # on when they ask again.
+        await asyncio.sleep(0)
         return [
-            Result(handle, output, tokens)
-            for (handle, output), tokens in zip(ran, _new_tokens(requests), strict=True)
+            Result(job.new_handle, job.output, tokens)
+            for job, tokens in zip(jobs, _new_tokens(requests), strict=True)
+            if job.new_handle is not None
         ]
 
-    def release(self, handles: Sequence[Handle]) -> None:
-        """Frees handles; releasing twice is harmless."""
-        for handle in handles:
-            self._pool.release(handle.cached)
-
-    async def _work(self) -> None:
-        while self._waiting:
-            await self._let_others_join()
-            batch, self._waiting = self._waiting, []
-            try:
-                requests = [request for request, _ in batch]
-                self._make_roots(requests)
-                results = self._run_all(requests)
-            except Exception as error:
-                self._pool.clear()
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.done():
-                    self.release([result[0]])
-                else:
-                    future.set_result(result)
+    async def _turn(self) -> None:
+        await self._let_others_join()
+        batch = list(self._waiting)
+        self._waiting.clear()
+        self._make_roots(batch)
+        self._run_all(batch)
+        for job in batch:
+            job.call.finish_one()
 
     async def _let_others_join(self) -> None:
         waiting, quiet = 0, 0
@@ -165,54 +132,52 @@ class IncrementalScorer:
             waiting = len(self._waiting)
             await asyncio.sleep(0)
 
-    def _make_roots(self, requests: Sequence[Request]) -> None:
+    def _make_roots(self, jobs: Sequence[_Reading]) -> None:
         """Runs the prompts that are needed and not held, each once."""
-        self._roots = {p: root for p, root in self._roots.items() if self._alive(root)}
+        self._roots = {p: root for p, root in self._roots.items() if self.pool.alive(root)}
         missing = {
-            request.prompt: Request(request.segments[:1], None, np.zeros(0, np.int32))
-            for request in requests
-            if not self._alive(request.handle) and request.prompt not in self._roots
+            job.request.prompt: Request(job.request.segments[:1], None, np.zeros(0, np.int32))
+            for job in jobs
+            if not self.pool.alive(job.handle) and job.request.prompt not in self._roots
         }
-        roots = self._run_all(list(missing.values()))
-        self._roots |= {p: root for p, (root, _) in zip(missing, roots, strict=True)}
+        roots = [_Reading(handle=None, request=root) for root in missing.values()]
+        self._run_all(roots)
+        self._roots |= {j.request.prompt: j.new_handle for j in roots if j.new_handle is not None}
 
-    def _run_all(self, requests: Sequence[Request]) -> list[_Ran]:
-        """As many requests at a time as there are slots for."""
-        ran: list[_Ran] = []
-        while len(ran) < len(requests):
-            jobs: list[_Job] = []
-            for request in requests[len(ran) :]:
-                job = self._begin(request)
-                if job is None:
-                    break
-                jobs.append(job)
-            ran.extend(self._run_jobs(jobs))
-        return ran
+    def _run_all(self, jobs: Sequence[_Reading]) -> None:
+        """As many jobs at a time as there are slots for."""
+        done = 0
+        while done < len(jobs):
+            begun = list(takewhile(self._take_slot, jobs[done:]))
+            self._read(begun)
+            done += len(begun)
 
-    def _begin(self, request: Request) -> _Job | None:
-        """A slot with as much of the path as is held; None while all slots are being run."""
-        held = next(
-            (h for h in (request.handle, self._roots.get(request.prompt)) if self._alive(h)), None
-        )
-        tenant = self._pool.take(held.cached if held else None)
+    def _take_slot(self, job: _Reading) -> bool:
+        """Begins with as much of the path as is held; False while all slots are being run."""
+        handles = (job.handle, self._roots.get(job.request.prompt))
+        held = next((h for h in handles if h is not None and self.pool.alive(h)), None)
+        tenant = self.pool.take(held)
         if tenant is None:
-            return None
-        if held is None:
-            return _Job(request, tenant, [], 0)
-        return _Job(request, tenant, list(held.outputs), held.cached.length)
+            return False
+        job.tenant = tenant
+        if held is not None:
+            job.outputs, job.length = list(held.outputs), held.length
+        return True
 
-    def _run_jobs(self, jobs: Sequence[_Job]) -> list[_Ran]:
+    def _read(self, jobs: Sequence[_Reading]) -> None:
         while todo := [job for job in jobs if len(job.outputs) < len(job.request.segments)]:
             segments = [job.request.segments[len(job.outputs)] for job in todo]
-            for job, segment, output in zip(
-                todo, segments, self._forward(todo, segments), strict=True
-            ):
+            outputs = self._forward(todo, segments)
+            for job, segment, output in zip(todo, segments, outputs, strict=True):
                 job.outputs.append(output)
                 job.length += len(segment)
         peeked = self._forward(jobs, [job.request.peek for job in jobs])
-        return [self._end(job, output) for job, output in zip(jobs, peeked, strict=True)]
+        for job, output in zip(jobs, peeked, strict=True):
+            read = job.request.segments, tuple(job.outputs)
+            job.output, job.new_handle = output, self.pool.share(job.tenant, job.length, *read)
+            self.pool.leave(job.tenant)
 
-    def _forward(self, jobs: Sequence[_Job], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _forward(self, jobs: Sequence[_Reading], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The output of each job's tokens."""
         outputs = [self._output_of_nothing(job) for job in jobs]
         busy = [i for i, new in enumerate(tokens) if len(new)]
@@ -223,7 +188,7 @@ class IncrementalScorer:
             self.run_tokens += sum(len(tokens[i]) for i in busy)
         return outputs
 
-    def _output_of_nothing(self, job: _Job) -> np.ndarray:
+    def _output_of_nothing(self, job: _Reading) -> np.ndarray:
         last = job.outputs[-1] if job.outputs else np.zeros(0, np.float32)
         return last if self._outputs == "last" else np.zeros_like(last)
 
@@ -231,14 +196,6 @@ class IncrementalScorer:
         if self._outputs == "last":
             return list(self._model.run(rows, want="last").cpu().numpy())
         return [every.sum(0).cpu().numpy() for every in self._model.run(rows, want="all")]
-
-    def _end(self, job: _Job, output: np.ndarray) -> _Ran:
-        cached = self._pool.share(job.tenant, job.length)
-        self._pool.leave(job.tenant)
-        return Handle(job.request.segments, tuple(job.outputs), cached), output
-
-    def _alive(self, handle: Handle | None) -> bool:
-        return handle is not None and self._pool.alive(handle.cached)
 
     def _check_length(self, request: Request) -> None:
         length = sum(map(len, request.segments)) + len(request.peek)

@@ -90,7 +90,6 @@ class LocalRewardModel(BaseRewardModel):
         from butwait.reward_models.incremental import IncrementalScorer
 
         super().__init__()
-        self._slots = model
         self._scorer: IncrementalScorer | None = IncrementalScorer(model, outputs)
         self._tokenizer = tokenizer
         self._prompt = prompt
@@ -138,9 +137,9 @@ class LocalRewardModel(BaseRewardModel):
         """Gives the weights and the cache back, to the device too."""
         import torch
 
-        if self._slots is not None:
-            self._slots.close()
-            self._slots = self._scorer = None
+        if self._scorer is not None:
+            self._scorer.close("the reward model was closed")
+            self._scorer = None
             # A model's parts may hold each other.
             gc.collect()
             if torch.cuda.is_initialized():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.insertion import inserted
 from butwait.records import OPEN, Key, Problem
 from butwait.reward_models.reward_model import Path, RewardModel, Score, Step
 from butwait.search.builder import ROOT, TreeBuilder
@@ -158,7 +157,7 @@ class Frontier:
         For searches without rewards.
         """
         child = self.tree.insert(node, token_ids, text)
-        self._prefixes[child] = inserted(self.tree.prefix(node), token_ids, text)
+        self._prefixes[child] = self.tree.prefix(node).extended(token_ids, text)
         self._steps[child] = tuple(map(self.tree.step, self.tree.path(child)))
         return child
 

@@ -1,7 +1,6 @@
 """Runs the sampler that the settings name."""
 
 from butwait.engines.engine import Engine
-from butwait.engines.gate import GatedEngine
 from butwait.records import Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.settings import SAMPLERS, SamplerSettings
@@ -33,6 +32,4 @@ async def run_sampler(
             f"the sampler {settings.kind} needs a reward model and the stage names none; name one "
             f"under reward_model, or choose a sampler that needs none ({', '.join(others)})"
         )
-    if isinstance(engine, GatedEngine):
-        engine = engine.turn()
-    return await sampler.run(problem, engine, reward_model, settings, key)
+    return await sampler.run(problem, engine.turn(), reward_model, settings, key)

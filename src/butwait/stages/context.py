@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from butwait.engines.detokenizer import Detokenizer
+from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
-from butwait.engines.insertion import text_tokens
-from butwait.engines.load import LoadedEngine, load_engine
-from butwait.engines.settings import ModelSettings, ScriptedSettings, StepRule, TransformersSettings
+from butwait.engines.load import ENGINES, LoadedEngine, load_engine
+from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.recipe.recipe import Recipe
@@ -83,12 +82,12 @@ class StageRun:
     def prompting(self, stage: str) -> Prompting:
         """How the policy of a stage is prompted, and what its tokenizer does."""
         prompt = self.recipe.prompt
-        if isinstance(self.recipe.engine, ScriptedSettings):
+        if not ENGINES.of(self.recipe.engine).runs_model:
             engine, tokenizer, _ = self._load_engine((), ())
             return Prompting(
                 messages=lambda p: messages(p, prompt),
                 eos_token_id=tokenizer.eos_token_id,
-                tokenizer_fingerprint="scripted",
+                tokenizer_fingerprint=self.recipe.engine.kind,
                 prompt_ids=lambda p: engine.start(p).token_ids,
                 encode=engine.encode,
                 decode=tokenizer.decode,
@@ -115,7 +114,7 @@ class StageRun:
         policy = self.recipe.model
         settings = TrainedSettings(model=folder, device=policy.device, dtype=policy.dtype)
         engine = self.recipe.engine
-        if not isinstance(engine, TransformersSettings):
+        if not isinstance(engine, SlotSettings):
             return settings
         return settings.model_copy(
             update={

@@ -1,7 +1,7 @@
 """The shapes of a stage's models, for its cost in floating-point operations."""
 
 from butwait.engines.flops import DecoderFlops, flops_of
-from butwait.engines.settings import ScriptedSettings
+from butwait.engines.load import ENGINES
 from butwait.reward_models.load import REWARD_MODELS
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.stages.context import StageRun
@@ -10,7 +10,7 @@ from butwait.stages.context import StageRun
 def stage_flops(run: StageRun) -> tuple[DecoderFlops | None, DecoderFlops | None]:
     """Of the policy and of the reward model; None for a model of unknown shape."""
     policy = None
-    if not isinstance(run.recipe.engine, ScriptedSettings):
+    if ENGINES.of(run.recipe.engine).runs_model:
         policy = flops_of(run.model)
     return policy, _reward_model_flops(run.reward_model)
 

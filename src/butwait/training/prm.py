@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import logit
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from butwait.engines.attention import context_limit
+from butwait.engines.cache import context_limit
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings

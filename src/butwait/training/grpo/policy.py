@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from butwait.engines.settings import TransformersSettings
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 

@@ -14,8 +14,9 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback
 
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import device_of, load_causal_lm, load_tokenizer
-from butwait.engines.settings import ModelSettings, TransformersSettings
+from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, UserError

@@ -1,13 +1,25 @@
-"""What servers say in OpenAI's protocol, each in its own way, read into one form."""
+"""OpenAI's protocol, which each server speaks in its own way: what they say, read into one form,
+and how one of them answers, asked before the first step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any, Literal
 
-from butwait.engines.policy_tokens import PolicyTokens
-from butwait.engines.remote_server import LostError
+from butwait.engines.detokenizer import Detokenizer, text_tokens
+from butwait.engines.engine import Prefix
+from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.settings import Sampling
 from butwait.records import UserError
 
+Mode = Literal["auto", "completions", "chat"]
+COMPLETIONS, CHAT = "/completions", "/chat/completions"
+CERTAIN = -1e-6
+"""Nats: the log-probability of the only token that a filter left, but for rounding."""
+PROBED = 4
+"""Tokens that the server is asked for to see how it answers. They are in no count."""
 _TOKEN_ID = "token_id:"
 
 
@@ -44,31 +56,18 @@ class Reply:
         )
 
 
+@contextmanager
+def _in_our_form() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise LostError(f"a reply has another form ({error!r})") from error
+
+
+@_in_our_form()
 def read(body: dict[str, Any]) -> Reply:
     """A reply, or an event of a stream. Raises LostError where it is none, and UserError where
     the server takes the thought out of the text."""
-    try:
-        return _read(body)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise LostError(f"a reply has another form ({error!r})") from error
-
-
-def echoed(body: dict[str, Any], path: list[int]) -> list[float | None] | None:
-    """The log-probabilities of a path, in nats, where all but its last token were echoed and the
-    last was asked for by its id. The first is None. None for all of them where the server echoed
-    something else. Raises LostError for a reply of another form."""
-    try:
-        logprobs = body["choices"][0]["logprobs"] or {}
-        names, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
-        if _named(names[:-1]) != path[:-1] or len(values) != len(path):
-            return None
-        last = logprobs["top_logprobs"][-1].get(f"{_TOKEN_ID}{path[-1]}")
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise LostError(f"a reply has another form ({error!r})") from error
-    return None if last is None else [*values[:-1], last]
-
-
-def _read(body: dict[str, Any]) -> Reply:
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     choices = body["choices"]
@@ -91,6 +90,19 @@ def _read(body: dict[str, Any]) -> Reply:
         prompt_tokens=usage.get("prompt_tokens"),
         cached_tokens=details.get("cached_tokens") or 0,
     )
+
+
+@_in_our_form()
+def echoed(body: dict[str, Any], path: list[int]) -> list[float | None] | None:
+    """The log-probabilities of a path, in nats, where all but its last token were echoed and the
+    last was asked for by its id. The first is None. None for all of them where the server echoed
+    something else. Raises LostError for a reply of another form."""
+    logprobs = body["choices"][0]["logprobs"] or {}
+    names, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
+    if _named(names[:-1]) != path[:-1] or len(values) != len(path):
+        return None
+    last = logprobs["top_logprobs"][-1].get(f"{_TOKEN_ID}{path[-1]}")
+    return None if last is None else [*values[:-1], last]
 
 
 def _tokens(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
@@ -136,8 +148,8 @@ class Pieces:
     """Tokens of a stream. Where the server gives none, each piece of its text is tokenised, once:
     servers send about a token at a time, so this finds nearly always what was sampled."""
 
-    def __init__(self, tokens: PolicyTokens, gives_ids: bool) -> None:
-        self._tokens = tokens
+    def __init__(self, tokenizer: Any, gives_ids: bool) -> None:
+        self._tokenizer = tokenizer
         self._gives_ids = gives_ids
         self._text = ""
         self._token_ids: list[int] = []
@@ -155,7 +167,7 @@ class Pieces:
         if not reply.text:
             return [], []  # part of a character, or EOS
         self._text += reply.text
-        token_ids: list[int] = self._tokens.encode(reply.text).tolist()
+        token_ids: list[int] = text_tokens(self._tokenizer, reply.text).tolist()
         self._token_ids.extend(token_ids)
         logprobs = self._pending
         if len(logprobs) != len(token_ids):
@@ -169,8 +181,96 @@ class Pieces:
 
     def check(self) -> None:
         """Raises UserError where pieces of a text, tokenised, do not make up that text."""
-        if self._tokens.detokenizer.decode(self._token_ids) != self._text:
+        if Detokenizer(self._tokenizer).decode(self._token_ids) != self._text:
             raise UserError(
-                f"the tokenizer of {self._tokens.tokenizer.name_or_path} does not keep pieces of a "
+                f"the tokenizer of {self._tokenizer.name_or_path} does not keep pieces of a "
                 "text as they are: it needs a server that gives token ids (vLLM does)"
             )
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a server answers.
+
+    Attributes:
+        path: where completions or chats are asked for.
+        extended: whether it takes vLLM's further parameters.
+        gives_ids: whether it says which tokens it sampled.
+        is_vllm: whether it understood ``return_token_ids``, and so keeps stop strings in its text.
+        of_the_policy: whether log-probabilities are those after temperature, top-k and top-p.
+    """
+
+    path: str
+    extended: bool
+    gives_ids: bool = False
+    is_vllm: bool = False
+    of_the_policy: bool = False
+
+    def sampled(self, sampling: Sampling) -> dict[str, Any]:
+        """The parameters of sampling, all of them: a server has defaults of its own, which come
+        from the model's generation settings."""
+        body: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        body |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+        if self.extended:
+            body |= {"top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0}
+            body |= {"watermarking": False, "return_token_ids": True}
+        elif sampling.top_k:
+            body["top_k"] = sampling.top_k
+        return body
+
+
+async def context(server: RemoteServer, name: str) -> int | None:
+    """Tokens of the model's context, from the server's list of models; None where it has no list or
+    does not say. Raises UserError where the list does not have the model."""
+    try:
+        reply = await server.again(partial(server.json, "/models"))
+    except RefusedError as error:
+        if error.status in (401, 403):
+            raise
+        return None
+    listed = {str(model.get("id")): model for model in reply.get("data") or []}
+    if listed and name not in listed:
+        raise UserError(
+            f"the server at {server.url} has no model {name!r} but "
+            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
+        )
+    limit = listed.get(name, {}).get("max_model_len")
+    return limit if isinstance(limit, int) else None
+
+
+async def probe(server: RemoteServer, name: str, paths: Sequence[str], prefix: Prefix) -> Served:
+    """Asks a model's server in every way that these paths allow, the fullest first, with the tokens
+    of a prompt. Raises the server's refusal of the last."""
+    for path, extended in product(paths, (True, False)):
+        try:
+            return await _probe(server, name, path, extended, prefix)
+        except RefusedError as error:
+            if error.status in (401, 403) or (path, extended) == (paths[-1], False):
+                raise
+    raise AssertionError("some way is allowed")
+
+
+async def _probe(
+    server: RemoteServer, name: str, path: str, extended: bool, prefix: Prefix
+) -> Served:
+    # A prompt that says nothing, so that no model is certain of what follows; where the filters
+    # leave one token, only log-probabilities of the policy are zero.
+    served = Served(path, extended)
+    body = served.sampled(Sampling(top_k=int(extended))) | {"max_tokens": PROBED, "seed": 0}
+    if path == COMPLETIONS:
+        body |= {"prompt": prefix.token_ids[::-1].tolist(), "logprobs": 1}
+    else:
+        body |= {"messages": [{"role": "user", "content": "?!"}], "logprobs": True}
+    body["model"] = name
+    reply = read(await server.again(partial(server.json, path, body)))
+    if not reply.logprobs:
+        raise UserError(
+            f"the server at {server.url} gives no log-probabilities of its tokens: they are a "
+            "part of every search tree"
+        )
+    return replace(
+        served,
+        gives_ids=reply.token_ids is not None,
+        is_vllm=reply.prompt_ids is not None,
+        of_the_policy=extended and min(reply.logprobs) > CERTAIN,
+    )

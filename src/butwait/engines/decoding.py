@@ -1,0 +1,202 @@
+"""Continuous batching of a policy: whatever waits, of any problem, is run together.
+
+Jobs begin as slots come free, and leave the batch the moment they are done. Forward passes are run
+while there is work, and other tasks between them, so that who got an answer can ask again before
+the next pass.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from butwait.engines.batching import Batcher, Call, Handle, let_others_run
+from butwait.engines.sampling import LiveRows, PathJob, SharedStart, StepJob
+from butwait.engines.slots import SlotModel
+from butwait.records import OPEN
+
+TURNS_AFTER_RESULT = 8
+"""Turns that other tasks get after a call was answered: a search wants to score its particles and
+ask for the next step, and should find its place in the next forward pass."""
+TURNS_BEFORE_EVICTION = 64
+"""Turns that other tasks get before parked caches are given up: their owners may be about to use
+or release them."""
+SLOTS_PER_PREFILL = 16
+"""Fresh jobs wait until one slot in so many is free: a forward pass for every single prompt costs
+more than those slots would have made."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ScoreJob(PathJob):
+    """Given tokens whose log-probabilities are wanted.
+
+    Attributes:
+        continuation: int32 (m,), m > 0.
+    """
+
+    continuation: np.ndarray
+
+
+class PolicyBatcher(Batcher[PathJob]):
+    """Samples steps and scores continuations."""
+
+    def __init__(self, model: SlotModel) -> None:
+        super().__init__(model)
+        # Jobs whose tokens are in the cache go first: the others may need their slots.
+        self._continuing: deque[PathJob] = deque()
+        self._live = LiveRows(model.slots, model.model.device)
+
+    async def run_jobs(self, jobs: Sequence[PathJob]) -> None:
+        # Those that begin with the very same tokens share a start.
+        starts: dict[bytes, SharedStart] = {}
+        for job in jobs:
+            job.start = starts.setdefault(job.prefix.token_ids.tobytes(), job.start)
+            job.start.waiting += 1
+        await super().run_jobs(jobs)
+
+    def _put(self, job: PathJob) -> None:
+        (self._continuing if self.pool.alive(job.handle) else self._waiting).append(job)
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._continuing.clear()
+        self._live = LiveRows(self._model.slots, self._model.model.device)
+
+    def _drop(self, call: Call) -> None:
+        for queue in (self._continuing, self._waiting):
+            for job in [job for job in queue if job.call is call]:
+                queue.remove(job)
+                self._leave_start(job)
+        rows = [i for i, job in enumerate(self._live.jobs) if job.call is call]
+        for job in self._live.remove(rows):
+            self.pool.leave(job.tenant)
+
+    @property
+    def _busy(self) -> bool:
+        return len(self._continuing) + len(self._waiting) + len(self._live) > 0
+
+    async def _turn(self) -> None:
+        if not self._admit(evict=False) and not len(self._live):
+            await let_others_run(TURNS_BEFORE_EVICTION)
+            self._admit(evict=True)
+        answered = self._decode()
+        await let_others_run(TURNS_AFTER_RESULT if answered else 1)
+
+    def _admit(self, *, evict: bool) -> bool:
+        """Begins what waits while there are slots. Returns whether anything began."""
+        admitted = False
+        while begun := self._take_slots(evict):
+            admitted = True
+            fresh = [job for job in begun if job.run_tokens]
+            self._prefill(fresh)
+            for job in fresh:
+                if job.start.waiting:
+                    job.start.handle = self.pool.share(job.tenant, len(job.prefix.token_ids) - 1)
+            scored = [job for job in begun if isinstance(job, ScoreJob)]
+            self._score(scored)
+            self._live.add([job for job in begun if isinstance(job, StepJob)])
+            for job in scored:
+                self.pool.leave(job.tenant)
+                job.call.finish_one()
+        return admitted
+
+    def _take_slots(self, evict: bool) -> list[PathJob]:
+        """Jobs that can begin now, each with its slot; the others go on waiting, in order."""
+        keep = [j.handle for j in self._continuing if j.handle is not None] if evict else []
+        begun: list[PathJob] = []
+        for queue in (self._continuing, self._waiting):
+            if queue is self._waiting and self._too_few_slots():
+                break
+            left: deque[PathJob] = deque()
+            while queue:
+                job = queue.popleft()
+                if self._take_slot(job, evict, keep):
+                    begun.append(job)
+                    continue
+                left.append(job)
+                if queue is self._waiting and self._model.free == 0:
+                    break
+            queue.extendleft(reversed(left))
+        return begun
+
+    def _too_few_slots(self) -> bool:
+        """Whether fresh jobs should wait until more of them can be prefilled at once."""
+        enough = min(len(self._waiting), self._model.slots // SLOTS_PER_PREFILL)
+        return len(self._live) > 0 and self._model.free < enough
+
+    def _take_slot(self, job: PathJob, evict: bool, keep: list[Handle]) -> bool:
+        start = job.start
+        if start.begun and start.handle is None:
+            return False  # another job is about to run the very same tokens
+        handles = (job.handle, start.handle)
+        source = next((h for h in handles if h is not None and self.pool.alive(h)), None)
+        tenant = self.pool.take(source, evict=evict, keep=keep)
+        if tenant is None:
+            return False
+        job.tenant = tenant
+        job.run_tokens = 0 if source is not None else len(job.prefix.token_ids)
+        if source is None:
+            start.begun, start.handle = True, None
+        self._leave_start(job)
+        return True
+
+    def _leave_start(self, job: PathJob) -> None:
+        start = job.start
+        start.waiting -= 1
+        if start.waiting == 0 and start.handle is not None:
+            self.pool.release(start.handle)
+
+    def _decode(self) -> bool:
+        """One token for every live row. Returns whether a call may have been answered."""
+        if not len(self._live):
+            return True
+        self._live.draw(self._model.decode(*self._live.inputs))
+        finished = self._live.pop_finished()
+        for job in finished:
+            if job.finish in OPEN:
+                length = len(job.prefix.token_ids) + len(job.tokens) - 1
+                job.new_handle = self.pool.share(job.tenant, length)
+            self.pool.leave(job.tenant)
+            job.call.finish_one()
+        return bool(finished)
+
+    def _prefill(self, jobs: Sequence[PathJob]) -> None:
+        """Runs all tokens of each job but the last.
+
+        In deterministic mode tokens of a completion are run one at a time: that is how they were
+        run when they were sampled, so a path whose cache was lost gets back the very same bits.
+        """
+        model, singly = self._model, self._model.deterministic
+        paths = [job.prefix.token_ids for job in jobs]
+        model.prefill(
+            [
+                (job.tenant.slot, 0, path[: job.prefix.prompt_length if singly else None][:-1])
+                for job, path in zip(jobs, paths, strict=True)
+            ]
+        )
+        slots = np.array([job.tenant.slot for job in jobs], np.int64)
+        ends = np.array([len(path) - 1 for path in paths], np.int64)
+        while (live := np.flatnonzero(model.lengths[slots] < ends)).size:
+            at = model.lengths[slots[live]]
+            tokens = [paths[i][p] for i, p in zip(live.tolist(), at.tolist(), strict=True)]
+            model.decode(slots[live], at, np.array(tokens, np.int64))
+
+    @torch.inference_mode()
+    def _score(self, jobs: Sequence[ScoreJob]) -> None:
+        """Fills in the log-probabilities of continuations whose prefixes but the last token are
+        in the cache."""
+        runs = []
+        for job in jobs:
+            tokens = np.concatenate([job.prefix.token_ids[-1:], job.continuation[:-1]])
+            runs.append((job.tenant.slot, len(job.prefix.token_ids) - 1, tokens))
+            job.logprobs = np.empty(len(job.continuation), np.float32)
+        # A vocabulary is wide: one chunk's logits at a time.
+        for live, done, counts, logits in self._model.chunks(runs):
+            for i, row in enumerate(live.tolist()):
+                job, start, count = jobs[row], int(done[i]), int(counts[i])
+                given = torch.from_numpy(job.continuation[start : start + count].astype(np.int64))
+                logprobs = logits[i, :count].log_softmax(-1)
+                chosen = logprobs.gather(-1, given.to(logits.device)[:, None])[:, 0]
+                job.logprobs[start : start + count] = chosen.cpu().numpy()

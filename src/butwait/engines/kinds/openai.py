@@ -1,0 +1,57 @@
+"""A server that speaks OpenAI's protocol."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from butwait.engines.engine import Engine
+from butwait.engines.load import EngineKind
+from butwait.engines.settings import ModelEngineSettings, ModelSettings, ServerSettings
+from butwait.problems.settings import PromptSettings
+from butwait.records import UserError
+
+
+class OpenAISettings(ModelEngineSettings, ServerSettings):
+    """A server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, a hosted one."""
+
+    kind: Literal["openai"]
+    served_model: str | None = None
+    """The model's name at the server; None: the recipe's ``model.name``."""
+    mode: Literal["auto", "completions", "chat"] = "auto"
+    """``completions`` sends token ids; ``chat`` sends messages and asks to continue the last one;
+    ``auto`` asks the server what it takes."""
+    max_rows: Annotated[int, Field(gt=0)] = 256
+    """Requests in flight at a time."""
+    seeds: bool = True
+    """Send the seed of its key with each request. Without, the server draws as it likes, which
+    takes vLLM on a CPU less time (``docs/engine_openai.md``)."""
+    any_logprobs: bool = False
+    """Take log-probabilities before temperature, top-k and top-p where the server has no others;
+    else it is an error to sample in such a way there."""
+
+
+def start_openai(
+    model: ModelSettings, tokenizer: Any, settings: OpenAISettings, prompt: PromptSettings
+) -> Engine:
+    """The engine; the server is asked at the first step. Raises UserError for a chat where the
+    prompt is none."""
+    from butwait.engines.models import checkpoint_eos_token_ids
+    from butwait.engines.openai import OpenAIEngine
+    from butwait.engines.remote_server import RemoteServer
+
+    if settings.mode == "chat" and prompt.style != "chat":
+        raise UserError("engine.mode: chat needs prompt.style: chat")
+    return OpenAIEngine(
+        tokenizer,
+        prompt,
+        checkpoint_eos_token_ids(model, tokenizer),
+        RemoteServer(settings, settings.base_url, settings.max_rows, "engine.base_url"),
+        settings.served_model or model.name,
+        settings.capacity,
+        mode=settings.mode,
+        seeds=settings.seeds,
+        any_logprobs=settings.any_logprobs,
+    )
+
+
+OPENAI = EngineKind(OpenAISettings, start_openai)

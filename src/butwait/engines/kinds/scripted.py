@@ -1,0 +1,26 @@
+"""A policy of its own, written down."""
+
+from typing import Any, Literal
+
+from butwait.engines.engine import Engine
+from butwait.engines.load import EngineKind
+from butwait.engines.settings import BaseEngineSettings, ModelSettings
+from butwait.problems.settings import PromptSettings
+from butwait.running.plugins import load_plugin
+
+
+class ScriptedSettings(BaseEngineSettings):
+    """A policy that is written down: to try a recipe or a sampler without a model."""
+
+    kind: Literal["scripted"]
+    script: str
+    """``module:function`` of a function without arguments that returns a ``ScriptedEngine``."""
+
+
+def _start(
+    model: ModelSettings, tokenizer: Any, settings: ScriptedSettings, prompt: PromptSettings
+) -> Engine:
+    return load_plugin(settings.script, "engine.script")()
+
+
+SCRIPTED = EngineKind(ScriptedSettings, _start)

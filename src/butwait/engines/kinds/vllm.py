@@ -1,0 +1,133 @@
+"""vLLM in this process: what it takes, and how it is started."""
+
+import os
+import sys
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from butwait.engines.engine import Engine
+from butwait.engines.load import EngineKind
+from butwait.engines.settings import ModelEngineSettings, ModelSettings
+from butwait.problems.settings import PromptSettings
+from butwait.records import UserError
+
+INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
+"""Environment that is set before vLLM is imported, where the user has not set it."""
+
+
+class VllmSettings(ModelEngineSettings):
+    """vLLM in this process (the extra ``vllm``, or vLLM's own CPU build). ``capacity`` is vLLM's
+    ``max_model_len``."""
+
+    kind: Literal["vllm"]
+    max_rows: Annotated[int, Field(gt=0)] = 512
+    """Paths in one batch at most (vLLM's ``max_num_seqs``)."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory for weights and KV cache; less where a reward model shares it."""
+    tensor_parallel: Annotated[int, Field(gt=0)] = 1
+    """GPUs that one model is spread over."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
+
+
+def start_vllm(
+    model: ModelSettings, tokenizer: Any, settings: VllmSettings, prompt: PromptSettings
+) -> Engine:
+    """Starts vLLM (its own process; a CPU takes about half a minute) on a model.
+
+    Raises UserError where vLLM is not installed, was built for another device or cannot run from
+    where it is, for options that it does not know, and where it cannot load the model.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise UserError(f"engine.kind: vllm needs vLLM ({error}): {INSTALL}") from error
+    from butwait.engines.models import checkpoint_eos_token_ids, no_progress_bars
+    from butwait.engines.vllm import VllmEngine
+
+    device, eos_ids = _device(model), checkpoint_eos_token_ids(model, tokenizer)
+    try:
+        arguments = AsyncEngineArgs(**_arguments(model, settings, device))
+        limit = arguments.create_model_config().max_model_len
+        capacity = min(settings.capacity or limit, limit)
+        arguments.max_model_len = capacity
+        with no_progress_bars():
+            # Not in a variable: errors that vLLM keeps would hold it, and ``close`` not end it.
+            return VllmEngine(
+                AsyncLLM.from_engine_args(arguments), tokenizer, prompt, eos_ids, capacity
+            )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(_cannot_start(model, error)) from error
+
+
+def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dict[str, Any]:
+    """What vLLM is started with. Raises UserError for options that butwait sets itself."""
+    from butwait.engines.models import resolve
+
+    ours = {
+        "model": resolve(model),
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "skip_tokenizer_init": True,
+        # Those of the generation settings would be sampled with where we say nothing.
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "max_num_seqs": settings.max_rows,
+        "gpu_memory_utilization": settings.gpu_memory,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "max_model_len": None,
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+    }
+    defaults: dict[str, Any] = {}
+    if device == "cpu":
+        # The cache finds a path's beginning in whole blocks, and what is left is run again at every
+        # step. vLLM's own 128 tokens on a CPU are longer than most steps.
+        defaults["block_size"] = 32
+        # Its worker takes back the draw of a prompt that it has run in part, which PyTorch's
+        # generators on a CPU cannot do ("CPU Generator does not use offset", vLLM 0.31): the whole
+        # engine would die of it.
+        ours["enable_chunked_prefill"] = False
+    taken = sorted(ours.keys() & settings.options.keys())
+    if taken:
+        raise UserError(f"engine.options: {taken[0]} is set by butwait itself; leave it out")
+    return defaults | ours | settings.options
+
+
+def _device(model: ModelSettings) -> str:
+    """What this vLLM was built for. Raises UserError where the recipe asks for another device,
+    and for a CPU build in a path with a space."""
+    from vllm.platforms import current_platform
+
+    built_for: str = current_platform.device_type
+    if model.device not in ("auto", built_for):
+        raise UserError(
+            f"model.device: this vLLM runs on {built_for}, not on {model.device!r}; set auto "
+            "(CUDA_VISIBLE_DEVICES chooses among GPUs)"
+        )
+    if built_for == "cpu" and " " in sys.prefix:
+        # Its loader (LD_PRELOAD) and its compiler's linker split the path there (0.31).
+        raise UserError(
+            f"vLLM's CPU build cannot run from a path with a space ({sys.prefix!r}): install it "
+            "elsewhere (make vllm VLLM_VENV=/a/folder/without/one)"
+        )
+    return built_for
+
+
+def _cannot_start(model: ModelSettings, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    return (
+        f"vLLM could not be started with the model {model.name!r}: {reason} (check model.name, "
+        "engine.options, and the memory: engine.gpu_memory, engine.capacity; vLLM's own log "
+        "stands above)"
+    )
+
+
+VLLM = EngineKind(VllmSettings, start_vllm)

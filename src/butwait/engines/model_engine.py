@@ -1,0 +1,153 @@
+"""What engines of a language model share: its tokenizer (prompts, inserted text, ends of steps)
+and, where somebody else runs the batch, steps as requests."""
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Collection, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from butwait.engines.detokenizer import Detokenizer, text_tokens
+from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.steps import StepDetector
+from butwait.problems.prompts import encode, messages
+from butwait.problems.settings import PromptSettings
+from butwait.records import Key, Problem, UserError
+
+T = TypeVar("T")
+
+Ask = tuple[Prefix, StepDetector, Sampling, Key]
+"""A path, where its next step ends, and how its tokens are drawn."""
+
+
+class ModelEngine(Engine):
+    """The part of an ``Engine`` that does not depend on where its model runs.
+
+    Args:
+        tokenizer: of the policy.
+        prompt: how a problem is put to it.
+        eos_ids: every id that ends a completion.
+        capacity: tokens of a path, prompt included; None: no bound is known.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt: PromptSettings,
+        eos_ids: Collection[int],
+        capacity: int | None = None,
+    ) -> None:
+        self.counters = EngineCounters()
+        self.scored_tokens = 0
+        """Tokens run to score continuations, prefixes without a cache included."""
+        self._tokenizer, self._prompt, self._capacity = tokenizer, prompt, capacity
+        self._eos_ids = frozenset(eos_ids)
+        self._detokenizer = Detokenizer(tokenizer)
+        self._detectors: dict[StepRule, StepDetector] = {}
+
+    def start(self, problem: Problem) -> Prefix:
+        """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
+        ids = encode(self._tokenizer, messages(problem, self._prompt), self._prompt)
+        if self._capacity is not None and len(ids) >= self._capacity:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {len(ids)} tokens, and a path holds "
+                f"{self._capacity}, prompt included: leave the problem out or set "
+                "engine.capacity higher (up to the model's context)"
+            )
+        return Prefix(token_ids=ids, prompt_length=len(ids))
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 (n,): the tokens of a text on its own (``text_tokens``)."""
+        return text_tokens(self._tokenizer, text)
+
+    async def extend(
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
+    ) -> list[Continuation]:
+        """One step for every prefix. A path that reaches the end of the model's context, or of
+        ``capacity``, ends there with ``length``. Raises UserError where the model's logits are no
+        numbers, and where another side died, is lost, refuses, or ran other tokens than it was
+        given."""
+        if rule not in self._detectors:
+            self._detectors[rule] = StepDetector(self._detokenizer, rule, self._eos_ids)
+        detector = self._detectors[rule]
+        asks = [(path, detector, sampling, key) for path, key in zip(prefixes, keys, strict=True)]
+        results = await self._extend(asks)
+        self.counters.count(results)
+        return results
+
+    @abstractmethod
+    async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
+        """A step for each, in order."""
+
+    def _room(self, prefix: Prefix) -> int | None:
+        """Tokens that the path may still take; None: no bound is known."""
+        return None if self._capacity is None else max(0, self._capacity - len(prefix.token_ids))
+
+    def _check_fits(self, tokens: int) -> None:
+        """Raises UserError for a path of ``tokens`` tokens to be scored that is too long."""
+        if self._capacity is not None and tokens > self._capacity:
+            raise UserError(
+                f"a path of {tokens} tokens is to be scored, and the engine holds "
+                f"{self._capacity}: set engine.capacity higher"
+            )
+
+
+class RequestEngine(ModelEngine):
+    """An ``Engine`` whose steps are requests to a batch that somebody else runs. Its client belongs
+    to the event loop of its first call.
+
+    It gives no handles: the other side finds a prefix by its tokens, and drops by itself what was
+    unused longest.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
+        return await self._together(self._step(*ask) for ask in asks)
+
+    async def score(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of given tokens, untempered: prefix and continuation are run for them.
+        Raises ScoringUnsupportedError where the other side gives none, and UserError for a path
+        longer than ``capacity`` or where the other side died."""
+        return await self._together(
+            self._scored(prefix, np.concatenate([prefix.token_ids, continuation]).astype(np.int32))
+            for prefix, continuation in zip(prefixes, continuations, strict=True)
+        )
+
+    def release(self, prefixes: Sequence[Prefix]) -> None:
+        """Does nothing: there are no handles."""
+
+    @abstractmethod
+    async def _step(
+        self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
+    ) -> Continuation:
+        """One step of one path."""
+
+    @abstractmethod
+    async def _score(self, prefix: Prefix, path: np.ndarray) -> Sequence[float]:
+        """Log-probabilities of a path's tokens after its prefix, one at least."""
+
+    async def _scored(self, prefix: Prefix, path: np.ndarray) -> np.ndarray:
+        if len(path) == len(prefix.token_ids):
+            return np.zeros(0, np.float32)
+        logprobs = await self._score(prefix, path)
+        self.scored_tokens += len(path) - 1
+        return np.array(logprobs, np.float32)
+
+    async def _together(self, requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """The results of concurrent requests, in order; where one fails, the others are cancelled.
+        Raises RuntimeError in another event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError(f"{type(self).__name__} belongs to one event loop")
+        self._loop = loop
+        tasks = [loop.create_task(request) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
