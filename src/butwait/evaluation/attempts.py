@@ -8,6 +8,7 @@ files are the same bytes as those of an uninterrupted one.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,14 +43,14 @@ async def run_attempts(
     """Makes what is not on disk yet and returns all attempts: problems in order, then samples.
 
     Args:
-        problems: in a fixed order; problem i belongs to shard i // shard_size.
+        problems: in a fixed order.
         engine: the policy.
         reward_model: for the methods that need one.
         grader: judges every attempt.
         method: how a problem is attempted.
         key: of the stage, set and method; every problem derives its own from it.
         folder: where ``shard-00000.parquet`` and so on go.
-        shard_size: problems in one file.
+        shard_size: problems in one file, where the folder has none yet.
         concurrency: problems in flight at a time.
         on_problem: called with the attempts at every problem, stored ones first.
 
@@ -68,10 +69,12 @@ async def run_attempts(
         on_result=on_problem,
     )
     made: list[Attempt] = []
-    for number, path in enumerate(paths):
+    expected = iter([[problem.id] * method.k for problem in problems])
+    for path in paths:
         stored = read_shard(path)
-        ids = [problem.id for problem in problems[number * shard_size :][:shard_size]]
-        if [[row.problem_id for row in rows] for rows in stored] != [[i] * method.k for i in ids]:
+        ids = [[row.problem_id for row in rows] for rows in stored]
+        wanted = list(islice(expected, len(ids) if path != paths[-1] else None))
+        if ids != wanted:
             raise UserError(
                 f"{path} holds attempts at other problems, or another number of them, than this "
                 "evaluation asks for; delete it and run the same command again"

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and go at once."""
 
 import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,28 +12,31 @@ from typing import Any
 
 from butwait.records import UserError
 
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>partial|old|gone)", re.DOTALL)
+"""Names on the way: not whole yet; whole, and to come back unless its successor came; to go."""
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target``, which takes its name when the block succeeds.
 
     The temporary may be made a file or a folder. It is flushed to disk before the rename, so
-    that a crash leaves the old content or the new, never a part; what a killed process left is
-    removed by the next that writes the same target. A full disk is a UserError.
+    that a crash leaves the old content or the new, never a part. A folder's old content is moved
+    aside for a moment: ``recover``, which the next writer of the target calls, puts it back if the
+    new did not come. A full disk is a UserError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if not _alive(left.name.split(".")[-2]):
-            _remove(left)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    recover(target.parent, f".{glob.escape(target.name)}.*")
+    temporary, old = _beside(target, "partial"), _beside(target, "old")
     _remove(temporary)  # of a process that had the same number
     try:
         yield temporary
         _flush(temporary)
         if temporary.is_dir() and target.exists():
-            _remove(target)
+            os.replace(target, old)
         os.replace(temporary, target)
         _flush_folder(target.parent)
+        _discard(old)
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise UserError(
@@ -41,13 +45,56 @@ def atomic_path(target: Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
         _remove(temporary)
+
+
+def recover(folder: Path, pattern: str = "**/.*") -> None:
+    """Mends what a killed process left in a folder: old content that lacks its successor comes
+    back, everything else that it had not finished goes.
+
+    Args:
+        folder: where to look.
+        pattern: of the names to look at; by default at any depth.
+    """
+    for left in list(folder.glob(pattern)):
+        found = _LEFT.fullmatch(left.name)
+        if found is None or _alive(int(found["pid"])) or not left.exists():
+            continue
+        if found["what"] == "old" and not left.with_name(found["name"]).exists():
+            os.replace(left, left.with_name(found["name"]))
+        else:
+            _discard(left)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, at once: what a kill leaves of a folder has another name, which
+    ``recover`` knows. Nothing happens where there is none."""
+    recover(path.parent, f".{glob.escape(path.name)}.*")
+    _discard(path)
 
 
 def write_json(target: Path, value: Any) -> None:
     """Writes ``value`` as indented JSON, atomically. NaN is refused: it is no JSON."""
     with atomic_path(target) as path:
         path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
+
+
+def _discard(path: Path) -> None:
+    """Removes what ``path`` holds, which nobody finds under its name from the first moment."""
+    if path.is_dir() and not path.is_symlink():
+        found = _LEFT.fullmatch(path.name)
+        gone = _beside(path.with_name(found["name"]) if found else path, "gone")
+        if path != gone:
+            _remove(gone)
+            os.replace(path, gone)
+        path = gone
+    _remove(path)
 
 
 def _flush(path: Path) -> None:
@@ -65,19 +112,19 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _alive(pid: str) -> bool:
-    """Whether a process of this number runs."""
+def _alive(pid: int) -> bool:
+    """Whether another process of this number runs."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return pid != os.getpid()
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

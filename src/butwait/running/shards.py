@@ -3,17 +3,18 @@
 A finished item is spooled to its own file at once; when all items of a shard are finished they
 are written as one shard and their spool files go. Every file appears atomically, so a kill at any
 moment loses only what was unfinished, and a shard's bytes do not depend on how often the run was
-killed or in which order its items finished.
+killed or in which order its items finished. A folder that was begun keeps its shard size, whatever
+is asked for later.
 """
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from butwait.running.files import atomic_path
+from butwait.records import UserError
+from butwait.running.files import atomic_path, remove
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,25 +86,26 @@ async def map_shards(
     """Computes ``work(item)`` for every item that is not on disk yet.
 
     Args:
-        items: in a fixed order; item i belongs to shard i // shard_size.
+        items: in a fixed order; item i belongs to shard i // (the folder's shard size).
         work: the computation; at most ``concurrency`` of them run at a time, across shards, so
             that the slowest item of a shard does not hold up the next shard.
         format: how results are stored.
         folder: where the shards go.
+        shard_size: items in one file, where the folder has none yet.
+        concurrency: items that are computed at a time.
         on_result: called with every result, stored ones first (for progress).
 
     Returns:
         The shards' paths, in order.
 
     Raises:
+        UserError: the shards of the folder are none of so many items.
         whatever ``work`` raises first; the other items are cancelled and finished ones stay on
         disk.
     """
     gate = asyncio.Semaphore(concurrency)
-    paths = [
-        folder / f"shard-{start // shard_size:05d}{format.suffix}"
-        for start in range(0, len(items), shard_size)
-    ]
+    shard_size = _shard_size(folder, format, len(items), shard_size)
+    paths = _paths(folder, format, len(items), shard_size)
 
     async def one(index: int) -> Result:
         spooled = _spool(folder) / f"{index:08d}{format.suffix}"
@@ -134,8 +136,41 @@ async def map_shards(
                 group.create_task(shard(path, range(start, min(start + shard_size, len(items)))))
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
-    shutil.rmtree(_spool(folder), ignore_errors=True)
+    remove(_spool(folder))
     return paths
+
+
+def _paths(folder: Path, format: ShardFormat[Result], items: int, size: int) -> list[Path]:
+    count = -(-items // size)
+    return [folder / f"shard-{number:05d}{format.suffix}" for number in range(count)]
+
+
+def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: int) -> int:
+    """The folder's own shard size. It is noted in the spool for as long as shards are missing;
+    without a note, they all are there but for what somebody deleted."""
+    note = _spool(folder) / "size"
+    if note.exists():
+        return int(note.read_text())
+    there = sorted(folder.glob(f"shard-*{format.suffix}"))
+    size = asked
+    if there == _paths(folder, format, items, asked):
+        return asked
+    if there:
+        rows = {int(path.stem.rpartition("-")[2]): len(format.load(path)) for path in there}
+        fitting = (
+            size
+            for size in (asked, max(rows.values()))
+            if all(n == min(size, items - i * size) for i, n in rows.items())
+        )
+        size = next(fitting, 0)
+        if not size:
+            raise UserError(
+                f"the files in {folder} are not those of {items} items; remove the folder and run "
+                "the same command again"
+            )
+    with atomic_path(note) as temporary:
+        temporary.write_text(str(size))
+    return size
 
 
 def _first(error: BaseException) -> BaseException:
