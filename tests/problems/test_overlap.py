@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,10 +37,53 @@ def test_the_order_of_the_sets_decides_who_loses() -> None:
     assert dropped == {"two": {}, "one": {"same question": 1}}
 
 
-def test_normalised_text_ignores_case_space_and_unicode_form() -> None:
-    assert normalised("  Find\u00a0X\n\n where \uff12x = 4 ") == "find x where 2x = 4"
+def test_normalised_text_ignores_the_case_of_words_space_and_unicode_form() -> None:
+    assert normalised("  Find\u00a0X\n\n where \uff12x = 4 ") == "find X where 2x = 4"
     assert normalised("STRASSE") == normalised("Straße")
     assert normalised("x + 1") != normalised("x - 1")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Compute 2³ + 1.", "Compute 23 + 1."),
+        ("Find x₁₂.", "Find x12."),
+        ("Compute 1½ + 1.", "Compute 11⁄2 + 1."),
+        ("Find A", "Find a"),
+        ("Let AB = 3. Find ab.", "Let ab = 3. Find AB."),
+        ("What is 5 mW?", "What is 5 MW?"),
+        ("Simplify $\\Delta + 1$.", "Simplify $\\delta + 1$."),
+    ],
+)
+def test_questions_that_differ_in_a_formula_are_different_questions(one: str, other: str) -> None:
+    assert text_id(one) != text_id(other)
+    sets = {"test": [problem("t", one)], "train": [problem("a", other)]}
+    kept, _ = disjoint(sets, held_out=["test"])
+    assert kept == sets
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Compute 2³ + 1.", "compute 2^3 + 1."),
+        ("What is the sum?", "WHAT IS THE SUM?"),
+        ("Straße", "straße"),
+    ],
+)
+def test_questions_that_differ_in_writing_only_are_the_same(one: str, other: str) -> None:
+    assert text_id(one) == text_id(other)
+
+
+def test_evaluation_sets_keep_every_question() -> None:
+    one, two = [problem("x", "Same?")], [problem("y", "Same?"), problem("z", "Other?")]
+    choose, train = [problem("c", "Other?")], [problem("a", "Same?"), problem("b", "New?")]
+    kept, dropped = disjoint(
+        {"one": one, "two": two, "choose": choose, "train": train},
+        held_out=["one", "two", "choose"],
+        complete=["one", "two"],
+    )
+    assert kept == {"one": one, "two": two, "choose": [], "train": train[1:]}
+    assert not dropped["two"]
 
 
 def test_text_id_is_the_same_on_every_machine() -> None:

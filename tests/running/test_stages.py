@@ -7,7 +7,8 @@ import pytest
 
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
-from butwait.running.stages import fingerprint, locked, open_stage, read_stage
+from butwait.running.identity import fingerprint
+from butwait.running.stages import locked, open_stage, read_stage
 
 
 def header(**changes) -> dict:

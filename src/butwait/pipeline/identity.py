@@ -1,18 +1,18 @@
-"""What a stage's result depends on, as a fingerprint."""
+"""What a stage's result depends on, as a fingerprint (``docs/identity.md`` has the table)."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from butwait.recipe.recipe import Recipe
-from butwait.running.stages import Stage, fingerprint
+from butwait.running.identity import identity, is_deterministic
+from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
 
-RECORDED = ("butwait", "torch", "transformers", "trl", "numpy", "math-verify")
-
-WHEREABOUTS = frozenset({"base_url", "api_key_env", "timeout_s", "retries"})
-"""Keys that say where a server is and how patiently it is asked. They change no result, so a run
-goes on when its server comes back at another address."""
+RECORDED = ("butwait", "torch", "transformers", "trl", "vllm", "numpy", "math-verify")
+TOLD = ("torch", "transformers", "trl", "vllm")
+"""Packages of which another major or minor version is worth a line."""
 
 
 def stage_header(
@@ -20,59 +20,61 @@ def stage_header(
     name: str,
     problems: dict[str, LoadedSet],
     done: dict[str, Stage],
-    shared: dict[str, Any],
+    versions: dict[str, str],
 ) -> dict[str, Any]:
     """The head of a stage's stage.json.
 
-    The fingerprint covers the stage's resolved settings, the recipe's model, engine, prompt and
-    seed, the content of its problem sets, the fingerprints of its inputs and, where the engine
-    is deterministic, what its bits depend on. A model folder's or a problem file's path counts,
-    and so does a problem's text; a server's address does not.
+    The fingerprint covers what counts of the stage's settings and of the recipe's model, engine,
+    prompt and seed, the content of its problem sets, and its inputs in the recipe's order, by their
+    fingerprints and what came out: an input that was removed and made again may be another one.
+    Where anything is deterministic, torch's threads count too.
     """
-    settings = recipe.stages[name].model_dump(mode="json", by_alias=True)
-    inputs = {source: done[source].record["fingerprint"] for source in recipe.sources(name)}
-    used = {s: problems[s].fingerprint for s in recipe.stages[name].problem_sets}
-    common = recipe.model_dump(mode="json", include={"model", "engine", "prompt", "seed"})
-    depends = [
-        _what_counts(settings),
-        inputs,
-        used,
-        _what_counts(common),
-        shared["environment"],
-        name,
+    settings = recipe.stages[name]
+    sources = [source for source in recipe.order() if source in recipe.sources(name)]
+    inputs = {source: done[source].record["fingerprint"] for source in sources}
+    outcomes = [
+        [s, *(done[s].record[k] for k in ("fingerprint", "metrics", "cost"))] for s in inputs
     ]
+    used = {s: problems[s].fingerprint for s in settings.problem_sets}
+    model = recipe.model
+    if recipe.engine.kind == "scripted":  # It has no device, and torch takes seconds to load.
+        model = model.model_copy(update={"device": "cpu"})
+    shared = [model, recipe.engine, recipe.prompt]
+    depends: list[Any] = [name, settings, inputs, outcomes, used, shared, recipe.seed]
+    if is_deterministic([settings, recipe.engine]):
+        import torch
+
+        depends.append({"threads": torch.get_num_threads()})
+    common = recipe.model_dump(mode="json", include={"model", "engine", "prompt", "seed"})
     return {
         "name": name,
-        "kind": settings["kind"],
+        "kind": settings.kind,
         "from": list(recipe.sources(name)),
-        "fingerprint": fingerprint(depends),
-        "settings": settings | {"recipe": common},
+        "fingerprint": identity(*depends),
+        "settings": settings.model_dump(mode="json", by_alias=True) | {"recipe": common},
         "inputs": inputs,
         "problem_sets": {s: problems[s].describe() for s in used},
-        "versions": shared["versions"],
+        "versions": versions,
         "seed": recipe.seed,
     }
 
 
-def _what_counts(settings: Any) -> Any:
-    """Settings without ``WHEREABOUTS``, at any depth."""
-    if isinstance(settings, dict):
-        return {k: _what_counts(v) for k, v in settings.items() if k not in WHEREABOUTS}
-    if isinstance(settings, list):
-        return [_what_counts(item) for item in settings]
-    return settings
-
-
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What a deterministic engine's bits depend on beside its settings: threads and torch."""
-    if not getattr(recipe.engine, "deterministic", False):
-        return {}
-    import torch
-
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, and of Python."""
-    found = {name: metadata.version(name) for name in RECORDED}
+def recorded_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on, where they are installed, and of Python."""
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
     return found | {"python": platform.python_version()}
+
+
+def other_versions(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The packages ``TOLD`` whose major or minor version was another one: "torch 2.6 (now 2.7)"."""
+    pairs = {n: (_minor(then[n]), _minor(now[n])) for n in TOLD if n in then and n in now}
+    return [f"{name} {old} (now {new})" for name, (old, new) in pairs.items() if old != new]
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

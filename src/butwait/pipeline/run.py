@@ -1,15 +1,18 @@
 """The main path: a recipe's stages, in order, each from the folders of those before it."""
 
+import filecmp
+import shutil
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from butwait.pipeline.identity import environment, stage_header, versions
+from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
+from butwait.running.files import atomic_path
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import load_problem_sets
@@ -40,24 +43,38 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
         problems = load_problem_sets(recipe, run / "problems", say=console.print)
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
-        shared = {"environment": environment(recipe), "versions": versions()}
+        versions, reported = recorded_versions(), False
         done: dict[str, Stage] = {}
         names = recipe.order()
         for number, name in enumerate(names, start=1):
             title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
-            stage = open_stage(run, stage_header(recipe, name, problems, done, shared))
+            stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
             if stage.complete:
                 seconds = stage.record["seconds"]
                 console.print(f"{title}: finished before, in {seconds:.0f} s", markup=False)
             else:
                 console.print(title, markup=False)
                 stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
+            if others := other_versions(stage.record["versions"], versions):
+                console.print(f"  made by {', '.join(others)}", markup=False)
+            if recipe.kind(name).gives == "report":
+                publish(stage.path, run)
+                reported = True
             for line in recipe.kind(name).headline(stage.record["metrics"]):
                 console.print(f"  {line}", markup=False)
             done[name] = stage
-    if (run / "report.html").exists():
+    if reported:
         console.print(f"The report: {run / 'report.html'}", markup=False)
     return {name: stage.record for name, stage in done.items()}
+
+
+def publish(stage: Path, run: Path) -> None:
+    """Copies a report stage's page and figures to the run's top, unless they lie there."""
+    for name in ("report.html", "summary.json"):
+        file, top = stage / name, run / name
+        if not (top.exists() and filecmp.cmp(file, top, shallow=False)):
+            with atomic_path(top) as path:
+                shutil.copyfile(file, path)
 
 
 def _outcome(run: StageRun) -> Outcome:

@@ -23,12 +23,34 @@ COMMON_SHARE = 0.4
 FEWEST_WORDS = 16
 """Shorter questions are compared as a whole only: they have too few n-grams."""
 
+_MARKS = {"<super>": "^", "<sub>": "_", "<fraction>": " "}
+_SHOUTED = re.compile(r"[^\W\d_]{4}")
+_LETTERS = re.compile(r"\\?[^\W\d_]+")
 _WORD = re.compile(r"\\?[^\W\d_]+|\d+|[-+*/^=<>]")
 
 
 def normalised(question: str) -> str:
-    """The question in Unicode form NFKC, lower case, each run of white space one blank."""
-    return " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    """The question in Unicode form NFKC, each run of white space one blank, and words of text in
+    lower case.
+
+    What tells formulas apart stays: powers and indices (``2³`` is ``2^3``, not ``23``), and
+    the case of all that is not written ``Like`` a word: ``A``, ``AB``, ``mW``, ``\\Delta``. A
+    question that is in capitals throughout is text.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", "".join(map(_marked, question))).split())
+    if text.isupper() and _SHOUTED.search(text):
+        return text.casefold()
+    return _LETTERS.sub(lambda found: _folded(found[0]), text)
+
+
+def _folded(letters: str) -> str:
+    is_word = letters.islower() or (letters.istitle() and len(letters) > 1)
+    return letters.casefold() if is_word and letters[0] != "\\" else letters
+
+
+def _marked(character: str) -> str:
+    """A power as ``^3``, an index as ``_3``, a fraction apart from the number before it."""
+    return _MARKS.get(unicodedata.decomposition(character).partition(" ")[0], "") + character
 
 
 def text_id(question: str) -> str:
@@ -76,6 +98,7 @@ def disjoint(
     sets: Mapping[str, Sequence[Problem]],
     held_out: Collection[str] = (),
     whole_only: Collection[str] = (),
+    complete: Collection[str] = (),
 ) -> tuple[dict[str, list[Problem]], dict[str, Counter[str]]]:
     """Problem sets without a common question, and what each set lost, by how it was found.
 
@@ -88,6 +111,7 @@ def disjoint(
         held_out: names of the test sets; they themselves are compared as wholes only.
         whole_only: names of sets whose questions are compared as wholes only (generated ones,
             which share their wording by design).
+        complete: names of sets that keep every question.
     """
     tests = HeldOut(p.question for name in held_out for p in sets[name])
     seen: set[str] = set()
@@ -97,7 +121,8 @@ def disjoint(
         by_words = name not in held_out and name not in whole_only
         kept[name], dropped[name] = [], Counter()
         for problem in problems:
-            how = SAME_QUESTION if normalised(problem.question) in seen else None
+            known = name not in complete and normalised(problem.question) in seen
+            how = SAME_QUESTION if known else None
             if how is None and by_words:
                 how = tests.match(problem.question)
             if how is None:
@@ -109,7 +134,8 @@ def disjoint(
 
 
 def _words(question: str) -> list[str]:
-    return _WORD.findall(normalised(question))
+    # Long stretches are the same in any case.
+    return _WORD.findall(unicodedata.normalize("NFKC", question).casefold())
 
 
 def _grams(words: Sequence[str], n: int) -> set[tuple[str, ...]]:

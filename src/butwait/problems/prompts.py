@@ -46,12 +46,16 @@ def _encode_chat(tokenizer: Any, chat: list[Message], prompt: PromptSettings) ->
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; set "
             "prompt.style: plain, or take an instruction-tuned model"
         )
+    # Only where the template asks: some tokenizers refuse variables that they do not know.
+    asks = "strftime_now" in str(tokenizer.chat_template)
+    today = {"strftime_now": prompt.date.strftime} if asks else {}
     try:
         return tokenizer.apply_chat_template(
             chat,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
+            **today,
             **prompt.template_options,
         )
     except TemplateError as error:

@@ -1,5 +1,6 @@
 """What a problem set and a prompt take. Imports nothing heavy."""
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -123,6 +124,9 @@ class PromptSettings(Settings):
     """The user's message. Only ``{question}`` is replaced, other braces stand for themselves."""
     template_options: dict[str, Any] = Field(default_factory=dict)
     """Further variables for the chat template, such as ``enable_thinking: true``."""
+    date: datetime.date = datetime.date(2024, 7, 26)
+    """What a chat template that writes today's date is told it is, so that a run's prompts are the
+    same on every day. The default is what Llama 3.1's template falls back on."""
 
     @field_validator("template")
     @classmethod

@@ -5,6 +5,7 @@ validation's context: ``Recipe.model_validate(content, context=STAGES)``. ``Reci
 order in which stages run; a stage may take from any earlier ones, so that a recipe can branch.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -25,6 +26,8 @@ from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind, StageSettings
 from butwait.records.settings import Settings
 from butwait.running.kinds import Kinds
+
+_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 
 
 def of_its_kind(stage: Any, info: ValidationInfo) -> Any:
@@ -111,9 +114,8 @@ class Recipe(Settings):
 def _check(recipe: Recipe) -> None:
     """Whether all names are known and every stage takes what it can and needs. Raises ValueError
     with the first fault, in one sentence."""
+    _check_names(recipe)
     for name, stage in recipe.stages.items():
-        if not name.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
         _check_inputs(recipe, name, stage)
         recipe.kind(name).check(recipe, name)
         for used in stage.problem_sets:
@@ -124,6 +126,22 @@ def _check(recipe: Recipe) -> None:
                 )
     recipe.order()
     _check_splits(recipe)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Names become folders and files of the run, and parts of the keys in ``summary.json``."""
+    for name in recipe.stages:
+        if not name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
+        if name.casefold() == "problems":
+            raise ValueError(f"a stage cannot be called {name!r}: the run has its questions there")
+    for what, names in (("recipe", [recipe.name]), ("problem set", recipe.problems)):
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"{what} name {name!r} cannot name a file: it needs 1 to 200 characters, no "
+                    "slash or control character, and no dot at its beginning"
+                )
 
 
 def _check_splits(recipe: Recipe) -> None:

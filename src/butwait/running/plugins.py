@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ def load_plugin(name: str, what: str) -> Any:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise UserError(f"{what}: {name!r} is not of the form module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _find_modules_here()
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
@@ -33,3 +32,19 @@ def load_plugin(name: str, what: str) -> Any:
         ) from error
     except AttributeError as error:
         raise UserError(f"{what}: the module {module_name!r} has no {attribute!r}") from error
+
+
+def source_file(name: str) -> Path | None:
+    """The file of the module in ``module:function``; None where there is none."""
+    _find_modules_here()
+    try:
+        spec = find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+
+
+def _find_modules_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

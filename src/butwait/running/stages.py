@@ -2,14 +2,13 @@
 
 ``RUN/<stage>/stage.json`` names the stage's settings, its inputs and a fingerprint of both. A
 finished stage with the same fingerprint is not run again. A stage whose fingerprint changed is
-moved to ``RUN/.superseded/`` and comes back if the old settings do; nothing is overwritten.
+moved to ``RUN/.superseded/`` and comes back if the old settings do; nothing is overwritten. A
+folder that holds something and has no record is refused.
 """
 
 import fcntl
-import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from butwait.records import UserError
-from butwait.running.files import write_json
+from butwait.running.files import recover, remove, write_json
 
 SCHEMA_VERSION = 1
-
-
-def fingerprint(value: Any) -> str:
-    """16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+SCRATCH = ("work", "best")
+"""What a stage keeps in its folder to go on from after a kill. It goes, in this order, when the
+stage is complete and not before."""
 
 
 @dataclass
@@ -50,6 +46,16 @@ class Stage:
         """Marks the stage complete. Its outputs must be on disk by now."""
         self.record |= {"status": "complete", "metrics": metrics, "cost": cost}
         self.save()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a killed session left: the scratch of a complete stage, files that were
+        being written in another."""
+        if self.complete:
+            for name in SCRATCH:
+                remove(self.path / name)
+        else:
+            recover(self.path)
 
     def save(self) -> None:
         """Writes stage.json; ``seconds`` grows by the wall time since it was written last. A
@@ -67,24 +73,40 @@ def open_stage(run: Path, header: dict[str, Any]) -> Stage:
         run: the run's folder.
         header: ``name``, ``kind``, ``from``, ``fingerprint``, ``settings``, ``inputs``,
             ``versions`` and ``seed``.
+
+    Raises:
+        UserError: the folder holds something and no record, or its record is unreadable.
     """
     path = run / header["name"]
     existing = read_stage(path)
     if existing and existing.record["fingerprint"] != header["fingerprint"]:
         _supersede(run, existing)
         existing = None
-    if existing is None:
-        kept = run / ".superseded" / f"{header['name']}-{header['fingerprint']}"
-        if kept.exists():
-            os.replace(kept, path)
-            existing = read_stage(path)
+    kept = run / ".superseded" / f"{header['name']}-{header['fingerprint']}"
+    if existing is None and kept.exists() and not _holds_something(path):
+        remove(path)
+        os.replace(kept, path)
+        existing = read_stage(path)
     if existing is not None:
+        existing.tidy()
         return existing
+    if _holds_something(path):
+        raise UserError(
+            f"{path} holds files and no stage.json, so nothing says what they were made from; move "
+            "the folder away or remove it, and run the same command again"
+        )
     path.mkdir(parents=True, exist_ok=True)
     blank = {"status": "running", "seconds": 0.0, "metrics": {}, "cost": {}}
     stage = Stage(path, {"schema_version": SCHEMA_VERSION} | header | blank)
     stage.save()
     return stage
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a folder holds more than a record that was being written when its writer died."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not held.name.startswith(".stage.json.") for held in path.iterdir())
 
 
 def read_stage(path: Path) -> Stage | None:
@@ -136,6 +158,5 @@ def locked(run: Path) -> Iterator[None]:
 def _supersede(run: Path, stage: Stage) -> None:
     kept = run / ".superseded" / f"{stage.path.name}-{stage.record['fingerprint']}"
     kept.parent.mkdir(exist_ok=True)
-    if kept.exists():
-        shutil.rmtree(kept)
+    remove(kept)
     os.replace(stage.path, kept)

@@ -10,8 +10,8 @@ from butwait.problems.sources import load_problems
 from butwait.recipe.recipe import Recipe
 from butwait.records import Problem, UserError
 from butwait.running.files import atomic_path
+from butwait.running.identity import fingerprint
 from butwait.running.json_lines import dump_rows, read_rows
-from butwait.running.stages import fingerprint
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LoadedSet:
     """Attributes:
     problems: what is left after the overlap with other sets was dropped.
     dropped: how many were dropped because an earlier set has the question, by how it was found.
-    fingerprint: of the problems' content.
+    fingerprint: of the problems' content, wherever they came from.
     """
 
     problems: list[Problem]
@@ -53,12 +53,14 @@ def load_problem_sets(
     Raises:
         UserError: a set cannot be loaded, or nothing is left of it.
     """
-    held_out = [*recipe.sets_for("test"), *recipe.sets_for("selection")]
+    tests = list(recipe.sets_for("test"))
+    held_out = [*tests, *recipe.sets_for("selection")]
     ranked = list(dict.fromkeys([*held_out, *recipe.sets_for("training")]))
     loaded = {name: load_problems(recipe.problems[name]) for name in ranked}
     kept, dropped = disjoint(
         loaded,
         held_out=held_out,
+        complete=tests,
         whole_only=[name for name in ranked if recipe.problems[name].overlap_rule == "whole"],
     )
     whole = [name for name in recipe.sets_for("none") if name not in loaded]
@@ -97,7 +99,8 @@ def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
 
 
 def _fingerprint(problems: list[Problem]) -> str:
-    return fingerprint([[p.id, p.question, p.answer, p.answer_kind] for p in problems])
+    # The source is a place. Rows are hashed as text: metadata may hold NaN.
+    return fingerprint(dump_rows(asdict(problem) | {"source": ""} for problem in problems))
 
 
 def _write(target: Path, problems: list[Problem]) -> None:

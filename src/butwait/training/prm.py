@@ -25,7 +25,7 @@ from butwait.reward_models.audit.prefixes import audit
 from butwait.reward_models.kinds.trained import write_note
 from butwait.reward_models.score_head import add_score_head, load_scorer
 from butwait.running.files import atomic_path, write_json
-from butwait.running.stages import fingerprint
+from butwait.running.identity import fingerprint
 from butwait.training.arguments import (
     in_precision,
     on_one_device,

@@ -17,7 +17,7 @@ from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Example, UserError
-from butwait.running.stages import fingerprint
+from butwait.running.identity import fingerprint
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import (
     in_precision,

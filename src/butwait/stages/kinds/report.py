@@ -1,4 +1,5 @@
-"""One page about the stages it takes from, and ``summary.json``, both in the run's folder."""
+"""One page about the stages it takes from, and ``summary.json``; the run shows both at its
+top."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ class ReportStage(StageSettings, ReportSettings):
 
 
 def report(run: StageRun) -> Outcome:
-    """``report.html`` and ``summary.json`` in the run's folder."""
+    """``report.html`` and ``summary.json``."""
     from butwait.report.page import write_report
     from butwait.stages.comparisons import compared
 
@@ -28,9 +29,8 @@ def report(run: StageRun) -> Outcome:
     arms, comparisons = compared(run)
     own["seconds"] = round(time.monotonic() - started, 3)
     kinds = {stage.kind: STAGES.of(stage) for stage in run.recipe.stages.values()}
-    summary = write_report(
-        run.folder.parent, [*records, own], run.recipe.name, comparisons, arms, kinds
-    )
+    stages, title, top = [*records, own], run.recipe.name, run.folder.parent
+    summary = write_report(top, stages, title, comparisons, arms, kinds, run.folder)
     return {name: summary[name] for name in ("verdict", "rankings")}, {}
 
 

@@ -23,8 +23,8 @@ from butwait.records import Key, Problem, UserError
 from butwait.reward_models.load import Policy
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import atomic_path
+from butwait.running.identity import fingerprint
 from butwait.running.packages import require
-from butwait.running.stages import fingerprint
 from butwait.synthesis.built import Prompting
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision
