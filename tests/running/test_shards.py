@@ -127,3 +127,60 @@ def test_kills_leave_the_bytes_of_an_uninterrupted_run_and_repeat_nothing(tmp_pa
     for path in clean:
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert sorted(p.name for p in folder.iterdir()) == [p.name for p in clean]
+
+
+@pytest.mark.parametrize("sizes", [(8, 2), (8, 3), (3, 8), (4, 100), (100, 4)])
+def test_a_folder_keeps_the_shard_size_that_it_was_begun_with(
+    tmp_path: Path, sizes: tuple[int, int]
+) -> None:
+    """Killed after every number of finished items, in an order in which the short last shard is
+    the first one that is whole."""
+
+    async def square(i: int) -> int:
+        return i * i
+
+    clean = run(tmp_path / "clean", 10, square, shard_size=sizes[0])
+    for finished in range(10):
+        folder, calls = tmp_path / str(finished), []
+
+        async def work(i: int) -> int:
+            await asyncio.sleep(0.001 * (10 - i))
+            if len(calls) == finished:  # noqa: B023
+                raise UserError("killed")
+            calls.append(i)  # noqa: B023
+            return i * i
+
+        with pytest.raises(UserError, match="killed"):
+            run(folder, 10, work, shard_size=sizes[0], concurrency=10)
+        again: list[int] = []
+
+        async def rest(i: int) -> int:
+            again.append(i)  # noqa: B023
+            return i * i
+
+        seen: list[int] = []
+        paths = run(folder, 10, rest, shard_size=sizes[1], on_result=seen.append)
+        assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in clean]
+        assert sorted(calls + again) == list(range(10))
+        assert sorted(seen) == [i * i for i in range(10)]
+        assert sorted(p.name for p in folder.iterdir()) == [p.name for p in clean]
+
+
+def test_a_deleted_shard_is_made_again_in_the_size_of_the_others(tmp_path: Path) -> None:
+    async def work(i: int) -> int:
+        return i
+
+    for size in (4, 3):
+        paths = run(tmp_path, 10, work, shard_size=4)
+        paths[1].unlink()
+        assert run(tmp_path, 10, work, shard_size=size) == paths
+        assert json.loads(paths[1].read_text()) == [4, 5, 6, 7]
+
+
+def test_shards_of_another_number_of_items_are_refused(tmp_path: Path) -> None:
+    async def work(i: int) -> int:
+        return i
+
+    run(tmp_path, 10, work, shard_size=4)
+    with pytest.raises(UserError, match="not those of 5 items"):
+        run(tmp_path, 5, work, shard_size=4)

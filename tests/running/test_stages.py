@@ -1,9 +1,11 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from killed_calls import moments
 
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
@@ -60,6 +62,66 @@ def test_a_changed_stage_never_overwrites_the_old_and_old_settings_bring_it_back
     assert back.complete
     assert (back.path / "tree").read_text() == "of the first settings"
     assert (tmp_path / ".superseded" / "search-cccc" / "stage.json").exists()
+
+
+@pytest.mark.parametrize("where", ["search", ".superseded/search-aaaa"])
+def test_a_folder_with_content_and_no_record_is_refused(tmp_path: Path, where: str) -> None:
+    stage = open_stage(tmp_path, header())
+    (stage.path / "trees").mkdir()
+    (stage.path / "trees" / "shard-00000.parquet").write_text("of who knows what")
+    stage.finish({}, {})
+    if where != "search":
+        open_stage(tmp_path, header(fingerprint="cccc"))
+    (tmp_path / where / "stage.json").unlink()
+    with pytest.raises(UserError, match=r"search holds files and no stage\.json"):
+        open_stage(tmp_path, header())
+    assert (tmp_path / "search" / "trees" / "shard-00000.parquet").exists()
+
+
+def test_a_stage_that_is_killed_while_it_is_opened_is_opened_again(tmp_path: Path) -> None:
+    def prepare() -> None:
+        shutil.rmtree(tmp_path)
+        for mark in ("aaaa", "cccc"):
+            stage = open_stage(tmp_path, header(fingerprint=mark))
+            (stage.path / "tree").write_text(mark)
+            stage.finish({}, {})
+
+    for _ in moments(lambda: open_stage(tmp_path, header()), prepare):
+        assert (open_stage(tmp_path, header()).path / "tree").read_text() == "aaaa"
+    for _ in moments(lambda: open_stage(tmp_path, header(fingerprint="dddd")), prepare):
+        assert not open_stage(tmp_path, header(fingerprint="dddd")).complete
+        assert (open_stage(tmp_path, header(fingerprint="cccc")).path / "tree").exists()
+
+
+def test_checkpoints_go_when_the_stage_is_complete_and_not_before(tmp_path: Path) -> None:
+    def work() -> None:
+        stage = open_stage(tmp_path, header())
+        for name in ("work", "best"):
+            (stage.path / name / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+            (stage.path / name / "checkpoint-1" / "weights").write_text("of use")
+        stage.finish({}, {})
+
+    left = 0
+    for _ in moments(work, lambda: shutil.rmtree(tmp_path, ignore_errors=True)):
+        stage = read_stage(tmp_path / "search")
+        if stage is not None and stage.complete:
+            left += (stage.path / "work").exists()
+            open_stage(tmp_path, header())
+            assert [path.name for path in stage.path.iterdir()] == ["stage.json"]
+    assert left
+
+
+def test_what_a_killed_session_was_writing_goes_at_the_next_start(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path, header())
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    number = dead.stdout.decode().strip()
+    (stage.path / "epochs").mkdir()
+    (stage.path / "epochs" / f".model.{number}.partial").mkdir()
+    (stage.path / "epochs" / f".adapter.{number}.old").mkdir()
+    open_stage(tmp_path, header())
+    assert [path.name for path in (stage.path / "epochs").iterdir()] == ["adapter"]
 
 
 def test_a_damaged_stage_file_says_what_to_remove(tmp_path: Path) -> None:

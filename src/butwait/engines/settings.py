@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from butwait.records.settings import Settings
+from butwait.records.settings import Content, Device, Resource, Result, Settings
 
 SENTENCE_MARKS = ".!?"
 """What a sentence may end with."""
@@ -58,12 +58,12 @@ class StepRule(Settings):
 class ModelSettings(Settings):
     """A language model and how it is run."""
 
-    name: str
+    name: Content[str]
     """``tiny`` (ships with the package), ``smollm2``, a Hugging Face id, or a folder."""
-    revision: str | None = None
+    revision: Result[str | None] = None
     """Commit of a Hugging Face id; pin it for a run to be repeatable."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "auto"
+    dtype: Result[Literal["float32", "bfloat16"]] = "float32"
+    device: Device[str] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
 
 
@@ -99,11 +99,11 @@ class SlotSettings(ModelEngineSettings):
 class ServerSettings(Settings):
     """How a model's server is asked."""
 
-    base_url: str
+    base_url: Resource[str]
     """Up to and with ``/v1``."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Resource[str] = "OPENAI_API_KEY"
     """Environment variable that holds the key; servers without keys need none."""
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    timeout_s: Resource[Annotated[float, Field(gt=0)]] = 600.0
     """Seconds without a byte until a request counts as lost."""
-    retries: Annotated[int, Field(ge=0)] = 6
+    retries: Resource[Annotated[int, Field(ge=0)]] = 6
     """Further attempts after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""

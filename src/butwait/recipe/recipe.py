@@ -135,7 +135,8 @@ def _check_names(recipe: Recipe) -> None:
             raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
         if name.casefold() == "problems":
             raise ValueError(f"a stage cannot be called {name!r}: the run has its questions there")
-    for what, names in (("recipe", [recipe.name]), ("problem set", recipe.problems)):
+    named = {"recipe": [recipe.name], "problem set": recipe.problems, "stage": recipe.stages}
+    for what, names in named.items():
         for name in names:
             if not _NAME.fullmatch(name):
                 raise ValueError(

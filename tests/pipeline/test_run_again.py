@@ -1,0 +1,215 @@
+"""What is run again, and what is not: a scripted loop, changed in one place at a time."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_runs import PLUGIN, SCRIPTED, prepare
+
+from butwait.pipeline import run as pipeline
+from butwait.recipe.load import load_recipe
+from butwait.records import UserError
+from butwait.running.json_lines import dump_rows
+from butwait.stages.kinds import STAGES
+
+BASE = "  base: {kind: evaluate, problems: [test], methods: {sample: {k: 2}}}\n"
+LOOP = (
+    SCRIPTED.replace("problems:\n", "problems:\n  test: {source: tests.jsonl}\n", 1)
+    .replace("stages:\n", f"stages:\n{BASE}", 1)
+    .replace("{source: questions.jsonl}", "{source: questions.jsonl, columns: {solution: told}}")
+    + """  verified: {kind: verified, from: [search]}
+  report: {kind: report}
+"""
+)
+EVERYTHING = ["base", "search", "verified", "report"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, with a module of a name that no other test imports."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin = f"toys_{abs(hash(tmp_path))}"
+    prepare(tmp_path, LOOP.replace("toys:", f"{plugin}:"))
+    Path(f"{plugin}.py").write_text(PLUGIN)
+    write_set("questions.jsonl", "question", 6)
+    write_set("tests.jsonl", "test", 4)
+    return tmp_path
+
+
+def write_set(path: str, word: str, count: int, **more: Any) -> None:
+    rows = [
+        {"id": f"q{i}", "question": f"{word} {i}", "answer": "3", "told": "3"} | more
+        for i in range(count)
+    ]
+    Path(path).write_text(dump_rows(rows))
+
+
+def ran(*overrides: str, recipe: str = "mine.yaml", where: str = "run") -> list[str]:
+    """Runs the recipe; returns the stages that were not finished before."""
+    found: list[str] = []
+    outcome = pipeline._outcome
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_outcome", lambda s: found.append(s.name) or outcome(s))
+        pipeline.run_recipe(load_recipe(recipe, STAGES, overrides), Path(where))
+    return found
+
+
+def test_nothing_is_run_again_where_nothing_changed(folder: Path) -> None:
+    assert ran() == EVERYTHING
+    assert ran() == []
+    shutil.copytree("run", "moved")
+    assert ran(where="moved") == []
+
+
+def test_a_problem_file_counts_by_its_content_and_not_by_its_place(folder: Path) -> None:
+    ran()
+    Path("questions.jsonl").rename("elsewhere.jsonl")
+    elsewhere = "problems.train.source=elsewhere.jsonl"
+    assert ran(elsewhere) == []
+    for column in ("answer", "told"):
+        write_set("elsewhere.jsonl", "question", 6, **{column: "5"})
+        assert ran(elsewhere) == ["search", "verified", "report"], column
+    metadata = "problems.train.columns.metadata=[told]"
+    assert ran(elsewhere, metadata) == ["search", "verified", "report"]
+    write_set("elsewhere.jsonl", "question", 6)
+    assert ran(elsewhere) == []
+
+
+def test_the_report_is_that_of_the_run_just_made(folder: Path, capsys) -> None:
+    def shown() -> tuple[str, str, str]:
+        """The terminal's verdict, the page, and the figures."""
+        page, summary = (Path("run", n).read_text() for n in ("report.html", "summary.json"))
+        assert json.loads(summary)["verdict"] in capsys.readouterr().out
+        return page, summary
+
+    other = "stages.base.methods.sample.k=4"
+    assert ran() == EVERYTHING
+    first = shown()
+    assert ran(other) == ["base", "report"]
+    second = shown()
+    assert first[1] != second[1]
+    for overrides, expected in (((), first), ((other,), second), ((), first)):
+        assert ran(*overrides) == []
+        assert shown() == expected
+    for left in ([], ["report.html"], ["summary.json"]):
+        for name in ("report.html", "summary.json"):
+            if name not in left:
+                Path("run", name).unlink()
+        assert ran() == []
+        assert shown() == first
+    Path("run/report.html").write_text("of somebody else")
+    assert ran() == []
+    assert shown() == first
+
+
+def test_no_report_is_named_where_the_recipe_makes_none(folder: Path, capsys) -> None:
+    ran()
+    text = Path("mine.yaml").read_text().replace("  report: {kind: report}\n", "")
+    Path("without.yaml").write_text(text)
+    capsys.readouterr()
+    assert ran(recipe="without.yaml") == []
+    assert "report" not in capsys.readouterr().out
+
+
+def test_the_order_of_stages_counts_for_the_report_alone(folder: Path) -> None:
+    text = Path("mine.yaml").read_text()
+    other = BASE.replace("base", "other").replace("k: 2", "k: 3")
+    Path("mine.yaml").write_text(text.replace(BASE, BASE + other))
+    ran()
+    Path("mine.yaml").write_text(text.replace(BASE, other + BASE))
+    assert ran() == ["report"]
+
+
+def test_a_stage_without_its_record_is_refused(folder: Path) -> None:
+    ran()
+    for stage in EVERYTHING:
+        record = Path("run", stage, "stage.json")
+        record.rename("record")
+        with pytest.raises(UserError, match=rf"{stage} holds files and no stage\.json"):
+            ran()
+        Path("record").rename(record)
+    assert ran() == []
+
+
+def test_an_input_that_is_made_again_and_is_another_one_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran()
+    shutil.rmtree("run/search")
+    assert ran() == ["search"]  # the same trees: what was made of them is still right
+    shutil.rmtree("run/search")
+    monkeypatch.setattr("butwait.engines.load.load_plugin", _other_policy)
+    assert ran() == ["search", "verified", "report"]
+
+
+def _other_policy(name: str, what: str) -> Any:
+    """A policy that was changed behind the recipe's back."""
+    from butwait.engines.scripted import ScriptedEngine
+
+    return lambda: ScriptedEngine({"": {"a\n": 0.5, "\\boxed{7}": 0.5}, "a\n": {"\\boxed{3}": 1.0}})
+
+
+def test_another_minor_version_is_said_in_one_line(folder: Path, capsys) -> None:
+    ran()
+    file = Path("run/search/stage.json")
+    record = json.loads(file.read_text())
+    versions = record["versions"]
+    now = {name: ".".join(versions[name].split(".")[:2]) for name in ("torch", "trl")}
+    for changed, told in (
+        ({"torch": "1.0.0"}, [f"  made by torch 1.0 (now {now['torch']})"]),
+        ({"trl": "99.1"}, [f"  made by trl 99.1 (now {now['trl']})"]),
+        ({"numpy": "1.0", "torch": now["torch"] + ".99", "vllm": "0.1"}, []),
+    ):
+        file.write_text(json.dumps(record | {"versions": versions | changed}))
+        capsys.readouterr()
+        assert ran() == []
+        assert [x for x in capsys.readouterr().out.splitlines() if "made by" in x] == told
+
+
+OUTSIDE = ["../x", "..", ".", "", "/tmp/x", "a/b", "a\\b", ".hidden", "a\nb", "x" * 300]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("what", ["recipe", "problem set", "stage"])
+def test_names_stay_inside_of_the_run(folder: Path, what: str, name: str) -> None:
+    content = {
+        "name": "mine",
+        "model": {"name": "none"},
+        "problems": {"test": {"source": "tests.jsonl"}},
+        "stages": {"base": {"kind": "evaluate", "problems": ["test"], "methods": {"a": {}}}},
+    }
+    if what == "recipe":
+        content["name"] = name
+    elif what == "problem set":
+        content["problems"] = {name: {"source": "tests.jsonl"}}
+        content["stages"]["base"]["problems"] = [name]
+    else:
+        content["stages"] = {name: content["stages"]["base"]}
+    Path("named.yaml").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{what} name"):
+        load_recipe("named.yaml", STAGES)
+
+
+@pytest.mark.parametrize("name", ["problems", "Problems"])
+def test_no_stage_is_called_as_the_folder_of_the_questions(folder: Path, name: str) -> None:
+    text = Path("mine.yaml").read_text().replace("  verified:", f"  {name}:")
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(UserError, match="the run has its questions there"):
+        ran()
+
+
+def test_evaluation_sets_keep_the_questions_that_they_share(folder: Path) -> None:
+    text = Path("mine.yaml").read_text()
+    text = text.replace("  test: {", "  more: {source: more.jsonl}\n  test: {")
+    text = text.replace("problems: [test],", "problems: [test, more],")
+    Path("mine.yaml").write_text(text)
+    write_set("more.jsonl", "test", 7)
+    ran()
+    metrics = json.loads(Path("run/base/stage.json").read_text())["metrics"]
+    assert {key: found["n"] for key, found in metrics.items()} == {
+        "test/sample": 4,
+        "more/sample": 7,
+    }
