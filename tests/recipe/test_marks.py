@@ -73,7 +73,6 @@ def test_every_field_counts_as_it_is_marked(tmp_path: Path) -> None:
         Mark.DEVICE: ("cuda:0", "cuda:1", "cpu"),
     }
     for cls in classes():
-        required = {n: "given" for n, field in cls.model_fields.items() if field.is_required()}
         for name, mark in marks(cls).items():
             first, alike, unlike = values.get(mark, ("one", "one", "another"))
             for deterministic in (False, True):
