@@ -25,7 +25,7 @@ from butwait.reward_models.audit.prefixes import audit
 from butwait.reward_models.kinds.trained import write_note
 from butwait.reward_models.score_head import add_score_head, load_scorer
 from butwait.running.files import atomic_path, write_json
-from butwait.running.identity import fingerprint
+from butwait.running.identity import identity
 from butwait.training.arguments import (
     in_precision,
     on_one_device,
@@ -154,10 +154,8 @@ def _fit(
     """Trains in place; returns the metrics of the training itself."""
     set_seed(seed)
     data = b"".join(array.tobytes() for example in examples for array in example.values())
-    identity = fingerprint(
-        [settings.model_dump(), policy.model_dump(), seed, hashlib.sha256(data).hexdigest()]
-    )
-    work = WorkFolder(output / "work", identity)
+    made_of = identity(settings, policy, seed, hashlib.sha256(data).hexdigest())
+    work = WorkFolder(output / "work", made_of)
     with ExitStack() as stack:
         trainer = _Trainer(
             model=model,

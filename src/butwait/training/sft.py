@@ -17,7 +17,7 @@ from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Example, UserError
-from butwait.running.identity import fingerprint
+from butwait.running.identity import identity
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import (
     in_precision,
@@ -83,10 +83,8 @@ def train_sft(
     layout = prompt or PromptSettings()
     limit = _length_limit(policy, settings)
     rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
-    identity = fingerprint(
-        [settings.model_dump(), model.model_dump(), seed, rows.input_ids, rows.labels]
-    )
-    work = WorkFolder(output / "work", identity)
+    made_of = identity(settings, model, seed, rows.input_ids, rows.labels)
+    work = WorkFolder(output / "work", made_of)
     with quiet(), user_errors(), ExitStack() as stack:
         trainer = _trainer(policy, tokenizer, rows, settings, model, work.path, seed)
         marker = Marker(trainer.counted)

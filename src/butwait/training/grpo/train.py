@@ -23,7 +23,7 @@ from butwait.records import Key, Problem, UserError
 from butwait.reward_models.load import Policy
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import atomic_path
-from butwait.running.identity import fingerprint
+from butwait.running.identity import identity
 from butwait.running.packages import require
 from butwait.synthesis.built import Prompting
 from butwait.synthesis.dataset import quiet_datasets
@@ -375,10 +375,8 @@ class _Run:
 def _identity(material: Material, settings: GrpoSettings, processes: int) -> str:
     """Of the work whose checkpoints can be gone on from."""
     questions = [[p.id, p.question, p.answer] for p in material.problems]
-    model, prompt = material.model.model_dump(), material.prompt.model_dump()
-    return fingerprint(
-        [settings.model_dump(mode="json"), model, prompt, questions, material.key.words, processes]
-    )
+    key, model = material.key.words, material.model
+    return identity(settings, model, material.prompt, questions, key, processes)
 
 
 @contextmanager
