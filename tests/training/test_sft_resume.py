@@ -122,6 +122,24 @@ def test_other_work_in_the_folder_is_not_resumed(
     assert train_sft(model, examples, FULL, tmp_path / "out", seed=6) == fresh
 
 
+def test_the_model_counts_by_its_content_and_not_by_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's folder may be spelled in another way, or moved."""
+    model, tokenizer = save_model(tmp_path / "base")
+    examples = sums(tokenizer, 20)
+    train_until(8, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
+    kept = (tmp_path / "out/work/checkpoint-6").stat().st_ino
+    monkeypatch.chdir(tmp_path)
+    train_until(8, monkeypatch, model.model_copy(update={"name": "base"}), examples, FULL,
+                tmp_path / "out", seed=5)  # fmt: skip
+    assert (tmp_path / "out/work/checkpoint-6").stat().st_ino == kept
+    with (tmp_path / "base/config.json").open("a") as config:
+        config.write("\n")  # Any other byte may be another model.
+    train_until(2, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
+    assert not (tmp_path / "out/work/checkpoint-6").exists()
+
+
 def test_a_half_written_checkpoint_is_left_out(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path / "work", "this work")
     assert work.last() is None
