@@ -130,7 +130,8 @@ def killed_run(recipe: Path, run: Path, draws: random.Random, length: float) -> 
 
 
 def names(run: Path) -> set[str]:
-    return {os.path.join(at, name) for at, *held in os.walk(run) for name in sum(held, [])}
+    walk = os.walk(run)
+    return {os.path.join(at, name) for at, *held in walk for name in (*held[0], *held[1])}
 
 
 def result(run: Path) -> Any:

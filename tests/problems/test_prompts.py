@@ -75,6 +75,15 @@ def test_template_options_reach_the_chat_template() -> None:
     assert words_of(prompt, word_tokenizer(template))[-1] == "be"
 
 
+def test_a_template_that_writes_todays_date_is_told_the_same_one_every_day() -> None:
+    today = "{{ 'be' if strftime_now('%d %b %Y') == '01 Feb 2025' else 'brief' }}"
+    prompt = PromptSettings.model_validate({"template": "{question}", "date": "2025-02-01"})
+    assert words_of(prompt, word_tokenizer(CHAT + today))[-1] == "be"
+    usual = "{{ 'be' if strftime_now('%d %b %Y') == '26 Jul 2024' else 'brief' }}"
+    prompt = PromptSettings(template="{question}")
+    assert words_of(prompt, word_tokenizer(CHAT + usual))[-1] == "be"
+
+
 def test_no_chat_template_is_an_error_that_names_the_way_out() -> None:
     with pytest.raises(UserError, match=r"no chat template; set prompt\.style: plain"):
         words_of(PromptSettings(template="{question}"), word_tokenizer(None))
