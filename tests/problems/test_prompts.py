@@ -1,5 +1,7 @@
 """From a question to token ids."""
 
+import datetime
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -75,13 +77,20 @@ def test_template_options_reach_the_chat_template() -> None:
     assert words_of(prompt, word_tokenizer(template))[-1] == "be"
 
 
-def test_a_template_that_writes_todays_date_is_told_the_same_one_every_day() -> None:
-    today = "{{ 'be' if strftime_now('%d %b %Y') == '01 Feb 2025' else 'brief' }}"
-    prompt = PromptSettings.model_validate({"template": "{question}", "date": "2025-02-01"})
-    assert words_of(prompt, word_tokenizer(CHAT + today))[-1] == "be"
-    usual = "{{ 'be' if strftime_now('%d %b %Y') == '26 Jul 2024' else 'brief' }}"
-    prompt = PromptSettings(template="{question}")
-    assert words_of(prompt, word_tokenizer(CHAT + usual))[-1] == "be"
+@pytest.mark.parametrize("given", [None, "2025-02-01"])
+@pytest.mark.parametrize("how", ["%d %b %Y", "%B %d, %Y", "%Y-%m-%d", "%A %-d %j"])
+def test_a_template_that_writes_todays_date_is_told_the_same_one_every_day(
+    given: str | None, how: str
+) -> None:
+    date = datetime.date.fromisoformat(given or "2024-07-26")
+    wanted = date.strftime(how)
+    today = f"{{% set f = '{how}' %}}{{{{ 'be' if strftime_now(f) == '{wanted}' else 'brief' }}}}"
+    asked = "{% if strftime_now is defined %}" + today + "{% endif %}"
+    prompt = PromptSettings.model_validate(
+        {"template": "{question}"} | ({"date": given} if given else {})
+    )
+    words = words_of(prompt, word_tokenizer(CHAT + asked))
+    assert words == ["<s>", "user", "what", "is", "{x}", "?", "be"]
 
 
 def test_no_chat_template_is_an_error_that_names_the_way_out() -> None:

@@ -1,5 +1,6 @@
 """From a problem to the prompt's token ids."""
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -46,16 +47,16 @@ def _encode_chat(tokenizer: Any, chat: list[Message], prompt: PromptSettings) ->
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; set "
             "prompt.style: plain, or take an instruction-tuned model"
         )
-    # Only where the template asks: some tokenizers refuse variables that they do not know.
-    asks = "strftime_now" in str(tokenizer.chat_template)
-    today = {"strftime_now": prompt.date.strftime} if asks else {}
+    template = None
+    if "strftime_now" in str(tokenizer.chat_template):
+        template = _dated(prompt.date) + tokenizer.get_chat_template()
     try:
         return tokenizer.apply_chat_template(
             chat,
+            chat_template=template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            **today,
             **prompt.template_options,
         )
     except TemplateError as error:
@@ -63,6 +64,13 @@ def _encode_chat(tokenizer: Any, chat: list[Message], prompt: PromptSettings) ->
             f"the chat template of {tokenizer.name_or_path} refuses this prompt ({error}); "
             "some templates take no system message: see prompt.system"
         ) from error
+
+
+def _dated(date: datetime.date) -> str:
+    """What makes every day the same in a chat template, which reads the clock by this name."""
+    known = ("-d", *"aAbBcdejmuUVwWxyYD")
+    text = "".join(f"|replace('%{name}', {date.strftime('%' + name)!r})" for name in known)
+    return f"{{%- macro strftime_now(format) -%}}{{{{- format{text} -}}}}{{%- endmacro +%}}"
 
 
 def _encode_plain(tokenizer: Any, chat: list[Message]) -> list[int]:
