@@ -15,18 +15,21 @@ class Settings(BaseModel):
 
 
 class Mark(Enum):
-    """What a change of a field means for results that are on disk (``docs/identity.md``)."""
+    """What a change of a field means for results that are on disk (``docs/identity.md``).
+
+    Attributes:
+        RESULT: they are computed anew.
+        RESOURCE: they stay, and what is half finished goes on.
+        SHAPE: as a result where the settings are ``deterministic``, else as a resource.
+        CONTENT: the value names a file, a folder or ``module:function``: a result by what it holds.
+        DEVICE: a result by the kind of device, not by its number.
+    """
 
     RESULT = "result"
-    """They are computed anew."""
     RESOURCE = "resource"
-    """They stay, and what is half finished goes on."""
     SHAPE = "shape"
-    """As a result where the settings are ``deterministic``, else as a resource."""
     CONTENT = "content"
-    """The value names a file, a folder or ``module:function``: a result by what these hold."""
     DEVICE = "device"
-    """A result by the kind of device, not by its number."""
 
 
 Result = Annotated[T, Mark.RESULT]

@@ -12,8 +12,8 @@ from typing import Any
 
 from butwait.records import UserError
 
+# Names on the way: not whole yet; whole, and to come back unless its successor came; to go.
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>partial|old|gone)", re.DOTALL)
-"""Names on the way: not whole yet; whole, and to come back unless its successor came; to go."""
 
 
 @contextmanager
@@ -28,7 +28,6 @@ def atomic_path(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target.parent, f".{glob.escape(target.name)}.*")
     temporary, old = _beside(target, "partial"), _beside(target, "old")
-    _remove(temporary)  # of a process that had the same number
     try:
         yield temporary
         _flush(temporary)

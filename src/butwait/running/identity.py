@@ -19,8 +19,7 @@ from butwait.records.settings import Mark, Settings
 from butwait.running.plugins import source_file
 
 _PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
-_SHIPPED = frozenset({"tiny", "smollm2"})
-"""Models that butwait finds by their names, whatever folders there are."""
+_SHIPPED = ("tiny", "smollm2")  # found by their names, whatever folders there are
 
 
 def identity(*parts: Any) -> str:
