@@ -20,7 +20,7 @@ def classes() -> list[type[Settings]]:
     """All settings that butwait has, those of kinds that nothing has asked for yet included."""
     assert list(STAGES)
     known: set[int] = set()
-    while new := [o for o in gc.get_objects() if isinstance(o, Kinds) and id(o) not in known]:
+    while new := [o for o in gc.get_objects() if type(o) is Kinds and id(o) not in known]:
         for kinds in new:
             known.add(id(kinds))
             list(kinds)
