@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _discard(path: Path) -> None:
         gone = _beside(path.with_name(found["name"]) if found else path, "gone")
         if path != gone:
             _remove(gone)
-            os.replace(path, gone)
+            with suppress(FileNotFoundError):  # another process was faster
+                os.replace(path, gone)
         path = gone
     _remove(path)
 
