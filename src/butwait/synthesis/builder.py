@@ -12,7 +12,7 @@ from butwait.engines.engine import Engine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Example, Key, Problem, SearchTree
 from butwait.running.kinds import Kinds
-from butwait.synthesis.settings import DataSettings, RecipeStages
+from butwait.synthesis.settings import DataSettings
 
 if TYPE_CHECKING:
     from butwait.problems.grading import Grader
@@ -156,8 +156,8 @@ class Builder(Generic[S]):
         supervision: what the builder itself adds to where the signal came from.
         needs_trees: whether it cannot do without a search. Otherwise the stage names a problem set
             (``problems``).
-        check: what must hold between the stages of a recipe beside what the subset needs;
-            ValueError for what does not.
+        check: of a ``Recipe``, a stage's name and its settings: raises ValueError for what does not
+            fit between that stage and the others, the subset's rules aside.
         prepare: for settings that need the policy once more, what is asked of it; else None.
     """
 
@@ -166,7 +166,7 @@ class Builder(Generic[S]):
     label: str
     supervision: Literal["self", "external traces"] = "self"
     needs_trees: bool = True
-    check: Callable[[RecipeStages, str, S], None] = lambda recipe, name, settings: None
+    check: Callable[[Any, str, S], None] = lambda recipe, name, settings: None
     prepare: Callable[[S], Prepare | None] = lambda settings: None
 
 

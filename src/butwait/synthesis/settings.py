@@ -1,8 +1,7 @@
 """What all builders of training data take. Imports nothing heavy."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -14,19 +13,6 @@ Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
 Format = Literal["plain", "think"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-
-
-class RecipeStages(Protocol):
-    """What a check asks a recipe."""
-
-    @property
-    def stages(self) -> Mapping[str, Any]:
-        """Settings by the stage's name."""
-        ...
-
-    def inputs(self, name: str, provides: str) -> list[str]:
-        """The stages that ``name`` takes from and that give ``provides``."""
-        ...
 
 
 class FixedNumber(Settings):
@@ -94,8 +80,8 @@ class SubsetSettings(Settings):
                 raise ValueError(f"{name}: the first bound must not be above the second")
         return self
 
-    def check(self, recipe: RecipeStages, name: str) -> None:
-        """Whether the stage ``name`` takes from the stages that the rules need.
+    def check(self, recipe: Any, name: str) -> None:
+        """Whether the stage ``name`` of a ``Recipe`` takes from the stages that the rules need.
 
         Raises:
             ValueError: the first rule that it does not.

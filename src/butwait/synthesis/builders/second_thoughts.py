@@ -5,13 +5,13 @@ The trees are those of the sampler ``but_wait`` (s1's budget forcing, Muennighof
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from butwait.records import COMPLETE, Example, Grade, UserError
 from butwait.synthesis.builder import Builder, Built, Material, Prompting
 from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
 from butwait.synthesis.questions import Question, by_question
-from butwait.synthesis.settings import MistakeSettings, RecipeStages
+from butwait.synthesis.settings import MistakeSettings
 from butwait.synthesis.solutions import (
     Solution,
     choose,
@@ -64,13 +64,12 @@ def _examples(material: Material[SecondThoughtsSettings], question: Question) ->
         if without := len(pool) - len(stated):
             facts["paths whose last thought has no box"] += without
         pool = stated
-    made = [(s, pieces) for s in pool if (pieces := _pieces(s, material.prompting, settings))]
+    made = {id(s): pieces for s in pool if (pieces := _pieces(s, material.prompting, settings))}
     facts["paths with a thought that is only its box"] += len(pool) - len(made)
-    pieces_of = {id(solution): pieces for solution, pieces in made}
-    chosen = choose([s for s, _ in made], settings, question.key.derive("choose"))
+    left = [solution for solution in pool if id(solution) in made]
     return [
-        solved_example(material, question.problem, s, pieces_of[id(s)], question.key)
-        for s in chosen
+        solved_example(material, question.problem, solution, made[id(solution)], question.key)
+        for solution in choose(left, settings, question.key.derive("choose"))
     ]
 
 
@@ -142,7 +141,7 @@ def _pieces(
     return pieces
 
 
-def _check(recipe: RecipeStages, name: str, settings: SecondThoughtsSettings) -> None:
+def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> None:
     for search in recipe.inputs(name, "trees"):
         sampler = recipe.stages[search].sampler
         if sampler.kind != "but_wait":
