@@ -8,6 +8,7 @@ import pytest
 from synthesis_cases import BOX, KEY, PROMPTING, TreeBuilder, chain, check_example, make_problem
 
 from butwait.records import UserError
+from butwait.search.settings import SAMPLERS
 from butwait.synthesis.builder import BUILDERS, Material
 from butwait.synthesis.builders.backtrack import BacktrackSettings, confirm_branches
 from butwait.synthesis.builders.second_thoughts import SecondThoughtsSettings
@@ -95,7 +96,7 @@ def test_what_is_asked_of_the_policy_depends_on_the_settings() -> None:
 
 
 def recipe(sampler: str) -> SimpleNamespace:
-    stages = {"hunt": SimpleNamespace(sampler=SimpleNamespace(kind=sampler))}
+    stages = {"hunt": SimpleNamespace(sampler=SAMPLERS.parse({"kind": sampler}))}
     given = {"trees": ["hunt"], "data": []}
     return SimpleNamespace(stages=stages, inputs=lambda name, provides: given[provides])
 

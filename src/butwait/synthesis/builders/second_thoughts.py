@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from butwait.records import COMPLETE, Example, Grade, UserError
+from butwait.search.settings import SAMPLERS
 from butwait.synthesis.builder import Builder, Built, Material, Prompting
 from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
 from butwait.synthesis.questions import Question, by_question
@@ -48,7 +49,7 @@ def build_second_thoughts(material: Material[SecondThoughtsSettings]) -> Built:
     if not phrases_seen:
         raise UserError(
             "no path of these trees was made to think again; take them from a search with "
-            "sampler.kind: but_wait"
+            f"sampler.kind: {_forcing()}"
         )
     return built
 
@@ -141,13 +142,17 @@ def _pieces(
     return pieces
 
 
+def _forcing() -> str:
+    return " | ".join(kind for kind in SAMPLERS if SAMPLERS[kind].second_thoughts)
+
+
 def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> None:
     for search in recipe.inputs(name, "trees"):
         sampler = recipe.stages[search].sampler
-        if sampler.kind != "but_wait":
+        if not SAMPLERS.of(sampler).second_thoughts:
             raise ValueError(
-                f"stage {name!r} (but_wait) takes from {search!r}, whose sampler is "
-                f"{sampler.kind}; it needs a search with sampler.kind: but_wait"
+                f"stage {name!r} ({settings.kind}) takes from {search!r}, whose sampler is "
+                f"{sampler.kind}; it needs a search with sampler.kind: {_forcing()}"
             )
 
 
