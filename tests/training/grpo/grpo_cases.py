@@ -12,7 +12,7 @@ from butwait.engines.scripted import ScriptedEngine
 from butwait.problems.grading import Grader
 from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.completions import Completion
 from butwait.training.grpo.direct import DirectSampler
 from butwait.training.grpo.generation import Generation

@@ -13,7 +13,7 @@ from butwait.report.sections import REINFORCEMENT
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.stages.context import StageRun
-from butwait.stages.kinds.data import allowed, check_subset
+from butwait.stages.kinds.data import allowed
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
 
 
@@ -88,10 +88,10 @@ def grpo(run: StageRun) -> Outcome:
 
 
 def _seen(attempts: list[Attempt], problems: list[Problem], texts: int) -> Any:
-    from butwait.evaluation.metrics import summarise
+    from butwait.evaluation.metrics import attempt_figures
     from butwait.training.grpo.looks import LookResult
 
-    figures = summarise(attempts)
+    figures = attempt_figures(attempts)
     questions = {problem.id: problem.question for problem in problems}
     first = [row for row in attempts if row.sample == 0][:texts]
     return LookResult(
@@ -150,7 +150,7 @@ def _headline(metrics: Metrics) -> Iterator[str]:
 
 
 def _check(recipe: Any, name: str) -> None:
-    check_subset(recipe, name, recipe.stages[name].subset)
+    recipe.stages[name].subset.check(recipe, name)
 
 
 GRPO = StageKind(

@@ -10,7 +10,7 @@ import numpy as np
 from butwait.engines.engine import Engine
 from butwait.problems.grading import Grader
 from butwait.records import Key, Problem
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.completions import Completion, sample_group
 from butwait.training.grpo.likelihood import LikelihoodRow
 from butwait.training.grpo.rewards import reward

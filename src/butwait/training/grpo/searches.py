@@ -12,11 +12,9 @@ from butwait.records import Counts, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.run import run_sampler
 from butwait.search.weights import effective_sample_size
-from butwait.synthesis.backtrack import build_backtrack
-from butwait.synthesis.built import BuildCounts, Prompting, StoredTree
-from butwait.synthesis.grades import grade_paths
-from butwait.synthesis.phrases import load_phrases
-from butwait.synthesis.solutions import Solution, correct_solutions
+from butwait.synthesis.builder import BuildCounts, Material, Prompting, StoredTree
+from butwait.synthesis.builders.backtrack import build_backtrack
+from butwait.synthesis.solutions import Solution, correct_solutions, grade_paths
 from butwait.training.grpo.likelihood import LikelihoodRow
 from butwait.training.grpo.settings import GrpoDirectSettings
 from butwait.training.grpo.solved import SearchFolder
@@ -137,14 +135,9 @@ class LoopSearch:
         wanted = self._settings.backtrack
         assert wanted is not None
         most = min(wanted.per_question, self._settings.solutions or self._settings.group)
-        built = build_backtrack(
-            [_stored(tree)],
-            [problem],
-            self._prompting,
-            wanted.model_copy(update={"per_question": most}),
-            load_phrases(wanted.phrases),
-            key,
-        )
+        settings = wanted.model_copy(update={"per_question": most})
+        material = Material([_stored(tree)], [problem], self._prompting, settings, key)
+        built = build_backtrack(material)
         return [
             LikelihoodRow(problem.id, e.prompt_ids, e.completion_ids, e.loss_mask)
             for e in built.examples

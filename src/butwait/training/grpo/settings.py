@@ -8,7 +8,8 @@ from butwait.engines.settings import StepRule
 from butwait.records.settings import Settings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.settings import SamplerSettings
-from butwait.synthesis.settings import BacktrackSettings, SubsetSettings
+from butwait.synthesis.builders.backtrack import BacktrackSettings
+from butwait.synthesis.settings import SubsetSettings
 from butwait.training.plateau_settings import PlateauSettings
 from butwait.training.prm_settings import PrmSettings
 from butwait.training.settings import (

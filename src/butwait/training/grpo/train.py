@@ -25,7 +25,7 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import atomic_path
 from butwait.running.packages import require
 from butwait.running.stages import fingerprint
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision
 from butwait.training.callbacks import Log, Progress

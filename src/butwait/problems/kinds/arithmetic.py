@@ -12,10 +12,14 @@ import hashlib
 import math
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from typing import Annotated
+
+from pydantic import Field, ValidationError
 
 from butwait.problems.overlap import text_id
-from butwait.problems.settings import ArithmeticSettings
+from butwait.problems.source import Asked, Source
 from butwait.records import Key, Problem, UserError
+from butwait.records.settings import Settings
 
 SPLITS = ("pretrain", "train", "search", "validation", "test")
 """Each holds about a fifth of all questions; ``pretrain`` taught the tiny model."""
@@ -23,6 +27,26 @@ SPLITS = ("pretrain", "train", "search", "validation", "test")
 _DRAWS_PER_QUESTION = 100
 """Candidates looked at for each question asked for, before the space counts as exhausted (about
 a fifth of them fall into a split)."""
+
+
+class ArithmeticSettings(Settings):
+    """Parameters of the built-in ``arithmetic`` questions."""
+
+    size: Annotated[int, Field(gt=0)] = 500
+    """Number of questions."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """A smaller set is the beginning of a larger one with the same seed."""
+    min_terms: Annotated[int, Field(ge=2)] = 4
+    """Fewest digits that are added or subtracted."""
+    max_terms: Annotated[int, Field(ge=2)] = 6
+    """Most digits that are added or subtracted."""
+    minus: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that a digit is subtracted where the total allows it. With few, totals grow and
+    with them the carries that the tiny model forgets: questions become hard for it."""
+    min_answer: Annotated[int, Field(ge=0)] = 0
+    """The smallest final total."""
+    max_answer: Annotated[int, Field(ge=0)] | None = None
+    """The largest final total; None: any. The tiny model cannot count beyond 40."""
 
 
 def generate(settings: ArithmeticSettings, split: str) -> list[Problem]:
@@ -98,3 +122,21 @@ def _candidates(settings: ArithmeticSettings) -> Iterator[tuple[int, ...]]:
             terms.append(-digit if negative and digit <= total else digit)
             total += terms[-1]
         yield tuple(terms)
+
+
+def _load(asked: Asked) -> list[Problem]:
+    try:
+        settings = ArithmeticSettings(**asked.params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"arithmetic: params.{name}: {first['msg']}") from error
+    return generate(settings, asked.split or "train")
+
+
+ARITHMETIC = Source(
+    matches=lambda source: source == "arithmetic",
+    load=_load,
+    takes=frozenset({"split", "params"}),
+    generated=True,
+)

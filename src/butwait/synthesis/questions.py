@@ -5,26 +5,35 @@ question and are let go with it, so memory is that of one question and of the ex
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice, zip_longest
 
 import numpy as np
 
 from butwait.records import Example, Key, Problem, UserError
-from butwait.synthesis.built import BuildCounts, Built, StoredTree
+from butwait.synthesis.builder import BuildCounts, Built, Material, S, StoredTree
 from butwait.synthesis.settings import DataSettings
 
-ExamplesOf = Callable[[Problem, Sequence[StoredTree], BuildCounts, Key], list[Example]]
-"""From a question and its trees to its examples, the preferred ones first. The key is the
-question's own."""
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of the material.
+
+    Attributes:
+        problem: the question.
+        trees: all of its trees.
+        key: its own randomness.
+        counts: of the whole data set, to be added to.
+    """
+
+    problem: Problem
+    trees: Sequence[StoredTree]
+    key: Key
+    counts: BuildCounts
 
 
-def build(
-    trees: Iterable[StoredTree],
-    problems: Sequence[Problem],
-    settings: DataSettings,
-    key: Key,
-    examples_of: ExamplesOf,
-    allowed: Iterable[str] | None = None,
+def by_question(
+    material: Material[S], examples_of: Callable[[Material[S], Question], list[Example]]
 ) -> Built:
     """Runs a builder over all questions.
 
@@ -33,39 +42,35 @@ def build(
     its trees and the key alone, not on the order of the questions.
 
     Args:
-        trees: graded trees; those of one question follow each other, and are pooled.
-        problems: at least the problems of these trees.
-        settings: the builder's.
-        key: randomness of the choice and of the order.
-        examples_of: the builder proper.
-        allowed: problem ids of the subset (``allowed_questions``); None: all.
+        material: what the builder was given.
+        examples_of: the builder proper: a question's examples, the preferred ones first.
 
     Raises:
         UserError: a tree without a problem; too few tokens for ``loss_tokens``.
     """
-    by_id = {problem.id: problem for problem in problems}
-    kept_ids = None if allowed is None else set(allowed)
+    by_id = {problem.id: problem for problem in material.problems}
+    kept_ids = None if material.allowed is None else set(material.allowed)
     counts = BuildCounts()
     found: dict[str, list[Example]] = {}
-    for problem_id, group in groupby(trees, key=lambda stored: stored.tree.problem_id):
-        question = list(group)
+    for problem_id, group in groupby(material.trees, key=lambda stored: stored.tree.problem_id):
+        trees = list(group)
         if problem_id not in by_id:
             raise UserError(
-                f"stage {question[0].stage} searched the problem {problem_id!r}, which is not in "
+                f"stage {trees[0].stage} searched the problem {problem_id!r}, which is not in "
                 "the problem set given for it; give the set that was searched"
             )
         if problem_id in found:
             raise ValueError(f"the trees of {problem_id!r} do not follow each other")
-        counts.trees += len(question)
+        counts.trees += len(trees)
         counts.questions_searched += 1
         found[problem_id] = []
         if kept_ids is None or problem_id in kept_ids:
-            found[problem_id] = examples_of(
-                by_id[problem_id], question, counts, key.derive("question", problem_id)
-            )
+            key = material.key.derive("question", problem_id)
+            question = Question(by_id[problem_id], trees, key, counts)
+            found[problem_id] = examples_of(material, question)
         else:
             counts.outside_subset += 1
-    return Built(select(found, settings, key), counts)
+    return Built(select(found, material.settings, material.key), counts)
 
 
 def select(found: dict[str, list[Example]], settings: DataSettings, key: Key) -> list[Example]:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pyarrow.parquet
-from pyarrow import ArrowException
-
+from butwait.problems.source import COLUMNS, Source
 from butwait.records import UserError
 from butwait.running import json_lines
 from butwait.running.json_lines import Row
@@ -25,7 +23,16 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
+
+
+FILE = Source(
+    matches=lambda source: source.endswith((".jsonl", ".parquet")),
+    load=lambda asked: read_rows(Path(asked.source).expanduser()),
+    takes=COLUMNS,
+)

@@ -4,64 +4,74 @@ The trees are those of the sampler ``but_wait`` (s1's budget forcing, Muennighof
 2501.19393): the phrase between two thoughts is a node of finish ``inserted``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from butwait.records import COMPLETE, Example, Grade, Key, Problem, UserError
-from butwait.synthesis.build import build
-from butwait.synthesis.built import BuildCounts, Built, Prompting, StoredTree
-from butwait.synthesis.choose import choose
-from butwait.synthesis.cut import BOX, before_box
-from butwait.synthesis.pieces import Piece, assemble, origin, thinking, tree_piece
-from butwait.synthesis.settings import SecondThoughtsSettings
-from butwait.synthesis.solutions import Solution, correct_solutions
+from butwait.records import COMPLETE, Example, Grade, UserError
+from butwait.search.settings import SAMPLERS
+from butwait.synthesis.builder import Builder, Built, Material, Prompting
+from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
+from butwait.synthesis.questions import Question, by_question
+from butwait.synthesis.settings import MistakeSettings
+from butwait.synthesis.solutions import (
+    Solution,
+    choose,
+    correct_solutions,
+    solved_example,
+)
 
 
-def build_second_thoughts(
-    trees: Iterable[StoredTree],
-    problems: Sequence[Problem],
-    prompting: Prompting,
-    settings: SecondThoughtsSettings,
-    key: Key,
-    allowed: Iterable[str] | None = None,
-) -> Built:
+class SecondThoughtsSettings(MistakeSettings):
+    """Paths of a ``but_wait`` search whose last thought was verified."""
+
+    kind: Literal["but_wait"] = "but_wait"
+    first: Literal["any", "wrong"] = "any"
+    """``wrong`` takes only paths whose first thought had a wrong answer."""
+
+
+def build_second_thoughts(material: Material[SecondThoughtsSettings]) -> Built:
     """Correct final paths with at least two thoughts, at most ``per_question`` of a question.
 
     A thought whose answer was graded wrong is a ``mistake``; a phrase is a ``doubt``; the first
-    thought, if it was not wrong, is ``solution``, a later one ``recovery``. Arguments and errors
-    are those of ``build``; trees of another sampler, in which no phrase stands, are a UserError.
+    thought, if it was not wrong, is ``solution``, a later one ``recovery``. Errors are those of
+    ``by_question``; trees of another sampler, in which no phrase stands, are a UserError.
     """
     phrases_seen = False
 
     def examples_of(
-        problem: Problem, trees: Sequence[StoredTree], counts: BuildCounts, key: Key
+        material: Material[SecondThoughtsSettings], question: Question
     ) -> list[Example]:
         nonlocal phrases_seen
-        phrases_seen |= any(n.finish == "inserted" for s in trees for n in s.tree.nodes)
-        pool = [s for s in correct_solutions(trees, prompting, counts) if _thought_again(s)]
-        if settings.first == "wrong":
-            pool = [s for s in pool if _grade_of(s, _thoughts(s)[0]).status == "wrong"]
-        if settings.boxes == "cut" and settings.format == "plain":
-            stated = [s for s in pool if _states_its_answer(s)]
-            if without := len(pool) - len(stated):
-                counts.facts["paths whose last thought has no box"] += without
-            pool = stated
-        made = [(s, pieces) for s in pool if (pieces := _pieces(s, prompting, settings))]
-        counts.facts["paths with a thought that is only its box"] += len(pool) - len(made)
-        pieces_of = {id(solution): pieces for solution, pieces in made}
-        left = [solution for solution, _ in made]
-        chosen = choose(left, settings.choose, settings.per_question, key.derive("choose"))
-        return [
-            _example(problem, solution, pieces_of[id(solution)], prompting, settings, key)
-            for solution in chosen
-        ]
+        phrases_seen |= any(n.finish == "inserted" for s in question.trees for n in s.tree.nodes)
+        return _examples(material, question)
 
-    built = build(trees, problems, settings, key, examples_of, allowed)
+    built = by_question(material, examples_of)
     if not phrases_seen:
         raise UserError(
             "no path of these trees was made to think again; take them from a search with "
-            "sampler.kind: but_wait"
+            f"sampler.kind: {_forcing()}"
         )
     return built
+
+
+def _examples(material: Material[SecondThoughtsSettings], question: Question) -> list[Example]:
+    settings, facts = material.settings, question.counts.facts
+    found = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = [solution for solution in found if _thought_again(solution)]
+    if settings.first == "wrong":
+        pool = [s for s in pool if _grade_of(s, _thoughts(s)[0]).status == "wrong"]
+    if settings.boxes == "cut" and settings.format == "plain":
+        stated = [s for s in pool if _states_its_answer(s)]
+        if without := len(pool) - len(stated):
+            facts["paths whose last thought has no box"] += without
+        pool = stated
+    made = {id(s): pieces for s in pool if (pieces := _pieces(s, material.prompting, settings))}
+    facts["paths with a thought that is only its box"] += len(pool) - len(made)
+    left = [solution for solution in pool if id(solution) in made]
+    return [
+        solved_example(material, question.problem, solution, made[id(solution)], question.key)
+        for solution in choose(left, settings, question.key.derive("choose"))
+    ]
 
 
 def _thought_again(solution: Solution) -> bool:
@@ -132,16 +142,23 @@ def _pieces(
     return pieces
 
 
-def _example(
-    problem: Problem,
-    solution: Solution,
-    pieces: list[Piece],
-    prompting: Prompting,
-    settings: SecondThoughtsSettings,
-    key: Key,
-) -> Example:
-    source = solution.source
-    if settings.format == "think":
-        pieces = thinking(pieces, solution.grade.answer or "", prompting)
-    known = origin("but_wait", problem, source, solution.leaf, key)
-    return assemble(pieces, problem, source.tree.prompt_ids, prompting, known)
+def _forcing() -> str:
+    return " | ".join(kind for kind in SAMPLERS if SAMPLERS[kind].second_thoughts)
+
+
+def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> None:
+    for search in recipe.inputs(name, "trees"):
+        sampler = recipe.stages[search].sampler
+        if not SAMPLERS.of(sampler).second_thoughts:
+            raise ValueError(
+                f"stage {name!r} ({settings.kind}) takes from {search!r}, whose sampler is "
+                f"{sampler.kind}; it needs a search with sampler.kind: {_forcing()}"
+            )
+
+
+BUT_WAIT = Builder(
+    SecondThoughtsSettings,
+    build_second_thoughts,
+    label="second thoughts forced into its own search",
+    check=_check,
+)

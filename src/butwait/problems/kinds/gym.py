@@ -4,17 +4,19 @@ reasoning-gym seeds item i with ``seed + i``: two sets whose ranges [seed, seed 
 share questions. ``overlap.disjoint`` is the guard against that.
 """
 
-from typing import Any
-
-from butwait.problems.tables import Row
+from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
+from butwait.running.json_lines import Row
+
+_PREFIX = "gym:"
 
 
-def generate_rows(name: str, params: dict[str, Any]) -> list[Row]:
-    """``params["size"]`` items of the task ``name``: question, answer and the item's metadata.
+def generate_rows(asked: Asked) -> list[Row]:
+    """``params["size"]`` items of the task ``gym:NAME``: question, answer and the item's metadata.
 
     Raises UserError where reasoning-gym is not installed, and for an unknown task or parameter.
     """
+    name, params = asked.source.removeprefix(_PREFIX), asked.params
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
@@ -31,3 +33,11 @@ def generate_rows(name: str, params: dict[str, Any]) -> list[Row]:
         {**item["metadata"], "question": item["question"], "answer": item["answer"]}
         for item in items
     ]
+
+
+GYM = Source(
+    matches=lambda source: source.startswith(_PREFIX),
+    load=generate_rows,
+    takes=COLUMNS | {"params"},
+    generated=True,
+)
