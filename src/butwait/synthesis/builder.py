@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=DataSettings)
 
-Supervision = Literal["self", "external reward", "external traces"]
-"""Where the signal came from: the model's own rollouts and the gold answers; a reward model
-trained on other data; solutions written by others."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredTree:

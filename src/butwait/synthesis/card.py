@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from butwait.records import Example, UserError
 from butwait.running.files import atomic_path, write_json
 from butwait.synthesis.branches import possible_share
-from butwait.synthesis.builder import BuildCounts, Built, Supervision
+from butwait.synthesis.builder import BuildCounts, Built
 
 _BINS = 40
 
@@ -34,7 +34,7 @@ class Origin:
         recipe: the recipe's name.
         seed: the run's seed.
         tokenizer_fingerprint: of the tokenizer that made the ids.
-        supervision: where the signal came from.
+        supervision: where the signal came from (``report.lineage.supervision_of``).
         licences: of the problem sets that state one, by name.
         overlap: questions left out of these sets because another set, as a rule one of an
             evaluation, has them, by how they were found.
@@ -48,7 +48,7 @@ class Origin:
     recipe: str
     seed: int
     tokenizer_fingerprint: str
-    supervision: Supervision = "self"
+    supervision: str = "self"
     licences: Mapping[str, str] = field(default_factory=dict)
     overlap: Mapping[str, int] = field(default_factory=dict)
 

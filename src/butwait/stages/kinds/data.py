@@ -13,7 +13,7 @@ from pydantic import Field, create_model
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import UserError
-from butwait.reward_models.load import is_own
+from butwait.report.lineage import supervision_of
 from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
@@ -21,7 +21,6 @@ from butwait.synthesis.builder import (
     Material,
     Prepare,
     Searcher,
-    Supervision,
 )
 from butwait.synthesis.settings import SubsetSettings
 
@@ -93,6 +92,8 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
                 f"the builder {settings.kind} gives the example of {problem.id!r} a provenance "
                 "that does not make it again; mend the builder"
             )
+    records = {name: stage.record for name, stage in run.done.items()}
+    records[run.name] = run.stage.record
     origin = Origin(
         stage=run.name,
         builder=settings.kind,
@@ -102,7 +103,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
         recipe=run.recipe.name,
         seed=run.recipe.seed,
         tokenizer_fingerprint=material.prompting.tokenizer_fingerprint,
-        supervision=_supervision(run, builder, searches),
+        supervision=supervision_of(run.name, records, run.recipe.kinds()),
         licences=_licences(run, sets),
         overlap=sum((run.problem_sets[name].dropped for name in sets), Counter()),
     )
@@ -145,19 +146,6 @@ def _sets(run: StageRun, searches: Iterable[str]) -> list[str]:
     own = run.settings.problem_sets
     stages = (run.recipe.stages[search] for search in searches)
     return list(dict.fromkeys(own or [name for stage in stages for name in stage.problem_sets]))
-
-
-def _supervision(run: StageRun, builder: Builder[Any], searches: Iterable[str]) -> Supervision:
-    """A public reward model is external; one of the recipe's own rollouts, the policy's own
-    confidence, or none, is not."""
-    if builder.supervision != "self":
-        return builder.supervision
-    for search in searches:
-        public = getattr(run.recipe.stages[search], "reward_model", None)
-        own = public is None or is_own(public)
-        if not own and not run.recipe.inputs(search, "reward model"):
-            return "external reward"
-    return "self"
 
 
 def _licences(run: StageRun, sets: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.report.settings import ReportSettings
 from butwait.stages.context import StageRun
-from butwait.stages.kinds import STAGES
 
 
 class ReportStage(StageSettings, ReportSettings):
@@ -27,9 +26,8 @@ def report(run: StageRun) -> Outcome:
     started = time.monotonic()
     arms, comparisons = compared(run)
     own["seconds"] = round(time.monotonic() - started, 3)
-    kinds = {stage.kind: STAGES.of(stage) for stage in run.recipe.stages.values()}
     summary = write_report(
-        run.folder.parent, [*records, own], run.recipe.name, comparisons, arms, kinds
+        run.folder.parent, [*records, own], run.recipe.name, comparisons, arms, run.recipe.kinds()
     )
     return {name: summary[name] for name in ("verdict", "rankings")}, {}
 
