@@ -85,7 +85,7 @@ class TableFrontier:
                 self.tree.nodes.append(
                     Node(node, step.token_ids, step.text, step.logprobs, step.finish)
                 )
-                self.tree.prefixes.append(step.extended(prefix))
+                self.tree.prefixes.append(prefix.extended(step.token_ids, step.text))
                 steps = [self.tree.step(n) for n in self.tree.path(child)]
                 logits.append(reward(PROBLEM, steps))
                 self._children[node, step.token_ids.tobytes()] = child
