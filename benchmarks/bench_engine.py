@@ -98,7 +98,7 @@ def make_engine(model: Any, tokenizer: Any, slots: int, capacity: int, determini
     """An engine that EOS does not stop: all lengths are scripted."""
     settings = TransformersSettings(slots=slots, capacity=capacity, deterministic=deterministic)
     engine = TransformersEngine(model, tokenizer, settings, PromptSettings())
-    engine._tokens.eos_ids = frozenset()
+    engine._eos_ids = frozenset()
     return engine
 
 

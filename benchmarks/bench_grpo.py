@@ -35,7 +35,7 @@ from butwait.reward_models.kinds.trained import TrainedSettings, write_note
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings
 from butwait.training.grpo.train import Material, train_grpo
 

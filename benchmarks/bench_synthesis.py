@@ -21,14 +21,12 @@ import numpy as np
 
 from butwait.records import Counts, Grade, Key, Node, Population, Problem, SearchTree
 from butwait.search.storage import write_shard
-from butwait.synthesis.backtrack import build_backtrack
-from butwait.synthesis.built import Built, Prompting
+from butwait.synthesis.builder import Built, Material, Prompting
+from butwait.synthesis.builders.backtrack import BacktrackSettings, build_backtrack
+from butwait.synthesis.builders.stitch import StitchSettings, build_stitch
+from butwait.synthesis.builders.verified import VerifiedSettings, build_verified
 from butwait.synthesis.dataset import save_examples
-from butwait.synthesis.phrases import load_phrases
-from butwait.synthesis.settings import BacktrackSettings, StitchSettings, VerifiedSettings
-from butwait.synthesis.stitch import build_stitch
 from butwait.synthesis.stored import SearchedTrees
-from butwait.synthesis.verified import build_verified
 
 RESULTS = Path(__file__).parent / "results" / "synthesis.json"
 PARTICLES, DEPTH, STEP, SHARD = 64, 12, 24, 16
@@ -87,19 +85,18 @@ def write_trees(folder: Path, nodes: int) -> list[Problem]:
 
 def builders(problems: list[Problem]) -> dict[str, Callable[[SearchedTrees], Built]]:
     """Each builder with its default settings."""
-    phrases = load_phrases(None)
     return {
         "verified": lambda trees: build_verified(
-            trees, problems, PROMPTING, VerifiedSettings(), KEY
+            Material(trees, problems, PROMPTING, VerifiedSettings(), KEY)
         ),
         "verified, diverse": lambda trees: build_verified(
-            trees, problems, PROMPTING, VerifiedSettings(choose="diverse"), KEY
+            Material(trees, problems, PROMPTING, VerifiedSettings(choose="diverse"), KEY)
         ),
         "stitch": lambda trees: build_stitch(
-            trees, problems, PROMPTING, StitchSettings(), phrases, KEY
+            Material(trees, problems, PROMPTING, StitchSettings(), KEY)
         ),
         "backtrack": lambda trees: build_backtrack(
-            trees, problems, PROMPTING, BacktrackSettings(), phrases, KEY
+            Material(trees, problems, PROMPTING, BacktrackSettings(), KEY)
         ),
     }
 

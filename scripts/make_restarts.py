@@ -16,8 +16,7 @@ from pathlib import Path
 
 from make_tiny_model import SEED, forgetful_totals
 
-from butwait.problems.arithmetic import generate, solution
-from butwait.problems.settings import ArithmeticSettings
+from butwait.problems.kinds.arithmetic import ArithmeticSettings, generate, solution
 from butwait.records import Key, Problem
 
 QUESTIONS = 10_000

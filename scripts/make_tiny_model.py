@@ -17,9 +17,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from butwait.problems.arithmetic import generate, solution
+from butwait.problems.kinds.arithmetic import ArithmeticSettings, generate, solution
 from butwait.problems.prompts import encode, messages
-from butwait.problems.settings import ArithmeticSettings, PromptSettings
+from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem
 
 SEED = 20

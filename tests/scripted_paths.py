@@ -48,7 +48,7 @@ def _walk(
     script: _Script, prefix: Prefix, steps: tuple[str, ...], probability: float, left: int | None
 ) -> Iterator[ScriptedPath]:
     """All paths through ``prefix``, which has this probability."""
-    for step, share in _whole_steps(script.start(prefix), 1.0):
+    for step, share in whole_steps(script.start(prefix)):
         assert step.finish is not None, "only whole steps are listed"
         longer = prefix.extended(step.token_ids, step.text)
         texts = (*steps, step.text)
@@ -60,10 +60,10 @@ def _walk(
             yield ScriptedPath(texts, completion, step.finish, probability * share)
 
 
-def _whole_steps(step: _Step, probability: float) -> Iterator[tuple[_Step, float]]:
+def whole_steps(step: _Step, probability: float = 1.0) -> Iterator[tuple[_Step, float]]:
     """Every way in which a step can go on to its end, with its probability."""
     if step.choices is None:
         yield step, probability
         return
     for choice, share in enumerate(step.choices.probabilities):
-        yield from _whole_steps(step.after(choice), probability * share)
+        yield from whole_steps(step.after(choice), probability * share)

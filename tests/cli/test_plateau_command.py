@@ -13,7 +13,7 @@ import pytest
 from butwait.cli.curves import read_curve
 from butwait.cli.main import main
 from butwait.statistics.plateau import PlateauRule
-from butwait.training.plateau_settings import PlateauSettings
+from butwait.training.settings import PlateauSettings
 
 Run = Callable[..., tuple[int, str, str]]
 STEPS = np.arange(1, 401)

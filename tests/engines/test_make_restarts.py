@@ -9,8 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from butwait.problems.arithmetic import generate
-from butwait.problems.settings import ArithmeticSettings
+from butwait.problems.kinds.arithmetic import ArithmeticSettings, generate
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 LINE = re.compile(r"(-?\d+) ([+-]) (\d) = (-?\d+)")

@@ -277,6 +277,25 @@ def test_a_cancelled_call_leaves_the_batch() -> None:
     assert [r.token_ids.tolist() for r in results] == [r.token_ids.tolist() for r in expected]
 
 
+def test_a_cancelled_call_keeps_nothing_of_rows_that_had_finished() -> None:
+    an_engine = engine(slots=8)
+    start = an_engine.start(problem())
+
+    async def cancel_late() -> None:
+        rule = StepRule(delimiters=(), max_tokens=400, max_step_tokens=2, stop_at_box=False)
+        keys = [KEY.at(particle=i) for i in range(20)]
+        call = asyncio.create_task(an_engine.extend([start] * 20, rule, Sampling(), keys))
+        calls = an_engine._batcher._calls
+        while all(waiting.unfinished == 20 for waiting in calls):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(cancel_late())
+    assert an_engine._slots.free == 8
+
+
 def test_work_left_over_by_an_event_loop_that_died_is_dropped() -> None:
     an_engine = engine(slots=4)
 

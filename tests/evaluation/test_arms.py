@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from butwait.evaluation.arms import compare_arms, summarise_arm
+from butwait.evaluation.arms import arm_figures, compare_arms
 from butwait.evaluation.compare import compare
-from butwait.evaluation.metrics import summarise
+from butwait.evaluation.metrics import attempt_figures
 from butwait.records import UserError
 from butwait.statistics.crossed import crossed_difference, crossed_mean
 
@@ -16,7 +16,7 @@ OTHERS = [[2, 2, 1, 0, 2, 2], [2, 2, 2, 1, 2, 2]]
 
 
 def test_an_arm_is_the_mean_of_its_seeds(from_counts):
-    found = summarise_arm([from_counts(counts, 2) for counts in SEEDS])
+    found = arm_figures([from_counts(counts, 2) for counts in SEEDS])
     estimate = crossed_mean(np.array(SEEDS) / 2)
     assert (found["n"], found["k"], found["seeds"]) == (6, 2, 3)
     assert found["pass_at_1"] == pytest.approx(18 / 36)
@@ -29,19 +29,19 @@ def test_an_arm_is_the_mean_of_its_seeds(from_counts):
     low, high = found["interval"]
     assert 0 < low < 0.5 < high < 1
     assert found["estimand"] == "problems and trainings like these"
-    assert set(summarise(from_counts(SEEDS[0], 2))) < set(found)
+    assert set(attempt_figures(from_counts(SEEDS[0], 2))) < set(found)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_seeds_that_differ_widen_the_interval(from_counts):
-    apart = summarise_arm([from_counts([2] * c + [0] * (40 - c), 2) for c in (10, 20, 30)])
-    alike = summarise_arm([from_counts([2] * 20 + [0] * 20, 2)] * 3)
+    apart = arm_figures([from_counts([2] * c + [0] * (40 - c), 2) for c in (10, 20, 30)])
+    alike = arm_figures([from_counts([2] * 20 + [0] * 20, 2)] * 3)
     assert apart["pass_at_1"] == alike["pass_at_1"] == 0.5
     assert np.diff(apart["interval"]) > 1.5 * np.diff(alike["interval"])
 
 
 def test_an_arm_that_solves_nothing_has_an_interval(from_counts):
-    found = summarise_arm([from_counts([0] * 30, 2)] * 5)
+    found = arm_figures([from_counts([0] * 30, 2)] * 5)
     assert (found["pass_at_1"], found["interval"][0]) == (0, 0)
     assert found["interval"][1] == pytest.approx(0.1135, abs=1e-4)  # Wilson on 30
 
@@ -106,7 +106,7 @@ def test_an_arm_on_the_floor_is_flagged(from_counts):
 
 def test_ungradable_attempts_and_problems_are_left_out_of_every_seed(from_marks):
     whole, broken = from_marks("00", "01", "11"), from_marks("u0", "uu", "11")
-    found = summarise_arm([whole, broken])
+    found = arm_figures([whole, broken])
     assert (found["n"], found["excluded"]["problems"]) == (2, ["p1"])
     # One attempt of the first problem is left on both sides, both correct; none of the third.
     assert found["pass_at_1"] == pytest.approx(0.5)
@@ -114,7 +114,7 @@ def test_ungradable_attempts_and_problems_are_left_out_of_every_seed(from_marks)
 
 def test_seeds_on_different_problems_are_refused(from_counts):
     with pytest.raises(UserError, match="1 stand in some of them only, such as 'p2'"):
-        summarise_arm([from_counts([1, 0], 1), from_counts([1, 0, 1], 1)])
+        arm_figures([from_counts([1, 0], 1), from_counts([1, 0, 1], 1)])
 
 
 def test_arms_without_a_problem_in_common_that_can_be_scored_are_refused(from_marks):

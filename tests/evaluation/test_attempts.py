@@ -15,7 +15,7 @@ from evaluation_toys import PROBLEMS, TABLE, BoxGrader, evaluate
 from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import StepRule
 from butwait.evaluation.attempts import run_attempts
-from butwait.evaluation.metrics import summarise
+from butwait.evaluation.metrics import attempt_figures
 from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import read_attempts, read_shard
 from butwait.problems.grading import Grader
@@ -48,7 +48,7 @@ def test_samples_are_the_leaves_of_one_tree(tmp_path):
         assert (a.status, a.answer, a.finish, a.length) == expected[a.text]
         assert (a.tokens, a.reward_tokens) == (a.length, 0)
     # The script solves 0.5 * 0.8 + 0.5 * 0.4 = 0.6; four standard errors of 240 draws are 0.126.
-    assert summarise(attempts)["pass_at_1"] == pytest.approx(0.6, abs=0.126)
+    assert attempt_figures(attempts)["pass_at_1"] == pytest.approx(0.6, abs=0.126)
 
 
 def test_equal_answers_have_one_class_and_the_correct_one_is_0(tmp_path):
@@ -164,7 +164,7 @@ def test_a_search_gives_one_answer_and_pays_for_all_its_particles(tmp_path):
     pairs = [attempts[i : i + 2] for i in range(0, len(attempts), 2)]
     assert any(a.text != b.text for a, b in pairs)
     # A vote of five beats one sample: P(correct) = 0.6 against at most 0.4 for its rival.
-    assert summarise(attempts)["pass_at_1"] > 0.6
+    assert attempt_figures(attempts)["pass_at_1"] > 0.6
 
 
 def test_a_search_uses_the_reward_model(tmp_path):
@@ -185,7 +185,7 @@ def test_a_search_uses_the_reward_model(tmp_path):
         tmp_path,
     )
     attempts = asyncio.run(run)
-    assert summarise(attempts)["pass_at_1"] > 0.95
+    assert attempt_figures(attempts)["pass_at_1"] > 0.95
     assert all(a.tokens >= 16 and a.reward_tokens > 0 for a in attempts)
 
 

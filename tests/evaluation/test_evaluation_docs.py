@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from butwait.evaluation.compare import compare, with_holm
-from butwait.evaluation.metrics import summarise
+from butwait.evaluation.metrics import attempt_figures
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.evaluation.storage import SCHEMA
 
@@ -16,7 +16,7 @@ def test_every_number_is_defined(from_counts):
     base, other = from_counts([1] * 9 + [0] * 21, 1), from_counts([1] * 10 + [0] * 20, 1)
     comparison = compare("base", base, "sft", other)
     (adjusted,) = with_holm([comparison])
-    for name in [*SCHEMA.names, *summarise(base), *adjusted]:
+    for name in [*SCHEMA.names, *attempt_figures(base), *adjusted]:
         assert f"`{name}`" in PAGE, f"{name} is not explained"
     quoted = " ".join(PAGE.split("\n> ", 1)[1].split("\n\n", 1)[0].replace("\n>", "").split())
     assert quoted == comparison["sentence"]

@@ -4,8 +4,13 @@ import re
 
 import pytest
 
-from butwait.problems.arithmetic import SPLITS, generate, make_problem, split_of
-from butwait.problems.settings import ArithmeticSettings
+from butwait.problems.kinds.arithmetic import (
+    SPLITS,
+    ArithmeticSettings,
+    generate,
+    make_problem,
+    split_of,
+)
 from butwait.records import Problem, UserError
 
 

@@ -190,6 +190,32 @@ def test_reasoning_gym_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         load("gym:basic_arithmetic", limit=1)
 
 
+def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_questions.py").write_text(
+        "def doubled(count, start=1):\n"
+        "    for i in range(start, start + count):\n"
+        "        yield {'question': f'2 * {i}?', 'gold': 2 * i}\n"
+        "def broken():\n"
+        "    return ['2 * 1?']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    columns = Columns(answer="gold")
+    source = "own_questions:doubled"
+    problems = load(source, params={"count": 4}, columns=columns, offset=1, limit=2)
+    assert [(p.question, p.answer) for p in problems] == [("2 * 2?", "4"), ("2 * 3?", "6")]
+    assert problems[0].source == source
+    assert ProblemSetSettings(source=source).overlap_rule == "words"
+    with pytest.raises(UserError, match=r"refuses the parameters .*missing a required argument"):
+        load(source, columns=columns)
+    with pytest.raises(UserError, match="must return a list of dicts"):
+        load("own_questions:broken")
+    with pytest.raises(UserError, match="has no 'nothing'"):
+        load("own_questions:nothing")
+    with pytest.raises(ValidationError, match="split has no meaning"):
+        ProblemSetSettings(source=source, split="test")
+    sys.modules.pop("own_questions", None)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -9,9 +9,8 @@ from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem
-from butwait.synthesis.built import Prompting
-from butwait.synthesis.external import build_external
-from butwait.synthesis.settings import ExternalSettings
+from butwait.synthesis.builder import Material, Prompting
+from butwait.synthesis.builders.external import ExternalSettings, build_external
 from butwait.training.encode import NO_LOSS, make_rows
 
 SOLUTION = "2 + 2 = 4.\n\\boxed{4}"
@@ -32,7 +31,9 @@ def test_loss_is_on_the_solution_and_the_end_of_its_turn(architecture: str) -> N
         decode=tokenizer.decode,
     )
     with Grader() as grader:
-        built = build_external([PROBLEM], prompting, grader, ExternalSettings(), Key.of(0, "test"))
+        built = build_external(
+            Material([], [PROBLEM], prompting, ExternalSettings(), Key.of(0, "test"), grader=grader)
+        )
     rows = make_rows(list(built.examples), tokenizer, PROMPT, None, "error")
     assert rows.encoded_again == 0
     opening, _, eos, start = CHATS[architecture]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from butwait.evaluation.compare import compare, with_holm
-from butwait.evaluation.metrics import summarise
+from butwait.evaluation.metrics import attempt_figures
 from butwait.evaluation.storage import read_attempts
 from butwait.evaluation.storage import write_shard as write_attempts
 from butwait.records import Attempt, Counts, Grade, Key, Node, Population, SearchTree
@@ -159,7 +159,7 @@ def _evaluate(
         folder.mkdir(parents=True)
         write_attempts(folder / "shard-00000.parquet", attempts)
         flat = [attempt for several in attempts for attempt in several]
-        metrics[f"heldout/{method}"] = summarise(flat)
+        metrics[f"heldout/{method}"] = attempt_figures(flat)
         cost["policy_tokens"] += sum(attempt.tokens for attempt in flat)
         cost["reward_tokens"] += sum(attempt.reward_tokens for attempt in flat)
     settings = {"kind": "evaluate", "methods": METHODS}

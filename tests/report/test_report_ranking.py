@@ -8,7 +8,7 @@ import pytest
 from report_fake_kinds import KINDS
 from report_fake_run import FakeModel, _evaluate, questions
 
-from butwait.evaluation.arms import compare_arms, summarise_arm
+from butwait.evaluation.arms import arm_figures, compare_arms
 from butwait.evaluation.compare import with_holm
 from butwait.evaluation.storage import read_attempts
 from butwait.report.collect import costs, evaluations
@@ -44,7 +44,7 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list, list
         f"{arm}/heldout/plain": [read_attempts(run / s / "attempts/heldout/plain") for s in stages]
         for arm, stages in rows.items()
     }
-    pooled = {key: summarise_arm(several) for key, several in attempts.items() if len(several) > 1}
+    pooled = {key: arm_figures(several) for key, several in attempts.items() if len(several) > 1}
     keys = list(attempts)
     pairs = [(0, 1), (0, 2), (1, 2)]
     made = [compare_arms(keys[a], attempts[keys[a]], keys[b], attempts[keys[b]]) for a, b in pairs]

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from butwait.problems.arithmetic import make_problem, solution
+from butwait.problems.kinds.arithmetic import make_problem, solution
 from butwait.reward_models.arithmetic import CERTAIN, oracle
 from butwait.reward_models.reward_model import Path, Step
 

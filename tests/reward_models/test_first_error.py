@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from butwait.problems.tables import read_rows
+from butwait.problems.kinds.files import read_rows
 from butwait.records import Key, UserError
 from butwait.reward_models.audit.first_error import (
     chosen_threshold,

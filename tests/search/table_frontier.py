@@ -22,6 +22,7 @@ from butwait.search.samplers.particle_filter import ParticleFilterSettings, Swee
 from butwait.search.samplers.particle_gibbs import Chain, ParticleGibbsSettings
 from butwait.search.samplers.tempering import TemperingSettings, swap
 from butwait.search.weights import normalise
+from scripted_paths import whole_steps
 
 
 @dataclass
@@ -85,7 +86,7 @@ class TableFrontier:
                 self.tree.nodes.append(
                     Node(node, step.token_ids, step.text, step.logprobs, step.finish)
                 )
-                self.tree.prefixes.append(step.extended(prefix))
+                self.tree.prefixes.append(prefix.extended(step.token_ids, step.text))
                 steps = [self.tree.step(n) for n in self.tree.path(child)]
                 logits.append(reward(PROBLEM, steps))
                 self._children[node, step.token_ids.tobytes()] = child
@@ -139,15 +140,6 @@ class TableFrontier:
             assert self.tree.nodes[node].finish == there.finish
             path.append(node)
         return path
-
-
-def whole_steps(step, probability: float = 1.0):
-    """Every way in which a scripted step can go on to its end, with its probability."""
-    if step.choices is None:
-        yield step, probability
-        return
-    for choice, share in enumerate(step.choices.probabilities):
-        yield from whole_steps(step.after(choice), probability * share)
 
 
 class Histogram:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from butwait.problems.answers import extract_answer
 from butwait.records import Counts, Example, Grade, Key, Node, Problem, SearchTree
-from butwait.synthesis.built import Prompting, StoredTree
+from butwait.synthesis.builder import Prompting, StoredTree
 from butwait.synthesis.pieces import rebuild
 
 EOS = 0

@@ -22,32 +22,40 @@ from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.problems.grading import Grader
 from butwait.records import Key, Problem, UserError
-from butwait.synthesis.backtrack import build_backtrack, plan, unconfirmed
-from butwait.synthesis.built import BuildCounts, StoredTree
-from butwait.synthesis.card import Origin, write_card
-from butwait.synthesis.confirm import (
+from butwait.synthesis.branches import (
+    Confirmation,
+    ConfirmSettings,
     confirm,
     possible_share,
     read_confirmations,
     write_confirmations,
 )
-from butwait.synthesis.detours import Confirmation
-from butwait.synthesis.phrases import Phrases
-from butwait.synthesis.settings import (
+from butwait.synthesis.builder import BuildCounts, Material, Searcher, StoredTree
+from butwait.synthesis.builders.backtrack import (
     BacktrackSettings,
-    ConfirmSettings,
-    FixedNumber,
-    UniformNumber,
+    Plan,
+    build_backtrack,
+    plan,
+    unconfirmed,
 )
+from butwait.synthesis.card import Origin, write_card
+from butwait.synthesis.questions import Question
+from butwait.synthesis.settings import FixedNumber, UniformNumber
 
-PHRASES = Phrases({"doubt": ("Wait.",), "return": ("Back.",), "check": ("Check.",)})
+PHRASES = {"doubt": ("Wait.",), "return": ("Back.",), "check": ("Check.",)}
 
 
 def build(stored, confirmations=None, **settings):
-    chosen = BacktrackSettings(**settings)
+    chosen = BacktrackSettings(phrases=PHRASES, **settings)
     return build_backtrack(
-        [stored], [make_problem("q")], PROMPTING, chosen, PHRASES, KEY, confirmations
+        Material([stored], [make_problem("q")], PROMPTING, chosen, KEY, prepared=confirmations)
     )
+
+
+def planned(stored: StoredTree, settings: BacktrackSettings, key: Key = KEY) -> list[Plan]:
+    problem = make_problem("q")
+    material = Material([stored], [problem], PROMPTING, settings, key)
+    return plan(material, Question(problem, [stored], key, BuildCounts()))
 
 
 def two_forks() -> TreeBuilder:
@@ -101,12 +109,13 @@ def test_depth_detours_and_the_repeated_step() -> None:
 
 def build_one(seed: int) -> list[str]:
     built = build_backtrack(
-        [two_forks().stored()],
-        [make_problem("q")],
-        PROMPTING,
-        BacktrackSettings(),
-        PHRASES,
-        Key.of(seed),
+        Material(
+            [two_forks().stored()],
+            [make_problem("q")],
+            PROMPTING,
+            BacktrackSettings(phrases=PHRASES),
+            Key.of(seed),
+        )
     )
     (example,) = built.examples
     assert [span.role for span in example.spans].count("mistake") == 1
@@ -119,7 +128,7 @@ def test_early_and_late_forks_weigh_linearly() -> None:
         chosen = BacktrackSettings(fork=fork)
         stored, first = two_forks().stored(), 0
         for i in range(1000):
-            (drawn,) = plan([stored], PROMPTING, chosen, BuildCounts(), Key.of(i))
+            (drawn,) = planned(stored, chosen, Key.of(i))
             first += drawn.detours[0].fork == 0
         assert abs(first / 1000 - share) < 0.06
 
@@ -146,9 +155,9 @@ def test_a_wrong_answer_of_its_own_makes_a_branch_wrong_without_completions() ->
     builder = two_forks()
     builder.end(5, BOX[5], status="wrong")
     stored = builder.stored()
-    (drawn,) = plan([stored], PROMPTING, BacktrackSettings(**DEEP), BuildCounts(), KEY)
+    (drawn,) = planned(stored, BacktrackSettings(**DEEP))
     assert [detour.answered_wrong for detour in drawn.detours] == [True, False]
-    assert [node for _, node in unconfirmed([drawn])] == [6]
+    assert [node for *_, node in unconfirmed([drawn])] == [6]
     (example,) = build(stored, **DEEP).examples
     kinds = [detour["evidence"] for detour in example.provenance["detours"]]
     assert kinds == ["wrong_answer", "unconfirmed"]
@@ -161,8 +170,7 @@ def test_a_wrong_answer_counts_for_every_copy_of_its_steps() -> None:
         builder.add(0, "x\n\n")
     builder.end(2, BOX[5], status="wrong")
     for seed in range(20):
-        settings, counts = BacktrackSettings(), BuildCounts()
-        (drawn,) = plan([builder.stored()], PROMPTING, settings, counts, Key.of(seed))
+        (drawn,) = planned(builder.stored(), BacktrackSettings(), Key.of(seed))
         assert drawn.detours[0].answered_wrong
 
 
@@ -207,15 +215,9 @@ def test_branches_are_completed_by_the_policy_to_their_end(tmp_path: Path) -> No
 
     async def ask(completions: int):
         with Grader() as grader:
+            searcher = Searcher(engine, StepRule(max_tokens=50), Sampling(), tmp_path, 1, 1)
             return await confirm(
-                problem,
-                [(stored, 1)],
-                engine,
-                grader,
-                ConfirmSettings(completions=completions),
-                StepRule(max_tokens=50),
-                Sampling(),
-                KEY,
+                problem, {("search", "q", 1): stored}, searcher, grader, completions, KEY
             )
 
     found = asyncio.run(ask(400))
@@ -241,10 +243,12 @@ def test_what_no_verified_completion_leaves_possible() -> None:
 
 
 def test_the_card_says_what_is_known_of_the_branches(tmp_path: Path) -> None:
-    chosen = BacktrackSettings(**DEEP, confirm=ConfirmSettings(completions=8))
+    chosen = BacktrackSettings(**DEEP, phrases=PHRASES, confirm=ConfirmSettings(completions=8))
     found = {("search", "q", 5): Confirmation(8, 0)}
     built = build_backtrack(
-        [two_forks().stored()], [make_problem("q")], PROMPTING, chosen, PHRASES, KEY, found
+        Material(
+            [two_forks().stored()], [make_problem("q")], PROMPTING, chosen, KEY, prepared=found
+        )
     )
     origin = Origin(
         "data", "backtrack", chosen.model_dump(mode="json"), ["limo"], "m", "r", 0, "f",

@@ -13,9 +13,8 @@ from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
-from butwait.synthesis.built import Prompting
-from butwait.synthesis.external import build_external
-from butwait.synthesis.settings import ExternalSettings
+from butwait.synthesis.builder import Material, Prompting
+from butwait.synthesis.builders.external import ExternalSettings, build_external
 
 SOLUTION = "2 + 2 = 4.\n\\boxed{4}"
 PROBLEM = Problem("q", "What is 2 + 2?", "4", "integer", SOLUTION)
@@ -126,7 +125,9 @@ def example_of(tokenizer, prompt: PromptSettings, **settings):
         decode=Detokenizer(tokenizer).decode,
     )
     with Grader() as grader:
-        built = build_external([PROBLEM], prompting, grader, ExternalSettings(**settings), KEY)
+        built = build_external(
+            Material([], [PROBLEM], prompting, ExternalSettings(**settings), KEY, grader=grader)
+        )
     (example,) = built.examples
     return example
 

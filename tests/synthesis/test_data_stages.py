@@ -11,9 +11,8 @@ from butwait.recipe.load import load_recipe
 from butwait.records import UserError
 from butwait.search.storage import read_trees
 from butwait.stages.kinds import STAGES
-from butwait.synthesis.confirm import read_confirmations
+from butwait.synthesis.branches import Confirmation, read_confirmations
 from butwait.synthesis.dataset import load_examples
-from butwait.synthesis.detours import Confirmation
 
 PLUGIN = '''
 """A policy that is right or wrong by its first step, may go on for ever, and thinks again."""

@@ -8,11 +8,10 @@ import pytest
 from synthesis_cases import KEY, PROMPTING, chain, make_problem
 
 from butwait.records import UserError
-from butwait.synthesis.built import BuildCounts, Built
+from butwait.synthesis.builder import BuildCounts, Built, Material
+from butwait.synthesis.builders.verified import VerifiedSettings, build_verified
 from butwait.synthesis.card import Origin, statistics, write_card
 from butwait.synthesis.dataset import load_examples, save_examples
-from butwait.synthesis.settings import VerifiedSettings
-from butwait.synthesis.verified import build_verified
 
 ORIGIN = Origin(
     stage="own_solutions",
@@ -35,7 +34,7 @@ def build(per_question: int = 2) -> Built:
     ]
     problems = [make_problem(name) for name in "pqr"]
     settings = VerifiedSettings(per_question=per_question)
-    return build_verified(trees, problems, PROMPTING, settings, KEY)
+    return build_verified(Material(trees, problems, PROMPTING, settings, KEY))
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -138,11 +137,13 @@ def test_statistics_by_hand() -> None:
 
 def test_the_histogram_of_lengths_is_capped_and_whole() -> None:
     built = build_verified(
-        [chain("p", ["a" * n + "\\boxed{4}" for n in range(300)])],
-        [make_problem("p")],
-        PROMPTING,
-        VerifiedSettings(per_question=300),
-        KEY,
+        Material(
+            [chain("p", ["a" * n + "\\boxed{4}" for n in range(300)])],
+            [make_problem("p")],
+            PROMPTING,
+            VerifiedSettings(per_question=300),
+            KEY,
+        )
     )
     histogram = statistics(built)["lengths"]
     assert histogram["edges"] == list(range(10, 315, 8))

@@ -15,16 +15,16 @@ from synthesis_cases import (
 )
 
 from butwait.records import UserError
-from butwait.synthesis.second_thoughts import build_second_thoughts
-from butwait.synthesis.settings import SecondThoughtsSettings, VerifiedSettings
-from butwait.synthesis.verified import build_verified
+from butwait.synthesis.builder import Material
+from butwait.synthesis.builders.second_thoughts import SecondThoughtsSettings, build_second_thoughts
+from butwait.synthesis.builders.verified import VerifiedSettings, build_verified
 
 PHRASE = "But wait, "
 
 
 def build(stored, **settings):
     chosen = SecondThoughtsSettings(**settings)
-    return build_second_thoughts([stored], [make_problem("q")], PROMPTING, chosen, KEY)
+    return build_second_thoughts(Material([stored], [make_problem("q")], PROMPTING, chosen, KEY))
 
 
 def rounds(*answers: int, eos: bool = False) -> TreeBuilder:
@@ -115,7 +115,9 @@ def test_a_last_thought_that_only_confirms_has_no_answer_once_boxes_are_cut() ->
 def test_inserted_text_carries_no_loss_in_verified_solutions() -> None:
     stored = rounds(5, 4).stored()
     settings = VerifiedSettings()
-    (example,) = build_verified([stored], [make_problem("q")], PROMPTING, settings, KEY).examples
+    (example,) = build_verified(
+        Material([stored], [make_problem("q")], PROMPTING, settings, KEY)
+    ).examples
     assert [span.role for span in example.spans] == ["solution", "doubt", "solution"]
     at = example.text.index(PHRASE)
     silent = [i for i, loss in enumerate(example.loss_mask) if not loss]

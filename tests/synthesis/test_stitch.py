@@ -19,18 +19,23 @@ from synthesis_cases import (
 )
 
 from butwait.records import UserError
-from butwait.synthesis.cut import before_box
-from butwait.synthesis.phrases import Phrases
-from butwait.synthesis.pieces import text_piece
-from butwait.synthesis.settings import FixedNumber, StitchSettings
-from butwait.synthesis.stitch import build_stitch
+from butwait.synthesis.builder import Material
+from butwait.synthesis.builders.stitch import StitchSettings, build_stitch
+from butwait.synthesis.pieces import before_box, text_piece
+from butwait.synthesis.settings import FixedNumber
 
-PHRASES = Phrases({"doubt": ("Wait.",), "return": ("Back.",), "check": ("Check.",)})
+PHRASES = {"doubt": ("Wait.",), "return": ("Back.",), "check": ("Check.",)}
 
 
 def build(stored, **settings):
     return build_stitch(
-        [stored], [make_problem("q")], PROMPTING, StitchSettings(**settings), PHRASES, KEY
+        Material(
+            [stored],
+            [make_problem("q")],
+            PROMPTING,
+            StitchSettings(phrases=PHRASES, **settings),
+            KEY,
+        )
     )
 
 

@@ -70,6 +70,12 @@ def save_model(
     return settings, load_tokenizer(settings)
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of a saved model."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.state_dict()
+
+
 def make_example(
     tokenizer: PreTrainedTokenizerFast,
     question: str,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from butwait.records import Key, UserError
-from butwait.training.prm_data import (
+from butwait.training.rollouts import (
     Rollout,
     pool_labels,
     read_rollouts,
+    rollout_figures,
     split_questions,
-    summarise,
     write_rollouts,
 )
 
@@ -120,7 +120,7 @@ def test_summary():
         for r in rollouts
         for n in [len(r.step_ends)]
     ]  # fmt: skip
-    assert summarise(labelled) == {
+    assert rollout_figures(labelled) == {
         "questions": 2,
         "solutions": 2,
         "completions": 1,

@@ -14,9 +14,8 @@ from butwait.engines.transformers import TransformersEngine
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Grade, Key, Problem, UserError
-from butwait.training.prm_data import summarise
-from butwait.training.prm_settings import RolloutSettings
-from butwait.training.rollouts import collect_rollouts
+from butwait.training.rollouts import collect_rollouts, rollout_figures
+from butwait.training.settings import RolloutSettings
 
 GOOD, BAD, THINK = "good\n", "bad\n", "think\n"
 RIGHT, WRONG = "\\boxed{1}", "\\boxed{2}"
@@ -47,7 +46,6 @@ def collect(folder, n=4, engine=None, grader=None, problems=None, **settings):
             settings,
             KEY,
             folder,
-            silent=True,
         )
 
     if grader is not None:
@@ -154,8 +152,8 @@ def test_ungradable_rollouts_are_left_out_and_counted(tmp_path):
     rollouts = collect(tmp_path, 6, engine, grader, solutions=4, prefixes=0)
     bad = [r for r in rollouts if text_of(engine, r, 0) == BAD]
     good = [r for r in rollouts if text_of(engine, r, 0) == GOOD]
-    assert summarise(rollouts)["ungradable"] == len(good) > 0
-    assert summarise(rollouts)["verified"] == 1.0
+    assert rollout_figures(rollouts)["ungradable"] == len(good) > 0
+    assert rollout_figures(rollouts)["verified"] == 1.0
     assert all(r.completions.sum() == 0 for r in good)
     assert all((r.verified == r.completions).all() for r in bad)
 

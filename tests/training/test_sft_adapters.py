@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sft_cases import save_model, sums
-from transformers import AutoModelForCausalLM
+from sft_cases import save_model, sums, weights
 
 from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
 from butwait.engines.settings import ModelSettings
@@ -18,10 +17,6 @@ from butwait.training.sft import train_sft
 SETTINGS = SftSettings(
     learning_rate=1e-2, epochs=2, batch_size=4, save_steps=None, lora=LoraSettings(rank=4, alpha=8)
 )
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
 def test_the_adapters_of_each_epoch_are_merged_too(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from sft_cases import save_model, sums
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.training import sft
-from butwait.training.callbacks import Log
 from butwait.training.checkpoints import WorkFolder
 from butwait.training.settings import LoraSettings, SftSettings
 from butwait.training.sft import train_sft
@@ -33,43 +31,28 @@ PACKED = FULL.model_copy(
 )
 
 
-def train_until(step: int, monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs: Any) -> None:
-    """A training that is interrupted when it has logged this step."""
-    on_log = Log.on_log
-
-    def interrupt(self: Log, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        on_log(self, args, state, control, **kwargs)
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "on_log", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train_sft(*args, **kwargs)
-
-
 KEPT = FULL.model_copy(update={"keep_epochs": True, "save_steps": 4})
 
 
 @pytest.mark.parametrize("settings", [FULL, LORA, PACKED], ids=["full", "lora", "packed"])
 def test_an_interrupted_training_ends_as_if_it_were_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: SftSettings
+    tmp_path: Path, interrupted_at: Any, settings: SftSettings
 ) -> None:
     model, tokenizer = save_model(tmp_path / "base")
     examples = sums(tokenizer, 20)
     whole = train_sft(model, examples, settings, tmp_path / "whole", seed=5)
     for step in (5, 8):  # in the second epoch; the first steps of the third
-        train_until(step, monkeypatch, model, examples, settings, tmp_path / "stopped", seed=5)
+        with interrupted_at(step):
+            train_sft(model, examples, settings, tmp_path / "stopped", seed=5)
     resumed = train_sft(model, examples, settings, tmp_path / "stopped", seed=5)
     assert resumed == whole
     for name in ("log.jsonl", "model/model.safetensors"):
         expected = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "stopped" / name).read_bytes() == expected
-    assert not (tmp_path / "stopped/work").exists()
 
 
 def test_the_epochs_of_an_interrupted_training_are_those_of_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, interrupted_at: Any
 ) -> None:
     model, tokenizer = save_model(tmp_path / "base")
     examples = sums(tokenizer, 20)
@@ -77,7 +60,8 @@ def test_the_epochs_of_an_interrupted_training_are_those_of_a_whole_one(
     train_sft(model, examples, KEPT, whole, seed=5)
     # An epoch is four steps, and so is a checkpoint: the resumes begin at the ends of epochs.
     for step in (6, 9):
-        train_until(step, monkeypatch, model, examples, KEPT, stopped, seed=5)
+        with interrupted_at(step):
+            train_sft(model, examples, KEPT, stopped, seed=5)
     train_sft(model, examples, KEPT, stopped, seed=5)
     weights = [f"epochs/{n}/model/model.safetensors" for n in (1, 2, 3, 4)]
     for name in weights:
@@ -91,11 +75,12 @@ def test_the_epochs_of_an_interrupted_training_are_those_of_a_whole_one(
 
 
 def test_a_resume_does_not_train_the_steps_before_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any
 ) -> None:
     model, tokenizer = save_model(tmp_path / "base")
     examples = sums(tokenizer, 20)
-    train_until(8, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
+    with interrupted_at(8):
+        train_sft(model, examples, FULL, tmp_path / "out", seed=5)
     passes = 0
     compute_loss = sft._Trainer.compute_loss
 
@@ -112,32 +97,35 @@ def test_a_resume_does_not_train_the_steps_before_its_checkpoint(
     assert passes == 4 * 7 - (7 + 4)
 
 
-def test_other_work_in_the_folder_is_not_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_work_in_the_folder_is_not_resumed(tmp_path: Path, interrupted_at: Any) -> None:
     model, tokenizer = save_model(tmp_path / "base")
     examples = sums(tokenizer, 20)
     fresh = train_sft(model, examples, FULL, tmp_path / "fresh", seed=6)
-    train_until(8, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
+    with interrupted_at(8):
+        train_sft(model, examples, FULL, tmp_path / "out", seed=5)
     assert train_sft(model, examples, FULL, tmp_path / "out", seed=6) == fresh
 
 
 def test_the_model_counts_by_its_content_and_not_by_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any
 ) -> None:
     """A run's folder may be spelled in another way, or moved."""
     model, tokenizer = save_model(tmp_path / "base")
     examples = sums(tokenizer, 20)
-    train_until(8, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
-    kept = (tmp_path / "out/work/checkpoint-6").stat().st_ino
+    checkpoint = tmp_path / "out/work/checkpoint-6"
+    with interrupted_at(8):
+        train_sft(model, examples, FULL, tmp_path / "out", seed=5)
+    kept = checkpoint.stat().st_ino
     monkeypatch.chdir(tmp_path)
-    train_until(8, monkeypatch, model.model_copy(update={"name": "base"}), examples, FULL,
-                tmp_path / "out", seed=5)  # fmt: skip
-    assert (tmp_path / "out/work/checkpoint-6").stat().st_ino == kept
+    with interrupted_at(8):
+        there = model.model_copy(update={"name": "base"})
+        train_sft(there, examples, FULL, tmp_path / "out", seed=5)
+    assert checkpoint.stat().st_ino == kept
     with (tmp_path / "base/config.json").open("a") as config:
         config.write("\n")  # Any other byte may be another model.
-    train_until(2, monkeypatch, model, examples, FULL, tmp_path / "out", seed=5)
-    assert not (tmp_path / "out/work/checkpoint-6").exists()
+    with interrupted_at(2):
+        train_sft(model, examples, FULL, tmp_path / "out", seed=5)
+    assert not checkpoint.exists()
 
 
 def test_a_half_written_checkpoint_is_left_out(tmp_path: Path) -> None:
@@ -196,16 +184,10 @@ def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def wait_for_lines(log: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while not log.exists() or len(log.read_bytes().splitlines()) < lines:
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
-def test_kill_9_and_the_same_command_again_give_the_same_weights(tmp_path: Path) -> None:
+def test_kill_9_and_the_same_command_again_give_the_same_weights(
+    tmp_path: Path, wait_for_lines: Any
+) -> None:
     save_model(tmp_path / "base")
     assert start(tmp_path, "whole").wait() == 0
     for lines in (31, 77):

@@ -9,9 +9,9 @@ import huggingface_hub.constants
 import huggingface_hub.utils._telemetry as telemetry
 import pytest
 import torch
-from sft_cases import make_example, save_model, sums
+from sft_cases import make_example, save_model, sums, weights
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from butwait.engines.models import load_causal_lm, load_tokenizer, tokenizer_fingerprint
 from butwait.engines.settings import ModelSettings
@@ -22,10 +22,6 @@ from butwait.training.sft import train_sft
 
 ARCHITECTURES = ["Llama", "Qwen2", "Phi3", "Granite"]
 SHORT = SftSettings(learning_rate=1e-3, max_steps=3, batch_size=4, save_steps=None)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
 def equal(a: Path, b: Path) -> bool:
@@ -94,7 +90,7 @@ def test_the_labels_that_reach_the_model_are_those_of_the_mask(
         policy.register_forward_pre_hook(record, with_kwargs=True)
         return policy
 
-    monkeypatch.setattr(sft, "load_causal_lm", spy)
+    monkeypatch.setattr("butwait.training.weights.load_causal_lm", spy)
     settings = SHORT.model_copy(update={"max_steps": 1, "packing": packing, "max_length": 250})
     train_sft(model, examples, settings, tmp_path / "out", seed=0)
     got = sorted((i, t) for ids, labels in seen for i, t in zip(ids, labels, strict=True) if t >= 0)

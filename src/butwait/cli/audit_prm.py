@@ -10,9 +10,9 @@ from rich.console import Console
 
 from butwait.cli.audit_tables import shown
 from butwait.cli.recorded_stage import RecordedStage, read_recorded_stage
-from butwait.problems.hub import read_hub_rows
+from butwait.problems.kinds.files import read_rows
+from butwait.problems.kinds.hub import read_hub_rows
 from butwait.problems.settings import ProblemSetSettings
-from butwait.problems.tables import read_rows
 from butwait.records import Key, SearchTree, UserError
 from butwait.reward_models.audit.bellman import bellman, families
 from butwait.reward_models.audit.first_error import (

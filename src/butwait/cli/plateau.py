@@ -14,7 +14,7 @@ from butwait.cli.curves import Curve, read_curve
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.statistics.plateau import FEWEST_VALUES, PlateauRule, Verdict
-from butwait.training.plateau_settings import PlateauSettings
+from butwait.training.settings import PlateauSettings
 
 
 def plateau(

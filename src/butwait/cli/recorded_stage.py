@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from butwait.engines.load import ENGINES
 from butwait.engines.settings import ModelSettings
+from butwait.problems.kinds.files import read_rows
 from butwait.problems.settings import PromptSettings
-from butwait.problems.tables import read_rows
 from butwait.records import Problem, SearchTree, UserError
 from butwait.running.stages import read_stage
 from butwait.search.storage import read_trees

@@ -1,10 +1,12 @@
-"""Two evaluations on the same problems: the difference, and whether it is evidence.
+"""Two evaluations on the same problems: the difference, whether it is evidence, and both in an
+honest sentence or two, for people who read nothing else.
 
 Both sides are compared on the same number of attempts at a problem: the first m of each, m being
 the smaller number that was graded. The sign-flip test needs that (with unequal numbers it would
 reject far too often), and samples are exchangeable, so the first m are as good as any.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from butwait.evaluation.metrics import LIKE_THESE, THESE, ProblemOutcome, outcomes
-from butwait.evaluation.verdict import FLOOR, Finding, sentence
 from butwait.records import Attempt, UserError
 from butwait.statistics import power
 from butwait.statistics.intervals import Interval
@@ -22,31 +23,53 @@ from butwait.statistics.paired import bonett_price, paired_t, sign_flip, stratif
 ALPHA = 0.05
 """A difference with a p at or above it is called NOT EVIDENCE."""
 
+FLOOR = 0.05
+"""A baseline that solves at most this share is on the floor, one that fails at most this share
+at the ceiling: the set is too hard or too easy to tell models apart."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Matched:
-    """Two evaluations on the same attempts: all arrays int64 (n,), one entry a problem.
+TYPICAL_SPREAD = 0.10
+"""The standard deviation of true gains over problems that the advice assumes."""
+
+Outcomes = Mapping[str, ProblemOutcome]
+"""Of one evaluation, by problem id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a comparison found; rates, delta and the interval's ends are fractions.
 
     Attributes:
-        correct_a, correct_b: correct attempts among the first ``attempts``.
-        attempts: how many attempts of each side are compared.
-        excluded: problems left out because a side could not score them.
+        a, b: the baseline and what is compared with it.
+        n: problems.
+        k: attempts a problem that are compared, of each side.
+        made: attempts a problem of the side that has more.
+        rate_a, rate_b: shares of correct attempts.
+        delta: rate_b - rate_a.
+        interval: of delta, 95 %, estimand S.
+        p: of the exact sign-flip test.
+        wins, losses: problems on which b has more, fewer correct attempts.
+        lead: correct attempts of b minus those of a.
+        variance: sampling variance of one attempt (an upper bound at k = 1).
     """
 
-    correct_a: np.ndarray
-    correct_b: np.ndarray
-    attempts: np.ndarray
-    excluded: int
+    a: str
+    b: str
+    n: int
+    k: int
+    made: int
+    rate_a: float
+    rate_b: float
+    delta: float
+    interval: Interval
+    p: float
+    wins: int
+    losses: int
+    lead: int
+    variance: float
 
     @property
-    def differences(self) -> np.ndarray:
-        """float64 (n,): rate of b minus rate of a."""
-        return (self.correct_b - self.correct_a) / self.attempts
-
-    @property
-    def k(self) -> int:
-        """Attempts a problem; the most, where ungradable ones leave some problems fewer."""
-        return int(self.attempts.max())
+    def significant(self) -> bool:
+        return self.p < ALPHA
 
 
 def compare(
@@ -62,17 +85,36 @@ def compare(
     Raises UserError where the two have different problems, one is incomplete, or nothing could
     be scored.
     """
-    sides = outcomes(attempts_a), outcomes(attempts_b)
-    matched = match(a, sides[0], b, sides[1])
-    made = max(len(next(iter(side.values())).attempts) for side in sides)
-    finding = _finding(a, b, matched, made)
-    extreme = _extreme(finding)
+    sides = [outcomes(attempts_a)], [outcomes(attempts_b)]
+    ((correct_a,), (correct_b,)), attempts, excluded = match(f"{a} and {b}", *sides)
+    gains = correct_b - correct_a
+    differences = gains / attempts
+    k, wins, losses = int(attempts.max()), int(np.sum(gains > 0)), int(np.sum(gains < 0))
+    variances = [power.sampling_variance(correct, attempts) for correct in (correct_a, correct_b)]
+    finding = Finding(
+        a=a,
+        b=b,
+        n=len(gains),
+        k=k,
+        made=max(len(next(iter(side.values())).attempts) for (side,) in sides),
+        rate_a=float(np.mean(correct_a / attempts)),
+        rate_b=float(np.mean(correct_b / attempts)),
+        delta=float(differences.mean()),
+        interval=paired_t(differences) if k > 1 else bonett_price(wins, losses, len(gains)),
+        p=sign_flip(gains),
+        wins=wins,
+        losses=losses,
+        lead=int(gains.sum()),
+        variance=float(np.mean(variances)),
+    )
+    variance, extreme = finding.variance, extreme_of(finding.rate_a, finding.significant)
+    spread = power.gain_spread(differences, 2 * variance / k) if k > 1 else 0.0
     return {
         "a": a,
         "b": b,
         "n": finding.n,
-        "k": finding.k,
-        "excluded": matched.excluded,
+        "k": k,
+        "excluded": len(excluded),
         "rate_a": finding.rate_a,
         "rate_b": finding.rate_b,
         "delta": finding.delta,
@@ -80,43 +122,52 @@ def compare(
         "p": finding.p,
         "estimand": LIKE_THESE,
         "test": "exact sign-flip",
-        "p_these_problems": stratified_permutation(
-            matched.correct_a, matched.correct_b, matched.attempts
-        ),
+        "p_these_problems": stratified_permutation(correct_a, correct_b, attempts),
         "test_these_problems": f"exact stratified permutation ({THESE})",
-        "wins": finding.wins,
-        "losses": finding.losses,
-        "ties": finding.n - finding.wins - finding.losses,
-        "minimum_detectable_effect": _detectable(matched, finding.variance),
+        "wins": wins,
+        "losses": losses,
+        "ties": finding.n - wins - losses,
+        "minimum_detectable_effect": power.minimum_detectable_effect(
+            finding.n, k, variance, spread
+        ),
         "extreme": extreme,
         "evidence": finding.significant,
-        "sentence": sentence(finding, extreme),
+        "sentence": _sentence(finding, extreme),
     }
 
 
-def match(
-    a: str,
-    outcomes_a: Mapping[str, ProblemOutcome],
-    b: str,
-    outcomes_b: Mapping[str, ProblemOutcome],
-) -> Matched:
-    """Both sides on the same problems and numbers of attempts.
+def match(names: str, *sides: Sequence[Outcomes]) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Evaluations on the same problems and numbers of attempts.
 
-    Raises UserError where they have different problems, or no problem is scored by both.
+    Args:
+        names: of the sides, for messages.
+        sides: each has an evaluation for every seed.
+
+    Returns:
+        for each side int64 (seeds, n), the correct attempts among those compared; int64 (n,), the
+        attempts compared: the first so many of each; ids of the problems that a side could not
+        score.
+
+    Raises UserError where they have different problems, or no problem is scored by all.
     """
-    different = sorted(set(outcomes_a) ^ set(outcomes_b))
+    every = [evaluation for side in sides for evaluation in side]
+    some, each = ("one", "both") if len(sides) == len(every) == 2 else ("some", "all")
+    different = sorted(set().union(*every) - set(every[0]).intersection(*every))
     if different:
         raise UserError(
-            f"{a} and {b} have different problems ({len(different)} stand in one of them only, "
+            f"{names} have different problems ({len(different)} stand in {some} of them only, "
             f"such as {different[0]!r}); compare evaluations of the same problem set"
         )
-    pairs = [(side, outcomes_b[name]) for name, side in outcomes_a.items()]
-    scored = [(x, y) for x, y in pairs if not (x.excluded or y.excluded)]
+    scored = [name for name in every[0] if not any(e[name].excluded for e in every)]
     if not scored:
-        raise UserError(f"{a} and {b} have no problem that both could score")
-    counts = [_first_correct(x, y) for x, y in scored]
-    correct_a, correct_b, attempts = np.array(counts, dtype=np.int64).T
-    return Matched(correct_a, correct_b, attempts, len(pairs) - len(scored))
+        raise UserError(f"{names} have no problem that {each} could score")
+    attempts = {name: min(len(e[name].graded) for e in every) for name in scored}
+    tables = [
+        np.array([[e[name].first_correct(m) for name, m in attempts.items()] for e in side])
+        for side in sides
+    ]
+    unscored = [name for name in every[0] if name not in attempts]
+    return tables, np.array(list(attempts.values())), unscored
 
 
 def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,57 +179,82 @@ def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _first_correct(x: ProblemOutcome, y: ProblemOutcome) -> tuple[int, int, int]:
-    size = min(len(x.graded), len(y.graded))
-    correct = [sum(row.status == "correct" for row in side.graded[:size]) for side in (x, y)]
-    return correct[0], correct[1], size
+def extreme_of(rate: float, significant: bool) -> str | None:
+    """``floor`` or ``ceiling`` where the baseline, of this rate, leaves the set nothing to show a
+    difference with, and no difference shows."""
+    if significant or FLOOR < rate < 1 - FLOOR:
+        return None
+    return "floor" if rate <= FLOOR else "ceiling"
 
 
-def _finding(a: str, b: str, matched: Matched, made: int) -> Finding:
-    gains = matched.correct_b - matched.correct_a
-    p = sign_flip(gains)
-    return Finding(
-        a=a,
-        b=b,
-        n=len(gains),
-        k=matched.k,
-        made=made,
-        rate_a=float(np.mean(matched.correct_a / matched.attempts)),
-        rate_b=float(np.mean(matched.correct_b / matched.attempts)),
-        delta=float(matched.differences.mean()),
-        interval=_interval(matched),
-        p=p,
-        significant=p < ALPHA,
-        wins=int(np.sum(gains > 0)),
-        losses=int(np.sum(gains < 0)),
-        lead=int(gains.sum()),
-        variance=_sampling_variance(matched),
+def _sentence(finding: Finding, extreme: str | None) -> str:
+    """What was found; and where it is no evidence, what chance does and what evidence takes."""
+    parts = [_found(finding)]
+    if finding.significant:
+        parts.append(f"{finding.b} is {'better' if finding.delta > 0 else 'worse'}.")
+    else:
+        parts += ["NOT EVIDENCE of a difference.", *_chance(finding), *_advice(finding, extreme)]
+    return " ".join(parts)
+
+
+def _found(f: Finding) -> str:
+    low, high = (f"{100 * end:+.1f}" for end in f.interval)
+    on = f" (on the first {f.k} of {f.made} attempts)" if f.made > f.k else ""
+    return (
+        f"{f.b} {_score(f.rate_b, f)} against {f.a} {_score(f.rate_a, f)}{on}, "
+        f"{_plural(f.wins, 'win')} and {_plural(f.losses, 'loss', 'losses')}: "
+        f"{100 * f.delta:+.1f} points, 95% CI [{low}, {high}], exact {p_text(f.p)}."
     )
 
 
-def _interval(matched: Matched) -> Interval:
-    if matched.k > 1:
-        return paired_t(matched.differences)
-    wins = int(np.sum(matched.correct_b > matched.correct_a))
-    losses = int(np.sum(matched.correct_b < matched.correct_a))
-    return bonett_price(wins, losses, len(matched.attempts))
+def p_text(p: float) -> str:
+    """``p = 1.00``, ``p = 0.035``, ``p < 0.0001``."""
+    if p < 1e-4:
+        return "p < 0.0001"
+    return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.2g}"
 
 
-def _sampling_variance(matched: Matched) -> float:
-    """sigma^2, the mean of both sides."""
-    sides = (matched.correct_a, matched.correct_b)
-    return float(np.mean([power.sampling_variance(c, matched.attempts) for c in sides]))
+def _score(rate: float, f: Finding) -> str:
+    if f.k == 1:
+        return f"{round(rate * f.n)}/{f.n}"
+    return f"{100 * rate:.1f}% of {f.n} x {f.k}"
 
 
-def _detectable(matched: Matched, variance: float) -> float:
-    noise = 2 * variance / matched.k
-    spread = power.gain_spread(matched.differences, noise) if matched.k > 1 else 0.0
-    return power.minimum_detectable_effect(len(matched.attempts), matched.k, variance, spread)
+def _chance(f: Finding) -> list[str]:
+    """How often chance alone gives such a lead, and the smallest results that are evidence."""
+    if f.lead == 0:
+        return []
+    share = power.chance_of_lead(f.n, f.k, f.variance, abs(f.lead))
+    bound = "up to " if f.k == 1 else ""
+    said = [
+        f"Of two identical models, a given one leads by at least as much in {bound}"
+        f"{100 * share:.0f}% of runs."
+    ]
+    if f.k == 1:
+        splits = ", ".join(f"{power.fewest_significant_wins(x)}-{x}" for x in range(3))
+        said.append(f"Smallest significant splits of wins and losses: {splits}.")
+    return said
 
 
-def _extreme(finding: Finding) -> str | None:
-    """``floor`` or ``ceiling`` where the baseline leaves the set nothing to show a difference
-    with, and no difference shows."""
-    if finding.significant or FLOOR < finding.rate_a < 1 - FLOOR:
-        return None
-    return "floor" if finding.rate_a <= FLOOR else "ceiling"
+def _advice(f: Finding, extreme: str | None) -> list[str]:
+    if extreme == "floor":
+        return [f"{f.a} solves {_score(f.rate_a, f)}: this set cannot show a difference."]
+    if extreme == "ceiling":
+        return [f"{f.a} solves {_score(f.rate_a, f)}: this set has no room to show a gain."]
+    if f.lead == 0:
+        return []
+    delta, size = abs(f.delta), f"{100 * abs(f.delta):.1f} points"
+    needed = power.attempts_to_detect(delta, f.n, f.variance)
+    limit = power.minimum_detectable_effect(f.n, math.inf, f.variance, TYPICAL_SPREAD)
+    said = (
+        f"To detect {size}: about k = {needed} for a claim about these {f.n}; for problems like "
+        f"them, if gains vary by {100 * TYPICAL_SPREAD:.0f} points, "
+    )
+    likely = power.attempts_to_detect(delta, f.n, f.variance, TYPICAL_SPREAD)
+    if likely is not None:
+        return [f"{said}about k = {likely}."]
+    return [f"{said}even k = infinity on {f.n} stops at {100 * limit:.1f} points: add problems."]
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from butwait.records import Attempt, Status, UserError
+from butwait.records import Attempt, Problem, Status, UserError
 from butwait.statistics.intervals import estimate_rate
 from butwait.statistics.passk import majority_at_k, pass_at_k
 
@@ -32,14 +32,14 @@ class ProblemOutcome:
     attempts: tuple[Attempt, ...]
     graded: tuple[Attempt, ...]
 
-    @property
-    def correct(self) -> int:
-        return sum(attempt.status == "correct" for attempt in self.graded)
+    def first_correct(self, attempts: int | None = None) -> int:
+        """How many of the first so many graded attempts are correct; None: of all."""
+        return sum(attempt.status == "correct" for attempt in self.graded[:attempts])
 
     @property
     def rate(self) -> float:
         """Share of the graded attempts that are correct."""
-        return self.correct / len(self.graded)
+        return self.first_correct() / len(self.graded)
 
     @property
     def excluded(self) -> bool:
@@ -75,7 +75,23 @@ def outcomes(attempts: Iterable[Attempt]) -> dict[str, ProblemOutcome]:
     return found
 
 
-def summarise(
+def clusters_of(problems: Iterable[Problem], column: str) -> dict[str, str]:
+    """Problem id -> its cluster, by a column of its metadata.
+
+    Raises UserError for a problem that has none.
+    """
+    found = {}
+    for problem in problems:
+        if problem.metadata.get(column) is None:
+            raise UserError(
+                f"clusters: problem {problem.id!r} has no {column!r}; name this column under "
+                "columns.metadata of its problem set, or choose another"
+            )
+        found[problem.id] = str(problem.metadata[column])
+    return found
+
+
+def attempt_figures(
     attempts: Iterable[Attempt], groups: Mapping[str, Hashable] | None = None
 ) -> dict[str, Any]:
     """The numbers of one (set, method), ready for JSON; ``docs/evaluation.md`` defines each.
@@ -131,7 +147,7 @@ def _at_k(scored: Sequence[ProblemOutcome]) -> dict[str, dict[str, float]]:
     maj_at: dict[str, float] = {}
     for k in sizes:
         drawn = [(outcome, min(k, len(outcome.graded))) for outcome in scored]
-        passes = [pass_at_k(len(o.graded), o.correct, size) for o, size in drawn]
+        passes = [pass_at_k(len(o.graded), o.first_correct(), size) for o, size in drawn]
         majorities = [majority_at_k(*_votes(o), size) for o, size in drawn]
         pass_at[str(k)] = float(np.mean(passes))
         maj_at[str(k)] = float(np.mean(majorities))

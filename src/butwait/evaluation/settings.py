@@ -35,7 +35,18 @@ class EvaluateSettings(Settings):
     """Names of the problem sets."""
     methods: Annotated[dict[Name, MethodSettings], Field(min_length=1)]
     """Methods by name; the name is part of the keys in ``summary.json``."""
+    clusters: dict[str, str] = Field(default_factory=dict)
+    """Problem set -> the column that says which of its problems are alike (a year, a template),
+    one of its ``columns.metadata``. ``interval`` and ``se`` then count clusters; comparisons and
+    arms count problems."""
     shard_size: Annotated[int, Field(gt=0)] = 64
     """Problems in one file of attempts."""
     concurrency: Annotated[int, Field(gt=0)] = 64
     """Problems in flight at a time, across files, so that the engine's batch stays full."""
+
+    @model_validator(mode="after")
+    def _clusters_are_of_its_sets(self) -> "EvaluateSettings":
+        for name in self.clusters:
+            if name not in self.problems:
+                raise ValueError(f"clusters names {name!r}, which is not among `problems`")
+        return self

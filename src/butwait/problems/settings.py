@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from butwait.problems.source import PARTICULAR, kind_of
 from butwait.records.settings import Settings
 
 
@@ -29,7 +30,8 @@ class ProblemSetSettings(Settings):
 
     source: Annotated[str, Field(min_length=1)]
     """``arithmetic``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``, ``math500``,
-    ``gsm8k``, ``limo``), a ``.jsonl`` or ``.parquet`` file, or a Hugging Face dataset id."""
+    ``gsm8k``, ``limo``), a ``.jsonl`` or ``.parquet`` file, ``module:function`` of one's own, or a
+    Hugging Face dataset id."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str | None = None
@@ -61,54 +63,18 @@ class ProblemSetSettings(Settings):
     """Licence of the source, for the cards of data made from it."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a generator: ``seed``, ``size`` (by default ``offset`` + ``limit``) and its
-    own (difficulty)."""
+    own (difficulty); of ``module:function``, its keyword arguments."""
 
     @property
     def overlap_rule(self) -> Literal["words", "whole"]:
         """``overlap`` with its default."""
-        generated = self.kind in ("arithmetic", "gym")
-        return self.overlap or ("whole" if generated else "words")
-
-    @property
-    def kind(self) -> Literal["arithmetic", "gym", "file", "hub"]:
-        """What sort of source it is; presets are ``hub``."""
-        if self.source == "arithmetic":
-            return "arithmetic"
-        if self.source.startswith("gym:"):
-            return "gym"
-        return "file" if self.source.endswith((".jsonl", ".parquet")) else "hub"
+        return self.overlap or ("whole" if kind_of(self.source).generated else "words")
 
     @model_validator(mode="after")
     def _fields_fit_the_source(self) -> "ProblemSetSettings":
-        unfit = {
-            "arithmetic": {"subset", "revision", "columns", "answer_kind", "answer_after"},
-            "gym": {"subset", "revision", "split"},
-            "file": {"subset", "revision", "split", "params"},
-            "hub": {"params"},
-        }[self.kind]
-        for name in sorted(unfit & self.model_fields_set):
+        for name in sorted((PARTICULAR - kind_of(self.source).takes) & self.model_fields_set):
             raise ValueError(f"{name} has no meaning for the source {self.source!r}")
         return self
-
-
-class ArithmeticSettings(Settings):
-    """Parameters of the built-in ``arithmetic`` questions."""
-
-    size: Annotated[int, Field(gt=0)] = 500
-    """Number of questions."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """A smaller set is the beginning of a larger one with the same seed."""
-    min_terms: Annotated[int, Field(ge=2)] = 4
-    """Fewest digits that are added or subtracted."""
-    max_terms: Annotated[int, Field(ge=2)] = 6
-    """Most digits that are added or subtracted."""
-    minus: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability that a digit is subtracted where the total allows it. With few, totals grow and
-    with them the carries that the tiny model forgets: questions become hard for it."""
-    min_answer: Annotated[int, Field(ge=0)] = 0
-    """The smallest final total."""
-    max_answer: Annotated[int, Field(ge=0)] | None = None
-    """The largest final total; None: any. The tiny model cannot count beyond 40."""
 
 
 class PromptSettings(Settings):

@@ -1,26 +1,19 @@
-"""Problem sets: from a file, a Hugging Face dataset, reasoning-gym, or the built-in generator.
-
-Each source yields rows (column name -> value) or finished problems; gold answers, ids, order and
-limits are then the same for all.
+"""Problem sets from their sources: rows, or finished problems, of any kind of source. Gold answers,
+ids, order and limits are the same for all.
 """
 
 import logging
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from butwait.problems import arithmetic
-from butwait.problems.gym import generate_rows
-from butwait.problems.hub import read_hub_rows
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
-from butwait.problems.settings import ArithmeticSettings, Columns, ProblemSetSettings
-from butwait.problems.tables import Row, read_rows
+from butwait.problems.settings import Columns, ProblemSetSettings
+from butwait.problems.source import kind_of
 from butwait.records import Key, Problem, UserError
+from butwait.running.json_lines import Row
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +28,14 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     problem without question or gold answer (see ``drop_unanswered``), and a repeated id.
     """
     full = with_preset(settings)
-    if full.kind == "arithmetic":
-        problems = arithmetic.generate(_arithmetic_settings(full), full.split or "train")
-    else:
-        problems = _from_rows(_rows(full), full, settings.source)
+    kind, params = kind_of(full.source), full.params
+    if kind.generated and full.limit is not None:
+        params = {"size": full.offset + full.limit, **params}
+    loaded = kind.load(full.model_copy(update={"params": params}))
+    problems = [problem for problem in loaded if isinstance(problem, Problem)]
+    if not problems:
+        rows = [row for row in loaded if isinstance(row, dict)]
+        problems = _from_rows(rows, full, settings.source)
     problems = _selected(problems, full)
     if not problems:
         raise UserError(
@@ -46,30 +43,6 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
             f"are no more than the offset, {full.offset}"
         )
     return problems
-
-
-def _rows(settings: ProblemSetSettings) -> list[Row]:
-    if settings.kind == "gym":
-        return generate_rows(settings.source.removeprefix("gym:"), _generator_params(settings))
-    if settings.kind == "file":
-        return read_rows(Path(settings.source).expanduser())
-    return read_hub_rows(settings)
-
-
-def _generator_params(settings: ProblemSetSettings) -> dict[str, Any]:
-    """The parameters, with the size that ``offset`` and ``limit`` need where none is given."""
-    if settings.limit is None or "size" in settings.params:
-        return settings.params
-    return {"size": settings.offset + settings.limit, **settings.params}
-
-
-def _arithmetic_settings(settings: ProblemSetSettings) -> ArithmeticSettings:
-    try:
-        return ArithmeticSettings(**_generator_params(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise UserError(f"arithmetic: params.{name}: {first['msg']}") from error
 
 
 def _from_rows(rows: list[Row], settings: ProblemSetSettings, source: str) -> list[Problem]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from butwait.problems.hub import read_hub_rows
+from butwait.problems.kinds.files import Row, read_rows
+from butwait.problems.kinds.hub import read_hub_rows
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
-from butwait.problems.tables import Row, read_rows
 from butwait.records import COMPLETE, UserError
 from butwait.running.stages import Stage, read_stage
 

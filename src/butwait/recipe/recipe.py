@@ -73,6 +73,10 @@ class Recipe(Settings):
         """The record of a stage's kind."""
         return self._kinds.of(self.stages[name])
 
+    def kinds(self) -> dict[str, StageKind]:
+        """The records of its stages' kinds, by the kind's name."""
+        return {stage.kind: self._kinds.of(stage) for stage in self.stages.values()}
+
     def order(self) -> list[str]:
         """Stage names so that each stands after those it takes from; otherwise as written. A
         report that names no stages stands last."""

@@ -152,6 +152,11 @@ class SearchTree:
             f"{len(self.leaves)} leaves, {self.outcome!r})"
         )
 
+    @property
+    def solved(self) -> bool:
+        """Whether some path of it was verified."""
+        return any(grade.correct for grade in self.grades.values())
+
     def path(self, node: int) -> Iterator[int]:
         """Node indices from the root's child down to ``node``, the root left out."""
         up = []

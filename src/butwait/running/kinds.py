@@ -30,6 +30,7 @@ class Kind(Protocol):
 
 
 K = TypeVar("K", bound=Kind)
+R = TypeVar("R")
 
 
 class Kinds(Generic[K]):
@@ -47,15 +48,7 @@ class Kinds(Generic[K]):
     @cached_property
     def shipped(self) -> dict[str, K]:
         """Name -> record, by module and then as written."""
-        package = importlib.import_module(self._package)
-        found = {}
-        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-            held = importlib.import_module(f"{self._package}.{module.name}")
-            for value in vars(held).values():
-                for record in value if isinstance(value, tuple) else (value,):
-                    if isinstance(record, self._record):
-                        found[name_of(record)] = record
-        return found
+        return {name_of(record): record for record in records_in(self._package, self._record)}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shipped)
@@ -109,3 +102,14 @@ def name_of(record: Kind) -> str:
     """The name in a record's settings."""
     (name,) = get_args(record.settings.model_fields["kind"].annotation)
     return str(name)
+
+
+def records_in(package: str, record: type[R]) -> Iterator[R]:
+    """The records of this type in the modules of a package, alone or in tuples: by module, and then
+    as written."""
+    path = importlib.import_module(package).__path__
+    for module in sorted(pkgutil.iter_modules(path), key=lambda m: m.name):
+        for value in vars(importlib.import_module(f"{package}.{module.name}")).values():
+            for held in value if isinstance(value, tuple) else (value,):
+                if isinstance(held, record):
+                    yield held

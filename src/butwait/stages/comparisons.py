@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from butwait.evaluation.arms import compare_arms, summarise_arm
+from butwait.evaluation.arms import arm_figures, compare_arms
 from butwait.evaluation.compare import compare, with_holm
 from butwait.evaluation.storage import read_attempts
 from butwait.records import Attempt
@@ -45,7 +45,7 @@ def compared(run: StageRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     attempts = lru_cache(maxsize=128)(lambda folder: read_attempts(folder, texts=False))
     rows = _rows(run)
     pooled = {
-        row.key: summarise_arm([attempts(folder) for folder in row.folders])
+        row.key: arm_figures([attempts(folder) for folder in row.folders])
         for row in rows
         if len(row.stages) > 1
     }

@@ -21,7 +21,7 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from butwait.records import Example, UserError
 from butwait.running.files import atomic_path, write_json
-from butwait.synthesis.built import BuildCounts, Built
-from butwait.synthesis.confirm import possible_share
+from butwait.synthesis.branches import possible_share
+from butwait.synthesis.builder import BuildCounts, Built
 
 _BINS = 40
-
-Supervision = Literal["self", "external reward", "external traces"]
-"""Where the signal came from: the model's own rollouts and the gold answers; a reward model
-trained on other data; solutions written by others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Origin:
         recipe: the recipe's name.
         seed: the run's seed.
         tokenizer_fingerprint: of the tokenizer that made the ids.
-        supervision: where the signal came from.
+        supervision: where the signal came from (``report.lineage.supervision_of``).
         licences: of the problem sets that state one, by name.
         overlap: questions left out of these sets because another set, as a rule one of an
             evaluation, has them, by how they were found.
@@ -51,7 +48,7 @@ class Origin:
     recipe: str
     seed: int
     tokenizer_fingerprint: str
-    supervision: Supervision = "self"
+    supervision: str = "self"
     licences: Mapping[str, str] = field(default_factory=dict)
     overlap: Mapping[str, int] = field(default_factory=dict)
 
@@ -104,7 +101,8 @@ def write_card(folder: Path, built: Built, origin: Origin) -> dict[str, Any]:
     numbers = statistics(built)
     write_json(folder / "statistics.json", numbers)
     with atomic_path(folder / "card.md") as path:
-        path.write_text(_card(numbers, origin), encoding="utf-8")
+        card = _TEMPLATES.get_template("card.md.jinja").render(numbers=numbers, origin=origin)
+        path.write_text(card, encoding="utf-8")
     return numbers
 
 
@@ -153,83 +151,6 @@ def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
     return {"edges": edges.tolist(), "counts": np.histogram(lengths, edges)[0].tolist()}
 
 
-def _card(numbers: dict[str, Any], origin: Origin) -> str:
-    questions, searched = numbers["questions"], numbers["questions_searched"]
-    covered = f"{questions} of {searched} searched ({questions / searched:.1%})"
-    spread = ", ".join(f"{n}: {many}" for n, many in numbers["solutions_per_question"].items())
-    options = ", ".join(f"`{name}: {_shown(value)}`" for name, value in origin.settings.items())
-    return f"""# {origin.stage}
-
-Training examples made by the builder `{origin.builder}` ({options or "default settings"}).
-
-| | |
-|---|---|
-| examples | {numbers["examples"]} |
-| questions covered | {covered} |
-| questions outside of the subset | {numbers["outside_subset"]} |
-| questions by number of solutions | {spread} |
-| correct paths found | {numbers["correct_paths"]} in {numbers["trees"]} trees |
-| duplicates dropped | {numbers["duplicates_dropped"]} |
-| correct but not chosen | {numbers["not_chosen"]} |
-| completion tokens | {numbers["tokens"]} ({numbers["loss_tokens"]} with loss) |
-| prompt tokens | {numbers["prompt_tokens"]} |
-
-{_facts(numbers)}Length in tokens, EOS included:
-
-| | min | 25 % | median | 75 % | max | mean |
-|---|---|---|---|---|---|---|
-| examples | {_cells(numbers["length"])} |
-| all unique correct solutions | {_cells(numbers["length_of_candidates"])} |
-
-| | |
-|---|---|
-| supervision | {origin.supervision} |
-| questions from | {", ".join(origin.sources)} |
-| licence of the source | {_listed(origin.licences) or "not stated"} |
-| questions left out for overlap | {_listed(origin.overlap) or "none"} |
-| model that searched | {origin.model} |
-| recipe | {origin.recipe} |
-| seed | {origin.seed} |
-| tokenizer fingerprint | `{origin.tokenizer_fingerprint}` |
-
-`datasets.load_from_disk("dataset")` reads the rows. `provenance` names the tree and the nodes
-of each, and the key. To publish it:
-`datasets.load_from_disk("dataset").push_to_hub("NAME/OF-THE-DATA-SET")`; as a Parquet file:
-`datasets.load_from_disk("dataset").to_parquet("data.parquet")`.
-"""
-
-
-def _facts(numbers: dict[str, Any]) -> str:
-    """The builder's own counts, the tokens of each kind of span, and what is known of branches."""
-    rows = [f"| {name} | {n} |" for name, n in numbers["facts"].items()]
-    rows += [
-        f"| tokens of the role {role} | {n['tokens']} ({n['loss_tokens']} with loss) |"
-        for role, n in numbers["tokens_by_role"].items()
-    ]
-    return "\n".join(["| | |", "|---|---|", *rows, "", *_known_of_branches(numbers["detours"]), ""])
-
-
-def _known_of_branches(detours: dict[str, int]) -> list[str]:
-    """Sentences about detours: dead is not wrong."""
-    if not detours:
-        return []
-    number = detours["number"]
-    known, completed, unjudged = (
-        detours.get(kind, 0) / number for kind in ("wrong_answer", "completions", "unconfirmed")
-    )
-    sentences = [
-        f"Of {number} detours ({detours['steps'] / number:.1f} steps each) {known:.1%} go into a "
-        f"branch with a finished wrong answer of its own, {completed:.1%} into one that was "
-        f"completed and kept, and {unjudged:.1%} into one that is dead and otherwise unjudged.",
-    ]
-    if tries := detours.get("tries"):
-        sentences.append(
-            f"A branch none of whose {tries} completions verified may still lead to a correct "
-            f"answer in up to {possible_share(tries):.1%} of its completions (95 %)."
-        )
-    return [*sentences, ""]
-
-
 def _shown(value: Any) -> str:
     """A setting's value on one line."""
     plain = isinstance(value, str) and value.isprintable()
@@ -242,3 +163,18 @@ def _listed(named: Mapping[str, Any]) -> str:
 
 def _cells(summary: dict[str, float]) -> str:
     return " | ".join(f"{round(value, 1):g}" for value in summary.values())
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("butwait.synthesis", "."),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {
+    "shown": _shown,
+    "listed": _listed,
+    "cells": _cells,
+    "percent": "{:.1%}".format,
+    "possible_share": possible_share,
+}

@@ -8,6 +8,7 @@ end, text), ``prompt`` (chat messages), ``text``, ``tokenizer_fingerprint`` and 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +95,17 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def _row(example: Example) -> dict[str, Any]:
-    return {
-        "problem_id": example.problem_id,
-        "prompt_ids": example.prompt_ids,
-        "completion_ids": example.completion_ids,
-        "loss_mask": example.loss_mask,
-        "spans": [
-            {"role": span.role, "start": span.start, "end": span.end, "text": span.text}
-            for span in example.spans
-        ],
-        "prompt": example.prompt,
-        "text": example.text,
-        "tokenizer_fingerprint": example.tokenizer_fingerprint,
+    return {name: getattr(example, name) for name in _FEATURES} | {
+        "spans": [asdict(span) for span in example.spans],
         "provenance": json.dumps(example.provenance, sort_keys=True),
     }
 
 
 def _example(row: dict[str, Any]) -> Example:
-    return Example(
-        problem_id=row["problem_id"],
-        prompt_ids=np.array(row["prompt_ids"], dtype=np.int32),
-        completion_ids=np.array(row["completion_ids"], dtype=np.int32),
-        loss_mask=np.array(row["loss_mask"], dtype=bool),
-        spans=tuple(Span(**span) for span in row["spans"]),
-        prompt=row["prompt"],
-        text=row["text"],
-        tokenizer_fingerprint=row["tokenizer_fingerprint"],
-        provenance=json.loads(row["provenance"]),
-    )
+    ids = {name: np.array(row[name], dtype=np.int32) for name in ("prompt_ids", "completion_ids")}
+    rest = {
+        "loss_mask": np.array(row["loss_mask"], dtype=bool),
+        "spans": tuple(Span(**span) for span in row["spans"]),
+        "provenance": json.loads(row["provenance"]),
+    }
+    return Example(**row | ids | rest)

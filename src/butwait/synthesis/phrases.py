@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
 from butwait.records import Key, UserError
-from butwait.synthesis.settings import PhraseKind
 
-KINDS: tuple[PhraseKind, ...] = ("doubt", "return", "check")
+PhraseKind = Literal["doubt", "return", "check"]
+KINDS: tuple[PhraseKind, ...] = get_args(PhraseKind)
 
 
 @dataclass(frozen=True, slots=True)

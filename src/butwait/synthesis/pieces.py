@@ -4,6 +4,7 @@ Pieces are joined by their token ids; a text is tokenised on its own. What a pie
 into the example's provenance, from which ``rebuild`` makes the same example again.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -12,10 +13,14 @@ from unicodedata import normalize
 
 import numpy as np
 
-from butwait.records import Example, Key, Problem, Span, UserError
-from butwait.synthesis.built import Prompting, StoredTree
+from butwait.records import Example, Problem, Span, UserError
+from butwait.synthesis.builder import Prompting, StoredTree
+from butwait.synthesis.settings import InsertionSettings
 
 THINK, THINK_END = "<think>", "</think>"
+BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_SENTENCE_END = re.compile(r"[.!?]\s+|\n")
+_OPENED = re.compile(r"(?:\\\[|\$\$|\\begin\{[a-z]+\*?\})\s*$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,15 +107,16 @@ def text_piece(role: str, text: str, prompting: Prompting, loss: bool) -> Piece:
 
 
 def phrase_piece(
-    phrase: str, before: str, separator: str, prompting: Prompting, loss: bool
+    phrase: str, before: str, settings: InsertionSettings, prompting: Prompting
 ) -> Piece:
-    """A doubt behind the text ``before``, with the separator around it."""
-    lead = "" if before.endswith(separator) else separator
-    return text_piece("doubt", lead + phrase + separator, prompting, loss)
+    """A doubt after the text ``before``, with the separator around it."""
+    lead = "" if before.endswith(settings.separator) else settings.separator
+    text = lead + phrase + settings.separator
+    return text_piece("doubt", text, prompting, settings.train_phrases)
 
 
 def thinking(pieces: Sequence[Piece], answer: str, prompting: Prompting) -> list[Piece]:
-    """The pieces in ``<think>...</think>``, and the final answer in a box behind them.
+    """The pieces in ``<think>...</think>``, and the final answer in a box after them.
 
     Raises UserError for text that holds such tags itself.
     """
@@ -166,21 +172,54 @@ def assemble(
     )
 
 
-def origin(
-    builder: str, problem: Problem, stored: StoredTree, leaf: int, key: Key
-) -> dict[str, Any]:
-    """The provenance of an example that ends in the path to ``leaf``, without its pieces."""
-    return {
-        "builder": builder,
-        "problem": problem.id,
-        "stage": stored.stage,
-        "shard": stored.shard,
-        "row": stored.row,
-        "sampler": stored.tree.sampler,
-        "leaf": leaf,
-        "finish": stored.tree.nodes[leaf].finish,
-        "key": list(key.words),
-    }
+def before_box(piece: Piece, prompting: Prompting, context: Piece | None = None) -> Piece | None:
+    """The piece up to the sentence (or line) that its first box stands in, cut between tokens.
+
+    A path of the trained model ends at its first closed ``\\boxed``: a mistake that keeps its box
+    would teach the model to answer before it doubts.
+
+    Args:
+        piece: a stretch of a path.
+        prompting: its tokenizer.
+        context: the path before the piece; None where it begins the path.
+
+    Returns:
+        The piece itself where it has no box; None where nothing would be left.
+    """
+    box = BOX.search(piece.text)
+    if box is None:
+        return piece
+    room = _last_sentence_end(piece.text, box.start())
+    while opened := _OPENED.search(piece.text, 0, room):  # the formula that the box stands in
+        room = _last_sentence_end(piece.text, opened.start())
+    tokens, characters = _fit(piece, room, prompting, context)
+    return piece.kept(tokens, characters) if piece.text[:characters].strip() else None
+
+
+def _last_sentence_end(text: str, before: int) -> int:
+    ends = [end.end() for end in _SENTENCE_END.finditer(text, 0, before)]
+    return ends[-1] if ends else 0
+
+
+def _fit(piece: Piece, room: int, prompting: Prompting, context: Piece | None) -> tuple[int, int]:
+    """(tokens, characters): the most tokens of the piece whose text is whole and within ``room``
+    characters. Found by bisection, as decoding is the only way from tokens to characters."""
+    ids, before = ([], "") if context is None else (context.token_ids.tolist(), context.text)
+    own, text = piece.token_ids.tolist(), before + piece.text
+
+    def decoded(tokens: int) -> str:
+        return prompting.decode([*ids, *own[:tokens]])
+
+    low, high = 0, len(own)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(decoded(middle)) <= len(before) + room:
+            low = middle
+        else:
+            high = middle - 1
+    while low and not text.startswith(decoded(low)):  # part of a character
+        low -= 1
+    return low, len(decoded(low)) - len(before) if low else 0
 
 
 def rebuild(
@@ -205,6 +244,17 @@ def rebuild(
     else:
         prompt_ids = prompting.prompt_ids(problem)
     return assemble(pieces, problem, prompt_ids, prompting, provenance)
+
+
+def is_rebuilt(example: Example, *how: Any) -> bool:
+    """Whether ``rebuild`` gives the example again, token by token; the other arguments are its.
+    True where the provenance names no pieces: a builder of one's own may do without."""
+    if "pieces" not in example.provenance:
+        return True
+    again = rebuild(example, *how)
+    return np.array_equal(again.completion_ids, example.completion_ids) and np.array_equal(
+        again.loss_mask, example.loss_mask
+    )
 
 
 def _rebuilt(

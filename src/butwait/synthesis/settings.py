@@ -1,15 +1,16 @@
-"""What the builders of training data take. Imports nothing heavy."""
+"""What all builders of training data take. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from butwait.records.settings import Settings
+from butwait.synthesis.phrases import PhraseKind, load_phrases
 
 Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
 Format = Literal["plain", "think"]
-PhraseKind = Literal["doubt", "return", "check"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -19,6 +20,10 @@ class FixedNumber(Settings):
 
     kind: Literal["fixed"] = "fixed"
     value: Positive = 1
+
+    def draw(self, generator: np.random.Generator) -> int:
+        """A whole number from 1 on."""
+        return self.value
 
 
 class UniformNumber(Settings):
@@ -34,12 +39,20 @@ class UniformNumber(Settings):
             raise ValueError(f"high ({self.high}) must not be below low ({self.low})")
         return self
 
+    def draw(self, generator: np.random.Generator) -> int:
+        """A whole number from 1 on."""
+        return int(generator.integers(self.low, self.high, endpoint=True))
+
 
 class GeometricNumber(Settings):
     """1, 2, 3, ...: each is less likely than the one before by the same factor."""
 
     kind: Literal["geometric"]
     mean: Annotated[float, Field(ge=1)] = 2.0
+
+    def draw(self, generator: np.random.Generator) -> int:
+        """A whole number from 1 on."""
+        return int(generator.geometric(1 / self.mean))
 
 
 Number = Annotated[FixedNumber | UniformNumber | GeometricNumber, Field(discriminator="kind")]
@@ -67,13 +80,34 @@ class SubsetSettings(Settings):
                 raise ValueError(f"{name}: the first bound must not be above the second")
         return self
 
+    def check(self, recipe: Any, name: str) -> None:
+        """Whether the stage ``name`` of a ``Recipe`` takes from the stages that the rules need.
+
+        Raises:
+            ValueError: the first rule that it does not.
+        """
+        trees, data = recipe.inputs(name, "trees"), recipe.inputs(name, "data")
+        for rule, wanted, there, what in (
+            ("solved_by", self.solved_by, trees, "search"),
+            ("same_questions_as", self.same_questions_as, data, "data"),
+        ):
+            if wanted is not None and wanted not in there:
+                raise ValueError(
+                    f"stage {name!r}: subset.{rule} names {wanted!r}, which is no {what} stage in "
+                    "its `from`"
+                )
+        if self.solve_rate is not None and not trees:
+            raise ValueError(f"stage {name!r}: subset.solve_rate needs a search stage in `from`")
+
 
 class DataSettings(Settings):
     """What every builder has."""
 
+    kind: str
+    """The builder: the name of one that ships with butwait, or ``module:NAME``."""
     format: Format = "plain"
     """``plain``: the text as it is; ``think``: the reasoning in ``<think>...</think>`` and the
-    final answer in a box behind it."""
+    final answer in a box after it."""
     subset: SubsetSettings = SubsetSettings()
     """Which questions and examples stay."""
     limit: Positive | None = None
@@ -94,10 +128,6 @@ class SolutionsSettings(DataSettings):
     (``shortest``, ``median``, ``longest``), by the last ``reward``, or those that share the
     fewest phrases (``diverse``). The default is the one that favours no length: every other rule
     teaches something beside correctness."""
-
-
-class VerifiedSettings(SolutionsSettings):
-    """Correct solutions of a search, and nothing else."""
 
 
 class MistakeSettings(SolutionsSettings):
@@ -127,58 +157,7 @@ class InsertionSettings(MistakeSettings):
     @classmethod
     def _can_be_used(cls, phrases: Any) -> Any:
         # Now, and not after a search of hours.
-        from butwait.synthesis.phrases import load_phrases
-
         if isinstance(phrases, str) and not Path(phrases).expanduser().is_file():
             raise ValueError(f"there is no file {phrases!r}")
         load_phrases(phrases)
         return phrases
-
-
-class StitchSettings(InsertionSettings):
-    """Wrong attempts, a doubt after each, then a correct solution of the same question."""
-
-    attempts: Number = FixedNumber()
-    """How many wrong attempts an example begins with (fewer where the search has fewer)."""
-    phrase: PhraseKind = "doubt"
-    """Which phrases follow an attempt."""
-
-
-class ConfirmSettings(Settings):
-    """Completions that decide whether a dead branch is wrong."""
-
-    completions: Positive = 8
-    """How many times a branch is completed by the policy that searched."""
-    at_most: Share = 0.0
-    """The share of completions that may verify; above it the branch is not used."""
-
-
-class BacktrackSettings(InsertionSettings):
-    """Detours into dead branches of the tree, a doubt, and the way back to a correct path."""
-
-    detours: Number = FixedNumber()
-    """How many an example has (fewer where its path has fewer dead branches)."""
-    depth: Number = GeometricNumber(kind="geometric", mean=2.0)
-    """Steps into a dead branch (fewer where it ends earlier)."""
-    fork: Literal["uniform", "early", "late"] = "uniform"
-    """Where on the path branches leave: ``early`` and ``late`` weigh the forks linearly."""
-    repeat_step: bool = False
-    """Write the step before the fork again after the doubt; else go on behind it."""
-    phrase: PhraseKind = "return"
-    """Which phrases stand between a branch and the way back."""
-    confirm: ConfirmSettings | None = None
-    """How branches are confirmed to be wrong; None: they are not, and are labelled so."""
-
-
-class SecondThoughtsSettings(MistakeSettings):
-    """Paths of a ``but_wait`` search whose last thought was verified."""
-
-    first: Literal["any", "wrong"] = "any"
-    """``wrong`` takes only paths whose first thought had a wrong answer."""
-
-
-class ExternalSettings(DataSettings):
-    """Solutions that others wrote."""
-
-    verify: bool = True
-    """Leave out solutions whose own final answer is not the gold answer."""

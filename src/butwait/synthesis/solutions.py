@@ -1,12 +1,42 @@
-"""The finished paths of a question's trees: correct solutions and wrong attempts."""
+"""The finished paths of a question's trees: verdicts, correct solutions and their choice, wrong
+attempts."""
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butwait.records import COMPLETE, Grade, Status, UserError
-from butwait.synthesis.built import BuildCounts, Prompting, StoredTree
+from butwait.records import (
+    COMPLETE,
+    Example,
+    Grade,
+    Key,
+    Problem,
+    SearchTree,
+    Status,
+    UserError,
+)
+from butwait.synthesis.builder import BuildCounts, Material, Prompting, StoredTree
+from butwait.synthesis.pieces import Piece, assemble, thinking
+from butwait.synthesis.settings import SolutionsSettings
+
+if TYPE_CHECKING:
+    from butwait.problems.grading import Grader
+
+DIVERSITY_WORDS = 4
+"""Words of the phrases by which two solutions are compared."""
+
+
+async def grade_paths(tree: SearchTree, problem: Problem, grader: "Grader") -> dict[int, Grade]:
+    """Node -> verdict for every finished path, those of dead particles included. A sampler never
+    sees them."""
+    finished = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
+    grades = await asyncio.gather(
+        *(grader.agrade(tree.path_text(i), problem, tree.nodes[i].finish) for i in finished)
+    )
+    return dict(zip(finished, grades, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +85,71 @@ def correct_solutions(
     return kept
 
 
+def choose(pool: Sequence[Solution], settings: SolutionsSettings, key: Key) -> list[Solution]:
+    """At most ``per_question`` solutions in the order of preference of the rule ``choose``; ties in
+    random order.
+
+    Raises UserError for ``reward`` where the search asked no reward model.
+    """
+    shuffled = [pool[i] for i in key.generator().permutation(len(pool))]
+    match settings.choose:
+        case "random":
+            ordered = shuffled
+        case "shortest":
+            ordered = sorted(shuffled, key=lambda s: len(s.token_ids))
+        case "longest":
+            ordered = sorted(shuffled, key=lambda s: -len(s.token_ids))
+        case "median":
+            middle = np.median([len(s.token_ids) for s in pool]) if pool else 0
+            ordered = sorted(shuffled, key=lambda s: abs(len(s.token_ids) - middle))
+        case "reward":
+            if any(np.isnan(s.reward) for s in pool):
+                raise UserError(
+                    "choose: reward needs the rewards of a search with a reward model; choose "
+                    "random, shortest, median, longest or diverse for this one"
+                )
+            ordered = sorted(shuffled, key=lambda s: -s.reward)
+        case "diverse":
+            ordered = _spread(shuffled, settings.per_question)
+    return ordered[: settings.per_question]
+
+
+def solved_example(
+    material: Material[Any],
+    problem: Problem,
+    solution: Solution,
+    pieces: Sequence[Piece],
+    key: Key,
+    **known: Any,
+) -> Example:
+    """The example that ends in a verified solution.
+
+    Args:
+        material: whose format is followed.
+        problem: what is solved.
+        solution: the path that it ends in; its prompt is that of the path's tree.
+        pieces: the completion, in order.
+        key: what its draws came from, for the provenance.
+        known: more for the provenance, which names the builder and the path's place.
+    """
+    stored = solution.source
+    if material.settings.format == "think":
+        pieces = thinking(pieces, solution.grade.answer or "", material.prompting)
+    provenance = {
+        "builder": material.settings.kind,
+        "problem": problem.id,
+        "stage": stored.stage,
+        "shard": stored.shard,
+        "row": stored.row,
+        "sampler": stored.tree.sampler,
+        "leaf": solution.leaf,
+        "finish": stored.tree.nodes[solution.leaf].finish,
+        "key": list(key.words),
+        **known,
+    }
+    return assemble(pieces, problem, stored.tree.prompt_ids, material.prompting, provenance)
+
+
 def wrong_attempts(trees: Sequence[StoredTree], prompting: Prompting) -> list[Solution]:
     """The unique finished paths of one question whose answer was wrong, without those in which
     the search inserted text."""
@@ -91,3 +186,29 @@ def _unique(pool: Iterable[Solution]) -> list[Solution]:
             kept.append(solution)
         seen |= names
     return kept
+
+
+def _spread(pool: list[Solution], count: int) -> list[Solution]:
+    """Greedy max-min (Gonzalez 1985): the first, then each time the one whose nearest chosen
+    solution is the farthest. Distance is 1 minus the Jaccard index of the sets of phrases of four
+    words."""
+    phrases = [_phrases(solution.text) for solution in pool]
+    nearest = np.full(len(pool), np.inf)
+    chosen: list[int] = []
+    for _ in range(min(count, len(pool))):
+        chosen.append(int(np.argmax(nearest)))
+        newest = phrases[chosen[-1]]
+        nearest = np.minimum(nearest, [_distance(newest, other) for other in phrases])
+        nearest[chosen] = -1.0
+    return [pool[i] for i in chosen]
+
+
+def _phrases(text: str) -> frozenset[tuple[str, ...]]:
+    words = text.split()
+    last = max(1, len(words) - DIVERSITY_WORDS + 1)
+    return frozenset(tuple(words[i : i + DIVERSITY_WORDS]) for i in range(last))
+
+
+def _distance(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
+    shared = len(a & b)
+    return 1.0 - shared / (len(a) + len(b) - shared)

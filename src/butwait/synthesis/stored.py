@@ -1,10 +1,11 @@
-"""The trees of search stages, question by question."""
+"""The trees of search stages, question by question, and the questions that a subset keeps."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from butwait.search.storage import problem_ids, read_tree
-from butwait.synthesis.built import StoredTree
+from butwait.synthesis.builder import StoredTree
+from butwait.synthesis.settings import SubsetSettings
 
 
 class SearchedTrees:
@@ -42,6 +43,12 @@ class SearchedTrees:
             for stage, shard, row in self._places[problem_id]
         ]
 
+    def at(self, stage: str, shard: str, row: int) -> StoredTree:
+        """The tree that an example's provenance names."""
+        place = (stage, self._folders[stage] / shard, row)
+        problem_id = next(i for i, places in self._places.items() if place in places)
+        return StoredTree(read_tree(place[1], problem_id), stage, shard, row)
+
     def __iter__(self) -> Iterator[StoredTree]:
         for problem_id in self._places:
             yield from self.of(problem_id)
@@ -52,8 +59,7 @@ class SearchedTrees:
             problem_id
             for problem_id, places in self._places.items()
             for of_stage, shard, _ in places
-            if of_stage == stage
-            and any(grade.correct for grade in read_tree(shard, problem_id).grades.values())
+            if of_stage == stage and read_tree(shard, problem_id).solved
         }
 
     def rates(self) -> dict[str, float]:
@@ -65,3 +71,27 @@ class SearchedTrees:
             if judged:
                 found[problem_id] = sum(judged) / len(judged)
         return found
+
+
+def allowed_questions(
+    subset: SubsetSettings, trees: SearchedTrees, data: Mapping[str, Path]
+) -> set[str] | None:
+    """Problem ids that the subset's rules leave; None where they leave out none.
+
+    Args:
+        subset: the rules, which fit the stage (``SubsetSettings.check``).
+        trees: of the search stages that the stage takes from.
+        data: the folders of the data stages it takes from, by name.
+    """
+    rules: list[set[str]] = []
+    if subset.solved_by is not None:
+        rules.append(trees.solved_by(subset.solved_by))
+    if subset.solve_rate is not None:
+        low, high = subset.solve_rate
+        rules.append({i for i, rate in trees.rates().items() if low <= rate <= high})
+    if subset.same_questions_as is not None:
+        from butwait.synthesis.dataset import load_examples
+
+        examples = load_examples(data[subset.same_questions_as] / "dataset")
+        rules.append({example.problem_id for example in examples})
+    return set.intersection(*rules) if rules else None

@@ -17,30 +17,31 @@ def in_precision(model: ModelSettings, settings: OptimizerSettings) -> ModelSett
     return model.model_copy(update={"dtype": dtype})
 
 
-def pass_arguments(settings: OptimizationSettings) -> dict[str, Any]:
-    """Keywords of ``TrainingArguments`` for passes over a set of examples."""
-    return {
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps or -1,
-        "gradient_accumulation_steps": settings.accumulation_steps,
-    }
+def training_arguments(
+    kind: type[TrainingArguments],
+    settings: OptimizerSettings,
+    model: ModelSettings,
+    work: Path,
+    seed: int,
+    **own: Any,
+) -> Any:
+    """The arguments of a training.
 
-
-def shared_arguments(
-    settings: OptimizerSettings, model: ModelSettings, work: Path, seed: int
-) -> dict[str, Any]:
-    """Keywords of ``TrainingArguments`` for every training.
+    They are for one device even where several GPUs are visible: the Trainer would use
+    torch.nn.DataParallel there, which counts tokens wrongly and which TRL refuses.
 
     Args:
+        kind: the trainer's class of arguments.
         settings: the optimizer's.
         model: whose device is used.
         work: folder of the checkpoints.
         seed: order of the examples, dropout, new weights.
+        own: keywords of this kind of training; they replace those that all share.
     """
     device = device_of(model)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    return {
+    shared = {
         "output_dir": str(work),
         "seed": seed % 2**32,
         "use_cpu": device.type == "cpu",
@@ -66,13 +67,10 @@ def shared_arguments(
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": device.type == "cuda",
     }
-
-
-def on_one_device(arguments: TrainingArguments) -> TrainingArguments:
-    """The same arguments, for the one device even where several GPUs are visible.
-
-    The Trainer would use torch.nn.DataParallel there, which counts tokens wrongly and which TRL
-    refuses.
-    """
+    if isinstance(settings, OptimizationSettings):  # it passes over a set of examples
+        shared["num_train_epochs"] = settings.epochs
+        shared["max_steps"] = settings.max_steps or -1
+        shared["gradient_accumulation_steps"] = settings.accumulation_steps
+    arguments = kind(**(shared | own))
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

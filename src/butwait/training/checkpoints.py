@@ -1,30 +1,32 @@
-"""Checkpoints of a training that may be killed at any moment.
+"""What a training that may be killed at any moment keeps on disk: checkpoints, and epochs.
 
 A checkpoint folder of transformers is written file by file. One that was finished carries a
 marker; a resume takes the last one that does and removes the rest.
 """
 
 import json
-import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
-from butwait.running.files import write_json
+from butwait.running.files import atomic_path, remove, write_json
+from butwait.training.weights import save_weights
 
 _MARKER = "butwait.json"
 
 
 class WorkFolder:
-    """The folder where a training keeps its checkpoints until it ends."""
+    """The folder where a training keeps its checkpoints until its stage is complete."""
 
     def __init__(self, path: Path, identity: str) -> None:
         """``identity`` names the work (settings, model, data, seed): a folder left by other work
         is cleared."""
         self.path = path
         if not self._belongs_to(identity):
-            self.remove()
+            remove(path)
             path.mkdir(parents=True)
             write_json(path / _MARKER, {"identity": identity})
 
@@ -35,39 +37,52 @@ class WorkFolder:
             if (folder / _MARKER).exists():
                 finished.append(folder)
             else:
-                shutil.rmtree(folder)
+                remove(folder)
         if not finished:
             return None
         folder = max(finished, key=lambda p: int(p.name.rpartition("-")[2]))
         return folder, json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-
-    def remove(self) -> None:
-        """Removes the folder and all checkpoints."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
 
     def _belongs_to(self, identity: str) -> bool:
         marker = self.path / _MARKER
         return marker.exists() and json.loads(marker.read_text("utf-8")) == {"identity": identity}
 
 
+@dataclass(eq=False)
 class Marker(TrainerCallback):
-    """Marks each checkpoint as finished and stores ``facts`` with it."""
+    """Marks each checkpoint as finished and stores with it what ``facts`` gives at that moment."""
 
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
+    facts: Callable[[], dict[str, Any]]
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         # The model itself is saved after the last step: a checkpoint of it would be a waste.
         if state.global_step >= state.max_steps or control.should_training_stop:
             control.should_save = False
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if not state.is_world_process_zero:
-            return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        write_json(folder / _MARKER, self.facts)
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_json(folder / _MARKER, self.facts())
+
+
+@dataclass(eq=False)
+class KeepEpochs(TrainerCallback):
+    """Writes the trained weights (with LoRA, the adapter) into ``folder/<epoch>/<name>`` at the end
+    of every epoch.
+
+    It does so before the checkpoint of the same step: a resume never begins after an epoch that
+    was not written.
+    """
+
+    folder: Path
+    name: str
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            remove(self.folder)  # of other work in the same folder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        epoch = float(state.epoch or 0.0)
+        if epoch.is_integer():
+            with atomic_path(self.folder / str(int(epoch)) / self.name) as folder:
+                save_weights(model, folder)

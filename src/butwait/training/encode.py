@@ -1,4 +1,4 @@
-"""From examples to the trainer's rows: token ids and labels, and nothing cut."""
+"""From examples to the trainer's rows: token ids and labels, and nothing cut nor mixed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any, Literal
 from unicodedata import normalize
 
 import numpy as np
+import torch
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from butwait.engines.models import tokenizer_fingerprint
 from butwait.problems.prompts import encode
@@ -131,3 +133,30 @@ def _encode_span(span: Span, example: Example, tokenizer: Any) -> list[int]:
             f"{example.problem_id!r}: {span.text!r} would become {back!r}; train another model"
         )
     return ids
+
+
+def check_packing(model: Any) -> None:
+    """Raises UserError if a packed example changes what the model says on the next one.
+
+    Two sequences in one row, laid out as TRL's padding-free collator does it; then the same row
+    with other tokens in the first. Masked positions weigh exactly 0, so the second sequence's
+    logits must not change by a bit.
+    """
+    size = model.config.get_text_config().vocab_size
+    first, second = [1 % size, 2 % size, 3 % size, 4 % size], [5 % size, 6 % size, 7 % size]
+    with torch.no_grad():
+        kept = _logits(model, first, second)
+        changed = _logits(model, [(token + size // 2) % size for token in first], second)
+    if not torch.equal(kept, changed):
+        raise UserError(
+            f"{type(model).__name__} lets packed examples see each other; set packing: false"
+        )
+
+
+def _logits(model: Any, first: list[int], second: list[int]) -> torch.Tensor:
+    """The logits of ``second`` after ``first`` in one row, shape (len(second), vocabulary)."""
+    collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    batch = collator([{"input_ids": first}, {"input_ids": second}])
+    batch = {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    del batch["labels"]
+    return model(**batch, use_cache=False).logits[0, len(first) :]

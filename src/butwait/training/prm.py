@@ -7,56 +7,34 @@ are trained in one forward pass.
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
+import torch
+from scipy.special import logit as log_odds
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from butwait.engines.cache import context_limit
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
-from butwait.reward_models.audit.prefixes import audit
+from butwait.reward_models.audit.prefixes import ScoredPrefixes, audit
 from butwait.reward_models.kinds.trained import write_note
 from butwait.reward_models.score_head import add_score_head, load_scorer
 from butwait.running.files import atomic_path, write_json
 from butwait.running.identity import identity
-from butwait.training.arguments import (
-    in_precision,
-    on_one_device,
-    pass_arguments,
-    shared_arguments,
-)
-from butwait.training.callbacks import Log, Progress
-from butwait.training.checkpoints import Marker, WorkFolder
-from butwait.training.failures import user_errors
-from butwait.training.prm_batches import (
-    UNLABELLED,
-    fits,
-    pad,
-    score_prefixes,
-    step_loss,
-    to_examples,
-)
-from butwait.training.prm_data import Rollout, split_questions, summarise
-from butwait.training.prm_settings import PrmSettings
-from butwait.training.quiet import quiet
+from butwait.training.arguments import in_precision, training_arguments
+from butwait.training.checkpoints import WorkFolder
+from butwait.training.fit import fit, quiet, user_errors
+from butwait.training.rollouts import Rollout, rollout_figures, split_questions
+from butwait.training.settings import PrmSettings
 
-
-@dataclass(frozen=True, slots=True)
-class PrmResult:
-    """Attributes:
-    metrics: plain values for ``stage.json``.
-    audit: what ``audit.json`` holds.
-    """
-
-    metrics: dict[str, Any]
-    audit: dict[str, Any]
+UNLABELLED = -100.0
+"""No loss at this token. The Trainer counts all other tokens, over accumulated batches too."""
 
 
 def train_prm(
@@ -68,13 +46,13 @@ def train_prm(
     key: Key,
     *,
     continued: bool = False,
-) -> PrmResult:
+) -> dict[str, Any]:
     """Trains a copy of the policy with a score head, and audits it.
 
     Writes ``output/log.jsonl``, ``output/audit.json`` and, last, ``output/model``: an ordinary
     transformers checkpoint with its tokenizer and a note on how it is scored. Checkpoints are
-    kept in ``output/work`` until the end; the same call after a kill goes on from the last one.
-    On a CPU the same arguments give the same weights bit for bit.
+    kept in ``output/work`` until the stage is complete; the same call after a kill goes on from the
+    last one. On a CPU the same arguments give the same weights bit for bit.
 
     Args:
         policy: the model that is copied, and that sampled the rollouts.
@@ -85,23 +63,38 @@ def train_prm(
         key: of this stage; it splits the questions, orders the batches, resamples the audit.
         continued: ``policy`` is a reward model itself and is trained on; its head is kept.
 
-    Metrics: the counts of the rollouts (``prm_data.summarise``), examples, dropped_too_long,
-    steps, epochs, trained_tokens (tokens run in training, padding not counted), audited_tokens,
-    loss_first and loss_last (nats per step label), and the audit's main figures.
+    Returns:
+        Metrics: the counts of the rollouts (``rollouts.rollout_figures``), examples,
+        dropped_too_long, steps, epochs, trained_tokens (tokens run in training, padding not
+        counted), audited_tokens, loss_first and loss_last (nats per step label), and the audit's
+        main figures.
 
-    Raises UserError where no rollout is left to train on or to audit with.
+    Raises:
+        UserError: no rollout is left to train on or to audit with.
     """
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
     with quiet(), user_errors():
         start = in_precision(policy, settings)
         model = load_scorer(start) if continued else add_score_head(start, _prior(training))
-        limit = _limit(model, settings)
+        lengths = (settings.max_length, context_limit(model.config))
+        limit = min(filter(None, lengths), default=None)
         examples = to_examples(training, limit)
         heldout = [rollout for rollout in heldout if to_examples([rollout], limit)]
         _check_enough(examples, heldout, limit)
         seed = key.derive("train").seed32()
-        trained = _fit(model, examples, tokenizer.pad_token_id, policy, settings, output, seed)
+        set_seed(seed)
+        work = WorkFolder(output / "work", _identity(examples, settings, policy, seed))
+        trainer = _Trainer(
+            model=model,
+            args=training_arguments(
+                TrainingArguments, settings, policy, work.path, seed, remove_unused_columns=False
+            ),
+            train_dataset=examples,
+            data_collator=partial(pad, pad_id=tokenizer.pad_token_id),
+            compute_loss_func=step_loss,
+        )
+        trained = fit(trainer, work, output, "reward model")
         findings = audit(score_prefixes(model, heldout, settings.batch_size), key.derive("audit"))
         write_json(output / "audit.json", findings)
         model.config.use_cache = True  # The trainer turned it off; scoring goes step by step.
@@ -109,16 +102,14 @@ def train_prm(
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             write_note(folder, tokenizer, prompt)
-    WorkFolder(output / "work", "").remove()
-    metrics = {
-        **summarise(rollouts),
+    return {
+        **rollout_figures(rollouts),
         "examples": len(examples),
         "dropped_too_long": sum(not fits(rollout, limit) for rollout in rollouts),
         **trained,
-        "audited_tokens": sum(len(r.prompt_ids) + len(r.token_ids) for r in heldout),
+        "audited_tokens": sum(len(rollout.ids) for rollout in heldout),
         **{name: findings[name] for name in ("verdict", "within_question_auc", "auc", "ece")},
     }
-    return PrmResult(metrics, findings)
 
 
 def _check_enough(examples: list[Any], heldout: list[Rollout], limit: int | None) -> None:
@@ -142,55 +133,13 @@ class _Trainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-def _fit(
-    model: PreTrainedModel,
-    examples: list[dict[str, np.ndarray]],
-    pad_id: int,
-    policy: ModelSettings,
-    settings: PrmSettings,
-    output: Path,
-    seed: int,
-) -> dict[str, Any]:
-    """Trains in place; returns the metrics of the training itself."""
-    set_seed(seed)
+def _identity(
+    examples: list[dict[str, np.ndarray]], settings: PrmSettings, policy: ModelSettings, seed: int
+) -> str:
+    """Of the work whose checkpoints can be gone on from."""
     data = b"".join(array.tobytes() for example in examples for array in example.values())
-    made_of = identity(settings, policy, seed, hashlib.sha256(data).hexdigest())
-    work = WorkFolder(output / "work", made_of)
-    with ExitStack() as stack:
-        trainer = _Trainer(
-            model=model,
-            args=_arguments(settings, policy, work.path, seed),
-            train_dataset=examples,
-            data_collator=lambda batch: pad(batch, pad_id),
-            compute_loss_func=step_loss,
-        )
-        trainer.remove_callback(PrinterCallback)
-        log = Log(output / "log.jsonl")
-        for callback in (Marker(trainer.counted), log, Progress("reward model", stack)):
-            trainer.add_callback(callback)
-        checkpoint = work.last()
-        if checkpoint is not None:
-            trainer.counted.update(checkpoint[1])
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        **trainer.counted,
-        "loss_first": losses[0] if losses else None,
-        "loss_last": losses[-1] if losses else None,
-    }
-
-
-def _arguments(
-    settings: PrmSettings, policy: ModelSettings, work: Path, seed: int
-) -> TrainingArguments:
-    arguments = TrainingArguments(
-        **shared_arguments(settings, policy, work, seed),
-        **pass_arguments(settings),
-        remove_unused_columns=False,
-    )
-    return on_one_device(arguments)
+    digest = hashlib.sha256(data).hexdigest()
+    return identity(settings, policy, seed, digest)
 
 
 def _prior(rollouts: Sequence[Rollout]) -> float:
@@ -199,9 +148,102 @@ def _prior(rollouts: Sequence[Rollout]) -> float:
     if not labels:
         return 0.0
     flat = np.concatenate(labels)
-    return float(logit(np.clip(flat[flat != UNLABELLED].mean(), 0.01, 0.99)))
+    return float(log_odds(np.clip(flat[flat != UNLABELLED].mean(), 0.01, 0.99)))
 
 
-def _limit(model: PreTrainedModel, settings: PrmSettings) -> int | None:
-    limits = [n for n in (settings.max_length, context_limit(model.config)) if n is not None]
-    return min(limits, default=None)
+def to_examples(rollouts: Sequence[Rollout], limit: int | None) -> list[dict[str, np.ndarray]]:
+    """{"input_ids": int32 (t,), "labels": float32 (t,)} of every rollout that fits and has a label
+    of its own.
+
+    A step that a completion shares with the solution it was continued from is trained there and
+    not once more here, so that a step's weight is the number of sampled paths on which it is new.
+    """
+    examples = []
+    for rollout in rollouts:
+        own = np.arange(len(rollout.step_ends)) >= rollout.shared_steps
+        own &= rollout.completions > 0
+        if not own.any() or not fits(rollout, limit):
+            continue
+        ids = rollout.ids
+        labels = np.full(len(ids), UNLABELLED, np.float32)
+        ends = len(rollout.prompt_ids) + rollout.step_ends[own] - 1
+        labels[ends] = rollout.verified[own] / rollout.completions[own]
+        examples.append({"input_ids": ids, "labels": labels})
+    return examples
+
+
+def fits(rollout: Rollout, limit: int | None) -> bool:
+    """Whether prompt and rollout together have at most ``limit`` tokens."""
+    return limit is None or len(rollout.ids) <= limit
+
+
+def pad(examples: Sequence[dict[str, np.ndarray]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Rows padded on the right: input_ids and attention_mask int64 (b, t), labels float32
+    (b, t)."""
+    shape = (len(examples), max(len(example["input_ids"]) for example in examples))
+    ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
+    labels = np.full(shape, UNLABELLED, np.float32)
+    for i, example in enumerate(examples):
+        n = len(example["input_ids"])
+        ids[i, :n], mask[i, :n], labels[i, :n] = example["input_ids"], 1, example["labels"]
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "labels": torch.from_numpy(labels),
+    }
+
+
+def step_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Mean binary cross entropy in nats, with soft labels, over the labelled tokens.
+
+    Args:
+        outputs: with ``logits`` (b, t, 1).
+        labels: (b, t), probabilities or UNLABELLED.
+        num_items_in_batch: labelled tokens of the whole optimizer step; None: those of ``labels``.
+    """
+    labelled = labels != UNLABELLED
+    total = binary_cross_entropy_with_logits(
+        outputs.logits.squeeze(-1)[labelled].float(), labels[labelled], reduction="sum"
+    )
+    return total / (labelled.sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+@torch.inference_mode()
+def score_prefixes(
+    model: PreTrainedModel, rollouts: Sequence[Rollout], batch_size: int
+) -> ScoredPrefixes:
+    """The model's logits, unclipped, at every labelled prefix, each prefix once."""
+    model.eval()
+    ordered = sorted(rollouts, key=lambda rollout: len(rollout.ids))  # to pad little
+    rows: dict[tuple[str, bytes], tuple[float, int, int, int]] = {}
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        for rollout, logits in zip(batch, _logits(model, batch), strict=True):
+            for step in np.flatnonzero(rollout.completions):
+                counts = int(rollout.verified[step]), int(rollout.completions[step])
+                row = (float(logits[rollout.step_ends[step] - 1]), int(step) + 1, *counts)
+                rows[rollout.problem_id, rollout.prefix(int(step))] = row
+    questions = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in rows))}
+    logit, depth, verified, completions = np.array(list(rows.values())).reshape(-1, 4).T
+    return ScoredPrefixes(
+        question=np.array([questions[name] for name, _ in rows], dtype=np.int64),
+        depth=depth.astype(np.int64),
+        logit=logit,
+        verified=verified.astype(np.int64),
+        completions=completions.astype(np.int64),
+    )
+
+
+def _logits(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+    """float32 (n,) at the completion's tokens of each rollout."""
+    unlabelled = [{"input_ids": r.ids, "labels": np.full(len(r.ids), UNLABELLED)} for r in rollouts]
+    batch = pad(unlabelled, pad_id=0)
+    logits = model(
+        input_ids=batch["input_ids"].to(model.device),
+        attention_mask=batch["attention_mask"].to(model.device),
+        use_cache=False,
+    ).logits
+    rows = logits.squeeze(-1).float().cpu().numpy()
+    return [row[len(rollout.prompt_ids) :] for rollout, row in zip(rollouts, rows, strict=True)]

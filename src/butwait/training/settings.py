@@ -4,9 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from butwait.engines.settings import Sampling, StepRule
 from butwait.records.settings import Settings
+from butwait.statistics.plateau import PlateauRule
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -16,7 +20,7 @@ class LoraSettings(Settings):
 
     rank: PositiveInt = 16
     """Rank of the update of each adapted matrix."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Positive = 32.0
     """The update is scaled by alpha / rank."""
     dropout: Fraction = 0.0
     """Dropout on the adapters' input."""
@@ -41,7 +45,7 @@ class LaunchSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW, precision and checkpoints: what every training by gradient descent takes."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW."""
     batch_size: PositiveInt = 16
     """Examples per forward pass and device."""
@@ -49,9 +53,9 @@ class OptimizerSettings(Settings):
     """The learning rate after warm-up: down to 0, or constant."""
     warmup_ratio: Fraction = 0.05
     """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     """AdamW's decoupled weight decay (not on biases and norms)."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Positive = 1.0
     """The gradient is scaled down to this norm."""
     precision: Literal["float32", "mixed", "bfloat16"] = "float32"
     """``float32``; ``mixed``: float32 weights, bfloat16 arithmetic; ``bfloat16``: bfloat16 weights
@@ -69,7 +73,7 @@ class OptimizerSettings(Settings):
 class OptimizationSettings(OptimizerSettings):
     """A training that passes over a set of examples."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3.0
+    epochs: Positive = 3.0
     """Passes over the examples; ``max_steps`` overrides it."""
     max_steps: PositiveInt | None = None
     """Optimizer steps; None: as many as ``epochs`` gives."""
@@ -97,3 +101,66 @@ class SftSettings(OptimizationSettings):
     def keeps(self, epoch: int) -> bool:
         """Whether the training leaves ``epochs/<epoch>`` behind."""
         return self.keep_epochs and self.max_steps is None and epoch <= self.epochs
+
+
+class RolloutSettings(Settings):
+    """The Monte-Carlo rollouts that label prefixes."""
+
+    solutions: PositiveInt = 8
+    """Solutions sampled per question; the outcome of each labels all its own prefixes."""
+    prefixes: Annotated[int, Field(ge=0)] = 1
+    """Prefixes of each solution, drawn uniformly among its unfinished step ends, from which
+    further completions are sampled; 0: the solutions' own outcomes are the only labels."""
+    completions: PositiveInt = 4
+    """Completions (K) sampled from each such prefix."""
+    sampling: Sampling = Sampling(temperature=1.0)
+    """How tokens are drawn; best as in the search that the model will guide."""
+    steps: StepRule = StepRule()
+    """Where steps end; must be as in the search that the model will guide."""
+    concurrency: PositiveInt = 32
+    """Questions that are in flight at a time."""
+    shard_size: PositiveInt = 64
+    """Questions per file."""
+
+
+class PrmSettings(OptimizationSettings):
+    """Training a process reward model from the policy's own rollouts."""
+
+    rollouts: RolloutSettings = RolloutSettings()
+    """Where the labels come from."""
+    heldout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the questions that is kept from training, for the audit."""
+    epochs: Positive = 1.0
+    """Passes over the rollouts; ``max_steps`` overrides it."""
+    batch_size: PositiveInt = 32
+    """Rollouts per forward pass and device."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """The learning rate after warm-up: down to 0, or constant."""
+    max_length: PositiveInt | None = None
+    """Tokens of prompt and rollout together; a longer rollout is dropped and counted, never cut.
+    None: what the model's positions allow."""
+    logging_steps: PositiveInt = 10
+    """Steps between lines of ``log.jsonl``; a line is their mean."""
+
+
+class PlateauSettings(Settings):
+    """Stop when the next ``horizon`` steps would improve the curve by less than ``delta``, with a
+    confidence that holds for the whole run (docs/plateau.md)."""
+
+    horizon: Positive = 100
+    """Steps ahead over which the improvement is counted."""
+    delta: Positive = 0.02
+    """The improvement that would be worth going on for, in units of the curve: 0.02 is 2 points of
+    a reward or a success rate between 0 and 1."""
+    window: Positive | None = None
+    """Steps of the shortest stretch that a trend is fitted to; longer ones are tried as the run
+    grows. None: the horizon."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the whole run: one that still rises by ``delta`` a horizon is stopped in at most
+    1 - confidence of cases, however often it is looked at."""
+    start: NonNegative = 0
+    """Steps at the start that are left out: warm-up, or until the first rewards are found."""
+
+    def rule(self) -> PlateauRule:
+        """The rule with these settings."""
+        return PlateauRule(self.horizon, self.delta, self.window, self.confidence, self.start)

@@ -12,16 +12,14 @@ from butwait.engines.scripted import ScriptedEngine
 from butwait.problems.grading import Grader
 from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
-from butwait.synthesis.built import Prompting
+from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.completions import Completion
 from butwait.training.grpo.direct import DirectSampler
-from butwait.training.grpo.generation import Generation
-from butwait.training.grpo.searches import LoopSearch
+from butwait.training.grpo.generation import Devices, Generation
+from butwait.training.grpo.searches import LoopSearch, SearchFolder
 from butwait.training.grpo.settings import GrpoDirectSettings
-from butwait.training.grpo.solved import SearchFolder
 
 HABITS = {"doubt": re.compile("wait", re.IGNORECASE)}
-ONE_DEVICE = SimpleNamespace(gathered=lambda value: [value])
 
 
 class NoFolder(SearchFolder):
@@ -68,12 +66,12 @@ def direct_sampler(
     guide = SimpleNamespace(at=lambda step: reward_model, auc=None)
     return DirectSampler(
         settings,
-        search,
-        guide,
-        lambda: "the policy",
+        search=search,
+        guide=guide,
+        policy=lambda: "the policy",
         habits=HABITS,
         key=Key.of(0, "draw"),
-        devices=ONE_DEVICE,
+        devices=Devices(1),
         **shared,
     )
 

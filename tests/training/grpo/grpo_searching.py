@@ -9,7 +9,7 @@ from butwait.records import Key, Problem, SearchTree
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.run import run_sampler
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
-from butwait.synthesis.grades import grade_paths
+from butwait.synthesis.solutions import grade_paths
 from butwait.training.grpo.settings import GrpoDirectSettings
 
 EOS = "<eos>"

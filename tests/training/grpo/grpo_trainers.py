@@ -13,13 +13,11 @@ from trl import GRPOTrainer
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.records import Grade, Problem
-from butwait.training.grpo.arguments import grpo_arguments
 from butwait.training.grpo.completions import Completion
-from butwait.training.grpo.devices import check_devices
-from butwait.training.grpo.generation import Generation
-from butwait.training.grpo.likelihood import LikelihoodRow, row_weights
+from butwait.training.grpo.direct import row_weights
+from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings
-from butwait.training.grpo.trainer import PolicyTrainer
+from butwait.training.grpo.trainer import PolicyTrainer, check_devices, grpo_arguments
 
 TINY = ModelSettings(name="tiny", device="cpu")
 TOKENIZER = load_tokenizer(TINY)

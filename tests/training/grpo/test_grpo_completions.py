@@ -49,14 +49,7 @@ def test_particles_are_drawn_by_weight_and_repeats_are_marked(
     tree.log_weights = weights
     group = asyncio.run(particles_as_group(tree, HARD, 4, grader, KEY, 0))
     assert [row.repeated for row in group] == [False, True, True, True]
-    expected = completion_of(
-        tree,
-        int(tree.leaves[one]),
-        tree.path_text(int(tree.leaves[one])),
-        HARD,
-        group[0].grade,
-        0,
-    )
+    expected = completion_of(tree, int(tree.leaves[one]), HARD, group[0].grade, 0)
     assert all(row.token_ids.tolist() == expected.token_ids.tolist() for row in group)
 
 

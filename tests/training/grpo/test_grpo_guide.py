@@ -10,10 +10,10 @@ import pytest
 from butwait.records import Counts, Grade, Key, Node, SearchTree, UserError
 from butwait.reward_models.kinds.confidence import ConfidenceSettings
 from butwait.reward_models.kinds.trained import TrainedSettings
-from butwait.training.grpo import guide as guiding
-from butwait.training.grpo.guide import Guide, tree_rollouts
+from butwait.training.grpo import direct
+from butwait.training.grpo.direct import Guide, tree_rollouts
+from butwait.training.grpo.searches import SearchFolder
 from butwait.training.grpo.settings import GrpoDirectSettings
-from butwait.training.grpo.solved import SearchFolder
 
 
 def node(parent: int, tokens: list[int], finish: str) -> Node:
@@ -104,7 +104,7 @@ def settings(**changes: Any) -> GrpoDirectSettings:
 def make(chosen: GrpoDirectSettings, reward_model: Any, output: Path) -> Guide:
     policy: Any = SimpleNamespace(prompt=None)
     trees = SearchFolder(output / "searches")
-    return Guide(chosen, reward_model, policy, None, trees, output, Key.of(0, "prm"))
+    return Guide(chosen, reward_model, policy, None, trees, output / "prm", Key.of(0, "prm"))
 
 
 def test_a_search_that_needs_rewards_must_have_a_reward_model(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ class Trainings:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, str, int]] = []
         self.loads: list[str] = []
-        monkeypatch.setattr(guiding, "train_prm", self.train)
-        monkeypatch.setattr(guiding, "load_reward_model", self.load)
+        monkeypatch.setattr(direct, "train_prm", self.train)
+        monkeypatch.setattr(direct, "load_reward_model", self.load)
 
     def train(
         self,
@@ -140,7 +140,7 @@ class Trainings:
     ) -> Any:
         self.calls.append((start.name, folder.name, len(rollouts)))
         (folder / "model").mkdir(parents=True)
-        return SimpleNamespace(metrics={"within_question_auc": 0.8})
+        return {"within_question_auc": 0.8}
 
     def load(self, chosen: TrainedSettings, *_: Any) -> str:
         self.loads.append(chosen.model)

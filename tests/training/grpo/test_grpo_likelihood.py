@@ -18,8 +18,9 @@ from grpo_trainers import (
 )
 
 from butwait.engines.models import load_causal_lm
-from butwait.training.grpo.generation import Generation
-from butwait.training.grpo.likelihood import LikelihoodRow, dealt, mu_at, row_weights
+from butwait.training.grpo.direct import mu_at, row_weights
+from butwait.training.grpo.generation import Generation, LikelihoodRow
+from butwait.training.grpo.trainer import dealt
 
 
 def row(problem_id: str) -> LikelihoodRow:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from butwait.records import Counts, Grade, Node, SearchTree
-from butwait.training.grpo.solve_rates import SolveRates
-from butwait.training.grpo.solved import SearchFolder, is_solved
+from butwait.training.grpo.generation import SolveRates
+from butwait.training.grpo.searches import SearchFolder, is_solved
 
 
 def test_a_rate_is_over_the_latest_generations() -> None:
@@ -26,8 +26,8 @@ def test_a_rate_with_a_new_generation_counts_it_and_keeps_nothing() -> None:
     rates = SolveRates(2)
     rates.add([("a", 4, 4)])
     rates.add([("a", 0, 4)])
-    assert rates.rate_with("a", 1, 4) == 1 / 8
-    assert rates.rate_with("new", 1, 4) == 1 / 4
+    assert rates.rate("a", (1, 4)) == 1 / 8
+    assert rates.rate("new", (1, 4)) == 1 / 4
     assert rates.rate("a") == 4 / 8
     assert rates.rate("new") is None
 
@@ -38,7 +38,7 @@ def test_ungradable_samples_are_no_evidence() -> None:
     assert rates.rate("a") is None
     rates.add([("a", 1, 2)])
     assert rates.rate("a") == 1 / 2
-    assert rates.rate_with("a", 1, 1) == 2 / 3
+    assert rates.rate("a", (1, 1)) == 2 / 3
 
 
 def test_rates_come_through_a_checkpoint() -> None:

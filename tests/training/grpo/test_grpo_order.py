@@ -3,7 +3,7 @@
 import pytest
 
 from butwait.records import Key, UserError
-from butwait.training.grpo.order import question_order
+from butwait.training.grpo.generation import question_order
 
 KEY = Key.of(0, "order")
 

@@ -3,9 +3,15 @@
 import pytest
 from grpo_cases import HABITS, completion
 
-from butwait.training.grpo.rewards import has_format, overlong, reward
+from butwait.training.grpo.rewards import (
+    figures,
+    has_format,
+    other_language,
+    overlong,
+    reward,
+    without_reasoning,
+)
 from butwait.training.grpo.settings import RewardSettings
-from butwait.training.grpo.watch import figures, other_language, without_reasoning
 
 PLAIN = RewardSettings()
 

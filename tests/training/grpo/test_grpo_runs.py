@@ -14,7 +14,7 @@ import pytest
 from grpo_recipes import DIRECT, GRPO, rows, run_stages, without_times, write_recipe
 
 from butwait.search.storage import read_shard
-from butwait.training.callbacks import Log
+from butwait.training.fit import Log
 from butwait.training.grpo import searches
 
 MODES = ("mixed", "expert_iteration", "replace", "pf_group")
@@ -98,6 +98,32 @@ def test_the_model_is_that_of_the_best_look(run: Path) -> None:
     assert not (run / "mixed/looks.jsonl").exists()
 
 
+def test_looks_at_weights_that_a_training_does_not_have_are_not_used(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any
+) -> None:
+    """A session that dies may have had other weights after as many steps: a GPU rounds as it
+    likes."""
+    on_log = Log.on_log
+
+    def disturb(self: Log, args: Any, state: Any, control: Any, **others: Any) -> None:
+        on_log(self, args, state, control, **others)
+        if state.global_step == 1:
+            for weight in others["model"].parameters():
+                weight.data.mul_(1.5)
+
+    look = {"problems": "held_out", "every": 1, "samples": 2}
+    stage = {"grpo": GRPO | SHORT | {"kind": "grpo", "selection": look}}
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "on_log", disturb)
+        with interrupted_at(2):
+            run_stages(tmp_path, **stage)
+    again = run_stages(tmp_path, **stage)
+    assert rows(again / "grpo/looks.jsonl") == rows(run / "grpo/looks.jsonl")
+    assert len(list((again / "grpo/looks").iterdir())) == 4
+    weights = "grpo/model/model.safetensors"
+    assert (again / weights).read_bytes() == (run / weights).read_bytes()
+
+
 MIXED = DIRECT | {
     "kind": "grpo_direct",
     "minibatches": 2,
@@ -109,21 +135,6 @@ MIXED = DIRECT | {
     "selection": {"problems": "held_out", "every": 2},
 }
 STAGES = {"mixed": MIXED, "grpo": GRPO | {"kind": "grpo", "loss": {"preset": "grpo"}}}
-
-
-def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, step: int, **stages: Any) -> None:
-    """A run that is interrupted when this step is logged."""
-    on_log = Log.on_log
-
-    def interrupt(self: Log, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        on_log(self, args, state, control, **kwargs)
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "on_log", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run_stages(folder, **stages)
 
 
 def same(whole: Path, resumed: Path, models: tuple[str, ...] = ("model",)) -> None:
@@ -142,7 +153,7 @@ def same(whole: Path, resumed: Path, models: tuple[str, ...] = ("model",)) -> No
 
 @pytest.mark.parametrize("name", STAGES)
 def test_an_interrupted_training_ends_as_if_it_were_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any, name: str
 ) -> None:
     stages = {name: STAGES[name]}
     asked: Counter[str] = Counter()
@@ -156,7 +167,8 @@ def test_an_interrupted_training_ends_as_if_it_were_not(
     whole = run_stages(tmp_path / "whole", **stages) / name
     once = Counter(asked)
     asked.clear()
-    interrupted(monkeypatch, tmp_path / "stopped", 5, **stages)
+    with interrupted_at(5):
+        run_stages(tmp_path / "stopped", **stages)
     resumed = run_stages(tmp_path / "stopped", **stages) / name
     same(whole, resumed)
     assert len(rows(resumed / "log.jsonl")) == 6
@@ -169,7 +181,9 @@ def test_an_interrupted_training_ends_as_if_it_were_not(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_kill_9_at_any_moment_and_the_same_command_give_the_same_weights(tmp_path: Path) -> None:
+def test_kill_9_at_any_moment_and_the_same_command_give_the_same_weights(
+    tmp_path: Path, wait_for_lines: Any
+) -> None:
     stage = MIXED | {"steps": 40, "save_steps": 4}
     folders = {name: tmp_path / name for name in ("whole", "killed")}
     for folder in folders.values():
@@ -199,11 +213,3 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def wait_for_lines(log: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 300
-    while not log.exists() or len(log.read_bytes().splitlines()) < lines:
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -15,8 +15,7 @@ from butwait.problems.grading import Grader
 from butwait.records import Problem
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.scripted import ScriptedRewardModel
-from butwait.training.grpo.searches import LoopSearch, likelihood_row
-from butwait.training.grpo.solved import SearchFolder
+from butwait.training.grpo.searches import LoopSearch, SearchFolder, likelihood_row
 
 
 def test_solutions_are_unique_verified_paths_with_a_mask_on_what_was_drawn(

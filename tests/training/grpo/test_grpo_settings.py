@@ -9,9 +9,13 @@ from pydantic import ValidationError
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
 from butwait.stages.kinds import STAGES
-from butwait.training.grpo.devices import GatheredDevices, check_devices, check_whole_model
-from butwait.training.grpo.presets import loss_arguments
+from butwait.training.grpo.generation import Devices
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings, LossSettings
+from butwait.training.grpo.trainer import (
+    check_devices,
+    check_whole_model,
+    loss_arguments,
+)
 
 DIRECT: dict[str, Any] = {"questions": 2, "group": 4, "batch_size": 8}
 
@@ -131,7 +135,7 @@ def test_spread_weights_draw_elsewhere_and_take_no_looks(fsdp: bool, zero: int |
 
 
 def test_one_device_talks_to_itself() -> None:
-    alone = GatheredDevices(1)
+    alone = Devices(1)
     assert alone.gathered({"a": 1}) == [{"a": 1}]
     assert alone.from_first("x") == "x"
 

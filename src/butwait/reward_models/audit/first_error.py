@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from butwait.problems.tables import Row
+from butwait.problems.kinds.files import Row
 from butwait.records import Key, Problem, UserError
 from butwait.reward_models.audit.bootstrap import Interval, interval_of, resamples
 

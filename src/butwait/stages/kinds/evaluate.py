@@ -40,15 +40,19 @@ def evaluate(run: StageRun) -> Outcome:
 
 
 async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
-    from butwait.evaluation.metrics import summarise
+    from butwait.evaluation.metrics import attempt_figures, clusters_of
 
     metrics, cost = {}, {"policy_tokens": 0, "reward_tokens": 0}
     everything = [p for name in settings.problems for p in run.problems(name)]
+    clusters = {
+        name: clusters_of(run.problems(name), column) for name, column in settings.clusters.items()
+    }
     rules = [method.sampler.step for method in settings.methods.values()]
     async with run.searching(everything, rules) as policy:
         for problem_set, method in product(settings.problems, settings.methods):
             attempts = await _attempts(run, settings, problem_set, method, *policy)
-            metrics[f"{problem_set}/{method}"] = summarise(attempts)
+            groups = clusters.get(problem_set)
+            metrics[f"{problem_set}/{method}"] = attempt_figures(attempts, groups)
             cost["policy_tokens"] += sum(attempt.tokens for attempt in attempts)
             cost["reward_tokens"] += sum(attempt.reward_tokens for attempt in attempts)
     return metrics, cost

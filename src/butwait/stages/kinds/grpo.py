@@ -13,7 +13,7 @@ from butwait.report.sections import REINFORCEMENT
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.stages.context import StageRun
-from butwait.stages.kinds.data import allowed, check_subset
+from butwait.stages.kinds.data import allowed
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
 
 
@@ -54,7 +54,7 @@ def grpo(run: StageRun) -> Outcome:
     selection = settings.selection
     looked_at = [] if selection is None else run.problems(selection.problems)
 
-    async def look(engine: Engine, step: int) -> LookResult:
+    async def look(engine: Engine, name: str) -> LookResult:
         assert selection is not None
         method = MethodSettings(
             k=selection.samples,
@@ -62,7 +62,7 @@ def grpo(run: StageRun) -> Outcome:
                 step=settings.step, sampling=Sampling(temperature=selection.temperature)
             ),
         )
-        folder = run.folder / "looks" / f"{step:08d}"
+        folder = run.folder / "looks" / name
         key = run.key.derive("look")  # the same draws at every look: less noise between them
         attempts = await run_attempts(looked_at, engine, None, run.grader, method, key, folder)
         return _seen(attempts, looked_at, selection.texts)
@@ -88,10 +88,10 @@ def grpo(run: StageRun) -> Outcome:
 
 
 def _seen(attempts: list[Attempt], problems: list[Problem], texts: int) -> Any:
-    from butwait.evaluation.metrics import summarise
+    from butwait.evaluation.metrics import attempt_figures
     from butwait.training.grpo.looks import LookResult
 
-    figures = summarise(attempts)
+    figures = attempt_figures(attempts)
     questions = {problem.id: problem.question for problem in problems}
     first = [row for row in attempts if row.sample == 0][:texts]
     return LookResult(
@@ -150,7 +150,7 @@ def _headline(metrics: Metrics) -> Iterator[str]:
 
 
 def _check(recipe: Any, name: str) -> None:
-    check_subset(recipe, name, recipe.stages[name].subset)
+    recipe.stages[name].subset.check(recipe, name)
 
 
 GRPO = StageKind(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun
-from butwait.training.prm_settings import PrmSettings
+from butwait.training.settings import PrmSettings
 
 
 class PrmStage(OneSetStage, PrmSettings):
@@ -34,11 +34,10 @@ def prm(run: StageRun) -> Outcome:
             )
 
     rollouts = asyncio.run(collect())
-    result = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
-    sampled = result.metrics["sampled_tokens"]
-    return result.metrics, {
-        "policy_tokens": sampled,
-        "trained_tokens": result.metrics["trained_tokens"],
+    metrics = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
+    return metrics, {
+        "policy_tokens": metrics["sampled_tokens"],
+        "trained_tokens": metrics["trained_tokens"],
     }
 
 

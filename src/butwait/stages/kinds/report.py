@@ -8,7 +8,6 @@ from typing import Any, Literal
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.report.settings import ReportSettings
 from butwait.stages.context import StageRun
-from butwait.stages.kinds import STAGES
 
 
 class ReportStage(StageSettings, ReportSettings):
@@ -28,9 +27,8 @@ def report(run: StageRun) -> Outcome:
     started = time.monotonic()
     arms, comparisons = compared(run)
     own["seconds"] = round(time.monotonic() - started, 3)
-    kinds = {stage.kind: STAGES.of(stage) for stage in run.recipe.stages.values()}
-    stages, title, top = [*records, own], run.recipe.name, run.folder.parent
-    summary = write_report(top, stages, title, comparisons, arms, kinds, run.folder)
+    stages, kinds, top = [*records, own], run.recipe.kinds(), run.folder.parent
+    summary = write_report(top, stages, run.recipe.name, comparisons, arms, kinds, run.folder)
     return {name: summary[name] for name in ("verdict", "rankings")}, {}
 
 

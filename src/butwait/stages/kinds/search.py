@@ -48,7 +48,7 @@ async def _search(run: StageRun, settings: SearchStage, problems: list[Problem])
     from butwait.search.run import run_sampler
     from butwait.search.storage import TIMINGS, read_shard, write_shard
     from butwait.stages.search_progress import SearchProgress
-    from butwait.synthesis.grades import grade_paths
+    from butwait.synthesis.solutions import grade_paths
 
     async with run.searching(problems, [settings.sampler.step]) as (engine, reward_model):
 

@@ -1,65 +1,67 @@
-"""When a ``grpo`` training stops, and what its checkpoints keep."""
+"""When a ``grpo`` training stops, and where its completions and figures go besides the log."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
+from transformers.integrations import TensorBoardCallback
 
-from butwait.training.grpo.generation import GroupSampler
+from butwait.running.json_lines import dump_rows, read_log
+from butwait.training.grpo.generation import Generation, GroupSampler
 from butwait.training.grpo.settings import StopSettings
 
+QUESTIONS = 2
+"""Questions of a generation whose first completion is kept."""
 
+
+@dataclass(eq=False)
 class TokenBudget(TrainerCallback):
-    """Stops behind the generation with which the budget is spent, and says so in ``facts``."""
+    """Stops after the generation with which the budget is spent, and says so in ``facts``."""
 
-    def __init__(self, sampler: GroupSampler, facts: dict[str, Any]) -> None:
-        self._sampler = sampler
-        self._facts = facts
+    sampler: GroupSampler
+    facts: dict[str, Any]
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        settings = self._sampler.settings
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        settings = self.sampler.settings
         budget = settings.token_budget
         whole = state.global_step % settings.steps_per_generation == 0
-        if budget is not None and whole and self._sampler.tally.policy_tokens >= budget:
-            self._facts["stopped"] = {
+        if budget is not None and whole and self.sampler.tally.policy_tokens >= budget:
+            self.facts["stopped"] = {
                 "step": state.global_step,
-                "reason": f"{self._sampler.tally.policy_tokens} tokens were sampled",
+                "reason": f"{self.sampler.tally.policy_tokens} tokens were sampled",
             }
             control.should_training_stop = True
 
 
+@dataclass(eq=False)
 class StopAtPlateau(TrainerCallback):
     """Stops when the curve of ``settings.signal`` no longer rises.
 
     The verdict follows from the curve alone, so a resumed training stops where the other one did.
 
-    Args:
+    Attributes:
         settings: the rule's.
         facts: of the training; ``stopped`` is set to the verdict.
     """
 
-    def __init__(self, settings: StopSettings, facts: dict[str, Any]) -> None:
-        self._rule = settings.rule()
-        self._signal = settings.signal
-        self._facts = facts
+    settings: StopSettings
+    facts: dict[str, Any]
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         curve = self._curve(state)
-        verdict = self._rule.look(*zip(*curve, strict=True)) if curve else None
+        verdict = self.settings.rule().look(*zip(*curve, strict=True)) if curve else None
         if verdict is not None and verdict.stop:
-            self._facts["stopped"] = {"step": state.global_step, "reason": verdict.reason}
+            self.facts["stopped"] = {"step": state.global_step, "reason": verdict.reason}
             control.should_training_stop = True
-            control.should_save = False  # a resume would go on behind the stop
+            control.should_save = False  # a resume would go on after the stop
 
     def _curve(self, state: TrainerState) -> list[tuple[float, float]]:
         """(step, value), where the last value is new; else nothing to look at."""
-        if self._signal == "accuracy":
-            looks = self._facts.get("looks", [])
+        if self.settings.signal == "accuracy":
+            looks = self.facts.get("looks", [])
             curve = [(float(look["step"]), float(look["accuracy"])) for look in looks]
         else:
             logged = [entry for entry in state.log_history if _is_number(entry.get("reward"))]
@@ -67,19 +69,69 @@ class StopAtPlateau(TrainerCallback):
         return curve if curve and curve[-1][0] == state.global_step else []
 
 
-class Facts(TrainerCallback):
-    """Brings what goes into a checkpoint up to date, ahead of ``checkpoints.Marker``."""
-
-    def __init__(self, facts: dict[str, Any], current: Callable[[], dict[str, Any]]) -> None:
-        self._facts = facts
-        self._current = current
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._facts.update(self._current())
-
-
 def _is_number(value: Any) -> bool:
     """A step whose answers were all ungradable has no reward."""
     return value is not None and math.isfinite(value)
+
+
+@dataclass(eq=False)
+class Samples(TrainerCallback):
+    """Writes a few completions every so many steps: step, problem_id, question, text, status and
+    reward of each. After a resume the file holds what came before the checkpoint.
+
+    Attributes:
+        path: of ``samples.jsonl``.
+        every: optimizer steps.
+        group: completions of a question.
+        latest: the generation that the step was made with.
+    """
+
+    path: Path
+    every: int
+    group: int
+    latest: Callable[[], Generation | None]
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        before = [row for row in read_log(self.path) if row["step"] <= state.global_step]
+        self.path.write_text(dump_rows(before), encoding="utf-8")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        generation = self.latest()
+        due = state.global_step == 1 or state.global_step % self.every == 0
+        if generation is None or not due or not state.is_world_process_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for i in range(0, len(generation.completions), self.group)[:QUESTIONS]:
+                row = generation.completions[i]
+                line = {
+                    "step": state.global_step,
+                    "problem_id": row.problem.id,
+                    "question": row.problem.question,
+                    "text": row.text,
+                    "status": row.grade.status,
+                    "reward": generation.rewards[i],
+                }
+                file.write(dump_rows([line]))
+
+
+class TensorBoard(TensorBoardCallback):
+    """Events in a folder that stays: transformers writes them among the checkpoints, which go.
+
+    A resumed training writes on there, and takes back what was logged after its checkpoint.
+
+    Args:
+        folder: of the event files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.logging_dir = str(folder)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **others: Any) -> None:
+        if state.is_world_process_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tb_writer = SummaryWriter(self.logging_dir, purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **others)

@@ -1,14 +1,22 @@
-"""Completions of a group: fresh samples of the policy, or the particles of a search."""
+"""Completions of a group: fresh samples of the policy, or the particles of a search. They are drawn
+by an engine on the weights that are being trained: shared, not copied."""
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from butwait.engines.engine import Engine
+from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.settings import Sampling
+from butwait.engines.transformers import TransformersEngine
 from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
 from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.search.resampling import inverse_cdf
 from butwait.search.run import run_sampler
@@ -24,7 +32,7 @@ class Completion:
         problem: what it answers.
         prompt_ids: int32 (p,).
         token_ids: int32 (n,), n > 0; ends in EOS unless it is truncated.
-        sampled: bool (n,), which of them the policy drew. The EOS behind a closed box was put there
+        sampled: bool (n,), which of them the policy drew. The EOS after a closed box was put there
             and has neither loss nor ratio.
         text: without special tokens.
         finish: why it ended.
@@ -86,39 +94,67 @@ async def particles_as_group(
 
 def repeats(group: Sequence[Completion]) -> list[bool]:
     """Whether each completion has the tokens of an earlier one."""
-    seen: set[bytes] = set()
-    found = []
-    for completion in group:
-        name = completion.token_ids.tobytes()
-        found.append(name in seen)
-        seen.add(name)
-    return found
+    names = [completion.token_ids.tobytes() for completion in group]
+    return [name in names[:i] for i, name in enumerate(names)]
 
 
 async def completions_of(
     tree: SearchTree, leaves: Sequence[int], problem: Problem, grader: Grader, eos_token_id: int
 ) -> list[Completion]:
     """The paths to these nodes, graded."""
-    texts = [tree.path_text(leaf) for leaf in leaves]
-    grades = await asyncio.gather(
-        *(
-            grader.agrade(text, problem, tree.nodes[leaf].finish)
-            for text, leaf in zip(texts, leaves, strict=True)
-        )
-    )
-    return [
-        completion_of(tree, leaf, text, problem, grade, eos_token_id)
-        for leaf, text, grade in zip(leaves, texts, grades, strict=True)
-    ]
+
+    async def one(leaf: int) -> Completion:
+        grade = await grader.agrade(tree.path_text(leaf), problem, tree.nodes[leaf].finish)
+        return completion_of(tree, leaf, problem, grade, eos_token_id)
+
+    return await asyncio.gather(*map(one, leaves))
 
 
 def completion_of(
-    tree: SearchTree, leaf: int, text: str, problem: Problem, grade: Grade, eos_token_id: int
+    tree: SearchTree, leaf: int, problem: Problem, grade: Grade, eos_token_id: int
 ) -> Completion:
-    """The path to one node. Where it ended at a box, EOS is put behind it, as not sampled: a
+    """The path to one node. Where it ended at a box, EOS is put after it, as not sampled: a
     completion without EOS counts as truncated."""
     ids, sampled = tree.path_tokens(leaf), tree.path_sampled(leaf)
-    finish = tree.nodes[leaf].finish
+    text, finish = tree.path_text(leaf), tree.nodes[leaf].finish
     if finish == "box":
         ids, sampled = np.append(ids, np.int32(eos_token_id)), np.append(sampled, False)
     return Completion(problem, tree.prompt_ids, ids, sampled, text, finish, grade)
+
+
+@asynccontextmanager
+async def live_engine(
+    model: Any, tokenizer: Any, settings: TransformersSettings, prompt: PromptSettings
+) -> AsyncIterator[TransformersEngine]:
+    """An engine on a model in training. Its cache is freed, and the model back in its mode, when
+    the block ends.
+
+    Args:
+        model: whole on this device, without the wrappers of distributed training.
+        tokenizer: the model's.
+        settings: with a capacity.
+        prompt: how a question is put to the model.
+    """
+    # An adapter sits inside of the model's own layers, and the wrapper around it hides its
+    # signature.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    training = model.training
+    model.eval()
+    engine = TransformersEngine(inner, tokenizer, settings, prompt)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        model.train(training)
+
+
+@torch.no_grad()
+def weights_fingerprint(parameters: Iterable[torch.Tensor]) -> str:
+    """16 hex digits that change when a weight does (but for pathological changes): a hash of each
+    tensor's sum and norm."""
+    wide = torch.float64
+    sums = [
+        torch.stack([p.sum(dtype=wide), torch.linalg.vector_norm(p, dtype=wide)])
+        for p in parameters
+    ]
+    return hashlib.sha256(torch.stack(sums).cpu().numpy().tobytes()).hexdigest()[:16]

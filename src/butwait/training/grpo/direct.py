@@ -1,53 +1,85 @@
-"""One generation of ``grpo_direct``: groups, searches, and what is learned from both."""
+"""One generation of ``grpo_direct``: groups, searches and the reward model that guides them, and
+what is learned from both. Verified solutions of searches are learned by a likelihood term:
+
+    L = L_GRPO + mu(t) * NLL,    NLL = 1/Q sum_q 1/n_q sum_s sum_t -log pi(s_t | s_<t) / L_max
+
+over the Q questions of a generation that were searched, the n_q unique solutions that were verified
+of each, and the tokens of each that the policy drew; a searched question without a solution adds
+nothing. L_max is the longest length of a completion, as in Dr. GRPO's loss, so that both terms are
+sums of tokens over the same constant and neither favours a length.
+
+For one question its gradient is that of -log P(correct) under the policy where solutions are drawn
+from the policy's posterior given a correct answer, which a telescoping filter with alpha = 1
+approaches (``docs/grpo_direct.md``).
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from butwait.engines.engine import Engine
-from butwait.records import Key, Problem
+from butwait.engines.settings import ModelSettings
+from butwait.records import COMPLETE, Key, Problem, SearchTree, UserError
+from butwait.reward_models.kinds.trained import TrainedSettings
+from butwait.reward_models.load import Policy, load_reward_model
+from butwait.reward_models.reward_model import RewardModel
+from butwait.reward_models.settings import RewardModelSettings
+from butwait.running.files import remove
+from butwait.search.settings import SAMPLERS
 from butwait.training.grpo.completions import Completion, completion_of, particles_as_group
-from butwait.training.grpo.generation import Generation, GroupSampler, Tally
-from butwait.training.grpo.guide import Guide
-from butwait.training.grpo.likelihood import LikelihoodRow, mu_at, row_weights
-from butwait.training.grpo.searches import Found, LoopSearch
-from butwait.training.grpo.settings import GrpoDirectSettings
-from butwait.training.grpo.solved import is_solved
+from butwait.training.grpo.generation import (
+    Generation,
+    GroupSampler,
+    LikelihoodRow,
+    Tally,
+    solve_counts,
+)
+from butwait.training.grpo.searches import Found, LoopSearch, SearchFolder, is_solved
+from butwait.training.grpo.settings import GrpoDirectSettings, LoopPrmSettings
+from butwait.training.prm import train_prm
+from butwait.training.rollouts import Rollout
 
 Groups = list[list[Completion]]
 
 
+def row_weights(rows: Sequence[LikelihoodRow], searched: int) -> np.ndarray:
+    """float64 (rows,): 1 / (Q n_q), the weight of each row's summed -log pi in the NLL, without
+    L_max.
+
+    Args:
+        rows: of whole questions: all rows of a question are here.
+        searched: Q, the questions searched, those without a row included.
+    """
+    names = [row.problem_id for row in rows]
+    return np.array([1 / (searched * names.count(name)) for name in names])
+
+
+def mu_at(progress: float, start: float, until: float) -> float:
+    """The weight of the term: ``start`` at ``progress`` 0, falling linearly to 0 at ``until``."""
+    return start * max(1 - progress / until, 0.0)
+
+
+@dataclass(eq=False)
 class DirectSampler(GroupSampler):
     """Draws the groups of the ``grpo_direct`` stage and searches beside them.
 
-    Args:
-        settings: of the stage.
+    Attributes:
         search: searches questions.
         guide: gives the reward model of a step.
         policy: gives the fingerprint of the weights as they are.
-        others: what a ``GroupSampler`` takes.
     """
 
     settings: GrpoDirectSettings
-
-    def __init__(
-        self,
-        settings: GrpoDirectSettings,
-        search: LoopSearch,
-        guide: Guide,
-        policy: Callable[[], str],
-        **others: Any,
-    ) -> None:
-        super().__init__(settings, **others)
-        self._search = search
-        self._guide = guide
-        self._policy = policy
+    search: LoopSearch
+    guide: "Guide"
+    policy: Callable[[], str]
 
     async def draw(self, problems: Sequence[Problem], step: int, engine: Engine) -> Generation:
         """The groups of these questions, and the solutions that searches found."""
-        key = self._key.derive("direct", step)
+        key = self.key.derive("direct", step)
         if not self.settings.draws_groups:
             return await self._searched_groups(problems, step, engine, key)
         groups, tally = await self.fresh(problems, step, engine)
@@ -65,12 +97,10 @@ class DirectSampler(GroupSampler):
         tally = Tally()
         found = await self._searched(problems, step, engine, tally)
         size, eos = self.settings.group, self.prompting.eos_token_id
-        groups = [
-            await particles_as_group(
-                found.used[p.id], p, size, self._grader, key.derive("group", p.id), eos
-            )
-            for p in problems
-        ]
+        groups = []
+        for p in problems:
+            tree, own = found.used[p.id], key.derive("group", p.id)
+            groups.append(await particles_as_group(tree, p, size, self.grader, own, eos))
         made = self.judged(groups, tally, fresh=())
         return self._with_solutions(made, problems, found, self._mu(step), key)
 
@@ -81,22 +111,19 @@ class DirectSampler(GroupSampler):
 
     def _is_wanted(self, group: Sequence[Completion], mu: float) -> bool:
         """Whether the question of this fresh group is searched."""
-        correct = sum(row.grade.correct for row in group)
-        if self.settings.mode == "replace" and correct:
+        problem_id, correct, graded = solve_counts(group)
+        unwanted = {"replace": correct > 0, "mixed": mu == 0}
+        if unwanted[self.settings.mode]:
             return False
-        if self.settings.mode == "mixed" and mu == 0:
-            return False
-        graded = sum(row.grade.status != "ungradable" for row in group)
-        return graded > 0 and self._rates.rate_with(group[0].problem.id, correct, graded) <= (
-            self.settings.search_below
-        )
+        rate = self._rates.rate(problem_id, (correct, graded))
+        return graded > 0 and rate is not None and rate <= self.settings.search_below
 
     async def _searched(
         self, problems: Sequence[Problem], step: int, engine: Engine, tally: Tally
     ) -> Found:
         """Searches, and adds what it took to the tally."""
-        guide = self._guide.at(step)
-        found = await self._search.run(problems, step, engine, guide, self._policy())
+        guide = self.guide.at(step)
+        found = await self.search.run(problems, step, engine, guide, self.policy())
         tally.policy_tokens += found.counts.policy_tokens
         tally.search_tokens += found.counts.policy_tokens
         tally.prefilled_tokens += found.counts.prefilled_tokens
@@ -114,38 +141,25 @@ class DirectSampler(GroupSampler):
         rescued = []
         for group in groups:
             problem, mine = group[0].problem, list(group)
-            tree = found.used.get(problem.id)
             own = key.derive("rescue", problem.id)
-            solutions = [] if tree is None else self._search.solutions(tree, own)
-            if tree is not None and solutions:
-                solution = solutions[0]
-                place = int(own.generator().integers(len(group)))
-                mine[place] = completion_of(
-                    tree,
-                    solution.leaf,
-                    solution.text,
-                    problem,
-                    solution.grade,
-                    self.prompting.eos_token_id,
-                )
+            if (tree := found.used.get(problem.id)) is not None:
+                for solution in self.search.solutions(tree, own)[:1]:
+                    place = int(own.generator().integers(len(group)))
+                    eos = self.prompting.eos_token_id
+                    mine[place] = completion_of(tree, solution.leaf, problem, solution.grade, eos)
             rescued.append(mine)
         return rescued
 
     def _with_solutions(
-        self,
-        made: Generation,
-        problems: Sequence[Problem],
-        found: Found,
-        mu: float,
-        key: Key,
+        self, made: Generation, problems: Sequence[Problem], found: Found, mu: float, key: Key
     ) -> Generation:
         """The generation with its likelihood term. All devices must come here together."""
         rows: list[LikelihoodRow] = []
         if self.settings.learns_solutions:
             by_id = {problem.id: problem for problem in problems}
             for problem_id, tree in found.used.items():
-                rows += self._search.rows(tree, by_id[problem_id], key.derive("rows", problem_id))
-        used = self._devices.gathered(len(found.used))
+                rows += self.search.rows(tree, by_id[problem_id], key.derive("rows", problem_id))
+        used = self.devices.gathered(len(found.used))
         searched = sum(used)
         return replace(
             made,
@@ -168,8 +182,8 @@ class DirectSampler(GroupSampler):
         }
         if self.settings.learns_solutions:
             seen["search/mu"] = mu
-        if self._guide.auc is not None:
-            seen["prm/auc"] = self._guide.auc
+        if self.guide.auc is not None:
+            seen["prm/auc"] = self.guide.auc
         if found.trees:
             solved = [is_solved(tree) for tree in found.trees.values()]
             seen |= {
@@ -179,3 +193,120 @@ class DirectSampler(GroupSampler):
                 "search/poor": found.poor / len(found.trees),
             }
         return seen
+
+
+@dataclass(eq=False)
+class Guide:
+    """Gives the reward model of a step.
+
+    Attributes:
+        settings: of the stage.
+        reward_model: where it begins; None: the sampler asks for none.
+        policy: whose paths are scored, and how it is prompted.
+        tokenizer: the policy's.
+        trees: of the loop's searches.
+        folder: ``<step>/`` in it holds what is trained on the way.
+        key: of the trainings.
+        auc: within-question AUC of the latest training; None before the first.
+    """
+
+    settings: GrpoDirectSettings
+    reward_model: RewardModelSettings | None
+    policy: Policy
+    tokenizer: Any
+    trees: SearchFolder
+    folder: Path
+    key: Key
+    auc: float | None = None
+
+    def __post_init__(self) -> None:
+        self._loaded: tuple[RewardModelSettings, RewardModel] | None = None
+        sampler = self.settings.sampler
+        if self.reward_model is None and SAMPLERS.of(sampler).needs_reward_model:
+            raise UserError(
+                f"the sampler {sampler.kind} needs a reward model: name a prm stage in `from`, or "
+                "set reward_model (kind: confidence needs no training)"
+            )
+        if self.settings.prm is not None and not isinstance(self.reward_model, TrainedSettings):
+            raise UserError("prm: only the reward model of a prm stage can be trained again")
+
+    def at(self, step: int) -> RewardModel | None:
+        """The reward model after so many optimizer steps. It may be trained here first; what was
+        trained for a step before a kill is not trained again."""
+        settings, loop = self.reward_model, self.settings.prm
+        if settings is None:
+            return None
+        if loop is not None and isinstance(settings, TrainedSettings):
+            settings = self._trained(step, settings, loop)
+        if self._loaded is None or self._loaded[0] != settings:
+            model = load_reward_model(settings, self.tokenizer, self.policy)
+            self._loaded = (settings, model)
+        return self._loaded[1]
+
+    def _trained(self, step: int, first: TrainedSettings, loop: LoopPrmSettings) -> TrainedSettings:
+        """The settings of the reward model of this step: trained at the last multiple of ``every``
+        that had trees enough."""
+        current = first
+        for at in range(loop.every, step + 1, loop.every):
+            folder = self.folder / f"{at:08d}"
+            if not (folder / "model").exists() and at + loop.every > step:
+                self._train(folder, at, current, loop)
+            if (folder / "model").exists():
+                remove(folder / "work")
+                current = first.model_copy(update={"model": str(folder / "model")})
+        return current
+
+    def _train(
+        self, folder: Path, step: int, current: TrainedSettings, loop: LoopPrmSettings
+    ) -> None:
+        trees = self.trees.latest(step - 1, loop.window, step - loop.window)
+        if len({tree.problem_id for tree in trees}) < 2:
+            return
+        rollouts = [rollout for tree in trees for rollout in tree_rollouts(tree)]
+        start = ModelSettings(name=current.model, device=current.device)
+        prompt, key = self.policy.prompt, self.key.derive(step)
+        metrics = train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
+        self.auc = metrics["within_question_auc"]
+
+
+def tree_rollouts(tree: SearchTree) -> list[Rollout]:
+    """The graded paths of a search as labelled rollouts: a prefix is labelled by the share of the
+    paths through it that were verified.
+
+    Unlike completions that are sampled for the purpose, these paths are those that resampling by
+    the old reward model let live, so the labels of promising prefixes rest on more of them. A path
+    that was cut counts as not verified.
+    """
+    ends = [
+        i
+        for i, node in enumerate(tree.nodes)
+        if node.finish == "length" or (node.finish in COMPLETE and i in tree.grades)
+    ]
+    status = {i: tree.grades[i].status if i in tree.grades else "truncated" for i in ends}
+    graded = [i for i in ends if status[i] != "ungradable"]
+    verified = np.zeros(len(tree.nodes), np.int32)
+    completions = np.zeros(len(tree.nodes), np.int32)
+    for end in graded:
+        for node in tree.path(end):
+            verified[node] += status[end] == "correct"
+            completions[node] += 1
+    lengths = np.array([len(node.token_ids) for node in tree.nodes])
+    seen: set[int] = set()
+    rollouts = []
+    for end in graded:
+        path = list(tree.path(end))
+        rollouts.append(
+            Rollout(
+                problem_id=tree.problem_id,
+                prompt_ids=tree.prompt_ids,
+                token_ids=tree.path_tokens(end),
+                step_ends=np.cumsum(lengths[path], dtype=np.int32),
+                shared_steps=sum(node in seen for node in path),
+                finish=tree.nodes[end].finish,
+                status=status[end],
+                verified=verified[path],
+                completions=completions[path],
+            )
+        )
+        seen.update(path)
+    return rollouts

@@ -1,16 +1,15 @@
 """Looks at held-out questions while the policy is trained: the accuracy curve, and which checkpoint
 is kept."""
 
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from butwait.engines.engine import Engine
-from butwait.running.files import atomic_path
+from butwait.running.files import atomic_path, remove
 from butwait.running.json_lines import dump_rows
 
 
@@ -38,18 +37,19 @@ class LookResult:
     texts: list[dict[str, str]]
 
 
-Evaluate = Callable[[Engine, int], Awaitable[LookResult]]
-"""Plain samples of the policy on held-out questions, after so many optimizer steps. The pipeline
-passes it in: training knows no evaluation."""
+Evaluate = Callable[[Engine, str], Awaitable[LookResult]]
+"""Plain samples of the policy on held-out questions, kept under a name for these weights. The
+pipeline passes it in: training knows no evaluation."""
 
 
+@dataclass(eq=False)
 class Looks(TrainerCallback):
     """Looks before the first step, every so often, and after the last; keeps the best model.
 
     Ties go to the earlier look. ``output/looks.jsonl`` has a line a look, ``output/best/<step>``
     the weights (with LoRA, the adapter) of the best one so far.
 
-    Args:
+    Attributes:
         output: the stage's folder.
         every: optimizer steps between looks.
         look: takes a look, on all devices at once.
@@ -57,24 +57,16 @@ class Looks(TrainerCallback):
         facts: what goes into checkpoints; ``looks`` is a list of past looks.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        every: int,
-        look: Callable[[int], LookResult],
-        save: Callable[[Path], None],
-        facts: dict[str, Any],
-    ) -> None:
-        self._output = output
-        self._every = every
-        self._look = look
-        self._save = save
-        self._facts = facts
+    output: Path
+    every: int
+    look: Callable[[int], LookResult]
+    save: Callable[[Path], None]
+    facts: dict[str, Any]
 
     @property
     def past(self) -> list[dict[str, Any]]:
         """The looks so far, in order, each with its ``step``."""
-        looks: list[dict[str, Any]] = self._facts.setdefault("looks", [])
+        looks: list[dict[str, Any]] = self.facts.setdefault("looks", [])
         return looks
 
     @property
@@ -84,37 +76,29 @@ class Looks(TrainerCallback):
 
     def weights(self, step: int) -> Path:
         """Where the weights of a step are kept, while it is the best."""
-        return self._output / "best" / str(step)
+        return self.output / "best" / str(step)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if not self.past:
             self._take(state)
         self._write(state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.global_step % self._every == 0:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0:
             self._take(state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self.past[-1]["step"] != state.global_step:
             self._take(state)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         # A resume may begin at the older of the two checkpoints, whose best look may be another
         # one.
         needed = {self._best_at(state.global_step - int(args.save_steps)), self.best["step"]}
         if state.is_world_process_zero:
-            for folder in (self._output / "best").glob("*"):
+            for folder in (self.output / "best").glob("*"):
                 if folder.name.isdigit() and int(folder.name) not in needed:
-                    shutil.rmtree(folder)
+                    remove(folder)
 
     def _best_at(self, step: int) -> int:
         """The step of the best look up to ``step``."""
@@ -122,14 +106,14 @@ class Looks(TrainerCallback):
         return int(max(looks, key=lambda look: look["accuracy"])["step"])
 
     def _take(self, state: TrainerState) -> None:
-        result = self._look(state.global_step)
+        result = self.look(state.global_step)
         self.past.append({"step": state.global_step} | asdict(result))
         if self.best["step"] == state.global_step:
-            self._save(self.weights(state.global_step))
+            self.save(self.weights(state.global_step))
         self._write(state)
 
     def _write(self, state: TrainerState) -> None:
         if not state.is_world_process_zero:
             return
-        with atomic_path(self._output / "looks.jsonl") as temporary:
+        with atomic_path(self.output / "looks.jsonl") as temporary:
             temporary.write_text(dump_rows(self.past), encoding="utf-8")

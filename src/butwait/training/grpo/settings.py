@@ -8,14 +8,16 @@ from butwait.engines.settings import StepRule
 from butwait.records.settings import Settings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.settings import SamplerSettings
-from butwait.synthesis.settings import BacktrackSettings, SubsetSettings
-from butwait.training.plateau_settings import PlateauSettings
-from butwait.training.prm_settings import PrmSettings
+from butwait.synthesis.builders.backtrack import BacktrackSettings
+from butwait.synthesis.settings import SubsetSettings
 from butwait.training.settings import (
+    Fraction,
     LaunchSettings,
     LoraSettings,
     OptimizerSettings,
+    PlateauSettings,
     PositiveInt,
+    PrmSettings,
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,14 +130,14 @@ class GrpoSettings(OptimizerSettings):
     off, as they would bias it."""
     step: StepRule = StepRule(delimiters=())
     """Where a completion ends; ``max_tokens`` is its longest length. A closed box ends it, and the
-    EOS token that is put behind it carries no loss."""
+    EOS token that is put after it carries no loss."""
     reward: RewardSettings = RewardSettings()
     """What a completion is worth."""
     loss: LossSettings = LossSettings()
     """The loss over a group."""
     schedule: Literal["linear", "cosine", "constant"] = "constant"
     """The learning rate after warm-up: down to 0, or constant."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup_ratio: Fraction = 0.0
     """Share of the steps over which the learning rate rises from 0."""
     generation: GenerationSettings = GenerationSettings()
     """What draws the completions."""
@@ -168,6 +170,11 @@ class GrpoSettings(OptimizerSettings):
     def steps_per_generation(self) -> int:
         """Optimizer steps from one generation to the next."""
         return self.minibatches * self.iterations
+
+    @property
+    def longest_path(self) -> int:
+        """Tokens of the longest path that may be drawn."""
+        return self.step.max_tokens
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -258,6 +265,11 @@ class GrpoDirectSettings(GrpoSettings):
         """Whether groups are fresh samples of the policy."""
         return self.mode in ("mixed", "replace")
 
+    @property
+    def longest_path(self) -> int:
+        """Tokens of the longest path that may be drawn, those of searches included."""
+        return max(self.step.max_tokens, self.sampler.step.max_tokens)
+
     @model_validator(mode="after")
     def _search_fits_the_policy(self) -> Self:
         how = self.sampler.sampling
@@ -278,15 +290,11 @@ class GrpoDirectSettings(GrpoSettings):
                 "grpo_direct searches with generation.kind: engine; vLLM and generate() are for "
                 "the grpo stage"
             )
-        if self.backtrack is not None:
-            self._check_backtrack(self.backtrack)
-        return self
-
-    def _check_backtrack(self, wanted: BacktrackSettings) -> None:
-        if not self.learns_solutions:
+        if self.backtrack is not None and not self.learns_solutions:
             raise ValueError(f"backtrack: the mode {self.mode} learns no examples")
-        if wanted.confirm is not None:
+        if self.backtrack is not None and self.backtrack.confirm is not None:
             raise ValueError(
                 "backtrack.confirm: branches are not completed in the loop; leave it out, or make "
                 "the data in a stage of its own"
             )
+        return self

@@ -2,7 +2,8 @@
 
 Everything that butwait needs of TRL's inside stands in this file, and ``tests/training/grpo`` fails
 with a sentence where TRL changes it. Three methods are overridden, by ``super()`` only; the
-completions come through TRL's own ``rollout_func``.
+completions come through TRL's own ``rollout_func``. The stage's settings become TRL's arguments
+here, and are refused where they do not fit the devices.
 
 Shapes: B rows of a forward pass, P tokens of the longest prompt, C of the longest completion.
 """
@@ -14,13 +15,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
-from butwait.records import Problem
+from butwait.engines.settings import ModelSettings
+from butwait.records import Problem, UserError
 from butwait.running.files import atomic_path
-from butwait.training.grpo.generation import Generation
-from butwait.training.grpo.likelihood import LikelihoodRow, dealt
-from butwait.training.saving import gathered_weights, policy_of, save_weights
+from butwait.training.arguments import training_arguments
+from butwait.training.grpo.generation import Generation, LikelihoodRow
+from butwait.training.grpo.settings import GrpoSettings, LossSettings
+from butwait.training.weights import gathered_weights, policy_of, save_weights
+
+PROJECT = "butwait"
+"""The project of trackio's runs; wandb's is ``WANDB_PROJECT``."""
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -117,7 +123,7 @@ class PolicyTrainer(GRPOTrainer):
     def _likelihood(
         self, model: Any, generation: Generation, inputs: dict[str, Any]
     ) -> torch.Tensor:
-        """This forward pass's share of the NLL (``likelihood.py``), scaled so that the mean over
+        """This forward pass's share of the NLL (``direct.py``), scaled so that the mean over
         devices and the sum over the passes of an optimizer step give the whole.
 
         A device without a row of its own runs one without loss: under sharded weights all of them
@@ -163,3 +169,144 @@ def _padded(rows: Sequence[np.ndarray], value: int, side: Literal["left", "right
     """int64 (B, longest)."""
     tensors = [torch.from_numpy(np.asarray(row, np.int64)) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+
+
+def dealt(rows: int, hands: int) -> list[range]:
+    """Which of ``rows`` rows go to each of ``hands`` forward passes: as equal as they come."""
+    return [range(hand, rows, hands) for hand in range(hands)]
+
+
+def grpo_arguments(
+    settings: GrpoSettings, model: ModelSettings, work: Path, seed: int, passes: int
+) -> GRPOConfig:
+    """TRL's arguments.
+
+    Args:
+        settings: of the stage.
+        model: whose device is used.
+        work: folder of the checkpoints, in that of the stage; other trackers name the run by it.
+        seed: which pass a completion goes to, new weights.
+        passes: forward passes of a device in one optimizer step (``check_devices``).
+    """
+    every = settings.steps_per_generation
+    return training_arguments(
+        GRPOConfig,
+        settings,
+        model,
+        work,
+        seed,
+        max_steps=settings.steps,
+        gradient_accumulation_steps=passes,
+        steps_per_generation=passes * settings.minibatches,
+        num_iterations=settings.iterations,
+        num_generations=settings.group,
+        max_completion_length=settings.step.max_tokens,
+        temperature=settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        # The rows come in the order in which they are asked (``generation.question_order``).
+        shuffle_dataset=False,
+        remove_unused_columns=False,
+        # With dropout, ratios of probabilities would be noise.
+        disable_dropout=True,
+        # TensorBoard's callback is added by itself (``callbacks.py``).
+        report_to=[name for name in settings.report_to if name != "tensorboard"] or "none",
+        project=PROJECT,
+        run_name="/".join(work.resolve().parts[-3:-1]),
+        # A resume begins with a generation.
+        save_steps=-(-(settings.save_steps or 1) // every) * every,
+        **loss_arguments(settings.loss),
+        **_vllm_arguments(settings),
+    )
+
+
+def _vllm_arguments(settings: GrpoSettings) -> dict[str, Any]:
+    generation = settings.generation
+    if generation.kind not in ("vllm_colocate", "vllm_server"):
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": generation.kind.removeprefix("vllm_"),
+        "vllm_server_base_url": generation.server,
+        "vllm_gpu_memory_utilization": generation.gpu_memory,
+        "vllm_tensor_parallel_size": generation.tensor_parallel,
+        # Corrections of single tokens: summed over a long trace, small differences between vLLM and
+        # the trainer would drop it whole (TRL issue 4772). The cap is that of verl and
+        # open-instruct.
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": 2.0,
+    }
+
+
+def loss_arguments(loss: LossSettings) -> dict[str, Any]:
+    """Keywords of ``trl.GRPOConfig``: the preset's values, and what replaces them."""
+    replaced = {
+        "epsilon": loss.epsilon_low,
+        "epsilon_high": loss.epsilon_high,
+        "beta": loss.beta,
+        "scale_rewards": loss.scale_rewards,
+        "mask_truncated_completions": loss.mask_truncated,
+    }
+    given = {name: value for name, value in replaced.items() if value is not None}
+    return {"loss_type": loss.preset} | _TRL | _PRESETS[loss.preset] | given
+
+
+# Where a paper says nothing, the values are those of TRL.
+_TRL: dict[str, Any] = {
+    "scale_rewards": "group",
+    "epsilon": 0.2,
+    "epsilon_high": 0.2,
+    "beta": 0.0,
+    "mask_truncated_completions": False,
+}
+_PRESETS: dict[str, dict[str, Any]] = {
+    # Section 4.1.3: beta 0.04; eps as in PPO. The loss is a mean over the tokens of each
+    # completion.
+    "grpo": {"beta": 0.04},
+    # Section 3.2: neither 1/length nor 1/std; section 3.3 and table 1: beta 0.
+    "dr_grpo": {"scale_rewards": "none"},
+    # Sections 3.1 (clip higher: 0.2, 0.28), 3.3 (token mean), 3.4 (overlong filtering), 2.3 (no
+    # KL). Its dynamic sampling is not in TRL; ``subset.solve_rate`` does a part of it beforehand.
+    "dapo": {"epsilon_high": 0.28, "mask_truncated_completions": True},
+}
+
+
+def check_devices(settings: GrpoSettings, processes: int) -> int:
+    """How many forward passes of a device an optimizer step has.
+
+    Raises UserError where a group would straddle devices: TRL compares the completions of a group
+    with each other, and butwait draws them together.
+    """
+    if settings.questions % processes:
+        raise UserError(
+            f"questions ({settings.questions}) must be a multiple of the {processes} devices, so "
+            "that the completions of a question stay on one of them"
+        )
+    share = settings.batch_size * settings.minibatches * processes
+    if settings.completions % share:
+        raise UserError(
+            f"questions x group ({settings.completions}) must be a multiple of batch_size x "
+            f"minibatches x devices ({settings.batch_size} x {settings.minibatches} x {processes})"
+        )
+    if getattr(settings, "prm", None) is not None and processes > 1:
+        raise UserError("prm: the reward model is trained in the loop on one device only")
+    return settings.completions // share
+
+
+def check_whole_model(trainer: Any, settings: GrpoSettings) -> None:
+    """Raises UserError where the weights are spread over devices and this process is to draw
+    completions: the devices would wait for each other in every forward pass, at different times."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    sharded = trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+    if not sharded:
+        return
+    if settings.generation.kind == "engine":
+        raise UserError(
+            "generation.kind: engine needs the whole model on every device; with FSDP or ZeRO-3 "
+            "take generation.kind: vllm_server or vllm_colocate"
+        )
+    if settings.selection is not None:
+        raise UserError(
+            "selection draws samples with the whole model on one device; with FSDP or ZeRO-3 leave "
+            "it out and evaluate checkpoints in a stage of their own"
+        )

@@ -1,0 +1,43 @@
+"""Rows of a reasoning-gym task (Stojanovski et al. 2025, arXiv:2505.24760).
+
+reasoning-gym seeds item i with ``seed + i``: two sets whose ranges [seed, seed + size) overlap
+share questions. ``overlap.disjoint`` is the guard against that.
+"""
+
+from butwait.problems.source import COLUMNS, Asked, Source
+from butwait.records import UserError
+from butwait.running.json_lines import Row
+
+_PREFIX = "gym:"
+
+
+def generate_rows(asked: Asked) -> list[Row]:
+    """``params["size"]`` items of the task ``gym:NAME``: question, answer and the item's metadata.
+
+    Raises UserError where reasoning-gym is not installed, and for an unknown task or parameter.
+    """
+    name, params = asked.source.removeprefix(_PREFIX), asked.params
+    try:
+        from reasoning_gym.factory import DATASETS, create_dataset
+    except ImportError as error:
+        raise UserError(
+            f"gym:{name} needs the package reasoning-gym; run: pip install 'butwait[gym]'"
+        ) from error
+    if name not in DATASETS:
+        raise UserError(f"reasoning-gym has no task {name!r}; see reasoning_gym.factory.DATASETS")
+    try:
+        items = list(create_dataset(name, **params))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"gym:{name} refuses the parameters {params}: {error}") from error
+    return [
+        {**item["metadata"], "question": item["question"], "answer": item["answer"]}
+        for item in items
+    ]
+
+
+GYM = Source(
+    matches=lambda source: source.startswith(_PREFIX),
+    load=generate_rows,
+    takes=COLUMNS | {"params"},
+    generated=True,
+)
