@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from pipeline_runs import PLUGIN, SCRIPTED, prepare
 
+from butwait.cli.recorded_stage import read_recorded_stage
 from butwait.pipeline import run as pipeline
+from butwait.problems.overlap import text_id
+from butwait.profile.sources import read_source
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
-from butwait.running.json_lines import dump_rows
+from butwait.running.json_lines import dump_rows, read_rows
 from butwait.stages.kinds import STAGES
+from butwait.synthesis.dataset import load_examples
 
 BASE = "  base: {kind: evaluate, problems: [test], methods: {sample: {k: 2}}}\n"
 LOOP = (
@@ -196,6 +200,38 @@ def test_no_stage_is_called_as_the_folder_of_the_questions(folder: Path, name: s
     Path("mine.yaml").write_text(text)
     with pytest.raises(UserError, match="the run has its questions there"):
         ran()
+
+
+def test_questions_of_several_sets_are_told_apart_where_their_ids_are_not(folder: Path) -> None:
+    """An apple's solution must not answer a banana's question, wherever solutions are pooled."""
+    text = Path("mine.yaml").read_text()
+    search = text[text.index("  search:") : text.index("  verified:")]
+    text = text.replace("  test: {", "  bananas: {source: bananas.jsonl}\n  test: {")
+    second = search.replace("search:", "second:", 1).replace(": train", ": bananas")
+    text = text.replace("  verified:", second + "  verified:")
+    text = text.replace("from: [search]", "from: [search, second], per_question: 1")
+    text += "  looked_at: {kind: profile, from: [verified], sources: [verified]}\n"
+    Path("mine.yaml").write_text(text)
+    write_set("bananas.jsonl", "banana", 6)
+    ran()
+    asked = {}
+    for name in ("train", "bananas"):
+        for row in read_rows(Path(f"run/problems/{name}.jsonl")):
+            assert row["id"] not in asked
+            asked[row["id"]] = row["question"]
+    examples = load_examples(Path("run/verified/dataset"))
+    assert {example.provenance["stage"] for example in examples} == {"search", "second"}
+    for example in examples:
+        question = asked[example.problem_id]
+        assert question in example.prompt[-1]["content"]
+        assert question.startswith("banana") == (example.provenance["stage"] == "second")
+    (source,) = read_source("run/verified")
+    assert {s.question for s in source.solutions} == {
+        text_id(asked[example.problem_id]) for example in examples
+    }
+    stage = read_recorded_stage(Path("run/second"))
+    assert all(p.question.startswith("banana") for p in stage.problems.values())
+    assert len(stage.problems) == 6
 
 
 def test_evaluation_sets_keep_the_questions_that_they_share(folder: Path) -> None:

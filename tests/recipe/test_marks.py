@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 
-from butwait.problems.settings import ArithmeticSettings, Columns, ProblemSetSettings
+from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Mark, Settings
 from butwait.running.identity import identity, marks
 from butwait.running.kinds import Kinds
 from butwait.stages.kinds import STAGES
-
-BY_CONTENT = {ProblemSetSettings, Columns, ArithmeticSettings}
-"""What they describe is loaded at every start, and the problems count themselves."""
 
 
 def classes() -> list[type[Settings]]:
@@ -27,8 +24,14 @@ def classes() -> list[type[Settings]]:
     found, waiting = set(), [Settings]
     while waiting:
         waiting += (below := waiting.pop().__subclasses__())
-        found |= {cls for cls in below if cls.__module__.startswith("butwait.")}
-    return sorted(found - BY_CONTENT, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
+        found |= {cls for cls in below if counts_by_its_fields(cls)}
+    return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
+
+
+def counts_by_its_fields(cls: type[Settings]) -> bool:
+    """Problem sets are loaded at every start, and the problems count themselves."""
+    ours = cls.__module__.startswith("butwait.")
+    return ours and (cls is PromptSettings or not cls.__module__.startswith("butwait.problems."))
 
 
 def place(cls: type[Settings], field: str) -> str:

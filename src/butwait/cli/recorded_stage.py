@@ -55,7 +55,8 @@ def read_recorded_stage(path: Path) -> RecordedStage:
         policy = _policy(path.parent, stage.record, shared["model"]) if by_model else None
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path / 'stage.json'} does not say which model was searched") from error
-    return RecordedStage(path, trees, _problems(path.parent / "problems"), policy, prompt)
+    problems = _problems(path.parent / "problems", stage.record["settings"].get("problems"))
+    return RecordedStage(path, trees, problems, policy, prompt)
 
 
 def _policy(run: Path, record: dict[str, Any], model: dict[str, Any]) -> ModelSettings:
@@ -73,9 +74,12 @@ def _gives(kind: str) -> str:
     return STAGES[kind].gives if kind in STAGES else ""
 
 
-def _problems(folder: Path) -> dict[str, Problem]:
+def _problems(folder: Path, searched: str | None) -> dict[str, Problem]:
+    """Of the set that was searched; of all where the stage names none."""
     problems = {}
     for file in sorted(folder.glob("*.jsonl")):
+        if searched not in (None, file.stem):
+            continue
         try:
             for row in read_rows(file):
                 problems[row["id"]] = Problem(**row)

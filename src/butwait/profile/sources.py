@@ -128,14 +128,21 @@ def _of_stage(path: Path, name: str) -> list[Source]:
     if (path / "attempts").is_dir():
         sources = _attempts(stage, name, folder)
     elif (path / "trees").is_dir():
-        problems = _problems(folder, stage.record.get("settings", {}).get("problems"))
-        sources = [Source(name, list(_finished_paths(path, problems)))]
+        sources = [Source(name, list(_finished_paths(path, _problems(folder, *_sets(stage)))))]
     elif (path / "dataset").is_dir():
-        sources = [Source(name, list(_examples(path, _problems(folder))))]
+        sources = [Source(name, list(_examples(path, _problems(folder, *_sets(stage)))))]
     else:
         kind = stage.record.get("kind")
         raise UserError(f"{path} is a stage of kind {kind}: it holds no solutions")
     return [replace(source, model=_model(stage)) for source in sources]
+
+
+def _sets(stage: Stage) -> set[str]:
+    """The problem sets of a stage, or of those that it takes from, as far as they name any."""
+    if own := stage.record.get("settings", {}).get("problems"):
+        return {own}
+    above = (read_stage(stage.path.parent / source) for source in stage.record.get("from", ()))
+    return set().union(*(_sets(source) for source in above if source))
 
 
 def _model(stage: Stage) -> str | None:
@@ -186,11 +193,11 @@ def _solution(problem: str, text: str, tokens: int, problems: dict[str, Row]) ->
     return SourceSolution(_question(row, 0), text, _answer(row), tokens)
 
 
-def _problems(folder: Path, problem_set: str | None = None) -> dict[str, Row]:
-    """The run's problems by id, of one set or of all; empty where it keeps none."""
+def _problems(folder: Path, *sets: str) -> dict[str, Row]:
+    """The run's problems by id, of some sets or of all; empty where it keeps none."""
     return {
         str(row.get("id")): row
         for file in sorted(folder.glob("*.jsonl"))
-        if problem_set in (None, file.stem)
+        if not sets or file.stem in sets
         for row in read_rows(file)
     }

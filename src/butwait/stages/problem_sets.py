@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from butwait.problems.overlap import disjoint
@@ -43,7 +43,8 @@ def load_problem_sets(
     Evaluation sets keep every question; sets that choose checkpoints lose what evaluation has, and
     sets that are searched or trained on lose what either has, and what an earlier one of them has.
     A question that shares long stretches of words with one that is held out counts as the same. A
-    set that only profiles look at stays whole.
+    set that only profiles look at stays whole. In all sets that are searched or trained on, whose
+    solutions may be pooled, an id names one question.
 
     Args:
         recipe: whose sets.
@@ -66,6 +67,13 @@ def load_problem_sets(
     whole = [name for name in recipe.sets_for("none") if name not in loaded]
     kept |= {name: load_problems(recipe.problems[name]) for name in whole}
     dropped |= {name: Counter() for name in whole}
+    taken: set[str] = set()
+    for name in recipe.sets_for("training"):
+        ids = {problem.id for problem in kept[name]}
+        if taken & ids:  # Never the same questions: those were dropped.
+            say(f"  {name}: other questions have the same ids, so its own begin with {name}/")
+            kept[name] = [replace(p, id=f"{name}/{p.id}") for p in kept[name]]
+        taken |= ids
     for name in kept:
         if dropped[name]:
             say(
