@@ -147,7 +147,7 @@ def test_what_is_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert printed.err == ""
     assert [line.split(":")[0].strip() for line in printed.out.splitlines()] == ["sft"]
     assert (result["steps"], result["epochs"], result["examples"]) == (6, 2.0, 10)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["log.jsonl", "model"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["log.jsonl", "model", "work"]
     log = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
     rates = [entry["learning_rate"] for entry in log]

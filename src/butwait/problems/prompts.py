@@ -47,17 +47,17 @@ def _encode_chat(tokenizer: Any, chat: list[Message], prompt: PromptSettings) ->
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; set "
             "prompt.style: plain, or take an instruction-tuned model"
         )
-    template = None
-    if "strftime_now" in str(tokenizer.chat_template):
-        template = _dated(prompt.date) + tokenizer.get_chat_template()
+    options = dict(prompt.template_options)
+    own = options.get("chat_template")
+    if "strftime_now" in f"{own}{tokenizer.chat_template}":
+        options["chat_template"] = _dated(prompt.date) + tokenizer.get_chat_template(own)
     try:
         return tokenizer.apply_chat_template(
             chat,
-            chat_template=template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            **prompt.template_options,
+            **options,
         )
     except TemplateError as error:
         raise UserError(
