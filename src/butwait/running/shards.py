@@ -157,13 +157,10 @@ def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: in
         return asked
     if there:
         rows = {int(path.stem.rpartition("-")[2]): len(format.load(path)) for path in there}
-        fitting = (
-            size
-            for size in (asked, max(rows.values()))
-            if all(n == min(size, items - i * size) for i, n in rows.items())
-        )
-        size = next(fitting, 0)
-        if not size:
+        for size in (asked, max(rows.values())):
+            if all(n == min(size, items - i * size) for i, n in rows.items()):
+                break
+        else:
             raise UserError(
                 f"the files in {folder} are not those of {items} items; remove the folder and run "
                 "the same command again"
