@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from butwait.records.settings import Content, Device, Resource, Result, Settings
+from butwait.records.settings import Content, Device, Resource, Result, Settings, Shape
 
 SENTENCE_MARKS = ".!?"
 """What a sentence may end with."""
@@ -13,31 +13,31 @@ SENTENCE_MARKS = ".!?"
 class Sampling(Settings):
     """How tokens are drawn from the policy."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Result[Annotated[float, Field(ge=0)]] = 1.0
     """Divides the logits; 0 is greedy decoding."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Result[Annotated[float, Field(gt=0, le=1)]] = 1.0
     """Nucleus: the smallest set of tokens whose probability reaches this."""
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Result[Annotated[int, Field(ge=0)]] = 0
     """Keep the k likeliest tokens; 0 keeps all."""
 
 
 class StepRule(Settings):
     """Where a step of reasoning ends, and where a path must."""
 
-    delimiters: tuple[str, ...] = ("\n\n",)
+    delimiters: Result[tuple[str, ...]] = ("\n\n",)
     """A step ends with the token that completes one of these; none: the path is one step."""
-    sentences: bool = False
+    sentences: Result[bool] = False
     """A step also ends where a sentence does: at ``.``, ``!`` or ``?``, not after a number, a
     single letter or an abbreviation, and not inside of ``$...$`` or braces."""
-    think_end: str | None = None
+    think_end: Result[str | None] = None
     """For models that think before they answer: what closes the thought (``</think>``). Steps are
     cut up to there, it ends a step itself, and the answer after it is one step. A box inside the
     thought ends nothing, wherever the thought was opened (some templates open it in the prompt)."""
-    max_step_tokens: Annotated[int, Field(gt=0)] | None = None
+    max_step_tokens: Result[Annotated[int, Field(gt=0)] | None] = None
     """Tokens after which a step is cut (finish ``step_limit``); None: no limit of its own."""
-    max_tokens: Annotated[int, Field(gt=0)] = 2048
+    max_tokens: Result[Annotated[int, Field(gt=0)]] = 2048
     """Tokens of a whole completion; a path that reaches it ends truncated (finish ``length``)."""
-    stop_at_box: bool = True
+    stop_at_box: Result[bool] = True
     r"""End the path when a ``\boxed{...}`` outside ``<think>`` closes (finish ``box``). It holds
     for every method, base evaluation included."""
 
@@ -72,7 +72,7 @@ class BaseEngineSettings(Settings):
 
     kind: str
     """The engine's name."""
-    live_tokens: Annotated[int, Field(gt=0)] | None = None
+    live_tokens: Resource[Annotated[int, Field(gt=0)] | None] = None
     """The most tokens of all paths that are being extended at a time, at the length they may
     reach; None: only the rows are bounded. Searches that began earlier go first."""
 
@@ -80,18 +80,18 @@ class BaseEngineSettings(Settings):
 class ModelEngineSettings(BaseEngineSettings):
     """What an engine takes that runs the recipe's model."""
 
-    capacity: Annotated[int, Field(gt=0)] | None = None
+    capacity: Result[Annotated[int, Field(gt=0)] | None] = None
     """Tokens per path, prompt included; None: what the prompt and the path's limit need."""
 
 
 class SlotSettings(ModelEngineSettings):
     """What an engine takes that runs the model over a cache of slots in this process."""
 
-    slots: Annotated[int, Field(gt=0)] = 64
+    slots: Shape[Annotated[int, Field(gt=0)]] = 64
     """Rows of the KV cache: the most paths that are in flight or parked at once."""
-    prefill_chunk: Annotated[int, Field(gt=0)] = 64
+    prefill_chunk: Shape[Annotated[int, Field(gt=0)]] = 64
     """Tokens of a prompt that are run at a time."""
-    deterministic: bool = False
+    deterministic: Result[bool] = False
     """Fixed shapes (rows, capacity, chunk), so that a row's numbers do not depend on what shares
     the batch. Slower; its cost is measured in ``benchmarks/``."""
 

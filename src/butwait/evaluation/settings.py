@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from butwait.records.settings import Settings
+from butwait.records.settings import Resource, Result, Settings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.search.settings import SAMPLERS, SamplerSettings
 
@@ -14,10 +14,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class MethodSettings(Settings):
     """How one problem is attempted."""
 
-    sampler: SamplerSettings = IndependentSettings()
+    sampler: Result[SamplerSettings] = IndependentSettings()
     """What makes an attempt: a sample of the policy (kind ``independent``), or a whole search
     whose particles are selected down to one answer."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Result[Annotated[int, Field(gt=0)]] = 1
     """Attempts at every problem. For plain sampling they are the samples; for a search, so many
     searches with their own randomness."""
 
@@ -31,17 +31,17 @@ class MethodSettings(Settings):
 class EvaluateSettings(Settings):
     """Every method on every problem set."""
 
-    problems: Annotated[tuple[str, ...], Field(min_length=1)]
+    problems: Result[Annotated[tuple[str, ...], Field(min_length=1)]]
     """Names of the problem sets."""
-    methods: Annotated[dict[Name, MethodSettings], Field(min_length=1)]
+    methods: Result[Annotated[dict[Name, MethodSettings], Field(min_length=1)]]
     """Methods by name; the name is part of the keys in ``summary.json``."""
-    clusters: dict[str, str] = Field(default_factory=dict)
+    clusters: Result[dict[str, str]] = Field(default_factory=dict)
     """Problem set -> the column that says which of its problems are alike (a year, a template),
     one of its ``columns.metadata``. ``interval`` and ``se`` then count clusters; comparisons and
     arms count problems."""
-    shard_size: Annotated[int, Field(gt=0)] = 64
+    shard_size: Resource[Annotated[int, Field(gt=0)]] = 64
     """Problems in one file of attempts."""
-    concurrency: Annotated[int, Field(gt=0)] = 64
+    concurrency: Resource[Annotated[int, Field(gt=0)]] = 64
     """Problems in flight at a time, across files, so that the engine's batch stays full."""
 
     @model_validator(mode="after")

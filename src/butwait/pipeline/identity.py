@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+from butwait.engines.load import ENGINES
 from butwait.recipe.recipe import Recipe
 from butwait.running.identity import identity, is_deterministic
 from butwait.running.stages import Stage
@@ -37,7 +38,7 @@ def stage_header(
     ]
     used = {s: problems[s].fingerprint for s in settings.problem_sets}
     model = recipe.model
-    if recipe.engine.kind == "scripted":  # It has no device, and torch takes seconds to load.
+    if not ENGINES.of(recipe.engine).runs_model:  # No device, and torch takes seconds to load.
         model = model.model_copy(update={"device": "cpu"})
     shared = [model, recipe.engine, recipe.prompt]
     depends: list[Any] = [name, settings, inputs, outcomes, used, shared, recipe.seed]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from butwait.problems.source import PARTICULAR, kind_of
-from butwait.records.settings import Settings
+from butwait.records.settings import Result, Settings
 
 
 class Columns(Settings):
@@ -80,17 +80,17 @@ class ProblemSetSettings(Settings):
 class PromptSettings(Settings):
     """How a question is put to the model."""
 
-    style: Literal["chat", "plain"] = "chat"
+    style: Result[Literal["chat", "plain"]] = "chat"
     """``chat`` uses the tokenizer's chat template; ``plain`` is the text alone (base models)."""
-    system: str | None = None
+    system: Result[str | None] = None
     """System message; None leaves it to the chat template (some add their own)."""
-    template: str = (
+    template: Result[str] = (
         "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
     )
     """The user's message. Only ``{question}`` is replaced, other braces stand for themselves."""
-    template_options: dict[str, Any] = Field(default_factory=dict)
+    template_options: Result[dict[str, Any]] = Field(default_factory=dict)
     """Further variables for the chat template, such as ``enable_thinking: true``."""
-    date: datetime.date = datetime.date(2024, 7, 26)
+    date: Result[datetime.date] = datetime.date(2024, 7, 26)
     """What a chat template that writes today's date is told it is, so that a run's prompts are the
     same on every day. The default is what Llama 3.1's template falls back on."""
 

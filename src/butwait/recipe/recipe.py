@@ -24,7 +24,7 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind, StageSettings
-from butwait.records.settings import Settings
+from butwait.records.settings import Resource, Result, Settings, Shape
 from butwait.running.kinds import Kinds
 
 _NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
@@ -36,25 +36,28 @@ def of_its_kind(stage: Any, info: ValidationInfo) -> Any:
     return kinds.parse(stage)
 
 
+AnyStage = Annotated[SerializeAsAny[StageSettings], BeforeValidator(of_its_kind)]
+
+
 class Recipe(Settings):
     """A run, whole: the same recipe and seed give the same numbers on the same machine."""
 
-    name: str
+    name: Resource[str]
     """The run's name; the file's name by default. Runs go to ``runs/<name>``."""
-    model: ModelSettings
+    model: Result[ModelSettings]
     """The policy that is searched and trained."""
-    seed: int = 0
+    seed: Result[int] = 0
     """Every random number of the run is a function of it."""
-    threads: Annotated[int, Field(gt=0)] | None = None
+    threads: Shape[Annotated[int, Field(gt=0)] | None] = None
     """CPU threads of torch; None: as many as it takes by itself. For a tiny model, or on a machine
     that others use, one is the fastest."""
-    prompt: PromptSettings = PromptSettings()
+    prompt: Result[PromptSettings] = PromptSettings()
     """How a question becomes a prompt."""
-    engine: EngineSettings = TransformersSettings()
+    engine: Result[EngineSettings] = TransformersSettings()
     """What runs the policy."""
-    problems: dict[str, ProblemSetSettings]
+    problems: Result[dict[str, ProblemSetSettings]]
     """Problem sets by name."""
-    stages: dict[str, Annotated[SerializeAsAny[StageSettings], BeforeValidator(of_its_kind)]]
+    stages: Result[dict[str, AnyStage]]
     """Stages by name."""
 
     _kinds: Kinds[StageKind] = PrivateAttr()

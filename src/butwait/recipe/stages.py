@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from butwait.records.settings import Settings
+from butwait.records.settings import Resource, Result, Settings
 from butwait.report.kinds import Section
 from butwait.running.kinds import name_of
 
@@ -23,14 +23,14 @@ class StageSettings(Settings):
 
     kind: str
     """What it does."""
-    from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
+    from_: Result[Annotated[tuple[str, ...], Field(alias="from")]] = ()
     """Names of the stages it takes from: a model (sft), a reward model (prm), trees (search),
     data (verified and its like), or evaluations (report). Without a model stage it uses the
     recipe's model."""
-    seeds: Annotated[int, Field(gt=0)] = 1
+    seeds: Resource[Annotated[int, Field(gt=0)]] = 1
     """So many times, each with a seed of its own: NAME stands for the stages NAME-1, NAME-2, ...,
     and so does every stage that takes from it. The report pools the evaluations and ranks them."""
-    arm: str | None = None
+    arm: Resource[str | None] = None
     """What stages that differ in their seed alone have in common; ``seeds`` fills it in."""
 
     @property
@@ -47,7 +47,7 @@ class StageSettings(Settings):
 class OneSetStage(StageSettings):
     """A stage that reads one problem set, and perhaps another that chooses a checkpoint."""
 
-    problems: str
+    problems: Result[str]
     """The problem set."""
 
     @property

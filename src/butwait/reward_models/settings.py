@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from butwait.engines.settings import ModelSettings
-from butwait.records.settings import Settings
+from butwait.records.settings import Device, Result, Settings, Shape
 from butwait.reward_models.load import REWARD_MODELS
 
 Aggregation = Literal["prod", "min", "last", "model"]
@@ -17,19 +17,19 @@ RewardModelSettings = Annotated[SerializeAsAny[Settings], BeforeValidator(REWARD
 class LocalModelSettings(Settings):
     """A reward model that runs in this process."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Result[Literal["float32", "bfloat16"]] = "float32"
     """Of its weights and arithmetic; scores are float32 in any case."""
-    device: str = "auto"
+    device: Device[str] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
-    slots: Annotated[int, Field(gt=0)] = 64
+    slots: Shape[Annotated[int, Field(gt=0)]] = 64
     """Rows of the KV cache: the most paths whose scored part is kept at a time. A path that loses
     its row is run again from the start when it is scored next."""
-    capacity: Annotated[int, Field(gt=0)] | None = None
+    capacity: Result[Annotated[int, Field(gt=0)] | None] = None
     """Tokens per row, prompt included; None: grows with the longest path."""
-    prefill_chunk: Annotated[int, Field(gt=0)] = 32
+    prefill_chunk: Shape[Annotated[int, Field(gt=0)]] = 32
     """Tokens of a path that are run at a time; in deterministic mode best a little more than a
     step has."""
-    deterministic: bool = False
+    deterministic: Result[bool] = False
     """Fixed shapes (all slots, ``capacity``, ``prefill_chunk``), so that a score does not depend on
     what shares the batch."""
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from butwait.engines.engine import Engine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem, SearchTree
-from butwait.records.settings import Settings
+from butwait.records.settings import Result, Settings
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.kinds import Kinds
 
@@ -25,11 +25,11 @@ Count = Annotated[int, Field(gt=0)]
 class CommonSettings(Settings):
     """What every sampler has."""
 
-    step: StepRule = StepRule()
+    step: Result[StepRule] = StepRule()
     """Where a step ends."""
-    sampling: Sampling = Sampling()
+    sampling: Result[Sampling] = Sampling()
     """How tokens are drawn."""
-    selection: SelectionMethod = "weighted_vote"
+    selection: Result[SelectionMethod] = "weighted_vote"
     """How the final particles become one answer."""
     kind: str
     """Which sampler."""
@@ -38,32 +38,35 @@ class CommonSettings(Settings):
 class PopulationSettings(CommonSettings):
     """What filters and chains of them have: sequential Monte Carlo."""
 
-    particles: Count = 16
+    particles: Result[Count] = 16
     """Size N of the population."""
-    ess_threshold: Annotated[float, Field(ge=0)] = 0.5
+    ess_threshold: Result[Annotated[float, Field(ge=0)]] = 0.5
     """Resample before a step if the effective sample size is under this share of N. 0 never
     resamples, above 1 always does."""
-    max_steps: Count | None = None
+    max_steps: Result[Count | None] = None
     """Steps after which open paths end truncated; None: only the token limits end them."""
-    resampling: Resampling = "systematic"
+    resampling: Result[Resampling] = "systematic"
     """How ancestors are drawn."""
 
 
 class LinearAlpha(Settings):
     """An exponent that changes linearly over the first steps and then stays."""
 
-    start: Exponent
+    start: Result[Exponent]
     """Exponent at the first step."""
-    end: Exponent
+    end: Result[Exponent]
     """Exponent from step ``steps`` on, and of the target."""
-    steps: Annotated[int, Field(gt=1)]
+    steps: Result[Annotated[int, Field(gt=1)]]
     """The step that first has the exponent ``end``."""
+
+
+Exponents = Annotated[tuple[Exponent, ...], Field(min_length=1)]
 
 
 class FilterSettings(PopulationSettings):
     """What filters with one target have."""
 
-    alpha: Exponent | Annotated[tuple[Exponent, ...], Field(min_length=1)] | LinearAlpha = 1.0
+    alpha: Result[Exponent | Exponents | LinearAlpha] = 1.0
     """Exponent of the reward's odds in the target: a constant, a list (one entry a step, the last
     one stays) or a linear schedule. The target always has the schedule's last value, however
     short a path is."""

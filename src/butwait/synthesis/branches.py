@@ -20,7 +20,7 @@ import numpy as np
 
 from butwait.engines.engine import Prefix
 from butwait.records import COMPLETE, Key, Problem, SearchTree, UserError
-from butwait.records.settings import Settings
+from butwait.records.settings import Result, Settings
 from butwait.synthesis.builder import Searcher, StoredTree
 from butwait.synthesis.pieces import BOX
 from butwait.synthesis.settings import (
@@ -42,11 +42,11 @@ USABLE = frozenset({"step", "step_limit"})
 class DetourSettings(InsertionSettings):
     """Which detours are drawn."""
 
-    detours: Number = FixedNumber()
+    detours: Result[Number] = FixedNumber()
     """How many an example has (fewer where its path has fewer dead branches)."""
-    depth: Number = GeometricNumber(kind="geometric", mean=2.0)
+    depth: Result[Number] = GeometricNumber(kind="geometric", mean=2.0)
     """Steps into a dead branch (fewer where it ends earlier)."""
-    fork: Literal["uniform", "early", "late"] = "uniform"
+    fork: Result[Literal["uniform", "early", "late"]] = "uniform"
     """Where on the path branches leave: ``early`` and ``late`` weigh the forks linearly."""
 
 
@@ -64,9 +64,9 @@ class Confirmation:
 class ConfirmSettings(Settings):
     """Completions that decide whether a dead branch is wrong."""
 
-    completions: Positive = 8
+    completions: Result[Positive] = 8
     """How many times a branch is completed by the policy that searched."""
-    at_most: Share = 0.0
+    at_most: Result[Share] = 0.0
     """The share of completions that may verify; above it the branch is not used."""
 
     def refutes(self, found: Confirmation | None) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from butwait.records.settings import Settings
+from butwait.records.settings import Content, Result, Settings
 from butwait.synthesis.phrases import PhraseKind, load_phrases
 
 Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
@@ -19,7 +19,7 @@ class FixedNumber(Settings):
     """Always the same number."""
 
     kind: Literal["fixed"] = "fixed"
-    value: Positive = 1
+    value: Result[Positive] = 1
 
     def draw(self, generator: np.random.Generator) -> int:
         """A whole number from 1 on."""
@@ -30,8 +30,8 @@ class UniformNumber(Settings):
     """Every whole number from ``low`` to ``high`` with the same probability."""
 
     kind: Literal["uniform"]
-    low: Positive = 1
-    high: Positive
+    low: Result[Positive] = 1
+    high: Result[Positive]
 
     @model_validator(mode="after")
     def _in_order(self) -> "UniformNumber":
@@ -48,7 +48,7 @@ class GeometricNumber(Settings):
     """1, 2, 3, ...: each is less likely than the one before by the same factor."""
 
     kind: Literal["geometric"]
-    mean: Annotated[float, Field(ge=1)] = 2.0
+    mean: Result[Annotated[float, Field(ge=1)]] = 2.0
 
     def draw(self, generator: np.random.Generator) -> int:
         """A whole number from 1 on."""
@@ -62,14 +62,14 @@ Number = Annotated[FixedNumber | UniformNumber | GeometricNumber, Field(discrimi
 class SubsetSettings(Settings):
     """Which questions and examples stay. What is not set leaves out nothing."""
 
-    solved_by: str | None = None
+    solved_by: Result[str | None] = None
     """A search stage in ``from``: only questions with a verified path in its trees."""
-    solve_rate: tuple[Share, Share] | None = None
+    solve_rate: Result[tuple[Share, Share] | None] = None
     """Only questions whose share of correct paths among the graded ones of the searches in
     ``from`` lies between these two, both included."""
-    same_questions_as: str | None = None
+    same_questions_as: Result[str | None] = None
     """A data stage in ``from``: only questions that it has examples of (matched pairs)."""
-    length: tuple[Share, Share] | None = None
+    length: Result[tuple[Share, Share] | None] = None
     """Only examples whose length in tokens lies between these two quantiles of all examples'."""
 
     @model_validator(mode="after")
@@ -88,13 +88,12 @@ class SubsetSettings(Settings):
         """
         trees, data = recipe.inputs(name, "trees"), recipe.inputs(name, "data")
         for rule, wanted, there, what in (
-            ("solved_by", self.solved_by, trees, "search"),
-            ("same_questions_as", self.same_questions_as, data, "data"),
+            ("solved_by", self.solved_by, trees, "no search stage"),
+            ("same_questions_as", self.same_questions_as, data, "no data stage"),
         ):
             if wanted is not None and wanted not in there:
                 raise ValueError(
-                    f"stage {name!r}: subset.{rule} names {wanted!r}, which is no {what} stage in "
-                    "its `from`"
+                    f"stage {name!r}: subset.{rule} names {wanted!r}, which is {what} in its `from`"
                 )
         if self.solve_rate is not None and not trees:
             raise ValueError(f"stage {name!r}: subset.solve_rate needs a search stage in `from`")
@@ -105,14 +104,14 @@ class DataSettings(Settings):
 
     kind: str
     """The builder: the name of one that ships with butwait, or ``module:NAME``."""
-    format: Format = "plain"
+    format: Result[Format] = "plain"
     """``plain``: the text as it is; ``think``: the reasoning in ``<think>...</think>`` and the
     final answer in a box after it."""
-    subset: SubsetSettings = SubsetSettings()
+    subset: Result[SubsetSettings] = SubsetSettings()
     """Which questions and examples stay."""
-    limit: Positive | None = None
+    limit: Result[Positive | None] = None
     """The most examples in all, spread over as many questions as possible; None takes all."""
-    loss_tokens: Positive | None = None
+    loss_tokens: Result[Positive | None] = None
     """Tokens with loss in all: examples are taken, spread over the questions, until the sum is as
     near as whole examples come. For comparisons at equal training tokens. None takes all."""
 
@@ -120,10 +119,10 @@ class DataSettings(Settings):
 class SolutionsSettings(DataSettings):
     """What the builders have that start from verified solutions."""
 
-    per_question: Positive = 4
+    per_question: Result[Positive] = 4
     """The most examples of one question: easy questions, which have many solutions, must not
     crowd out hard ones."""
-    choose: Choice = "random"
+    choose: Result[Choice] = "random"
     """Which of a question's unique correct solutions are taken: at random, by length in tokens
     (``shortest``, ``median``, ``longest``), by the last ``reward``, or those that share the
     fewest phrases (``diverse``). The default is the one that favours no length: every other rule
@@ -133,12 +132,12 @@ class SolutionsSettings(DataSettings):
 class MistakeSettings(SolutionsSettings):
     """What the builders have whose examples hold a mistake."""
 
-    mask_mistakes: bool = True
+    mask_mistakes: Result[bool] = True
     """No loss on the mistakes: the doubt and what follows are learned, the mistake is not."""
-    train_phrases: bool = True
+    train_phrases: Result[bool] = True
     """Loss on the inserted phrases. The policy did not draw them, but without loss on them it
     does not learn to doubt."""
-    boxes: Literal["cut", "keep"] = "cut"
+    boxes: Result[Literal["cut", "keep"]] = "cut"
     r"""``cut`` ends a thought that is not the last before the sentence with its ``\boxed``. A box
     that is kept stops the trained model there, wherever paths end at a box. ``backtrack`` never
     takes a branch with a box."""
@@ -147,10 +146,10 @@ class MistakeSettings(SolutionsSettings):
 class InsertionSettings(MistakeSettings):
     """What the builders have that insert phrases themselves."""
 
-    phrases: str | dict[PhraseKind, tuple[str, ...]] | None = None
+    phrases: Content[str | dict[PhraseKind, tuple[str, ...]] | None] = None
     """A YAML file of phrases, or what would stand in it; None takes those that ship with
     butwait."""
-    separator: str = "\n\n"
+    separator: Result[str] = "\n\n"
     """Stands around an inserted phrase; before it only where the text does not end in it."""
 
     @field_validator("phrases")

@@ -9,23 +9,24 @@ from butwait.engines.load import EngineKind
 from butwait.engines.settings import ModelEngineSettings, ModelSettings, ServerSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.records.settings import Resource, Result
 
 
 class OpenAISettings(ModelEngineSettings, ServerSettings):
     """A server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, a hosted one."""
 
     kind: Literal["openai"]
-    served_model: str | None = None
+    served_model: Result[str | None] = None
     """The model's name at the server; None: the recipe's ``model.name``."""
-    mode: Literal["auto", "completions", "chat"] = "auto"
+    mode: Result[Literal["auto", "completions", "chat"]] = "auto"
     """``completions`` sends token ids; ``chat`` sends messages and asks to continue the last one;
     ``auto`` asks the server what it takes."""
-    max_rows: Annotated[int, Field(gt=0)] = 256
+    max_rows: Resource[Annotated[int, Field(gt=0)]] = 256
     """Requests in flight at a time."""
-    seeds: bool = True
+    seeds: Result[bool] = True
     """Send the seed of its key with each request. Without, the server draws as it likes, which
     takes vLLM on a CPU less time (``docs/engine_openai.md``)."""
-    any_logprobs: bool = False
+    any_logprobs: Result[bool] = False
     """Take log-probabilities before temperature, top-k and top-p where the server has no others;
     else it is an error to sample in such a way there."""
 

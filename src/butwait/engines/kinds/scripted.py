@@ -6,6 +6,7 @@ from butwait.engines.engine import Engine
 from butwait.engines.load import EngineKind
 from butwait.engines.settings import BaseEngineSettings, ModelSettings
 from butwait.problems.settings import PromptSettings
+from butwait.records.settings import Content
 from butwait.running.plugins import load_plugin
 
 
@@ -13,7 +14,7 @@ class ScriptedSettings(BaseEngineSettings):
     """A policy that is written down: to try a recipe or a sampler without a model."""
 
     kind: Literal["scripted"]
-    script: str
+    script: Content[str]
     """``module:function`` of a function without arguments that returns a ``ScriptedEngine``."""
 
 

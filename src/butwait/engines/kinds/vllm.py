@@ -11,6 +11,7 @@ from butwait.engines.load import EngineKind
 from butwait.engines.settings import ModelEngineSettings, ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.records.settings import Resource, Result
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -22,13 +23,13 @@ class VllmSettings(ModelEngineSettings):
     ``max_model_len``."""
 
     kind: Literal["vllm"]
-    max_rows: Annotated[int, Field(gt=0)] = 512
+    max_rows: Resource[Annotated[int, Field(gt=0)]] = 512
     """Paths in one batch at most (vLLM's ``max_num_seqs``)."""
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory: Resource[Annotated[float, Field(gt=0, le=1)]] = 0.9
     """Share of the GPU's memory for weights and KV cache; less where a reward model shares it."""
-    tensor_parallel: Annotated[int, Field(gt=0)] = 1
+    tensor_parallel: Resource[Annotated[int, Field(gt=0)]] = 1
     """GPUs that one model is spread over."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Result[dict[str, Any]] = Field(default_factory=dict)
     """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
 
 

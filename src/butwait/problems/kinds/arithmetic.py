@@ -11,6 +11,7 @@ belongs to, so that no question is in two splits, whatever their seeds and sizes
 import hashlib
 import math
 from collections.abc import Iterator
+from enum import StrEnum
 from itertools import accumulate, pairwise
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from butwait.problems.source import Asked, Source
 from butwait.records import Key, Problem, UserError
 from butwait.records.settings import Settings
 
-SPLITS = ("pretrain", "train", "search", "validation", "test")
+SPLITS = tuple(StrEnum("Split", "pretrain train search validation test"))
 """Each holds about a fifth of all questions; ``pretrain`` taught the tiny model."""
 
 _DRAWS_PER_QUESTION = 100

@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.records.settings import Content, Result
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import NOTHING, Layout, LocalRewardModel, in_slots, text_ids
@@ -29,26 +30,26 @@ class ClassifierSettings(LocalModelSettings):
     classifier, or a language model that answers with a good or a bad token."""
 
     kind: Literal["classifier"]
-    name: str
+    name: Content[str]
     """A Hugging Face id or a folder."""
-    revision: str | None = None
+    revision: Result[str | None] = None
     """Commit of a Hugging Face id; pin it for a run to be repeatable."""
-    head: Literal["classes", "tokens"] = "classes"
+    head: Result[Literal["classes", "tokens"]] = "classes"
     """``classes``: ``*ForTokenClassification`` or ``*ForSequenceClassification``; ``tokens``:
     ``*ForCausalLM``, whose next token is the judgement."""
-    good: str | int | None = None
+    good: Result[str | int | None] = None
     """The class (name or index) or token (text) of a good step; None: the last class, where there
     are one or two."""
-    bad: str | int | None = None
+    bad: Result[str | int | None] = None
     """What it is weighed against; None: all other classes."""
-    prompt: PromptSettings = PromptSettings(style="plain", template="{question}")
+    prompt: Result[PromptSettings] = PromptSettings(style="plain", template="{question}")
     """How the question is shown; by default it stands alone."""
-    separator: str = "\n"
+    separator: Result[str] = "\n"
     """Text after each step; the score is read at its last token (at the step's own last token
     where it is empty)."""
-    after: str = ""
+    after: Result[str] = ""
     """Text after the score, before the next step."""
-    aggregation: Literal["prod", "min", "last"] = "last"
+    aggregation: Result[Literal["prod", "min", "last"]] = "last"
     """One score from many steps: their product, their minimum, the last one."""
 
 

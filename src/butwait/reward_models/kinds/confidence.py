@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from butwait.records.settings import Result
 from butwait.reward_models.aggregate import logit_of_log
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, LocalRewardModel, in_slots
@@ -37,13 +38,13 @@ class ConfidenceSettings(LocalModelSettings):
     """
 
     kind: Literal["confidence"]
-    measure: Literal["logprob", "self_certainty"] = "logprob"
+    measure: Result[Literal["logprob", "self_certainty"]] = "logprob"
     """``logprob``: log(p / (1 - p)) of the geometric mean p of the sampled tokens' probabilities;
     costs nothing. ``self_certainty``: mean over tokens of KL(uniform || policy), in nats (Kang et
     al. 2025, arXiv:2502.18581); runs the policy's weights in this process once more."""
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Result[Annotated[float, Field(gt=0)]] = 1.0
     """Logits per unit of the measure."""
-    centre: float | None = None
+    centre: Result[float | None] = None
     """The measure's value that gives a logit of 0; None: 0. Self-certainty has no natural one, so
     it must be given there (see docs/reward_models.md)."""
 

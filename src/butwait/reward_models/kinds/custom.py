@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from butwait.records.settings import Settings
+from butwait.records.settings import Content, Settings
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.plugins import load_plugin
@@ -12,7 +12,7 @@ class CustomSettings(Settings):
     """A reward model of your own."""
 
     kind: Literal["custom"]
-    factory: str
+    factory: Content[str]
     """``module:function`` of a function without arguments that returns a ``RewardModel``."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from butwait.records import Problem
-from butwait.records.settings import Settings
+from butwait.records.settings import Result, Settings
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind, is_own, load_reward_model
 from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModel, Score
@@ -19,8 +19,8 @@ class EnsembleSettings(Settings):
     """Several reward models as one."""
 
     kind: Literal["ensemble"]
-    members: Annotated[tuple[RewardModelSettings, ...], Field(min_length=2)]
-    combine: Literal["product", "mean"] = "mean"
+    members: Result[Annotated[tuple[RewardModelSettings, ...], Field(min_length=2)]]
+    combine: Result[Literal["product", "mean"]] = "mean"
     """``product``: the logit of the product of the members' probabilities (all must agree);
     ``mean``: the mean of their logits (the geometric mean of their odds)."""
 

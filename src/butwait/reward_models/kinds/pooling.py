@@ -14,6 +14,7 @@ from pydantic import Field
 
 from butwait.engines.settings import ModelSettings, ServerSettings
 from butwait.records import Problem
+from butwait.records.settings import Content, Resource, Result
 from butwait.reward_models.kinds.qwen_math_prm import QwenLayouts
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, laid_out
@@ -28,15 +29,15 @@ class PoolingSettings(ServerSettings):
     ``base_url`` is taken with or without ``/v1``."""
 
     kind: Literal["pooling"]
-    name: str = "Qwen/Qwen2.5-Math-PRM-7B"
+    name: Content[str] = "Qwen/Qwen2.5-Math-PRM-7B"
     """A Hugging Face id or a folder: its tokenizer is needed here."""
-    revision: str | None = None
+    revision: Result[str | None] = None
     """Commit of a Hugging Face id; pin it for a run to be repeatable."""
-    served_model: str | None = None
+    served_model: Result[str | None] = None
     """The model's name at the server; None: ``name``."""
-    aggregation: Aggregation = "model"
+    aggregation: Result[Aggregation] = "model"
     """As for ``qwen_math_prm``."""
-    max_requests: Annotated[int, Field(gt=0)] = 64
+    max_requests: Resource[Annotated[int, Field(gt=0)]] = 64
     """Requests in flight at a time; one asks for all particles of a search."""
 
     @property

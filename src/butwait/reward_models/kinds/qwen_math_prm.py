@@ -18,6 +18,7 @@ import numpy as np
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from butwait.records.settings import Content, Result
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
@@ -35,13 +36,13 @@ class QwenMathPrmSettings(LocalModelSettings):
     """Qwen2.5-Math-PRM (Zhang et al. 2025, arXiv:2501.07301) and others of its architecture."""
 
     kind: Literal["qwen_math_prm"] = "qwen_math_prm"
-    name: str = "Qwen/Qwen2.5-Math-PRM-7B"
+    name: Content[str] = "Qwen/Qwen2.5-Math-PRM-7B"
     """A Hugging Face id (``Qwen/Qwen2.5-Math-PRM-72B``) or a folder."""
-    revision: str | None = None
+    revision: Result[str | None] = None
     """Commit of a Hugging Face id; pin it for a run to be repeatable."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Result[Literal["float32", "bfloat16"]] = "bfloat16"
     """Of its weights and arithmetic; the published weights are bfloat16."""
-    aggregation: Aggregation = "model"
+    aggregation: Result[Aggregation] = "model"
     """One score from many steps: their product, their minimum, the last one; or ``model``: the
     whole path is shown as a single step (best in arXiv:2502.01618)."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.records.settings import Content
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
 from butwait.reward_models.reward_model import RewardModel, Step
@@ -24,7 +25,7 @@ class TrainedSettings(LocalModelSettings):
     """A reward model made by a stage of kind ``prm``."""
 
     kind: Literal["trained"] = "trained"
-    model: str
+    model: Content[str]
     """Folder of the checkpoint (``RUN/STAGE/model``)."""
 
 

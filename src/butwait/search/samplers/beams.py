@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from butwait.engines.engine import Engine
 from butwait.records import Key, Population, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT
 from butwait.search.frontier import Frontier
@@ -24,16 +25,16 @@ from butwait.search.weights import tempered
 
 
 class _RankedSettings(CommonSettings):
-    alpha: Exponent = 1.0
+    alpha: Result[Exponent] = 1.0
     """Final log-weights are alpha times the last logit."""
-    max_steps: Count | None = None
+    max_steps: Result[Count | None] = None
     """Steps after which open paths end truncated; None: only the token limits end them."""
 
 
 class _BeamSettings(_RankedSettings):
-    beams: Count = 16
+    beams: Result[Count] = 16
     """Paths N. A finished one keeps its place and costs nothing more."""
-    expansions: Count = 4
+    expansions: Result[Count] = 4
     """Continuations M of each path that is kept; N is a multiple of M."""
 
     @property
@@ -70,9 +71,9 @@ class RebaseSettings(_RankedSettings):
     2408.00724)."""
 
     kind: Literal["rebase"] = "rebase"
-    width: Count = 16
+    width: Result[Count] = 16
     """Paths N. A finished one keeps its place and costs nothing more."""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
+    temperature: Result[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = 0.2
     """Of the softmax over rewards, which are probabilities; lower is greedier."""
 
     @property

@@ -28,6 +28,7 @@ from butwait.engines.settings import StepRule
 from butwait.problems.answers import extract_answer
 from butwait.problems.equality.notation import canonical
 from butwait.records import COMPLETE, Key, Population, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT
 from butwait.search.frontier import Frontier
@@ -41,17 +42,17 @@ class ButWaitSettings(CommonSettings):
     2501.19393)."""
 
     kind: Literal["but_wait"] = "but_wait"
-    samples: Count = 1
+    samples: Result[Count] = 1
     """Independent paths."""
-    rounds: Count = 4
+    rounds: Result[Count] = 4
     """Thoughts of a path at most, the first one included."""
-    stable: Annotated[int, Field(ge=2)] | None = 2
+    stable: Result[Annotated[int, Field(ge=2)] | None] = 2
     """Thoughts in a row with the same answer that end a path early; None: never."""
-    phrase: Annotated[str, Field(min_length=1)] = "\n\nBut wait,"
+    phrase: Result[Annotated[str, Field(min_length=1)]] = "\n\nBut wait,"
     """What is inserted where a thought would end."""
-    step: StepRule = StepRule(delimiters=())
+    step: Result[StepRule] = StepRule(delimiters=())
     """Where a thought ends; ``max_tokens`` bounds all thoughts of a path together."""
-    selection: Unrewarded = "vote"
+    selection: Result[Unrewarded] = "vote"
     """How the samples become one answer; all have the same weight."""
 
 

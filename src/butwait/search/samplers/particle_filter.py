@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from butwait.engines.engine import Engine
 from butwait.records import Key, Population, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT, TreeBuilder
 from butwait.search.frontier import Frontier
@@ -36,7 +37,7 @@ class ParticleFilterSettings(FilterSettings):
     """A particle filter with telescoping potentials (``docs/search.md``)."""
 
     kind: Literal["particle_filter"] = "particle_filter"
-    preset: Literal["exact", "its_hub"] = "exact"
+    preset: Result[Literal["exact", "its_hub"]] = "exact"
     """``its_hub`` runs the filter of its_hub 1.2.0 instead (``docs/samplers.md``), which takes
     ``particles``, ``max_steps``, ``step``, ``sampling`` and ``selection`` and nothing else."""
 

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from butwait.engines.engine import Engine
 from butwait.records import Key, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import TreeBuilder
 from butwait.search.frontier import Frontier
@@ -27,15 +28,15 @@ from butwait.search.weights import normalise, reweight
 class ConditionalSettings(PopulationSettings):
     """What chains of conditional sweeps have."""
 
-    particles: Annotated[int, Field(ge=2)] = 16
+    particles: Result[Annotated[int, Field(ge=2)]] = 16
     """Size N of the population, the reference included."""
-    iterations: Count = 4
+    iterations: Result[Count] = 4
     """Sweeps of every chain. The first is a plain filter, the others are conditional."""
-    burn_in: Annotated[int, Field(ge=0)] = 0
+    burn_in: Result[Annotated[int, Field(ge=0)]] = 0
     """Sweeps at the beginning that are kept in the tree and left out of the final weights."""
-    resampling: ConditionalResampling = "multinomial"
+    resampling: Result[ConditionalResampling] = "multinomial"
     """How ancestors are drawn given the reference's."""
-    ancestor_sampling: bool = False
+    ancestor_sampling: Result[bool] = False
     """Whether the reference draws a new past wherever the population is resampled. The engine has
     to score given tokens, and the policy has to be sampled as it is."""
 

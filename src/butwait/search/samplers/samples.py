@@ -17,6 +17,7 @@ import numpy as np
 from butwait.engines.engine import Engine
 from butwait.engines.settings import StepRule
 from butwait.records import Key, Population, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 from butwait.search.builder import ROOT, TreeBuilder
 from butwait.search.frontier import Frontier, release_handles, score_nodes
@@ -37,11 +38,11 @@ class IndependentSettings(CommonSettings):
     """Plain samples from the policy, without a reward model."""
 
     kind: Literal["independent"] = "independent"
-    samples: Count = 1
+    samples: Result[Count] = 1
     """How many."""
-    step: StepRule = StepRule(delimiters=())
+    step: Result[StepRule] = StepRule(delimiters=())
     """Where a path ends; with delimiters the tree shows the steps too."""
-    selection: Unrewarded = "vote"
+    selection: Result[Unrewarded] = "vote"
     """How the samples become one answer, where one is asked for; all have the same weight."""
 
 
@@ -49,11 +50,11 @@ class SelfConsistencySettings(CommonSettings):
     """Plain samples and a vote (Wang et al. 2023, arXiv 2203.11171)."""
 
     kind: Literal["self_consistency"] = "self_consistency"
-    samples: Count = 16
+    samples: Result[Count] = 16
     """How many."""
-    step: StepRule = StepRule(delimiters=())
+    step: Result[StepRule] = StepRule(delimiters=())
     """Where a path ends; with delimiters the tree shows the steps too."""
-    selection: Unrewarded = "vote"
+    selection: Result[Unrewarded] = "vote"
     """How the samples become one answer; all have the same weight."""
 
 
@@ -61,14 +62,14 @@ class BestOfNSettings(CommonSettings):
     """Plain samples, each scored by the reward model when it is whole."""
 
     kind: Literal["best_of_n"] = "best_of_n"
-    samples: Count = 16
+    samples: Result[Count] = 16
     """How many."""
-    alpha: Exponent = 1.0
+    alpha: Result[Exponent] = 1.0
     """Final log-weights are alpha times the aggregated logit."""
-    aggregation: Aggregation = "last"
+    aggregation: Result[Aggregation] = "last"
     """How the steps' scores make one: the last; the lowest; the product of their probabilities;
     or ``model``: the reward model scores the whole solution once, as one step."""
-    selection: SelectionMethod = "argmax"
+    selection: Result[SelectionMethod] = "argmax"
     """How the samples become one answer; ``weighted_vote`` is the vote weighted by reward."""
 
 

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from butwait.engines.engine import Engine
 from butwait.records import Key, Problem, SearchTree
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import TreeBuilder
 from butwait.search.frontier import Frontier
@@ -35,7 +36,7 @@ class TemperingSettings(ConditionalSettings):
     (``docs/chains.md``)."""
 
     kind: Literal["tempering"] = "tempering"
-    alphas: Annotated[tuple[Exponent, ...], Field(min_length=2)] = (0.25, 0.5, 1.0)
+    alphas: Result[Annotated[tuple[Exponent, ...], Field(min_length=2)]] = (0.25, 0.5, 1.0)
     """The chains' exponents, rising; the last is the target's. All chains run side by side, so
     that as many times ``particles`` paths are in flight."""
 

@@ -13,6 +13,7 @@ from pydantic import Field, create_model
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import UserError
+from butwait.records.settings import Result
 from butwait.report.lineage import supervision_of
 from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
@@ -33,7 +34,7 @@ def data_stage(builder: Builder[Any]) -> StageKind:
     own, fields = builder.settings, {}
     if not builder.needs_trees:
         told = "The problem set whose questions or solutions (``columns.solution``) are taken."
-        fields = {"problems": (str, Field(description=told))}
+        fields = {"problems": (Result[str], Field(description=told))}
     base = StageSettings if builder.needs_trees else OneSetStage
     settings: Any = create_model(  # type: ignore[call-overload]
         own.__name__.replace("Settings", "Stage"),

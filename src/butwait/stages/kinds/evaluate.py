@@ -11,6 +11,7 @@ from butwait.engines.engine import Engine
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import Attempt
+from butwait.records.settings import Result
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
@@ -21,9 +22,9 @@ class EvaluateStage(StageSettings, EvaluateSettings):
     """Attempts at problems, graded."""
 
     kind: Literal["evaluate"]
-    reward_model: RewardModelSettings | None = None
+    reward_model: Result[RewardModelSettings | None] = None
     """A public reward model for the methods that need one; a ``prm`` stage in ``from`` does too."""
-    checkpoint: Annotated[int, Field(gt=0)] | None = None
+    checkpoint: Result[Annotated[int, Field(gt=0)] | None] = None
     """The epoch whose model is evaluated, of an ``sft`` stage with ``keep_epochs``; None: its last
     model."""
 

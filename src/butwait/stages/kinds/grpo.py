@@ -9,6 +9,7 @@ from butwait.engines.settings import Sampling
 from butwait.evaluation.settings import MethodSettings
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Attempt, Problem, UserError
+from butwait.records.settings import Result
 from butwait.report.sections import REINFORCEMENT
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
@@ -20,7 +21,7 @@ from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
 class _ReinforcementStage(OneSetStage, GrpoSettings):
     """What the stages of reinforcement learning have in common."""
 
-    problems: str
+    problems: Result[str]
     """The problem set that is trained on."""
 
     @property
@@ -38,7 +39,7 @@ class GrpoDirectStage(_ReinforcementStage, GrpoDirectSettings):
     """Reinforcement learning with data from its own searches, in the same loop."""
 
     kind: Literal["grpo_direct"]
-    reward_model: RewardModelSettings | None = None
+    reward_model: Result[RewardModelSettings | None] = None
     """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
 
 

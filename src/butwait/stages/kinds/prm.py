@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
+from butwait.records.settings import Result
 from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun
 from butwait.training.settings import PrmSettings
@@ -14,7 +15,7 @@ class PrmStage(OneSetStage, PrmSettings):
     """A reward model from the policy's own rollouts."""
 
     kind: Literal["prm"]
-    problems: str
+    problems: Result[str]
     """The problem set that is rolled out; the audit holds some of its questions out."""
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from butwait.profile.sources import Source, SourceSolution, read_source
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import UserError
+from butwait.records.settings import Result
 from butwait.report.sections import PROFILES
 from butwait.running.files import write_json
 from butwait.stages.context import StageRun
@@ -18,10 +19,10 @@ class ProfileStage(StageSettings):
     """What sets of solutions look like, side by side: those of stages, and reference solutions."""
 
     kind: Literal["profile"]
-    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    sources: Result[Annotated[tuple[str, ...], Field(min_length=1)]]
     """Stages in ``from``, and problem sets with reference solutions (``columns.solution``). The
     first is the baseline of every ratio."""
-    step_end: Annotated[str, Field(min_length=1)] = "\n\n"
+    step_end: Result[Annotated[str, Field(min_length=1)]] = "\n\n"
     """What ends a step."""
 
     @property

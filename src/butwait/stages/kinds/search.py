@@ -8,6 +8,7 @@ from pydantic import Field
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Problem, SearchTree
+from butwait.records.settings import Resource, Result
 from butwait.report.sections import SEARCHES
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
@@ -20,15 +21,15 @@ class SearchStage(OneSetStage):
     """A sampler over a problem set; the whole trees are kept."""
 
     kind: Literal["search"]
-    problems: str
+    problems: Result[str]
     """The problem set that is searched."""
-    sampler: SamplerSettings
+    sampler: Result[SamplerSettings]
     """Which sampler, and its settings."""
-    reward_model: RewardModelSettings | None = None
+    reward_model: Result[RewardModelSettings | None] = None
     """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
-    shard_size: Annotated[int, Field(gt=0)] = 16
+    shard_size: Resource[Annotated[int, Field(gt=0)]] = 16
     """Trees in one file."""
-    concurrency: Annotated[int, Field(gt=0)] = 64
+    concurrency: Resource[Annotated[int, Field(gt=0)]] = 64
     """Problems in flight at a time."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from butwait.records import Example, Key
+from butwait.records.settings import Result
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.synthesis.branches import (
@@ -49,11 +50,11 @@ class BacktrackSettings(DetourSettings):
     """Detours into dead branches of the tree, a doubt, and the way back to a correct path."""
 
     kind: Literal["backtrack"] = "backtrack"
-    repeat_step: bool = False
+    repeat_step: Result[bool] = False
     """Write the step before the fork again after the doubt; else go on after it."""
-    phrase: PhraseKind = "return"
+    phrase: Result[PhraseKind] = "return"
     """Which phrases stand between a branch and the way back."""
-    confirm: ConfirmSettings | None = None
+    confirm: Result[ConfirmSettings | None] = None
     """How branches are confirmed to be wrong; None: they are not, and are labelled so."""
 
 

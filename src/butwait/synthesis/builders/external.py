@@ -3,6 +3,7 @@
 from typing import Literal
 
 from butwait.records import Example, Problem, UserError
+from butwait.records.settings import Result
 from butwait.synthesis.builder import BuildCounts, Builder, Built, Material
 from butwait.synthesis.pieces import assemble, text_piece, thinking
 from butwait.synthesis.questions import select
@@ -13,7 +14,7 @@ class ExternalSettings(DataSettings):
     """Solutions that others wrote."""
 
     kind: Literal["external"] = "external"
-    verify: bool = True
+    verify: Result[bool] = True
     """Leave out solutions whose own final answer is not the gold answer."""
 
 

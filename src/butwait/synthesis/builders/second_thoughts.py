@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from butwait.records import COMPLETE, Example, Grade, UserError
+from butwait.records.settings import Result
 from butwait.search.settings import SAMPLERS
 from butwait.synthesis.builder import Builder, Built, Material, Prompting
 from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
@@ -25,7 +26,7 @@ class SecondThoughtsSettings(MistakeSettings):
     """Paths of a ``but_wait`` search whose last thought was verified."""
 
     kind: Literal["but_wait"] = "but_wait"
-    first: Literal["any", "wrong"] = "any"
+    first: Result[Literal["any", "wrong"]] = "any"
     """``wrong`` takes only paths whose first thought had a wrong answer."""
 
 

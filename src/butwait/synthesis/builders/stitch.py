@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from typing import Literal
 
 from butwait.records import Example
+from butwait.records.settings import Result
 from butwait.synthesis.builder import Builder, Built, Material
 from butwait.synthesis.phrases import PhraseKind, Phrases, load_phrases
 from butwait.synthesis.pieces import Piece, before_box, path_pieces, phrase_piece, tree_piece
@@ -26,9 +27,9 @@ class StitchSettings(InsertionSettings):
     """Wrong attempts, a doubt after each, then a correct solution of the same question."""
 
     kind: Literal["stitch"] = "stitch"
-    attempts: Number = FixedNumber()
+    attempts: Result[Number] = FixedNumber()
     """How many wrong attempts an example begins with (fewer where the search has fewer)."""
-    phrase: PhraseKind = "doubt"
+    phrase: Result[PhraseKind] = "doubt"
     """Which phrases follow an attempt."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from butwait.engines.settings import StepRule
-from butwait.records.settings import Settings
+from butwait.records.settings import Resource, Result, Settings, Shape
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.settings import SamplerSettings
 from butwait.synthesis.builders.backtrack import BacktrackSettings
@@ -29,10 +29,10 @@ class RewardSettings(Settings):
     an ungradable one is left out of its group's baseline and moves nothing. What is added here can
     be had without solving anything, so it is off by default."""
 
-    format: NonNegative = 0.0
+    format: Result[NonNegative] = 0.0
     """Added where the text has exactly one box and, if it opens ``<think>``, closes it before the
     box."""
-    overlong_tokens: PositiveInt | None = None
+    overlong_tokens: Result[PositiveInt | None] = None
     """Length of the soft punishment zone of DAPO (Yu et al. 2025, arXiv:2503.14476, eq. 13): from
     ``step.max_tokens`` minus so many on, the reward falls linearly by up to 1; a truncated
     completion loses 1. None: length costs nothing."""
@@ -42,20 +42,20 @@ class LossSettings(Settings):
     """The loss over a group. ``preset`` gives the values of a paper, and what stands here besides
     replaces one of them."""
 
-    preset: Literal["grpo", "dr_grpo", "dapo"] = "dr_grpo"
+    preset: Result[Literal["grpo", "dr_grpo", "dapo"]] = "dr_grpo"
     """``grpo``: Shao et al. 2024 (arXiv:2402.03300); ``dr_grpo``: Liu et al. 2025
     (arXiv:2503.20783), whose sums do not favour long wrong answers nor easy questions; ``dapo``: Yu
     et al. 2025 (arXiv:2503.14476). ``docs/grpo.md`` has the table."""
-    epsilon_low: NonNegative | None = None
+    epsilon_low: Result[NonNegative | None] = None
     """A ratio of probabilities is clipped at 1 minus this."""
-    epsilon_high: NonNegative | None = None
+    epsilon_high: Result[NonNegative | None] = None
     """And at 1 plus this."""
-    beta: NonNegative | None = None
+    beta: Result[NonNegative | None] = None
     """Weight of the KL divergence to the model that the training began with; above 0 it holds a
     copy of it."""
-    scale_rewards: Literal["group", "batch", "none"] | None = None
+    scale_rewards: Result[Literal["group", "batch", "none"] | None] = None
     """By whose standard deviation advantages are divided."""
-    mask_truncated: bool | None = None
+    mask_truncated: Result[bool | None] = None
     """Leave truncated completions out of the loss (they stay in the baseline, as wrong)."""
 
 
@@ -66,18 +66,18 @@ class GenerationSettings(Settings):
     """``engine``: butwait's own, in this process on the weights being trained (one GPU, or several
     that each hold the whole model); ``generate``: transformers' ``generate()``; ``vllm_colocate``
     and ``vllm_server``: vLLM, as TRL runs it, in this process or behind ``server``."""
-    slots: PositiveInt = 64
+    slots: Shape[PositiveInt] = 64
     """``engine``: rows of the KV cache. The cache is freed while the weights are updated."""
-    prefill_chunk: PositiveInt = 64
+    prefill_chunk: Shape[PositiveInt] = 64
     """``engine``: tokens of a prompt that are run at a time."""
-    deterministic: bool = False
+    deterministic: Result[bool] = False
     """``engine``: see the transformers engine. A resume then gives the same weights, bit for bit;
     without it a CPU does so as long as the same completions are drawn together."""
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.3
+    gpu_memory: Resource[Annotated[float, Field(gt=0, le=1)]] = 0.3
     """``vllm_colocate``: share of the GPU's memory for vLLM."""
-    tensor_parallel: PositiveInt = 1
+    tensor_parallel: Resource[PositiveInt] = 1
     """``vllm_colocate``: GPUs that one copy of the model is spread over."""
-    server: str = "http://127.0.0.1:8000"
+    server: Resource[str] = "http://127.0.0.1:8000"
     """``vllm_server``: its address. vLLM must take weights (docs/grpo.md)."""
 
 
@@ -85,22 +85,22 @@ class SelectionSettings(Settings):
     """Looks at held-out questions while the training runs: they choose the checkpoint that is kept,
     and draw the accuracy curve. They are plain samples of the policy, never a search."""
 
-    problems: str
+    problems: Result[str]
     """The problem set; no other stage may train on it or report it."""
-    every: PositiveInt = 20
+    every: Result[PositiveInt] = 20
     """Optimizer steps between looks; there is one before the first step and one after the last."""
-    samples: PositiveInt = 1
+    samples: Result[PositiveInt] = 1
     """Samples of every question at a look."""
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Result[Annotated[float, Field(ge=0)]] = 1.0
     """Of the samples; 0 is greedy."""
-    texts: PositiveInt = 3
+    texts: Result[PositiveInt] = 3
     """Questions whose first sample is shown in the report, look by look."""
 
 
 class StopSettings(PlateauSettings):
     """When the training is stopped because it no longer rises."""
 
-    signal: Literal["reward", "accuracy"] = "reward"
+    signal: Result[Literal["reward", "accuracy"]] = "reward"
     """``reward``: the mean reward of each step's fresh samples; ``accuracy``: that of the looks at
     held-out questions, which costs samples and cannot be gamed by what the reward adds."""
 
@@ -108,56 +108,56 @@ class StopSettings(PlateauSettings):
 class GrpoSettings(OptimizerSettings):
     """Reinforcement learning by Group Relative Policy Optimization (Shao et al. 2024)."""
 
-    steps: PositiveInt = 200
+    steps: Result[PositiveInt] = 200
     """Optimizer steps at most."""
-    token_budget: PositiveInt | None = None
+    token_budget: Result[PositiveInt | None] = None
     """Stop once so many tokens were sampled from the policy, those of searches included; None: no
     budget. For comparisons at equal generated tokens."""
-    questions: PositiveInt = 32
+    questions: Result[PositiveInt] = 32
     """Questions of one generation, over all devices."""
-    group: Annotated[int, Field(ge=2)] = 8
+    group: Result[Annotated[int, Field(ge=2)]] = 8
     """Completions G of each question."""
-    minibatches: PositiveInt = 1
+    minibatches: Result[PositiveInt] = 1
     """Optimizer steps that the completions of one generation are divided among. Above 1, all but
     the first see completions of a slightly older policy, which the clipped ratio is for."""
-    iterations: PositiveInt = 1
+    iterations: Result[PositiveInt] = 1
     """How often every completion is used."""
-    batch_size: PositiveInt = 16
+    batch_size: Result[PositiveInt] = 16
     """Completions per forward pass and device. ``questions`` x ``group`` must be a multiple of it,
     of ``minibatches`` and of the devices together."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Result[Annotated[float, Field(gt=0)]] = 1.0
     """Of the sampled policy, which is also the one whose gradient is taken; top-p and top-k are
     off, as they would bias it."""
-    step: StepRule = StepRule(delimiters=())
+    step: Result[StepRule] = StepRule(delimiters=())
     """Where a completion ends; ``max_tokens`` is its longest length. A closed box ends it, and the
     EOS token that is put after it carries no loss."""
-    reward: RewardSettings = RewardSettings()
+    reward: Result[RewardSettings] = RewardSettings()
     """What a completion is worth."""
-    loss: LossSettings = LossSettings()
+    loss: Result[LossSettings] = LossSettings()
     """The loss over a group."""
-    schedule: Literal["linear", "cosine", "constant"] = "constant"
+    schedule: Result[Literal["linear", "cosine", "constant"]] = "constant"
     """The learning rate after warm-up: down to 0, or constant."""
-    warmup_ratio: Fraction = 0.0
+    warmup_ratio: Result[Fraction] = 0.0
     """Share of the steps over which the learning rate rises from 0."""
-    generation: GenerationSettings = GenerationSettings()
+    generation: Result[GenerationSettings] = GenerationSettings()
     """What draws the completions."""
-    lora: LoraSettings | None = None
+    lora: Result[LoraSettings | None] = None
     """Train adapters instead of all weights; they are merged into the saved model."""
-    launch: LaunchSettings | None = None
+    launch: Resource[LaunchSettings | None] = None
     """Several devices; None: one."""
-    subset: SubsetSettings = SubsetSettings()
+    subset: Result[SubsetSettings] = SubsetSettings()
     """Which questions are trained on, by the searches in ``from``: ``solve_rate: [0.1, 0.6]``
     leaves out what is solved always or never."""
-    selection: SelectionSettings | None = None
+    selection: Result[SelectionSettings | None] = None
     """Looks at held-out questions; None: the last model is kept, and there is no accuracy curve."""
-    plateau: StopSettings | None = None
+    plateau: Result[StopSettings | None] = None
     """Stop at a plateau; None: after ``steps`` steps, or when ``token_budget`` is spent."""
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    report_to: Resource[tuple[Literal["tensorboard", "trackio", "wandb"], ...]] = ()
     """Where figures go besides ``log.jsonl``; each needs its package. TensorBoard's events are in
     the stage's folder ``tensorboard``."""
-    samples_every: PositiveInt = 10
+    samples_every: Result[PositiveInt] = 10
     """Optimizer steps between the completions that ``samples.jsonl`` keeps."""
-    save_steps: PositiveInt | None = 50
+    save_steps: Resource[PositiveInt | None] = 50
     """Steps between checkpoints, from which a killed training goes on; None: no checkpoints.
     Rounded up to whole generations."""
 
@@ -203,56 +203,56 @@ class GrpoSettings(OptimizerSettings):
 class FlooredSettings(Settings):
     """Searches below these are counted and named in a warning: they tell little."""
 
-    ess: Share = 0.1
+    ess: Result[Share] = 0.1
     """Effective sample size of a search's final weights, as a share of its particles."""
-    ancestors: Share = 0.1
+    ancestors: Result[Share] = 0.1
     """Distinct first steps among the final particles, as a share of them."""
 
 
 class LoopPrmSettings(PrmSettings):
     """The reward model is trained again from the loop's own trees, from its own weights on."""
 
-    every: PositiveInt = 50
+    every: Result[PositiveInt] = 50
     """Optimizer steps between trainings."""
-    window: PositiveInt = 200
+    window: Result[PositiveInt] = 200
     """Trees of the latest steps that it is trained on, at most this many steps old."""
 
 
 class GrpoDirectSettings(GrpoSettings):
     """GRPO with data from its own searches, in the same loop (``docs/grpo_direct.md``)."""
 
-    mode: Literal["mixed", "expert_iteration", "replace", "pf_group"] = "mixed"
+    mode: Result[Literal["mixed", "expert_iteration", "replace", "pf_group"]] = "mixed"
     """``mixed``: fresh samples fill the groups, and verified solutions of searches add their
     negative log-likelihood. ``expert_iteration``: that alone. ``replace``: a verified solution
     takes the place of one sample of a group that is all wrong. ``pf_group``: the particles are the
     group; a biased control, not for use."""
-    sampler: SamplerSettings = ParticleFilterSettings()
+    sampler: Result[SamplerSettings] = ParticleFilterSettings()
     """What searches. Its temperature must be the policy's, without top-p and top-k. ``independent``
     makes ``expert_iteration`` plain rejection sampling."""
-    search_below: Share = 0.25
+    search_below: Result[Share] = 0.25
     """A question is searched when at most this share of its latest fresh samples is correct."""
-    memory: PositiveInt = 4
+    memory: Result[PositiveInt] = 4
     """Generations of a question over which that share is taken."""
-    solutions: PositiveInt | None = None
+    solutions: Result[PositiveInt | None] = None
     """Verified solutions of a question at most, drawn at random; None: ``group``, which is also the
     most."""
-    mu: NonNegative = 0.5
+    mu: Result[NonNegative] = 0.5
     """Weight of the negative log-likelihood at the first step. Not used by ``expert_iteration``,
     where it is 1 throughout."""
-    mu_until: Annotated[float, Field(gt=0, le=1)] = 0.5
+    mu_until: Result[Annotated[float, Field(gt=0, le=1)]] = 0.5
     """Share of the training (its steps, or its token budget) after which the weight, falling
     linearly, has reached 0. Searching ends with it."""
-    max_age: Annotated[int, Field(ge=0)] = 0
+    max_age: Result[Annotated[int, Field(ge=0)]] = 0
     """Optimizer steps for which a solved question is not searched again: its solutions are used
     once more. 0: always searched again."""
-    backtrack: BacktrackSettings | None = None
+    backtrack: Result[BacktrackSettings | None] = None
     """Learn detours into dead branches of the same tree instead of the solutions themselves
     (synthesis inside the loop); a tree without such a branch gives its solutions."""
-    floors: FlooredSettings = FlooredSettings()
+    floors: Result[FlooredSettings] = FlooredSettings()
     """Below which a search is called poor."""
-    prm: LoopPrmSettings | None = None
+    prm: Result[LoopPrmSettings | None] = None
     """Train the reward model again as the policy changes; None: it stays as it is."""
-    concurrency: PositiveInt = 64
+    concurrency: Resource[PositiveInt] = 64
     """Searches in flight at a time."""
 
     @property
