@@ -37,7 +37,7 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings
-from butwait.training.grpo.train import Material, train_grpo
+from butwait.training.grpo.train import GrpoMaterial, train_grpo
 
 RESULTS = Path(__file__).parent / "results" / "grpo.json"
 MODEL = ModelSettings(name="tiny", device="cpu")
@@ -83,7 +83,7 @@ def trained(
     reward_model: RewardModelSettings | None,
 ) -> Cost:
     """A whole training."""
-    material = Material(
+    material = GrpoMaterial(
         MODEL,
         PROMPT,
         prompting(),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_runs import PLUGIN, SCRIPTED, prepare
+import torch
+from pipeline_runs import PLUGIN, SCRIPTED, TINY, prepare
 
 from butwait.cli.recorded_stage import read_recorded_stage
 from butwait.pipeline import run as pipeline
@@ -82,6 +83,52 @@ def test_a_problem_file_counts_by_its_content_and_not_by_its_place(folder: Path)
     assert ran(elsewhere, metadata) == ["search", "verified", "report"]
     write_set("elsewhere.jsonl", "question", 6)
     assert ran(elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("stages.search.concurrency=1", []),
+        ("stages.search.shard_size=3", []),
+        ("stages.base.concurrency=1", []),
+        ("engine.live_tokens=64", []),
+        ("threads=1", []),
+        ("stages.verified.per_question=1", ["verified", "report"]),
+        ("stages.search.sampler.particles=5", ["search", "verified", "report"]),
+        ("stages.base.methods.sample.k=3", ["base", "report"]),
+        ("seed=1", EVERYTHING),
+    ],
+)
+def test_a_result_is_made_again_and_a_resource_is_not(
+    folder: Path, change: str, again: list[str]
+) -> None:
+    ran()
+    assert ran(change) == again
+    assert ran() == (["report"] if again == ["report"] else [])  # the old ones come back
+
+
+def test_a_plugin_counts_by_its_source(folder: Path) -> None:
+    ran()
+    (plugin,) = Path().glob("toys_*.py")
+    plugin.write_text(PLUGIN + "\n# Another thought.\n")
+    assert ran() == EVERYTHING  # the policy and the reward model stand in it
+
+
+def test_slots_are_a_resource_unless_bits_depend_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, TINY.replace("size: 40", "size: 4"))
+    free, fixed = "engine.deterministic=false", "engine.deterministic=true"
+    assert ran(free) == ["search"]
+    assert ran(free, "engine.slots=8", "engine.prefill_chunk=16") == []
+    assert ran(fixed) == ["search"]
+    assert ran(fixed, "engine.slots=8") == ["search"]
+    before = torch.get_num_threads()
+    try:
+        assert ran(fixed, f"threads={before + 1}") == ["search"]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_report_is_that_of_the_run_just_made(folder: Path, capsys) -> None:

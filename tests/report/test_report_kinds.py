@@ -10,7 +10,7 @@ from typing import Any
 from report_fake_kinds import KINDS, FakeKind
 
 import butwait.report
-from butwait.report.kinds import Material, Record, Section
+from butwait.report.kinds import PageMaterial, Record, Section
 from butwait.report.page import write_report
 
 
@@ -36,7 +36,7 @@ def test_sections_are_named_without_drawing_anything() -> None:
 
 
 def test_a_kind_from_outside_has_a_section_of_its_own(tmp_path: Path) -> None:
-    def data(material: Material, stages: Sequence[Record]) -> list[dict[str, Any]]:
+    def data(material: PageMaterial, stages: Sequence[Record]) -> list[dict[str, Any]]:
         assert material.run == tmp_path
         return [{"stage": s, "metrics": s["metrics"], "figure": None} for s in stages[::-1]]
 

@@ -54,7 +54,7 @@ def kind_of(record: Mapping[str, Any], kinds: ReportedKinds) -> ReportedKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class PageMaterial:
     """What a section is made of.
 
     Attributes:
@@ -84,5 +84,5 @@ class Section:
 
     title: str
     template: str
-    data: Callable[[Material, Sequence[Record]], Any]
+    data: Callable[[PageMaterial, Sequence[Record]], Any]
     shows_log: bool = False

@@ -33,7 +33,7 @@ from butwait.report.figures import (
     solution_lengths,
     training_curves,
 )
-from butwait.report.kinds import Material, Record, ReportedKinds, Section, kind_of
+from butwait.report.kinds import PageMaterial, Record, ReportedKinds, Section, kind_of
 from butwait.report.lineage import ancestry, describe_model, supervision_of_evaluation
 from butwait.report.profiles import shown
 from butwait.report.ranking import Ranking, rankings
@@ -95,7 +95,7 @@ def write_report(
         {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
         published(stages, kinds),
     )
-    parts, page = _parts(Material(run, stages, kinds, colours), results), folder / "report.html"
+    parts, page = _parts(PageMaterial(run, stages, kinds, colours), results), folder / "report.html"
     _write(page, "page.html", recipe=recipe_name, verdict=results.verdict, parts=parts)
     reinforcement = (p.data["summary"] for p in parts if p.template == REINFORCEMENT.template)
     summary = summary_of(recipe_name, stages, results, next(reinforcement, {}))
@@ -148,7 +148,7 @@ class Part:
     data: Any
 
 
-def _parts(material: Material, results: Results) -> list[Part]:
+def _parts(material: PageMaterial, results: Results) -> list[Part]:
     """The parts that this run has something for, in the order of the page. Sections of kinds from
     outside butwait stand before the plain figures."""
     stages_of: dict[Section, list[Record]] = {}
@@ -180,7 +180,7 @@ def _parts(material: Material, results: Results) -> list[Part]:
     ]
 
 
-def _evaluations(material: Material, results: Results) -> dict[str, Any] | None:
+def _evaluations(material: PageMaterial, results: Results) -> dict[str, Any] | None:
     if not results.rows:
         return None
     records, by_set = results.records, dict[str, list[Evaluation]]()
@@ -199,7 +199,7 @@ def _evaluations(material: Material, results: Results) -> dict[str, Any] | None:
     }
 
 
-def _lengths(material: Material, results: Results) -> Any:
+def _lengths(material: PageMaterial, results: Results) -> Any:
     """Data sets first, then the attempts of each model: the correct ones, which data sets hold
     only, and all."""
     groups: list[LengthRow | None] = []
@@ -233,7 +233,7 @@ def _plain_rows(results: Results) -> list[Evaluation]:
     return list(best.values())
 
 
-def _samples(material: Material, results: Results) -> Any:
+def _samples(material: PageMaterial, results: Results) -> Any:
     """The headline's two models by their plain method, side by side."""
     if (chosen := results.verdict.comparison) is None:
         return None
@@ -241,7 +241,7 @@ def _samples(material: Material, results: Results) -> Any:
     return side_by_side(material.run, by_key[chosen["a"]], by_key[chosen["b"]])
 
 
-def _trainings(material: Material) -> list[dict[str, Any]]:
+def _trainings(material: PageMaterial) -> list[dict[str, Any]]:
     """Every stage with a log, of an arm the first seed; what the audit says of a reward model, and
     trainings whose section shows their log, stand there."""
     found = []
@@ -258,7 +258,7 @@ def _trainings(material: Material) -> list[dict[str, Any]]:
     return found
 
 
-def _others(material: Material) -> list[tuple[Record, dict[str, Any]]]:
+def _others(material: PageMaterial) -> list[tuple[Record, dict[str, Any]]]:
     """Data sets, and stages of kinds that no other part of this page tells of: their plain
     figures."""
     kinds = [(stage, kind_of(stage, material.kinds)) for stage in material.stages]

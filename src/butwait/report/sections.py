@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
-from butwait.report.kinds import Material, Record, Section
+from butwait.report.kinds import PageMaterial, Record, Section
 
 
-def _profiles(material: Material, stages: Sequence[Record]) -> Any:
+def _profiles(material: PageMaterial, stages: Sequence[Record]) -> Any:
     from butwait.report.profiles import profiles
 
     return profiles(material.run, stages)
 
 
-def _reward_models(material: Material, stages: Sequence[Record]) -> Any:
+def _reward_models(material: PageMaterial, stages: Sequence[Record]) -> Any:
     from butwait.report.audits import audits
 
     return audits(material.run, stages)
 
 
-def _searches(material: Material, stages: Sequence[Record]) -> Any:
+def _searches(material: PageMaterial, stages: Sequence[Record]) -> Any:
     from butwait.report.searches import searches
 
     return searches(material.run, stages)
 
 
-def _reinforcement(material: Material, stages: Sequence[Record]) -> Any:
+def _reinforcement(material: PageMaterial, stages: Sequence[Record]) -> Any:
     from butwait.report.reinforcement.section import reinforcement
 
     return reinforcement(material, stages)

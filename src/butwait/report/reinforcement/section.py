@@ -7,7 +7,7 @@ from typing import Any
 from butwait.report import formats
 from butwait.report.collect import Evaluation, arm_of, evaluations
 from butwait.report.formats import finite
-from butwait.report.kinds import Material, Record, Records, kind_of
+from butwait.report.kinds import PageMaterial, Record, Records, kind_of
 from butwait.report.lineage import policy_stage
 from butwait.report.reinforcement.curves import held_out, legend, step_curves
 from butwait.report.reinforcement.runs import (
@@ -26,7 +26,7 @@ from butwait.report.reinforcement.texts import HABIT, strips
 _REWARD_OF = {PARTICLES: "of particles", RESCUED: "with solutions"}
 
 
-def reinforcement(material: Material, stages: Sequence[Record]) -> dict[str, Any] | None:
+def reinforcement(material: PageMaterial, stages: Sequence[Record]) -> dict[str, Any] | None:
     """Data for the template, with ``summary``, each stage's ``facts``; None where nothing was
     trained."""
     trainings = read_trainings(material.run, stages)
@@ -62,7 +62,9 @@ def reinforcement(material: Material, stages: Sequence[Record]) -> dict[str, Any
     }
 
 
-def _colours(trainings: Sequence[Training], material: Material, records: Records) -> dict[str, int]:
+def _colours(
+    trainings: Sequence[Training], material: PageMaterial, records: Records
+) -> dict[str, int]:
     """Arm -> the colour that the page gives to the evaluation of its model, where there is one."""
     arm_of_training = {training.name: training.arm for training in trainings}
     found: dict[str, int] = {}
@@ -74,7 +76,7 @@ def _colours(trainings: Sequence[Training], material: Material, records: Records
     return found
 
 
-def _evaluations(material: Material, records: Records) -> dict[str, Evaluation]:
+def _evaluations(material: PageMaterial, records: Records) -> dict[str, Evaluation]:
     """Training stage -> the evaluation of its model: plain sampling before a search, on the first
     set."""
     found: dict[str, Evaluation] = {}

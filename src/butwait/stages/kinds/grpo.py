@@ -50,7 +50,7 @@ def grpo(run: StageRun) -> Outcome:
     from butwait.evaluation.attempts import run_attempts
     from butwait.profile.patterns import shipped_patterns
     from butwait.training.grpo.looks import Evaluate, LookResult
-    from butwait.training.grpo.train import Material, train_grpo
+    from butwait.training.grpo.train import GrpoMaterial, train_grpo
 
     selection = settings.selection
     looked_at = [] if selection is None else run.problems(selection.problems)
@@ -69,7 +69,7 @@ def grpo(run: StageRun) -> Outcome:
         return _seen(attempts, looked_at, selection.texts)
 
     evaluate: Evaluate | None = None if selection is None else look
-    material = Material(
+    material = GrpoMaterial(
         model=run.model,
         prompt=run.recipe.prompt,
         prompting=run.prompting(run.name),

@@ -60,7 +60,7 @@ from butwait.training.weights import (
 
 
 @dataclass(frozen=True)
-class Material:
+class GrpoMaterial:
     """What a training is made of, beside its settings.
 
     Attributes:
@@ -89,7 +89,7 @@ class Material:
     key: Key
 
 
-def train_grpo(material: Material, settings: GrpoSettings, output: Path) -> dict[str, Any]:
+def train_grpo(material: GrpoMaterial, settings: GrpoSettings, output: Path) -> dict[str, Any]:
     """Trains a policy on questions with checkable answers.
 
     Writes ``output/model`` (of the best look, or the last where there are no looks; with LoRA
@@ -121,7 +121,7 @@ class _Run:
     """One training: what it is made of, and how a generation comes about."""
 
     def __init__(
-        self, material: Material, settings: GrpoSettings, output: Path, stack: ExitStack
+        self, material: GrpoMaterial, settings: GrpoSettings, output: Path, stack: ExitStack
     ) -> None:
         self._material = material
         self._settings = settings
@@ -327,7 +327,7 @@ class _Run:
         }
 
 
-def _identity(material: Material, settings: GrpoSettings, processes: int) -> str:
+def _identity(material: GrpoMaterial, settings: GrpoSettings, processes: int) -> str:
     """Of the work whose checkpoints can be gone on from."""
     questions = [[p.id, p.question, p.answer] for p in material.problems]
     key, model = material.key.words, material.model
