@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from pipeline_runs import PLUGIN, SCRIPTED, TINY, prepare
 
 from butwait.cli.recorded_stage import read_recorded_stage
 from butwait.pipeline import run as pipeline
+from butwait.pipeline.identity import stage_header
 from butwait.problems.overlap import text_id
 from butwait.profile.sources import read_source
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
+from butwait.running.identity import content
 from butwait.running.json_lines import dump_rows, read_rows
+from butwait.running.stages import Stage
 from butwait.stages.kinds import STAGES
+from butwait.stages.problem_sets import LoadedSet
 from butwait.synthesis.dataset import load_examples
 
 BASE = "  base: {kind: evaluate, problems: [test], methods: {sample: {k: 2}}}\n"
@@ -105,6 +110,65 @@ def test_a_result_is_made_again_and_a_resource_is_not(
     ran()
     assert ran(change) == again
     assert ran() == (["report"] if again == ["report"] else [])  # the old ones come back
+
+
+def test_an_arm_is_told_by_the_report_that_follows(folder: Path) -> None:
+    ran()
+    assert ran("stages.base.arm=x") == ["base", "report"]
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert "x" not in summary["stages"]
+
+
+def test_the_report_has_the_name_of_the_run_just_made(folder: Path) -> None:
+    ran()
+    assert ran("name=other") == ["report"]
+    assert json.loads(Path("run/summary.json").read_text())["recipe"] == "other"
+
+
+def test_a_report_that_lost_its_page_is_one_sentence(folder: Path) -> None:
+    ran()
+    Path("run/report/report.html").unlink()
+    with pytest.raises(UserError, match=r"report.html is gone; remove the folder"):
+        ran()
+
+
+def test_a_plugin_that_is_no_python_is_one_sentence(folder: Path) -> None:
+    (plugin,) = Path().glob("toys_*.py")
+    broken = Path(f"broken_{plugin.stem}.py")
+    broken.write_text("def policy(:\n")
+    with pytest.raises(UserError, match="cannot be imported"):
+        ran(f"engine.script={broken.stem}:policy")
+
+
+def test_a_model_folder_may_hold_the_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = content(str(tmp_path))
+    (tmp_path / "run" / "sft").mkdir(parents=True)
+    (tmp_path / "run" / "sft" / "log.jsonl").write_text("{}")
+    assert content(str(tmp_path)) == before
+    (tmp_path / "config.json").write_text("{ }")
+    assert content(str(tmp_path)) != before
+
+
+def test_the_device_counts_where_a_model_is_trained(folder: Path) -> None:
+    recipe = Path("mine.yaml").read_text()
+    Path("mine.yaml").write_text(
+        recipe.replace("  report:", "  sft: {kind: sft, from: [verified]}\n  report:")
+    )
+
+    def prints(device: str) -> dict[str, str]:
+        loaded = load_recipe("mine.yaml", STAGES, [f"model.device={device}"])
+        sets = dict.fromkeys(loaded.problems, LoadedSet([], Counter(), "0"))
+        record = {"fingerprint": "0", "metrics": {}, "cost": {}}
+        done = {name: Stage(Path(name), record) for name in loaded.stages}
+        return {
+            name: stage_header(loaded, name, sets, done, {})["fingerprint"]
+            for name in ("search", "sft")
+        }
+
+    cpu, first, second = (prints(device) for device in ("cpu", "cuda:0", "cuda:1"))
+    assert cpu["search"] == first["search"]  # its policy is written down
+    assert cpu["sft"] != first["sft"] == second["sft"]
 
 
 def test_a_plugin_counts_by_its_source(folder: Path) -> None:

@@ -31,14 +31,18 @@ def stage_header(
     Where anything is deterministic, torch's threads count too.
     """
     settings = recipe.stages[name]
-    sources = [source for source in recipe.order() if source in recipe.sources(name)]
+    sources = list(recipe.sources(name))
+    if recipe.kind(name).takes_all:  # a report shows them in the recipe's order
+        sources = [source for source in recipe.order() if source in sources]
     inputs = {source: done[source].record["fingerprint"] for source in sources}
     outcomes = [
         [s, *(done[s].record[k] for k in ("fingerprint", "metrics", "cost"))] for s in inputs
     ]
     used = {s: problems[s].fingerprint for s in settings.problem_sets}
     model = recipe.model
-    if not ENGINES.of(recipe.engine).runs_model:  # No device, and torch takes seconds to load.
+    trained = recipe.kind(name).gives in ("model", "reward model")
+    loaded = trained or recipe.inputs(name, "reward model") or ENGINES.of(recipe.engine).runs_model
+    if not loaded:  # It has no device, and torch takes seconds to load.
         model = model.model_copy(update={"device": "cpu"})
     shared = [model, recipe.engine, recipe.prompt]
     depends: list[Any] = [name, settings, inputs, outcomes, used, shared, recipe.seed]
@@ -46,6 +50,8 @@ def stage_header(
         import torch
 
         depends.append({"threads": torch.get_num_threads()})
+    if recipe.kind(name).takes_all:
+        depends.append(recipe.name)  # its title
     common = recipe.model_dump(mode="json", include={"model", "engine", "prompt", "seed"})
     return {
         "name": name,

@@ -35,7 +35,8 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
         (folder / left).unlink(missing_ok=True)
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     write_json(folder / JOB, {"recipe": recipe})
-    ended = subprocess.run(command(folder.parent, run.name, launch)).returncode
+    # The workers hold the lock of the run too, as they may outlive this process.
+    ended = subprocess.run(command(folder.parent, run.name, launch), close_fds=False).returncode
     if (folder / MISTAKE).exists():
         raise UserError((folder / MISTAKE).read_text(encoding="utf-8").strip())
     if ended or not (folder / OUTCOME).exists():

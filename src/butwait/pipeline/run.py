@@ -12,6 +12,7 @@ from butwait.pipeline.launch import run_on_devices
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
+from butwait.records import UserError
 from butwait.running.files import atomic_path
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.stages.context import StageRun
@@ -72,6 +73,8 @@ def publish(stage: Path, run: Path) -> None:
     """Copies a report stage's page and figures to the run's top, unless they lie there."""
     for name in ("report.html", "summary.json"):
         file, top = stage / name, run / name
+        if not file.exists():
+            raise UserError(f"{file} is gone; remove the folder {stage} and run the command again")
         if not (top.exists() and filecmp.cmp(file, top, shallow=False)):
             with atomic_path(top) as path:
                 shutil.copyfile(file, path)

@@ -31,8 +31,9 @@ def main(folder: Path, name: str) -> int:
     try:
         with Grader() as grader:
             problems = stored_problem_sets(folder / "problems")
-            done = {s: _stage(folder / s) for s in recipe.order() if (folder / s).is_dir()}
-            stage = done.pop(name)
+            names = recipe.order()
+            done = {s: _stage(folder / s) for s in names[: names.index(name)]}
+            stage = _stage(folder / name)
             run = StageRun(recipe, name, stage, done, problems, grader)
             metrics, cost = recipe.kind(name).run(run)
     except UserError as error:

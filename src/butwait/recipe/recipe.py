@@ -145,7 +145,7 @@ def _check_names(recipe: Recipe) -> None:
     named = {"recipe": [recipe.name], "problem set": recipe.problems, "stage": recipe.stages}
     for what, names in named.items():
         for name in names:
-            if not _NAME.fullmatch(name):
+            if not _NAME.fullmatch(name) or len(name.encode()) > 200:
                 raise ValueError(
                     f"{what} name {name!r} cannot name a file: it needs 1 to 200 characters, no "
                     "slash or control character, and no dot at its beginning"

@@ -30,7 +30,7 @@ class StageSettings(Settings):
     seeds: Resource[Annotated[int, Field(gt=0)]] = 1
     """So many times, each with a seed of its own: NAME stands for the stages NAME-1, NAME-2, ...,
     and so does every stage that takes from it. The report pools the evaluations and ranks them."""
-    arm: Resource[str | None] = None
+    arm: Result[str | None] = None
     """What stages that differ in their seed alone have in common; ``seeds`` fills it in."""
 
     @property

@@ -58,7 +58,8 @@ def _of_settings(settings: Settings) -> dict[str, Any]:
     found = {}
     for name, mark in marks(type(settings)).items():
         value = getattr(settings, name)
-        if isinstance(value, str) and mark is Mark.CONTENT:
+        own = name == "kind" and ":" in str(value)
+        if isinstance(value, str) and (mark is Mark.CONTENT or own):
             value = content(value)
         elif isinstance(value, str) and mark is Mark.DEVICE:
             value = device_kind(value)
@@ -76,8 +77,7 @@ def marks(settings: type[Settings]) -> dict[str, Mark | None]:
         for name, field in settings.model_fields.items()
     }
     if "kind" in found:
-        own = settings.model_fields["kind"].annotation is str
-        found["kind"] = Mark.CONTENT if own else Mark.RESULT
+        found["kind"] = Mark.RESULT
     return found
 
 
@@ -93,7 +93,8 @@ def content(name: str) -> Any:
         return name
     if path.is_file():
         return file_digest(path)
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    found = [*path.glob("*"), *path.glob("additional_chat_templates/*")]
+    files = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
     return {name: file_digest(file) for name, file in files.items() if "/." not in f"/{name}"}
 
 

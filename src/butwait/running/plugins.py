@@ -25,7 +25,7 @@ def load_plugin(name: str, what: str) -> Any:
     _find_modules_here()
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise UserError(
             f"{what}: {name!r} cannot be imported ({error}); it must be installed, or a file in "
             "the current folder"
@@ -39,7 +39,7 @@ def source_file(name: str) -> Path | None:
     _find_modules_here()
     try:
         spec = find_spec(name.partition(":")[0])
-    except (ImportError, ValueError):
+    except (ImportError, SyntaxError, ValueError):  # told where it is loaded
         return None
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 

@@ -157,9 +157,11 @@ def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: in
         return asked
     if there:
         rows = {int(path.stem.rpartition("-")[2]): len(format.load(path)) for path in there}
-        for size in (asked, max(rows.values())):
-            if all(n == min(size, items - i * size) for i, n in rows.items()):
-                break
+        last, rest = max(rows.items())
+        sizes = {asked, max(rows.values()), (items - rest) // max(last, 1)} - {0}
+        fit = [s for s in sizes if all(n == min(s, items - i * s) for i, n in rows.items())]
+        if len(fit) == 1 or (fit and not last):
+            size = fit[0]
         else:
             raise UserError(
                 f"the files in {folder} are not those of {items} items; remove the folder and run "

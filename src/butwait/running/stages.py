@@ -152,6 +152,7 @@ def locked(run: Path) -> Iterator[None]:
                 f"another butwait process is working in {run}; wait for it, or choose another "
                 "folder with --run-dir"
             ) from error
+        os.set_inheritable(handle.fileno(), True)  # launched workers hold it too
         yield
 
 
