@@ -98,7 +98,7 @@ class Recipe(Settings):
         none."""
         stage = self.stages[name]
         if self.kind(name).takes_all and not stage.from_:
-            return tuple(s for s, other in self.stages.items() if other.kind != stage.kind)
+            return tuple(s for s in self.stages if not self.kind(s).takes_all)
         return stage.from_
 
     def inputs(self, name: str, gives: str) -> list[str]:
@@ -179,7 +179,7 @@ def _check_inputs(recipe: Recipe, name: str, stage: StageSettings) -> None:
         if given not in kind.takes and not (kind.takes_all and given != kind.gives):
             raise ValueError(
                 f"stage {name!r} ({stage.kind}) cannot take from {source!r}, which gives "
-                f"{given}; it takes {', '.join(sorted(kind.takes))}"
+                f"{given}; it takes {', '.join(sorted(kind.takes)) or 'nothing'}"
             )
     gives = [recipe.kind(source).gives for source in stage.from_]
     if kind.needs and kind.needs not in gives:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from butwait.recipe.stages import StageKind
+from butwait.records import UserError
 from butwait.running.kinds import Kinds
 
 
@@ -40,7 +41,10 @@ def with_copies(content: Any, kinds: Kinds[StageKind]) -> Any:
 def _gathers(stage: dict[str, Any], kinds: Kinds[StageKind]) -> bool:
     """Whether a stage looks at all copies together, and so has none itself."""
     kind = stage.get("kind", "")
-    return kind in kinds and kinds[kind].gathers
+    try:
+        return kind in kinds and kinds[kind].gathers
+    except UserError:  # told at its place
+        return False
 
 
 def _copies(
@@ -49,7 +53,9 @@ def _copies(
     """How many copies a stage has: its own ``seeds``, or those of what it takes from."""
     stage = stages[name]
     own, gathers = stage.get("seeds", 1), name in gathering
-    if not isinstance(own, int) or name in children:  # mistakes that the recipe's checks name
+    if (
+        not isinstance(own, int) or own > 1000 or name in children
+    ):  # mistakes that the recipe's checks name
         return 1
     if gathers and own > 1:
         raise ValueError(f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself")

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from butwait.records.settings import Resource, Result, Settings
 from butwait.report.kinds import Section
-from butwait.running.kinds import name_of
 
 Metrics = dict[str, Any]
 Outcome = tuple[Metrics, dict[str, Any]]
@@ -27,7 +26,7 @@ class StageSettings(Settings):
     """Names of the stages it takes from: a model (sft), a reward model (prm), trees (search),
     data (verified and its like), or evaluations (report). Without a model stage it uses the
     recipe's model."""
-    seeds: Resource[Annotated[int, Field(gt=0)]] = 1
+    seeds: Resource[Annotated[int, Field(gt=0, le=1000, strict=True)]] = 1
     """So many times, each with a seed of its own: NAME stands for the stages NAME-1, NAME-2, ...,
     and so does every stage that takes from it. The report pools the evaluations and ranks them."""
     arm: Result[str | None] = None
@@ -68,7 +67,7 @@ class StageKind:
     """A kind of stage: all that there is to know of it.
 
     Attributes:
-        settings: a ``StageSettings`` whose ``kind`` is a ``Literal``.
+        settings: a ``StageSettings``. Its ``kind`` is a ``Literal``, or ``str`` outside butwait.
         gives: what those that take from it get: a model, a reward model, trees, data, an
             evaluation, a profile or a report.
         takes: what it may take.
@@ -77,7 +76,7 @@ class StageKind:
             ``training`` lose the questions that are; ``none`` only looks.
         gathers: it looks at all seeds of an arm together, and has none itself.
         takes_all: it may take anything but what it gives; without a ``from`` it takes from every
-            stage but those of its kind.
+            stage that does not do so.
         check: of a ``Recipe`` and a stage's name: raises ValueError for what does not fit between
             that stage and the others.
         run: does the stage (a ``stages.context.StageRun``). It may be called again after a kill:
@@ -103,7 +102,3 @@ class StageKind:
     label: str = ""
     supervision: Literal["self", "external traces"] = "self"
     section: Section | None = None
-
-    @property
-    def name(self) -> str:
-        return name_of(self)

@@ -57,8 +57,8 @@ class Evaluation:
     @property
     def plain(self) -> bool:
         """Whether an attempt is one sample of the policy, without a search around it."""
-        if known := SAMPLERS.shipped.get(self.sampler):
-            return known.as_attempts is not None
+        if self.sampler in SAMPLERS:
+            return SAMPLERS[self.sampler].as_attempts is not None
         return not self.sampler and not self.attempt_reward_tokens
 
     @property

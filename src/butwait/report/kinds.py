@@ -18,7 +18,7 @@ class ReportedKind(Protocol):
     @property
     def gives(self) -> str:
         """What its stages give to others: "model", "data", "trees", "reward model", "evaluation",
-        "profile" or "report"."""
+        "profile", "report", or a word of its own."""
 
     @property
     def label(self) -> str:

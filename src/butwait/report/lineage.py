@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from butwait.report.collect import Evaluation
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
-from butwait.reward_models.load import REWARD_MODELS, is_own
+from butwait.reward_models.load import is_own
 
 
 def sources(stage: str, gives: str, records: Records, kinds: ReportedKinds) -> list[Record]:
@@ -90,7 +90,7 @@ def _reward_signals(record: Record) -> set[str]:
     model = (record.get("settings") or {}).get("reward_model")
     if not model:
         return set()
-    return {"self" if is_own(REWARD_MODELS.parse(model)) else "external reward"}
+    return {"self" if is_own(model) else "external reward"}
 
 
 def ancestry(stage: str, records: Records) -> str:

@@ -71,6 +71,11 @@ class Kinds(Generic[K]):
                 f"kind of {self.what}: {kind!r} is a {type(record).__name__} and no "
                 f"{self._record.__name__}"
             )
+        field = record.settings.model_fields.get("kind")
+        if field is None or field.annotation is not str:
+            raise UserError(
+                f"kind of {self.what}: the settings of {kind!r} need a field `kind: str`"
+            )
         return record
 
     def of(self, settings: Settings) -> K:
@@ -95,6 +100,8 @@ class Kinds(Generic[K]):
                 f"(there are: {', '.join(sorted(self))})"
             )
             raise PydanticCustomError("kind", "{told}", {"told": told}) from error
+        except UserError as error:
+            raise PydanticCustomError("kind", "{told}", {"told": str(error)}) from error
         return record.settings.model_validate(value)
 
 

@@ -20,16 +20,23 @@ def load_plugin(name: str, what: str) -> Any:
         UserError: no such module or function.
     """
     module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not module_name.strip(".") or module_name[0] == "." or not attribute:
         raise UserError(f"{what}: {name!r} is not of the form module:function")
     _find_modules_here()
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, SyntaxError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         raise UserError(
             f"{what}: {name!r} cannot be imported ({error}); it must be installed, or a file in "
             "the current folder"
         ) from error
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(
+            f"{what}: {name!r} cannot be imported: the module {module_name!r} ends in "
+            f"{type(error).__name__} ({error}); mend it"
+        ) from error
+    try:
+        return getattr(module, attribute)
     except AttributeError as error:
         raise UserError(f"{what}: the module {module_name!r} has no {attribute!r}") from error
 

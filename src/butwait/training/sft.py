@@ -84,7 +84,7 @@ def train_sft(
         trainer = _trainer(policy, tokenizer, rows, settings, arguments)
         epochs = KeepEpochs(output / "epochs", "adapter" if settings.lora else "model")
         kept = [epochs] if settings.keep_epochs else []
-        figures = fit(trainer, work, output, "fine-tuning", *kept)
+        figures = fit(trainer, work, output, "sft", *kept)
         save_trained(policy_of(trainer), tokenizer, settings.lora, weights, output)
         if settings.keep_epochs:
             _finish_epochs(tokenizer, settings, weights, output)

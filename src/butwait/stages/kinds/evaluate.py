@@ -97,7 +97,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
 def _check(recipe: Any, name: str) -> None:
     epoch = recipe.stages[name].checkpoint
     trained = [recipe.stages[source] for source in recipe.inputs(name, "model")]
-    if epoch is not None and not any(model.keeps(epoch) for model in trained):
+    kept = (model for model in trained if hasattr(model, "keeps"))
+    if epoch is not None and not any(model.keeps(epoch) for model in kept):
         raise ValueError(
             f"stage {name!r}: checkpoint: {epoch} needs an sft stage in `from` with "
             f"keep_epochs: true and at least {epoch} epochs (max_steps unset)"

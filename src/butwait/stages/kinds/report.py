@@ -53,8 +53,8 @@ def _check(recipe: Any, name: str) -> None:
     reported = {
         f"{recipe.stages[source].arm or source}/{problem_set}/{method}"
         for source in recipe.inputs(name, "evaluation")
-        for problem_set in recipe.stages[source].problems
-        for method in recipe.stages[source].methods
+        for problem_set in recipe.stages[source].problem_sets
+        for method in getattr(recipe.stages[source], "methods", ())
     }
     for key in recipe.stages[name].published:
         if key not in reported:
