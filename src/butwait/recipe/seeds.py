@@ -53,9 +53,8 @@ def _copies(
     """How many copies a stage has: its own ``seeds``, or those of what it takes from."""
     stage = stages[name]
     own, gathers = stage.get("seeds", 1), name in gathering
-    if (
-        not isinstance(own, int) or own > 1000 or name in children
-    ):  # mistakes that the recipe's checks name
+    # Mistakes that the recipe's checks name.
+    if not isinstance(own, int) or own > 1000 or name in children:
         return 1
     if gathers and own > 1:
         raise ValueError(f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself")

@@ -145,7 +145,16 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """From the last checkpoint, if there is one, to the end; then writes the model and returns
         the metrics."""
-        resume(self._trainer, self._work, self._restore)
+        try:
+            resume(self._trainer, self._work, self._restore)
+        except AttributeError as error:
+            # vLLM's CPU build packs weights on processors with matrix tiles (AMX).
+            if "weight_loader" not in str(error):
+                raise
+            raise UserError(
+                "generation.kind: vllm_colocate: vLLM packs its weights on this processor and "
+                "takes no new ones; take generation.kind: engine or generate"
+            ) from error
         gathered = gathered_weights(self._trainer)
         if self._trainer.accelerator.is_main_process:
             self._save(gathered)
