@@ -38,10 +38,9 @@ def load(folder: Path, monkeypatch: pytest.MonkeyPatch, **stages: object) -> Rec
         "problems": {"sums": {"source": "arithmetic", "split": "search"}},
         "stages": {"report": {"kind": "report"}} | stages,
     }
-    (folder / "r.yaml").write_text(json.dumps(content).replace("mine:", f"{name}:"))
-    text = (folder / "r.yaml").read_text()
-    for end in ("raises", "broken"):
-        text = text.replace(f"mine_{end}:", f"{name}_{end}:")
+    text = json.dumps(content)
+    for end in ("", "_raises", "_broken"):
+        text = text.replace(f"mine{end}:", f"{name}{end}:")
     (folder / "r.yaml").write_text(text)
     return load_recipe("r.yaml", STAGES)
 
