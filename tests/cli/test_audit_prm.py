@@ -1,13 +1,12 @@
 """`butwait audit-prm`."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from butwait.cli.main import main
 from butwait.records import Counts, Grade, Node, SearchTree
 from butwait.running.files import write_json
 from butwait.search.storage import write_shard
@@ -19,34 +18,31 @@ MODEL = "from butwait.reward_models.scripted import ScriptedRewardModel\n\n\n" +
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a scripted policy with 12 trees, a reward model, and labelled solutions.
 
     In each tree a good and a bad step end in a correct and in a wrong answer. The recorded
     rewards rank them the wrong way round in a third of the trees.
     """
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "words.py").write_text(MODEL)
-    (tmp_path / "prm.yaml").write_text("kind: custom\nfactory: words:by_word\n")
+    (own_folder / "words.py").write_text(MODEL)
+    (own_folder / "prm.yaml").write_text("kind: custom\nfactory: words:by_word\n")
     trees = [_tree(f"q{i}", 1.0 if i % 3 else -1.0) for i in range(12)]
-    write_shard(tmp_path / "run" / "hunt" / "trees" / "shard-00000.parquet", trees)
+    write_shard(own_folder / "run" / "hunt" / "trees" / "shard-00000.parquet", trees)
     shared = {"engine": {"kind": "scripted"}, "prompt": {}, "model": {"name": "tiny"}}
     record = {"status": "complete", "seconds": 0.0, "fingerprint": "x", "kind": "search"}
     write_json(
-        tmp_path / "run" / "hunt" / "stage.json",
+        own_folder / "run" / "hunt" / "stage.json",
         {**record, "from": [], "settings": {"recipe": shared}},
     )
     problems = [{"id": f"q{i}", "question": f"{i}?", "answer": "1"} for i in range(12)]
-    _write_lines(tmp_path / "run" / "problems" / "hunt.jsonl", problems)
+    _write_lines(own_folder / "run" / "problems" / "hunt.jsonl", problems)
     solutions = [
         {"id": f"math-{i}", "problem": f"{i}?", "steps": ["good", word, "good"], "label": label}
         for i, (word, label) in enumerate([("bad", 1), ("bad", 2), ("good", -1), ("good", -1)])
     ]
-    _write_lines(tmp_path / "bench.jsonl", solutions)
-    yield tmp_path
-    sys.modules.pop("words", None)
+    _write_lines(own_folder / "bench.jsonl", solutions)
+    return own_folder
 
 
 def _write_lines(path: Path, rows: list[dict]) -> None:
@@ -73,17 +69,9 @@ def _tree(name: str, logit: float) -> SearchTree:
 
 
 @pytest.fixture
-def audit(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def audit(folder: Path, command):
     """Runs the command: (exit code, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["butwait", "audit-prm", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
+    return partial(command, "audit-prm")
 
 
 def test_recorded_rewards(audit, folder: Path) -> None:

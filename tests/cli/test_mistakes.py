@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,33 +13,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
 from pipeline_runs import SCRIPTED, butwait, prepare, shards
 
-from butwait.cli.main import main
-
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder, entered."""
-    prepare(tmp_path, SCRIPTED, questions=10)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    sys.modules.pop("toys", None)
+def folder(own_folder: Path) -> Path:
+    prepare(own_folder, SCRIPTED, questions=10)
+    return own_folder
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process: (exit code, what it said on stderr)."""
-
-    def run_words(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["butwait", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), capsys.readouterr().err
-
-    return run_words
+def run(command: Callable[..., tuple[int, str, str]]) -> Run:
+    """Runs a command: (exit code, what it said on stderr)."""
+    return lambda *words: command(*words)[::2]
 
 
 def save_tiny_without_chat_template(folder: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 from butwait.cli.curves import read_curve
-from butwait.cli.main import main
 from butwait.statistics.plateau import PlateauRule
 from butwait.training.settings import PlateauSettings
 
@@ -22,20 +22,11 @@ REWARD = REWARD + 0.01 * np.random.default_rng(0).standard_normal(len(STEPS))
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     """Runs the command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run_words(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["butwait", "plateau", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        return int(stop.value.code or 0), said.out, said.err
-
-    return run_words
+    return partial(command, "plateau")
 
 
 def rows() -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The shape of the house: rooms, sizes, no circles, and one home for each kind."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -76,6 +77,7 @@ OTHER_THINGS = {
 """Words that are the name of a kind and stand for something else."""
 
 
+@cache
 def words(file: Path) -> set[str]:
     """The string constants of a file, without the purposes of random numbers (``Key.of``,
     ``key.derive``), which say what is drawn."""

@@ -35,6 +35,10 @@ asyncio.run(map_shards(range(60), work, format, folder, shard_size=8, concurrenc
 """
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
 def run(folder: Path, n: int, work, **options) -> list[Path]:
     settings = {"shard_size": 4, "concurrency": 3} | options
     return asyncio.run(map_shards(range(n), work, LINES, folder, **settings))
@@ -53,7 +57,7 @@ def test_results_stand_in_item_order_whatever_the_order_they_finish_in(tmp_path:
         "shard-00002.json",
     ]
     assert [json.loads(p.read_text()) for p in paths] == [[0, 1, 4, 9], [16, 25, 36, 49], [64, 81]]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in paths]
+    assert names(tmp_path) == [".shards.json", *(p.name for p in paths)]
 
 
 def test_at_most_concurrency_items_run_at_a_time(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_kills_leave_the_bytes_of_an_uninterrupted_run_and_repeat_nothing(tmp_pa
     )
     for path in clean:
         assert (folder / path.name).read_bytes() == path.read_bytes()
-    assert sorted(p.name for p in folder.iterdir()) == [p.name for p in clean]
+    assert names(folder) == [".shards.json", *(p.name for p in clean)]
 
 
 @pytest.mark.parametrize("sizes", [(8, 2), (8, 3), (3, 8), (4, 100), (100, 4)])
@@ -163,18 +167,41 @@ def test_a_folder_keeps_the_shard_size_that_it_was_begun_with(
         assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in clean]
         assert sorted(calls + again) == list(range(10))
         assert sorted(seen) == [i * i for i in range(10)]
-        assert sorted(p.name for p in folder.iterdir()) == [p.name for p in clean]
+        assert names(folder) == [".shards.json", *(p.name for p in clean)]
 
 
-def test_a_deleted_shard_is_made_again_in_the_size_of_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_deleted_shards_are_made_again_in_the_size_of_the_others(
+    tmp_path: Path, gone: tuple[int, ...]
+) -> None:
+    calls: list[int] = []
+
+    async def work(i: int) -> int:
+        calls.append(i)
+        return i
+
+    paths = run(tmp_path, 10, work, shard_size=4)
+    whole = [path.read_bytes() for path in paths]
+    for size in (4, 3, 2, 100):
+        calls.clear()
+        for number in gone:
+            paths[number].unlink()
+        assert run(tmp_path, 10, work, shard_size=size) == paths
+        assert [path.read_bytes() for path in paths] == whole
+        assert sorted(calls) == [i for n in gone for i in range(4 * n, min(4 * n + 4, 10))]
+
+
+def test_a_copy_without_the_hidden_note_is_used_where_it_is_whole(tmp_path: Path) -> None:
     async def work(i: int) -> int:
         return i
 
-    for size in (4, 3):
-        paths = run(tmp_path, 10, work, shard_size=4)
-        paths[1].unlink()
-        assert run(tmp_path, 10, work, shard_size=size) == paths
-        assert json.loads(paths[1].read_text()) == [4, 5, 6, 7]
+    paths = run(tmp_path, 10, work, shard_size=4)
+    (tmp_path / ".shards.json").unlink()
+    assert run(tmp_path, 10, work, shard_size=4) == paths
+    (tmp_path / ".shards.json").unlink()
+    paths[0].unlink()
+    with pytest.raises(UserError, match="not those of 10 items"):
+        run(tmp_path, 10, work, shard_size=8)
 
 
 def test_shards_of_another_number_of_items_are_refused(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_seconds_lie_beside_the_trees_and_survive_a_resume(tmp_path: Path) -> No
     assert (kept["p0"].generation[1:] >= 0).all()
     assert (kept["p0"].scoring[1:] >= 0).all()
     assert np.nanmax(kept["p0"].generation) <= kept["p0"].total
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("*.parquet")) == [
         "shard-00000.parquet",
         "shard-00001.parquet",
         "timings-shard-00000.parquet",

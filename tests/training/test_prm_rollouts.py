@@ -124,7 +124,7 @@ def test_the_same_at_any_concurrency_and_after_a_resume(tmp_path):
     wanted = {"solutions": 4, "completions": 2, "shard_size": 2}
     collect(tmp_path / "a", **wanted, concurrency=1)
     collect(tmp_path / "b", **wanted, concurrency=8)
-    shards = sorted(path.name for path in (tmp_path / "a").iterdir())
+    shards = sorted(path.name for path in (tmp_path / "a").glob("shard-*"))
     assert shards == ["shard-00000.parquet", "shard-00001.parquet"]
     (tmp_path / "b" / shards[1]).unlink()
     kept = (tmp_path / "b" / shards[0]).stat().st_mtime_ns

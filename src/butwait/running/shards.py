@@ -8,6 +8,7 @@ is asked for later.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,30 +147,22 @@ def _paths(folder: Path, format: ShardFormat[Result], items: int, size: int) -> 
 
 
 def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: int) -> int:
-    """The folder's own shard size. It is noted in the spool for as long as shards are missing;
-    without a note, they all are there but for what somebody deleted."""
-    note = _spool(folder) / "size"
+    """The folder's own shard size, which is noted beside the shards before the first of them."""
+    note = folder / ".shards.json"
     if note.exists():
-        return int(note.read_text())
+        begun = json.loads(note.read_text())
+        if begun["items"] == items:
+            return int(begun["shard_size"])
+    # A copy may have lost the note; shards that are all there need none.
     there = sorted(folder.glob(f"shard-*{format.suffix}"))
-    size = asked
-    if there == _paths(folder, format, items, asked):
-        return asked
-    if there:
-        rows = {int(path.stem.rpartition("-")[2]): len(format.load(path)) for path in there}
-        last, rest = max(rows.items())
-        sizes = {asked, max(rows.values()), (items - rest) // max(last, 1)} - {0}
-        fit = [s for s in sizes if all(n == min(s, items - i * s) for i, n in rows.items())]
-        if len(fit) == 1 or (fit and not last):
-            size = fit[0]
-        else:
-            raise UserError(
-                f"the files in {folder} are not those of {items} items; remove the folder and run "
-                "the same command again"
-            )
+    if note.exists() or (there and there != _paths(folder, format, items, asked)):
+        raise UserError(
+            f"the files in {folder} are not those of {items} items; remove the folder and run "
+            "the same command again"
+        )
     with atomic_path(note) as temporary:
-        temporary.write_text(str(size))
-    return size
+        temporary.write_text(json.dumps({"items": items, "shard_size": asked}))
+    return asked
 
 
 def _first(error: BaseException) -> BaseException:
