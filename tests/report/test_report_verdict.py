@@ -31,7 +31,8 @@ CHAIN = [
 
 def row(name: str, method: str = "plain", problem_set: str = "q", **metrics: Any) -> Evaluation:
     basis = {"n": 30, "k": 1, "pass_at_1": 0.3, "interval": [0.2, 0.4], "tokens_per_attempt": 50.0}
-    return Evaluation(name, problem_set, method, basis | metrics, "independent")
+    sampler = "particle_filter" if method == "filter" else "independent"
+    return Evaluation(name, problem_set, method, basis | metrics, sampler)
 
 
 def against(a: str, b: str, **fields: Any) -> dict[str, Any]:

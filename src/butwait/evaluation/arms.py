@@ -13,7 +13,7 @@ from butwait.evaluation.compare import ALPHA, extreme_of, match, p_text
 from butwait.evaluation.metrics import attempt_figures, outcomes
 from butwait.records import Attempt
 from butwait.statistics.crossed import CrossedEstimate, crossed_difference, crossed_mean
-from butwait.statistics.intervals import normal_quantile, wilson
+from butwait.statistics.intervals import normal_quantile, rate_interval
 
 LIKE_THESE_TWO = "problems and trainings like these"
 """The estimand: problems and seeds are samples, both."""
@@ -42,7 +42,7 @@ def arm_figures(evaluations: Sequence[Iterable[Attempt]]) -> dict[str, Any]:
         "n": len(attempts),
         "seeds": len(rates),
         "pass_at_1": estimate.mean,
-        "interval": list(wilson(float(np.clip(estimate.mean, 0, 1)), n_effective)),
+        "interval": list(rate_interval(rates.mean(axis=0), attempts * len(rates), n_effective)),
         "estimand": LIKE_THESE_TWO,
         "se": estimate.se,
         "se_these_problems": None,

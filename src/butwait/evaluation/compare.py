@@ -48,7 +48,6 @@ class Finding:
         interval: of delta, 95 %, estimand S.
         p: of the exact sign-flip test.
         wins, losses: problems on which b has more, fewer correct attempts.
-        lead: correct attempts of b minus those of a.
         variance: sampling variance of one attempt (an upper bound at k = 1).
     """
 
@@ -64,8 +63,12 @@ class Finding:
     p: float
     wins: int
     losses: int
-    lead: int
     variance: float
+
+    @property
+    def lead(self) -> int:
+        """Correct attempts of b minus those of a, of n * k each."""
+        return round(self.delta * self.n * self.k)
 
     @property
     def significant(self) -> bool:
@@ -101,10 +104,9 @@ def compare(
         rate_b=float(np.mean(correct_b / attempts)),
         delta=float(differences.mean()),
         interval=paired_t(differences) if k > 1 else bonett_price(wins, losses, len(gains)),
-        p=sign_flip(gains),
+        p=sign_flip(gains, attempts),
         wins=wins,
         losses=losses,
-        lead=int(gains.sum()),
         variance=float(np.mean(variances)),
     )
     variance, extreme = finding.variance, extreme_of(finding.rate_a, finding.significant)

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from butwait.records.settings import Resource, Result, Settings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.search.settings import SAMPLERS, SamplerSettings
+from butwait.statistics.passk import MOST_ATTEMPTS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -18,8 +19,17 @@ class MethodSettings(Settings):
     """What makes an attempt: a sample of the policy (kind ``independent``), or a whole search
     whose particles are selected down to one answer."""
     k: Result[Annotated[int, Field(gt=0)]] = 1
-    """Attempts at every problem. For plain sampling they are the samples; for a search, so many
-    searches with their own randomness."""
+    """Attempts at every problem, at most 1,000. For plain sampling they are the samples; for a
+    search, so many searches with their own randomness."""
+
+    @field_validator("k")
+    @classmethod
+    def _maj_at_k_can_count_them(cls, k: int) -> int:
+        if k > MOST_ATTEMPTS:
+            raise ValueError(
+                f"maj@k counts at most {MOST_ATTEMPTS:,} attempts a problem, got {k:,}"
+            )
+        return k
 
     @model_validator(mode="after")
     def _k_is_the_number_of_samples(self) -> "MethodSettings":

@@ -73,21 +73,21 @@ def headline(
     """The comparison the page opens with.
 
     By design, not by result: first a trained model against the base, then two models, by the
-    same method on the same set; among those plain sampling, then what costs the fewest tokens an
-    attempt, on the largest set; the recipe's order decides what is left.
+    same method on the same set; among those plain sampling, then the set with the most questions,
+    scored or not; the recipe's order decides what is left.
     """
     known = [c for c in comparisons if c.get("a") in rows and c.get("b") in rows]
 
-    def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, float, int]:
+    def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, int]:
         a, b = rows[comparison["a"]], rows[comparison["b"]]
+        unscored = (a.metrics.get("excluded") or {}).get("problems") or ()
         trained = [policy_stage(row.stage, records, kinds) is not None for row in (a, b)]
         return (
             not (a.set == b.set and a.method == b.method),
             trained != [False, True],
             a.stage == b.stage,
             not b.plain,
-            a.attempt_tokens,
-            -int(a.figure("n") or 0),
+            -int(a.figure("n") or 0) - len(unscored),
         )
 
     return min(known, key=rank, default=None)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from butwait.statistics.intervals import Interval, normal_quantile
-from butwait.statistics.paired import bonett_price
+from butwait.statistics.paired import SMALLEST_P, bonett_price
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CrossedEstimate:
     @property
     def p(self) -> float:
         """Two-sided p for a mean of 0."""
-        return float(2 * stats.t.sf(abs(self.mean) / self.se, self.degrees))
+        return max(float(2 * stats.t.sf(abs(self.mean) / self.se, self.degrees)), SMALLEST_P)
 
 
 def crossed_mean(rates: ArrayLike) -> CrossedEstimate:

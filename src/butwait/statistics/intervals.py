@@ -6,8 +6,8 @@ problems": the problems are fixed and only the attempts vary.
 
 Rates are fractions in [0, 1], one per problem. Attempts of one problem are not independent
 draws of the rate over problems, so an interval on n*k answers is far too short (0.30 coverage
-of a nominal 0.95 at n = 30, k = 64); the Wilson interval here takes an effective number of
-answers instead.
+of a nominal 0.95 at n = 30, k = 64). Two intervals that do without it are made here, Wilson's on an
+effective number of answers and the beta-binomial's, and the default is what either covers.
 """
 
 import math
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+
+from butwait.statistics.beta_binomial import score_interval
 
 Interval = tuple[float, float]
 
@@ -30,7 +32,7 @@ class RateEstimate:
         interval: (low, high), estimand S.
         se: standard error of the mean, estimand S; None for a single problem or group.
         se_fixed: standard error of the mean, estimand F; None where a problem has one attempt.
-        n_effective: the number of independent answers that the interval counts.
+        n_effective: the number of independent answers with this standard error.
     """
 
     rate: float
@@ -63,7 +65,8 @@ def standard_error(rates: ArrayLike, groups: Sequence[Hashable] | None = None) -
     It already holds the noise of the attempts (Miller 2024, arXiv 2411.00640, section 2).
     ``groups`` (n,) names the cluster of each problem (a year, a template); the error is then
     Miller's clustered one (equation 4) with the factor G / (G - 1) for G groups, which he leaves
-    out: with it, groups of one problem give the plain error. None for one problem or group.
+    out: with it, groups of one problem give the plain error. None for one problem or group; 0
+    where no two problems differ by more than rounding.
     """
     x = np.asarray(rates, dtype=np.float64)
     labels = np.arange(len(x)) if groups is None else _labels(groups, len(x))
@@ -71,6 +74,7 @@ def standard_error(rates: ArrayLike, groups: Sequence[Hashable] | None = None) -
     if count < 2:
         return None
     totals = np.bincount(labels, weights=x - x.mean())
+    totals[np.abs(totals) < 1e-12] = 0.0
     return float(np.sqrt(count / (count - 1) * np.sum(totals**2)) / len(x))
 
 
@@ -93,13 +97,14 @@ def estimate_rate(
     groups: Sequence[Hashable] | None = None,
     level: float = 0.95,
 ) -> RateEstimate:
-    """The mean rate with a Wilson interval on the effective number of answers (estimand S).
+    """The mean rate with its interval (estimand S): ``rate_interval`` on an effective number of
+    answers.
 
     n_effective = p (1 - p) / SE^2 * (z / t)^2, with Student's t on n - 1 (or groups - 1) degrees
     of freedom, at most the number of attempts (Korn and Graubard 1998 do the same for
     Clopper-Pearson). Where no two problems differ the error is 0 and says nothing: n_effective
     is then n (or the number of groups). With one attempt a problem and no groups the answers are
-    independent, and it is the plain Wilson interval on n.
+    independent, and it is n too.
 
     Args:
         rates: (n,) share of correct attempts of each problem.
@@ -121,8 +126,39 @@ def estimate_rate(
     else:
         shrink = normal_quantile(level) / float(stats.t.ppf((1 + level) / 2, units - 1))
         n_effective = min(p * (1 - p) / se**2 * shrink**2, float(k.sum()))
-    interval = wilson(p, n_effective, level)
+    interval = rate_interval(x, k, n_effective, groups, level)
     return RateEstimate(p, interval, se, standard_error_fixed(x, k), n_effective)
+
+
+def rate_interval(
+    rates: ArrayLike,
+    attempts: ArrayLike,
+    n_effective: float,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+) -> Interval:
+    """What Wilson's interval on ``n_effective`` answers or the beta-binomial ``score_interval``
+    covers.
+
+    The second holds where few problems of very different rates decide (Wilson's covers 79 % at a
+    mean of 2 % on 30 problems with 64 attempts), the first whatever the rates are distributed like.
+    Where no two problems (or groups) differ, or each has one attempt, nothing is known of the
+    spread, and it is Wilson's alone.
+
+    Args as of ``estimate_rate``.
+    """
+    x = np.asarray(rates, dtype=np.float64)
+    labels = np.arange(len(x)) if groups is None else _labels(groups, len(x))
+    k = np.bincount(
+        labels, weights=np.broadcast_to(np.asarray(attempts, dtype=np.float64), x.shape)
+    )
+    sizes = np.bincount(labels)
+    means = np.bincount(labels, weights=x) / sizes
+    low, high = wilson(float(np.clip(x.mean(), 0.0, 1.0)), n_effective, level)
+    if np.ptp(means) < 1e-12 or np.all(k == 1):
+        return low, high
+    other_low, other_high = score_interval(means, k, sizes / len(x), level)
+    return min(low, other_low), max(high, other_high)
 
 
 def normal_quantile(level: float) -> float:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.special import comb
 
+MOST_ATTEMPTS = 1000
+"""The most attempts a problem that maj@k can count: the counts of more overflow a float."""
+
 
 def pass_at_k(attempts: int, correct: int, k: int) -> float:
     """Chance that at least one of k attempts is correct: 1 - C(m - c, k) / C(m, k).
@@ -40,14 +43,15 @@ def majority_at_k(correct: int, others: Iterable[int], blank: int, k: int) -> fl
         blank: attempts without an answer.
         k: attempts that vote.
 
-    Raises ValueError where k is more than the attempts, or with more than 1,000 attempts (the
-    counts would overflow a float).
+    Raises ValueError where k is more than the attempts, or with more than ``MOST_ATTEMPTS``.
     """
     sizes = [size for size in others if size > 0]
     attempts = correct + sum(sizes) + blank
     _check_k(k, attempts)
-    if attempts > 1000:
-        raise ValueError(f"maj@k counts at most 1,000 attempts a problem, got {attempts}")
+    if attempts > MOST_ATTEMPTS:
+        raise ValueError(
+            f"maj@k counts at most {MOST_ATTEMPTS:,} attempts a problem, got {attempts}"
+        )
     total = 0.0
     for votes in range(1, min(correct, k) + 1):
         rivals = [size for size in sizes if size >= votes]
