@@ -46,6 +46,15 @@ def test_an_arm_that_solves_nothing_has_an_interval(from_counts):
     assert found["interval"][1] == pytest.approx(0.1135, abs=1e-4)  # Wilson on 30
 
 
+def test_an_arm_that_solves_one_question_at_times_has_a_wide_interval(from_counts):
+    """Two seeds of 32 attempts as one model of 64."""
+    arm = arm_figures([from_counts([c] + [0] * 29, 32) for c in (1, 2)])
+    assert arm["interval"][1] > 0.03
+    assert arm["interval"][1] == pytest.approx(
+        attempt_figures(from_counts([3] + [0] * 29, 64))["interval"][1]
+    )
+
+
 def test_two_arms_are_compared_over_questions_and_seeds(from_counts):
     a = [from_counts(counts, 2) for counts in SEEDS]
     b = [from_counts(counts, 2) for counts in OTHERS]

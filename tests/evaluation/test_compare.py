@@ -1,6 +1,7 @@
 """Two evaluations on the same problems."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -119,6 +120,34 @@ def test_ungradable_attempts_are_left_out_on_both_sides(from_marks):
     assert found["k"] == 3
 
 
+def test_the_test_has_the_sign_of_the_effect(from_marks):
+    """B solves the one attempt that could be graded of nine problems, A all eight of another: nine
+    wins to one, though A has more of the correct attempts than B's lead in counts says."""
+    a = from_marks(*["1" * 8] * 9, "0" * 8)
+    b = from_marks(*["0" + "u" * 7] * 9, "1" * 8)
+    found = compare("a", a, "b", b)
+    assert found["delta"] == pytest.approx(0.8)
+    assert found["p"] == pytest.approx(2 * (1 + 10) / 2**10)
+    assert found["sentence"].endswith("b is better.")
+    turned = compare("b", b, "a", a)
+    assert (turned["delta"], turned["p"]) == (pytest.approx(-0.8), found["p"])
+    assert turned["sentence"].endswith("a is worse.")
+
+
+def test_equal_rates_are_no_lead_whatever_the_counts(from_marks):
+    """1 of 1 and 0 of 4 against 0 of 1 and 4 of 4."""
+    found = compare("a", from_marks("1uuu", "0000"), "b", from_marks("0uuu", "1111"))
+    assert (found["delta"], found["p"], found["p_these_problems"]) == (0, 1, 1)
+    assert found["sentence"].endswith("NOT EVIDENCE of a difference.")
+
+
+def test_p_of_a_clean_sweep_is_above_0(from_counts):
+    found = compare("a", from_counts([0] * 1200, 1), "b", from_counts([1] * 1200, 1))
+    assert 0 < json.loads(json.dumps(found["p"])) < 1e-299
+    assert 0 < found["p_these_problems"] < 1e-299
+    assert "p < 0.0001" in found["sentence"]
+
+
 def test_unscored_problems_are_left_out_and_counted(from_marks):
     found = compare("a", from_marks("00", "uu", "11"), "b", from_marks("00", "01", "00"))
     assert (found["n"], found["excluded"]) == (2, 1)
@@ -162,3 +191,34 @@ def test_first_attempts_keep_the_test_exact_where_all_attempts_would_not():
         equal += sign_flip(b.astype(int) - a[:, 0]) < 0.05
     assert unequal / 300 > 0.15
     assert equal / 300 <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_identical_pairs_are_told_apart_in_at_most_five_percent(from_marks):
+    """10,000 pairs of identical models on 20 problems, with 4 attempts against 6, a tenth of them
+    ungradable (wrong ones twice as often): never is the verdict against the sign of the effect."""
+    rng = np.random.default_rng(7)
+    found = {"better": 0, "worse": 0}
+    for _ in range(10_000):
+        true = rng.beta(0.5, 1, (20, 1))
+        sides = []
+        for k in (4, 6):
+            right = rng.random((20, k)) < true
+            broken = rng.random((20, k)) < np.where(right, 0.07, 0.14)
+            marks = np.where(broken, "u", np.where(right, "0", "1"))
+            sides.append(["".join(row) for row in marks])
+        compared = compare("a", from_marks(*sides[0]), "b", from_marks(*sides[1]))
+        if compared["evidence"]:
+            graded = [[row.replace("u", "") for row in side] for side in sides]
+            effect = sum(
+                Fraction(y[:m].count("0") - x[:m].count("0"), m)
+                for x, y in zip(*graded, strict=True)
+                if (m := min(len(x), len(y)))
+            )
+            word = compared["sentence"].rsplit(" ", 1)[1].rstrip(".")
+            assert word == ("better" if effect > 0 else "worse")
+            assert compared["delta"] == pytest.approx(float(effect) / compared["n"])
+            found[word] += 1
+    assert sum(found.values()) / 10_000 <= 0.05
+    assert min(found.values()) > 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from butwait.evaluation.metrics import attempt_figures, clusters_of
-from butwait.evaluation.settings import EvaluateSettings
+from butwait.evaluation.settings import EvaluateSettings, MethodSettings
 from butwait.records import Problem, UserError
 from butwait.statistics.intervals import wilson
 
@@ -123,6 +123,14 @@ def test_a_column_of_the_metadata_names_the_clusters(from_counts):
         clusters_of(problems, "month")
     with pytest.raises(ValueError, match="'other', which is not among `problems`"):
         EvaluateSettings(problems=["test"], methods={"m": {}}, clusters={"other": "year"})
+
+
+def test_more_attempts_than_maj_at_k_can_count_are_refused_before_they_are_made():
+    assert MethodSettings(k=1000).k == 1000
+    with pytest.raises(
+        ValueError, match=r"maj@k counts at most 1,000 attempts a problem, got 1,001"
+    ):
+        EvaluateSettings(problems=["test"], methods={"m": {"k": 1001}})
 
 
 def test_the_order_of_attempts_does_not_matter(from_marks):

@@ -126,6 +126,24 @@ def test_the_headline_is_fixed_by_design_and_not_by_the_best_p() -> None:
         assert verdict.sentence.startswith("NOT EVIDENCE")
 
 
+def test_the_headline_is_on_the_largest_set_whatever_was_measured() -> None:
+    """One token more or some answers that could not be graded choose no other set."""
+    small, large = {"n": 30, "tokens_per_attempt": 900.0}, {"tokens_per_attempt": 901.0}
+    rows = [
+        row(name, problem_set=problem_set, **metrics)
+        for name in ("base", "after")
+        for problem_set, metrics in (
+            ("small", small),
+            ("large", large | {"n": 490, "excluded": {"problems": ["p"] * 10}}),
+            ("other", large | {"n": 495}),
+        )
+    ]
+    comparisons = [
+        against(f"base/{s}/plain", f"after/{s}/plain") for s in ("small", "other", "large")
+    ]
+    assert judge(CHAIN, rows, comparisons).comparison == comparisons[2]
+
+
 def test_a_comparison_of_methods_names_both() -> None:
     rows = [row("base"), row("base", "filter", pass_at_1=0.5)]
     sentence = judge(CHAIN, rows, [against("base/q/plain", "base/q/filter")]).sentence

@@ -94,7 +94,8 @@ def _two_sided(parts: Sequence[tuple[Part, int]], observed: Fraction) -> float:
     V is counted in cells of 1 / grid. Where m divides the grid this is exact. A grid that all m
     divide may be too large; a value that falls between cells is then moved to the nearest, and p is
     an upper bound: the bar is lowered by all that the moves can add up to, or by what they exceed
-    with a chance of p / 1000 at most (Hoeffding 1963, theorem 2), which is added.
+    with a chance of p / 1000 at most (Hoeffding 1963, theorem 2: a sum of bounded variables about
+    its mean), which is added.
 
     Args:
         parts: (part, m) of each problem whose difference can be another one.
@@ -104,20 +105,21 @@ def _two_sided(parts: Sequence[tuple[Part, int]], observed: Fraction) -> float:
         return 1.0
     reach = sum(Fraction(int(values[-1]), m) for (values, _), m in parts)
     grid = _grid([m for _, m in parts], float(reach))
-    cells, chances, moved, squares = [], [], 0.0, 0.0
+    cells, chances, moved, drift, squares = [], [], 0.0, 0.0, 0.0
     for (values, chance), m in parts:
         cell = np.rint(values * (grid / m)).astype(np.int64)
         if grid % m:
             move = cell - values * (grid / m)
             moved += float(np.abs(move).max()) + 1e-9
+            drift += float(chance @ move)
             squares += float(np.ptp(move) + 1e-9) ** 2
         cells.append(cell[chance > 0])
         chances.append(chance[chance > 0])
     bar = grid * (reach + abs(observed)) / 2
     chance_of = _upper_tail(cells, chances, math.ceil(bar - Fraction(moved)))
-    p = max(chance_of(math.ceil(bar - Fraction(moved))), SMALLEST_P)
+    p = max(chance_of(math.ceil(bar - Fraction(moved))), SMALLEST_P / 2)
     if moved:
-        likely = math.sqrt(math.log(1000 / p) * squares / 2)
+        likely = math.sqrt(math.log(1000 / p) * squares / 2) - drift
         p = min(p, chance_of(math.ceil(bar - Fraction(likely))) + p / 1000)
     return min(1.0, 2 * p)
 
