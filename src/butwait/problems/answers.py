@@ -4,9 +4,10 @@ Where the answer stands, first match wins:
 
 1. Thinking is no answer: what stands in ``<think>...</think>``, or after a ``<think>`` that is
    never closed, is not read.
-2. The last box. Cut off or empty, it is no answer; an earlier box is never credited instead.
-3. The last announcement: ``#### 18``, ``the answer is 18``, ``Final Answer: 18``.
-4. The last line, where it ends in a value.
+2. What stands in the last ``<answer>...</answer>``, where no box follows it.
+3. The last box. Cut off or empty, it is no answer; an earlier box is never credited instead.
+4. The last announcement: ``#### 18``, ``the answer is 18``, ``18 is the answer``.
+5. The last line, where it ends in a value.
 """
 
 import re
@@ -15,18 +16,18 @@ from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.brackets import groups, matching_brace, split
 from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.structure import is_label, is_name
-from butwait.problems.equality.words import split_unit
+from butwait.problems.equality.units import split_unit
+from butwait.problems.sentences import MAX_VALUE, announced_value, cleaned, closing_value
 from butwait.records import AnswerKind
 
 MAX_UNBOXED = 100_000
 """Characters from the end of a completion that are searched for an announcement."""
-MAX_VALUE = 2_000
-"""Characters of a sentence, or of a last line, that are searched for a value."""
 MAX_BOXES = 60
 """Boxes that are joined at most."""
 MAX_LINK = 80
 """Characters between two joined boxes at most."""
 
+_TAG = "<answer>"
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BARE_BOX = re.compile(r"[^\s${}\\.,;]+(?:[.,]\d+)*|\\[^\s$]+")
 _LINK = re.compile(
@@ -35,31 +36,17 @@ _LINK = re.compile(
 )
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
 _HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
-_ANNOUNCEMENT = re.compile(
-    r"(?i)answer\b(?:\s+to\s[^.\n]{0,100}?|\s+here)?"
-    r"\s*(?:\*\*|__)?\s*(?::|\bis\b|\bare\b|\b(?:must|should|would|will) be\b|=)(?:\s*:)?"
-    r"(?:\s+(?:therefore|thus|then|hence|simply|just|indeed|clearly|equal to|given by)\b,?)*"
-)
-_MATH_SPAN = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$(?!\d[\d,.]*\s)(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL
-)
 _LAST_DISPLAY = re.compile(r"(?:\\\[(.+?)\\\]|\$\$(.+?)\$\$)\s*$", re.DOTALL)
-_SEPARATORS = re.compile(r"(?:\s|[,;.]|and|or)*")
-_COPULA = re.compile(r"(?:\b(?:is|are|equals)\b|=|:)\s*")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*(])")
-_DECORATION = re.compile(
-    r"(?<![\w)])(?:\*\*|__)|(?:\*\*|__)(?![\w(])|`|^#+\s|^[>\-*•]\s+"  # but not 9**9
-)
-_OPENING_DELIMITER = re.compile(r"\\[\[(]")
-_LAST_DELIMITER = re.compile(r"(?<!\\)\\[\])]\s*$")
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
 _PLAIN_INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,1000})\s*")
 _INTEGER = re.compile(r"[+-]?\d+")
-_TEXT_GROUP = re.compile(r"\\text\s*\{[^{}]*\}")
-_FORMULA = re.compile(
-    r"[\s\d.,;:+\-*/^!%()\[\]{}|<>=_'°$√π∞×·÷−±∪∩≤≥²³½]|\\[a-zA-Z]+|\\.|(?<![a-zA-Z])"
-    r"(?:sqrt|pi|sin|cos|tan|log|ln|exp|inf|infinity|or|and|[a-zA-Z])(?![a-zA-Z])"
+_CALCULATED = re.compile(
+    r"\\(?:log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|sum|prod|int|lim|sqrt"
+    r"|exp|Gamma|begin)(?![a-zA-Z])|(?<![a-zA-Z\\])[ei] ?[\^|)+*/-]|(?<![a-zA-Z\\])i(?![a-zA-Z])"
 )
+"""Functions of which algebra finds the value, where exact arithmetic does not."""
+_BOUND = re.compile(r"_ ?\{[^{}]*\}")
+_NO_VALUE = re.compile(r"\\(?:approx|lor|land|pm|mp|leq|geq|neq|equiv|ldots)(?![a-zA-Z])|[<>;=]")
 
 
 def extract_answer(text: str, kind: AnswerKind) -> str | None:
@@ -69,13 +56,17 @@ def extract_answer(text: str, kind: AnswerKind) -> str | None:
     """
     text = answer_part(text)
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    tag = text.rfind(_TAG)
+    if tag >= 0 and (last < tag or last < text.find("</answer>", tag)):
+        inside = text[tag + len(_TAG) :].partition("</answer>")[0]
+        return extract_answer(inside, kind) or _line(inside)
     if last >= 0 and (box := _BOX.match(text, last)):
         return _boxed(text, last, box.end())
     text = text[-MAX_UNBOXED:]
     if "####" in text and (hashes := _HASHES.findall(text)):
-        return _cleaned(hashes[-1]) or None
-    announced = _last_announcement(text)
-    return _last_line(text, kind) if announced is None else _announced(text[announced:])
+        return cleaned(hashes[-1]) or None
+    said, answer = announced_value(text)
+    return answer if said else _last_line(text, kind)
 
 
 def joined_boxes(text: str) -> str | None:
@@ -144,8 +135,25 @@ def _integer(latex: str) -> int | None:
     return int(value) if value is not None and value.denominator == 1 else None
 
 
-def answer_kind(gold: str | None) -> AnswerKind:
+def needs_calculation(text: str) -> bool:
+    """Whether ``text`` is one formula with functions, whose value might be an integer."""
+    if len(text) > 2_000:
+        return False
+    latex = canonical(text)
+    free = _BOUND.sub("", latex)
+    return _CALCULATED.search(latex) is not None and _NO_VALUE.search(free) is None
+
+
+def gold_text(gold: str | float | None) -> str | None:
+    """A gold answer as text; numbers are taken as well: 2.0 is "2"."""
+    if gold is None or isinstance(gold, str):
+        return gold
+    return str(int(gold)) if isinstance(gold, float) and gold.is_integer() else str(gold)
+
+
+def answer_kind(gold: str | float | None) -> AnswerKind:
     """``integer`` for a gold answer that is written as one (073, 1,234, -5), else ``math``."""
+    gold = gold_text(gold)
     written = gold is not None and len(gold) < 1_000 and _INTEGER.fullmatch(canonical(gold))
     return "integer" if written else "math"
 
@@ -172,22 +180,10 @@ def _linked(text: str, end: int, following: int) -> bool:
     )
 
 
-def _last_announcement(text: str) -> int | None:
-    """Index after the last "answer is", "Answer:" and the like."""
-    at = len(text)
-    while (at := max(text.rfind(word, 0, at) for word in ("answer", "Answer", "ANSWER"))) >= 0:
-        if announcement := _ANNOUNCEMENT.match(text, at):
-            return announcement.end()
-    return None
-
-
-def _announced(rest: str) -> str | None:
-    """The value in what follows an announcement: its first line that says anything."""
-    for paragraph in (_DECORATION.sub("", line).strip() for line in rest.strip().split("\n")):
-        if paragraph.strip(" $*:\\[]()"):
-            return _value(_sentences(paragraph)[0]) or _cleaned(_sentences(paragraph)[0])
-    spans = _spans(rest)
-    return spans[-1] if spans else None
+def _line(inside: str) -> str | None:
+    """What one line says, whatever it is."""
+    text = cleaned(inside.strip())
+    return text if text and "\n" not in text else None
 
 
 def _last_line(text: str, kind: AnswerKind) -> str | None:
@@ -196,56 +192,7 @@ def _last_line(text: str, kind: AnswerKind) -> str | None:
     lines = [line for line in text.strip().split("\n") if line.strip()]
     if not lines:
         return None
-    line = _CALCULATION.sub("", _DECORATION.sub("", lines[-1])).strip()
-    value = _value(_sentences(line)[-1])
+    value = closing_value(_CALCULATION.sub("", lines[-1]).strip())
     if value is not None and kind == "integer" and read_integer(value) is None:
         return None
     return value
-
-
-def _sentences(line: str) -> list[str]:
-    return _SENTENCE_END.split(line)
-
-
-def _value(sentence: str) -> str | None:
-    """The value that a sentence ends in: itself a formula, or a formula in it, or none."""
-    sentence = _cleaned(sentence)
-    if not sentence or len(sentence) > MAX_VALUE:
-        return None
-    if _is_formula(sentence) or _only_spans(sentence):
-        return sentence
-    # "=" inside a formula is no verb: formulas are blanked, lengths kept.
-    prose = _MATH_SPAN.sub(lambda span: "$" * len(span[0]), sentence)
-    tail = sentence[max((m.end() for m in _COPULA.finditer(prose)), default=0) :].strip()
-    if tail != sentence and tail and (_is_formula(tail) or _only_spans(tail) or _is_quantity(tail)):
-        return tail
-    spans = _spans(sentence)
-    return spans[-1] if spans else None
-
-
-def _cleaned(text: str) -> str:
-    """Without markup, a closing delimiter whose opening stands elsewhere, and a full stop."""
-    text = _DECORATION.sub("", text).strip()
-    if _OPENING_DELIMITER.search(text) is None:
-        text = _LAST_DELIMITER.sub("", text)
-    return text.rstrip(" .*").strip()
-
-
-def _is_formula(text: str) -> bool:
-    return _FORMULA.sub("", _TEXT_GROUP.sub("", text)) == ""
-
-
-def _is_quantity(text: str) -> bool:
-    """A number with its unit."""
-    value, unit = split_unit(canonical(text))
-    return bool(unit) and evaluate(value) is not None
-
-
-def _only_spans(text: str) -> bool:
-    """Formulas joined by nothing but separators."""
-    rest = _MATH_SPAN.sub("", text)
-    return rest != text and _SEPARATORS.fullmatch(rest) is not None
-
-
-def _spans(text: str) -> list[str]:
-    return [next(g for g in match.groups() if g).strip() for match in _MATH_SPAN.finditer(text)]

@@ -15,7 +15,14 @@ from threading import Lock
 from types import TracebackType
 from typing import TypeVar
 
-from butwait.problems.answers import box_closed, extract_answer, joined_boxes, read_integer
+from butwait.problems.answers import (
+    box_closed,
+    extract_answer,
+    gold_text,
+    joined_boxes,
+    needs_calculation,
+    read_integer,
+)
 from butwait.problems.equality.compare import (
     NeedsAlgebraError,
     UnreadableGoldError,
@@ -51,7 +58,7 @@ class Grader:
         """
         Args:
             workers: grading processes at most; by default one a core, no more than 8.
-            time_limit: seconds that the algebra of one comparison may take.
+            time_limit: seconds of the processor that the algebra of one comparison may use.
             memory_limit: bytes of address space of one grading process.
         """
         self.workers = workers or min(8, os.cpu_count() or 1)
@@ -154,7 +161,7 @@ class _Pair:
 
 def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
     """The verdict where it needs no comparison of formulas, else what to compare."""
-    gold, kind = problem.answer, problem.answer_kind
+    gold, kind = gold_text(problem.answer), problem.answer_kind
     answer = extract_answer(text, kind)
     gold_value = read_integer(gold) if gold is not None and kind == "integer" else None
     readable = gold_value is not None if kind == "integer" else is_readable(gold)
@@ -165,7 +172,10 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
     if answer is None:
         return Grade(None, "no_answer")
     if kind == "integer":
-        return Grade(answer, "correct" if read_integer(answer) == gold_value else "wrong")
+        value = read_integer(answer)
+        if value is not None or not needs_calculation(answer):
+            return Grade(answer, "correct" if value == gold_value else "wrong")
+        return _Pair(str(gold_value), answer)
     if is_collection(gold):
         answer = joined_boxes(text) or answer
     return _Pair(gold, answer)
@@ -187,7 +197,8 @@ def _equal_here(a: str, b: str, kind: AnswerKind) -> bool | None:
         return True
     if kind == "integer":
         first, second = read_integer(a), read_integer(b)
-        return first is not None and first == second
+        if None not in (first, second) or not (needs_calculation(a) or needs_calculation(b)):
+            return first is not None and first == second
     verdicts = (_compare_here(a, b), _compare_here(b, a))
     if "correct" in verdicts:
         return True

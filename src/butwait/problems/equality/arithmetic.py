@@ -1,24 +1,36 @@
 """Exact arithmetic on a number written in LaTeX or plain text, without algebra and without eval.
 
-A recursive-descent reader for + - * / ^ ! %, fractions, roots, binomials, mixed numbers and
-brackets. The value is a ``Fraction``; a number beyond ``MAX_BITS``, an irrational value or any
+A recursive-descent reader for + - * / ^ ! %, fractions, roots, binomials, mixed numbers,
+brackets, absolute values, floors and ceilings, gcd, lcm, max and min. The value is a ``Fraction``; a number beyond ``MAX_BITS``, an irrational value or any
 other symbol is refused. Every operation is bounded before it is done, so a hostile text costs
 microseconds.
 """
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 MAX_BITS = 100_000
 MAX_LENGTH = 1_000
 _MAX_FACTORIAL = 2_000
+_MAX_BINOMIAL_BITS = 20_000
 _MAX_DEPTH = 80
 _TOKEN = re.compile(
     r"\s*(?:(?P<repeating>\d*\.\d*\\(?:overline|bar)\s*\{\d+\})|(?P<number>\d+(?:\.\d+)?[eE][+-]?\d{1,4}(?![\d.])|\d+\.?\d*|\.\d+)"
-    r"|(?P<word>\\[a-zA-Z]+)|(?P<sign>\\%|[-+*/^!%(){}\[\]]))"
+    r"|(?P<operator>\\operatorname\s*\{\s*(?:lcm|floor|ceil)\s*\})"
+    r"|(?P<word>\\[a-zA-Z]+)|(?P<sign>\\%|[-+*/^!%(){}\[\]|,]))"
 )
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
+_ROUNDED = {"\\lfloor": ("\\rfloor", math.floor), "\\lceil": ("\\rceil", math.ceil)}
+_OF_SEVERAL: dict[str, Callable[..., int | Fraction]] = {
+    "\\gcd": math.gcd,
+    "\\lcm": math.lcm,
+    "\\max": lambda *values: max(values),
+    "\\min": lambda *values: min(values),
+    "\\floor": math.floor,
+    "\\ceil": math.ceil,
+}
 _PRODUCTS = frozenset({"*", "\\cdot", "\\times"})
 _QUOTIENTS = frozenset({"/", "\\div"})
 _PERCENT = frozenset({"%", "\\%"})
@@ -89,7 +101,7 @@ class _Reader:
             elif token in _QUOTIENTS:
                 self._take()
                 value = _bounded(value / self._signed())
-            elif token in _CLOSING or token in ("\\frac", "\\sqrt", "\\binom"):
+            elif token in _CLOSING or token in ("\\frac", "\\sqrt", "\\binom", "\\lfloor", "\\lceil"):
                 value = _bounded(value * self._power())  # 2(3) and 2\sqrt{4} are products
             else:
                 break
@@ -128,6 +140,14 @@ class _Reader:
         if token == "\\sqrt":
             degree = self._argument() if self._peek() == "[" else Fraction(2)
             return _power(self._argument(), 1 / degree)
+        if token in _ROUNDED:
+            closing, rounded = _ROUNDED[token]
+            return Fraction(rounded(self._inside(closing)))
+        if token == "|":
+            return abs(self._inside("|"))
+        name = re.sub(r"operatorname\s*\{\s*|\s*\}", "", token)
+        if name in _OF_SEVERAL:
+            return self._of_several(name)
         if not token or not (token[0].isdigit() or token[0] == "."):
             raise NotRationalError
         return self._mixed(_number(token)) if token.isdigit() else _number(token)
@@ -156,12 +176,36 @@ class _Reader:
         return self._group(opening)
 
     def _group(self, opening: str) -> Fraction:
+        return self._inside(_CLOSING[opening])
+
+    def _inside(self, closing: str) -> Fraction:
         self._deeper()
         value = self._sum()
-        if self._take() != _CLOSING[opening]:
+        if self._take() != closing:
             raise NotRationalError
         self._depth -= 1
         return value
+
+    def _of_several(self, name: str) -> Fraction:
+        """gcd(12, 18) and the like; whole numbers only where divisors are meant."""
+        opening = self._take()
+        if opening not in _CLOSING:
+            raise NotRationalError
+        self._deeper()
+        values = [self._sum()]
+        while self._peek() == ",":
+            self._take()
+            values.append(self._sum())
+        if self._take() != _CLOSING[opening]:
+            raise NotRationalError
+        self._depth -= 1
+        if name in ("\\gcd", "\\lcm"):
+            if any(value.denominator != 1 for value in values):
+                raise NotRationalError
+            return _bounded(Fraction(_OF_SEVERAL[name](*(int(value) for value in values))))
+        if name in ("\\floor", "\\ceil") and len(values) != 1:
+            raise NotRationalError
+        return Fraction(_OF_SEVERAL[name](*values))
 
     def _deeper(self) -> None:
         self._depth += 1
@@ -227,6 +271,8 @@ def _factorial(value: Fraction) -> Fraction:
 
 
 def _binomial(n: Fraction, k: Fraction) -> Fraction:
-    if n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n <= _MAX_FACTORIAL:
+    if n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
+        raise NotRationalError
+    if min(k, n - k) * n.numerator.bit_length() > _MAX_BINOMIAL_BITS:
         raise NotRationalError
     return Fraction(math.comb(int(n), int(k)))

@@ -27,6 +27,16 @@ def matching_brace(text: str, opening: int) -> int | None:
     return None
 
 
+def closing_round(text: str, opening: int) -> int | None:
+    """Index of the ``)`` that closes the ``(`` at ``opening``; None where it stays open."""
+    depth = 0
+    for at in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if depth == 0:
+            return at
+    return None
+
+
 def groups(text: str) -> Iterator[tuple[int, int]]:
     """(opening, closing) indices of every closed group ``{...}``, in one pass."""
     open_braces = []

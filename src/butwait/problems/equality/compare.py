@@ -7,12 +7,19 @@ which raises ``NeedsAlgebraError`` so that the caller can send the whole case to
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.brackets import balanced, depth_of, split
+from butwait.problems.equality.conditions import asides_removed
 from butwait.problems.equality.cost import MAX_DEPTH, too_costly
 from butwait.problems.equality.notation import canonical, key
+from butwait.problems.equality.numerals import hedges
+from butwait.problems.equality.rules import (
+    approximates,
+    same_based,
+    same_congruence,
+    same_ratio,
+)
 from butwait.problems.equality.structure import (
     MAX_ITEMS,
     Answer,
@@ -21,21 +28,21 @@ from butwait.problems.equality.structure import (
     is_variable,
     read,
 )
-from butwait.problems.equality.words import as_words, choice_letter, split_unit, units_differ
+from butwait.problems.equality.units import conversion, split_unit
+from butwait.problems.equality.words import as_words, choice_letter
 
 Algebra = Callable[[str, str], bool]
 """(gold, answer) in canonical LaTeX -> whether they are equal; raises ``UnreadableGoldError``."""
 
 MAX_TEXT = 2_000
 """An answer of more characters is no closed form of anything: equal to the same text only."""
-APPROXIMATION_DIGITS = 6
-"""A decimal of at least so many decimal places and digits may stand for the number it rounds."""
 
 _OTHER_SEPARATORS = frozenset({",", ";", "\\land", "\\pm", "\\mp"})
-_SET_NOTATION = re.compile(r"[<>]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup)(?![a-zA-Z])")
-_DECIMAL = re.compile(r"-?(?P<whole>\d*)\.(?P<places>\d+)")
-_BASED = re.compile(r"(?P<digits>\d+)_\{?(?P<base>\d+)\}?")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
+_SET_NOTATION = re.compile(
+    r"[<>]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup|land|lor)(?![a-zA-Z])"
+)
+_WRITTEN_LIST = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*,?\s*)+\]")
+_SAID_SETS = {"\\emptyset": "no solution", "\\mathbb{R}": "all real numbers"}
 
 
 class NeedsAlgebraError(Exception):
@@ -69,15 +76,19 @@ def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
     letter = choice_letter(gold)
     if letter is not None and choice_letter(answer, with_text=True) == letter:
         return True
-    gold_latex, answer_latex = canonical(gold), canonical(answer)
+    gold_latex, answer_latex = (asides_removed(canonical(_listed(t))) for t in (gold, answer))
     if key(gold_latex) == key(answer_latex):
+        return True
+    said = as_words(gold)
+    if said is not None and said == as_words(answer):
         return True
     gold_words = _words(gold, gold_latex)
     if gold_words is not None:
-        return gold_words == as_words(answer)
-    if _words(answer, answer_latex) is not None or not answer_latex:
-        return False
-    return _Comparison(algebra).texts(gold_latex, _before_approximation(answer_latex))
+        return gold_words == as_words(answer) or _SAID_SETS.get(answer_latex) == gold_words
+    if not answer_latex or _words(answer, answer_latex) is not None or hedges(answer_latex):
+        said_set = _SAID_SETS.get(gold_latex)
+        return said_set is not None and said_set == as_words(answer)
+    return _Comparison(algebra).texts(gold_latex, _conclusion(answer_latex, gold_latex))
 
 
 def is_readable(gold: str | None) -> bool:
@@ -89,21 +100,32 @@ def is_collection(gold: str) -> bool:
     """Whether a gold answer consists of several values: a list, a set, a tuple."""
     if len(gold) > MAX_TEXT or depth_of(canonical(gold)) > MAX_DEPTH:
         return False
-    return read(canonical(gold)).shape in ("list", "set", "bracket", "union")
+    return read(canonical(_listed(gold))).shape in ("list", "set", "bracket", "union")
+
+
+def _listed(text: str) -> str:
+    """A list as Python writes it, ``['12', '18']``, without its quotation marks."""
+    if not _WRITTEN_LIST.fullmatch(text.strip()):
+        return text
+    return ", ".join(a or b for a, b in re.findall(r"'([^']*)'|\"([^\"]*)\"", text))
 
 
 def _words(text: str, latex: str) -> str | None:
-    """``text`` as words, unless its words are only a unit or a label of a formula."""
-    if as_words(text) is None:
+    """``text`` as words, unless its words are only a unit, a number or a label of a formula."""
+    words = as_words(text)
+    if words is None:
         return None
     parts = (split_unit(part)[0] for part in re.split(r",|;|\\land|\\lor|=", latex))
     formula = " ".join(part for part in parts if not is_name(part.strip()))
-    return as_words(text) if as_words(formula) is not None or not formula else None
+    return words if as_words(formula) is not None or not formula else None
 
 
-def _before_approximation(latex: str) -> str:
-    exact = latex.split("\\approx")[0].strip()
-    return exact if exact and not is_name(exact) else latex
+def _conclusion(answer: str, gold: str) -> str:
+    """What an answer ends in: no approximation after an exact value, the last of implications."""
+    if "\\Rightarrow" in answer and "\\Rightarrow" not in gold:
+        answer = answer.rpartition("\\Rightarrow")[2].strip()
+    exact = answer.split("\\approx")[0].strip()
+    return exact if exact and not is_name(exact) else answer
 
 
 class _Comparison:
@@ -136,7 +158,7 @@ class _Comparison:
         if shapes == ("value", "value"):
             return self._values(gold.text, answer.text)
         if shapes in (("list", "list"), ("set", "set"), ("list", "set"), ("set", "list")):
-            return self._unordered(gold.items, answer.items)
+            return self._unordered(gold.items, answer.items) or self._sets(gold, answer)
         if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
             return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
         if _is_vector(gold) and _is_vector(answer):
@@ -145,7 +167,19 @@ class _Comparison:
             return True
         if shapes == ("value", "list") and split(answer.text, _OTHER_SEPARATORS) == [answer.text]:
             return all(self.answers(gold, item) for item in answer.items)  # 0.5 or 1/2
-        if _SET_NOTATION.search(gold.text + answer.text):
+        return self._sets(gold, answer) or self._matrices(gold, answer)
+
+    def _sets(self, gold: Answer, answer: Answer) -> bool:
+        """Intervals, inequalities and sets of numbers that are written with different shapes."""
+        if all(_SET_NOTATION.search(side.text) or side.shape == "bracket" for side in (gold, answer)):
+            return self._formulas(gold.text, answer.text)
+        return False
+
+    def _matrices(self, gold: Answer, answer: Answer) -> bool:
+        """A matrix and a product or sum that gives one."""
+        if "matrix" in (gold.shape, answer.shape) and all(
+            "\\begin" in side.text for side in (gold, answer)
+        ):
             return self._formulas(gold.text, answer.text)
         return False
 
@@ -172,8 +206,11 @@ class _Comparison:
     def _values(self, gold: str, answer: str) -> bool:
         gold, gold_unit = split_unit(gold)
         answer, answer_unit = split_unit(answer)
-        if units_differ(gold_unit, answer_unit):
+        ratio = conversion(gold_unit, answer_unit)
+        if ratio is None:
             return False
+        if ratio != 1:
+            answer = f"({answer}) \\cdot \\frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
         if gold.endswith("\\%") and "\\%" not in answer:
             # 50\% may be answered by 50 and by 0.5, but 50 not by 50\%.
             bare_gold = gold.removesuffix("\\%").strip()
@@ -185,9 +222,11 @@ class _Comparison:
             return g == a or approximates(gold, g, answer, a)
         if is_variable(gold) and is_variable(answer):
             return False  # A is not a; math-verify folds case
-        for rule in (_based, _ratios):
+        for rule in (same_based, same_ratio, same_congruence):
             if (verdict := rule(gold, answer)) is not None:
                 return verdict
+        if answer_unit == "degree" and not gold_unit and "\\pi" in gold:
+            answer = f"({answer}) \\cdot \\frac{{\\pi}}{{180}}"
         return self._formulas(gold, answer)
 
     def _equations(self, gold: Answer, answer: Answer) -> bool:
@@ -200,29 +239,11 @@ class _Comparison:
         return self._formulas(f"{gold.label} = {gold.text}", f"{answer.label} = {answer.text}")
 
     def _formulas(self, gold: str, answer: str) -> bool:
-        if too_costly(answer):
+        if too_costly(answer) or (as_words(answer) is not None and as_words(gold) is None):
             return False
         if too_costly(gold):
             raise UnreadableGoldError(gold[:100])
         return self._algebra(gold, answer)
-
-
-def approximates(gold: str, g: Fraction, answer: str, a: Fraction) -> bool:
-    """Whether one side is a long decimal that rounds (or cuts) the other, no integer."""
-    if g.denominator == 1 or a.denominator == 1:
-        return False
-    places = [p for p in (decimal_places(gold), decimal_places(answer)) if p is not None]
-    return bool(places) and abs(g - a) < Fraction(1, 10 ** min(places))
-
-
-def decimal_places(text: str) -> int | None:
-    """Decimal places of a plain decimal long enough to be an approximation, else None."""
-    match = _DECIMAL.fullmatch(text.strip())
-    if match is None:
-        return None
-    significant = len((match["whole"] + match["places"]).lstrip("0"))
-    places = len(match["places"])
-    return places if min(places, significant) >= APPROXIMATION_DIGITS else None
 
 
 def _alone(answer: Answer) -> Answer:
@@ -235,32 +256,3 @@ def _is_vector(answer: Answer) -> bool:
     if answer.shape == "matrix":
         return answer.ends in ("1", str(len(answer.items)))
     return answer.shape == "list" or (answer.shape == "bracket" and answer.ends == "()")
-
-
-def _based(gold: str, answer: str) -> bool | None:
-    """Numbers in a base: 101_2 is 5_{10}; the base may be left out, as a unit may."""
-    g, a = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
-    if g and a:
-        return _in_base(g["digits"], int(g["base"])) == _in_base(a["digits"], int(a["base"]))
-    if g:
-        return answer.strip() == g["digits"]
-    return None
-
-
-def _in_base(digits: str, base: int) -> int | None:
-    try:
-        return int(digits, base)
-    except ValueError:
-        return None
-
-
-def _ratios(gold: str, answer: str) -> bool | None:
-    """a:b by proportion, clock times by their digits."""
-    if ":" not in gold or ":" not in answer:
-        return None
-    g, a = ([evaluate(part) for part in text.split(":")] for text in (gold, answer))
-    if None in g or None in a or len(g) != len(a):
-        return None
-    if g == a or (_CLOCK.fullmatch(gold) and _CLOCK.fullmatch(answer)):
-        return g == a
-    return all(x * a[0] == y * g[0] for x, y in zip(g, a, strict=True))  # type: ignore[operator]

@@ -1,60 +1,23 @@
 """One notation for what people and models write: plain text, Unicode or LaTeX in, LaTeX out.
 
 Nothing here decides whether two answers are equal; it only removes differences that carry no
-meaning (spacing, sizing, fonts, delimiters, ``\\dfrac``, ``14{,}916``, ``sqrt(2)``, ``74°``).
+meaning (spacing, sizing, colours, fonts, ``\\dfrac``, ``14{,}916``, ``sqrt(2)``, ``74°``).
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-from butwait.problems.equality.brackets import depth_of, matching_brace, pairs, tokens
-
-_UNICODE = {
-    **dict.fromkeys("−–—‐‑﹣", "-"),
-    **dict.fromkeys("·⋅∙•", "\\cdot "),
-    **dict.fromkeys("°˚º", "^\\circ "),
-    **dict.fromkeys("…⋯", "\\ldots "),
-    "×": "\\cdot ",
-    "÷": "/",
-    "≤": "\\leq ",
-    "≥": "\\geq ",
-    "⩽": "\\leq ",
-    "⩾": "\\geq ",
-    "≠": "\\neq ",
-    "≈": "\\approx ",
-    "∞": "\\infty ",
-    "±": "\\pm ",
-    "∓": "\\mp ",
-    "∪": "\\cup ",
-    "∩": "\\cap ",
-    "∖": "\\setminus ",
-    "∅": "\\emptyset ",
-    "∈": "\\in ",
-    "∧": "\\land ",
-    "∨": "\\lor ",
-    "⟨": "\\langle ",
-    "⟩": "\\rangle ",
-    "π": "\\pi ",
-    "θ": "\\theta ",
-    "α": "\\alpha ",
-    "β": "\\beta ",
-    "γ": "\\gamma ",
-    "λ": "\\lambda ",
-    "μ": "\\mu ",
-    "φ": "\\phi ",
-    "ω": "\\omega ",
-    "∠": "\\angle ",
-    "ℝ": "\\mathbb{R}",
-    "½": "\\frac{1}{2}",
-    "⅓": "\\frac{1}{3}",
-    "⅔": "\\frac{2}{3}",
-    "¼": "\\frac{1}{4}",
-    "¾": "\\frac{3}{4}",
-}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+from butwait.problems.equality.brackets import (
+    closing_round,
+    depth_of,
+    groups,
+    matching_brace,
+    pairs,
+    tokens,
+)
+from butwait.problems.equality.characters import to_latex
+from butwait.problems.equality.numerals import BASES, in_digits
 
 Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 END = r"(?![a-zA-Z])"
@@ -65,77 +28,126 @@ def _rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[Ru
 
 
 def _short_text(match: re.Match[str]) -> str:
-    """One letter or number in a text font is a symbol, but a letter behind a number is a unit."""
-    before = match.string[: match.start()].rstrip(" ~\\,;")
+    """One letter or number in a text font is a symbol, but a letter after a number is a unit."""
+    before = match.string[: match.start()].rstrip(" ~\\,;{/")
     unit = match[1].isalpha() and before[-1:].isdigit()
     return match[0] if unit else f"{{{match[1]}}}"
 
 
-_CHARACTERS = _rules(
-    ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}"),
-    ("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}"),
-    (r"√\s*(\d+(?:\.\d+)?|[a-zA-Z])", r"\\sqrt{\1}"),
-    (r"√", r"\\sqrt"),
-    (f"[{''.join(_UNICODE)}]", lambda m: _UNICODE[m[0]]),
-)
+def _currency(match: re.Match[str]) -> str:
+    name = _CURRENCIES.get(match["sign"].lstrip("\\"), "")
+    return f"{match['number']} \\text{{{name}}}" if name else f" {match['number']}"
+
+
+def _lines(match: re.Match[str]) -> str:
+    """The lines of an alignment: a line that begins with a relation goes on with the one before."""
+    body = match[2].replace("&", " ")
+    lines = [line.strip() for line in re.split(r"\\\\(?:\s*\[[^\]]*\])?", body) if line.strip()]
+    return re.sub(r",\s*(?==|<|>|\\[lg]eq?|\\approx|\\Rightarrow|\\implies)", " ", ", ".join(lines))
+
+
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "₹": "rupee", "₩": "won", "₽": "ruble"}
+_ALIGNMENTS = "aligned|align|alignat|alignedat|split|gathered|gather|equation|eqnarray|multline"
 _LAYOUT = _rules(
-    (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),  # thousands: 14{,}916 and 15,\!000
-    (r"\\!\s*", ""),
+    (r"\s+", " "),
+    (r"(?<=\d)(?:\{,\}|,\\!|\\!,(?:\\!)?)\s*(?=\d{3}(?!\d))", ""),  # thousands: 14{,}916, 15,\!000
+    (r"\\!\s*|\\-|\\/", ""),
     (r"(?<!\\)\\[()\[\]]", " "),
-    (r"\\\$|[$€£¥]", " "),
-    (r"\\(?:boxed|fbox)(?=\s*\{)", ""),
-    (r"\\m?(?:left|right)(?![a-zA-Z])\s*\.?", ""),
-    (r"\\(?:[bB]igg?[lrm]?|(?:display|text|script)style|limits)(?![a-zA-Z])", " "),
-    (r"\\(?:[hv]space\*?|h?phantom)\s*\{[^{}]*\}", " "),
-    (r"(?<!\\)\\(?:[,;:> \n]|quad|qquad|thinspace|enspace)(?![a-zA-Z])|~", " "),
     (
-        r"\\(?:mathrm|textrm|textbf|textit|textnormal|texttt|textsf|mbox|hbox|emph|rm)" + END,
+        r"(?P<sign>\\\$|[€£₹₩₽])\s*(?P<number>[+-]?\d[\d,.]*)(?=[\s.}]*$)",
+        _currency,
+    ),
+    (r"(?P<number>\d)\s*(?P<sign>[€£₹₩₽])(?=[\s.}]*$)", _currency),
+    (r"\\\$|[$€£¥₹₩₽]|\\(?:pounds|euro)" + END, " "),
+    (r"\\begin\{(" + _ALIGNMENTS + r")\*?\}((?:(?!\\begin|\\end).)*+)\\end\{\1\*?\}", _lines),
+    (r"\\begin\{(d?cases)\}((?:(?!\\begin|\\end|&).)*+)\\end\{\1\}", _lines),
+    (r"\\(?:page)?color\s*(?:\[[^\[\]{}]*\])?\s*\{[^{}]*\}", " "),
+    (r"\\(?:textcolor|colorbox)\s*(?:\[[^\[\]{}]*\])?\s*\{[^{}]*\}\s*(?=\{)", ""),
+    (r"\\(?:tag\*?|label|hspace\*?|vspace\*?|[hv]?phantom)\s*\{[^{}]*\}", " "),
+    (r"\\(?:hskip|kern|mskip|mkern)\s*-?[\d.]+\s*(?:mm|cm|in|em|ex|pt|mu)", " "),
+    (
+        r"\\(?:boxed|fbox|framebox|underline|uline|uuline|uwave|ensuremath|smash|mathop|mathrel"
+        r"|mathbin|mathord|mathinner|mathopen|mathclose|pmb)(?=\s*\{)",
+        "",
+    ),
+    (r"\\m?(?:left|right)(?![a-zA-Z])\s*\.?", ""),
+    (
+        r"\\(?:[bB]igg?[lrm]?|(?:display|text|script|scriptscript)style|(?:no)?limits|tiny"
+        r"|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|nonumber|notag"
+        r"|mathstrut|strut|hfill|centering|relax|bfseries|itshape)" + END,
+        " ",
+    ),
+    (r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace|medspace|space|enskip)" + END + r")|~", " "),
+    (
+        r"\\(?:mathrm|textrm|textbf|textit|textnormal|texttt|textsf|textup|textsc|textsl|textmd"
+        r"|mbox|hbox|emph|rm|textstyle)" + END,
         r"\\text",
     ),
-    (r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathcal|mathnormal|bf|it)" + END, ""),
-    (r"\\text\s*\{\s*([a-zA-Z]|[\d.,()+\- ]+)\s*\}", lambda m: _short_text(m)),
-    (r"^\\text\s*\{[^{}]*\}\s*[:~]?\s*(?=-?[\d.]+$)", ""),  # \text{(A) } 12
-    (r"\\text\s*\{\s*([\d.,]+)\s+([a-zA-Z][a-zA-Z ]*)\}", r"\1 \\text{\2}"),
+    (
+        r"\\(?:mathbf|boldsymbol|bold|bm|mathit|mathsf|mathcal|mathscr|mathfrak|mathtt"
+        r"|mathnormal|bf|it|tt|sf)" + END,
+        "",
+    ),
+    (r"\{\s*([:;=<>+\-])\s*\}", r"\1"),
+    (r"\s+", " "),
+    (r"\\text ?\{ ?([a-zA-Z]|[\d.,()+\- ]+) ?\}", _short_text),
+    (r"^\\text ?\{ ?\(?[A-Z]\)?[.:]? ?\} ?[:~]? ?(?=-?[\d.]+$)", ""),  # \text{(A) } 12
+    (r"^\\text ?\{[^{}]*(?::|=|(?<![a-zA-Z])(?:is|are|equals)) ?\} ?(?=.)", ""),  # \text{Total: } 12
+    (
+        r"_ ?\{? ?(?:\\text ?\{)? ?(" + "|".join(BASES) + r")" + END + r" ?\}*",
+        lambda m: f"_{{{BASES[m[1]]}}}",
+    ),
+    (r"\\text ?\{ ?([\d.,]+) ([a-zA-Z][a-zA-Z ]*)\}", r"\1 \\text{\2}"),
     (r"\s+", " "),
 )
 _COMMANDS = _rules(
-    (r"\\(?:d|t|c)frac" + END, r"\\frac"),
+    (r"\\(?:d|t|c|nice|s|x|flat)frac" + END, r"\\frac"),
     (r"\\(?:d|t)binom" + END, r"\\binom"),
     (r"\\(?:le|leqslant|leqq)" + END, r"\\leq"),
     (r"\\(?:ge|geqslant|geqq)" + END, r"\\geq"),
-    (r"\\ne" + END, r"\\neq"),
+    (r"\\not\s*=|\\ne" + END, r"\\neq"),
     (r"\\lt" + END, "<"),
     (r"\\gt" + END, ">"),
-    (r"\\(?:times|ast)" + END, r"\\cdot "),
+    (r"\\(?:times|ast|cdotp)" + END, r"\\cdot "),
     (r"\\div" + END, "/"),
     (r"\\varnothing" + END, r"\\emptyset"),
-    (r"\\(?:dots|cdots|dotsc|dotsb)" + END + r"|\.\.\.+", r"\\ldots "),
+    (r"\\(?:dots|cdots|dotsc|dotsb|dotsm)" + END + r"|\.\.\.+", r"\\ldots "),
     (r"\\lbrace" + END, r"\\{"),
     (r"\\rbrace" + END, r"\\}"),
     (r"\\\{\s*\\\}", r"\\emptyset"),
     (r"\\[lr]brack" + END, lambda m: "[" if m[0][1] == "l" else "]"),
-    (r"\\[lr]?vert" + END, "|"),
+    (r"\\[lr]?vert" + END + r"|\\mid(?=\s*$)", "|"),
     (r"\\colon" + END, ":"),
     (r"\\infin" + END, r"\\infty"),
     (r"\\(?:approxeq|simeq)" + END, r"\\approx"),
+    (r"\\(?:implies|Longrightarrow|therefore)" + END, r"\\Rightarrow "),
+    (r"\\(?:backslash|smallsetminus)" + END, r"\\setminus"),
+    (r"\\(?:R|reals|Reals)" + END + r"|\\mathbb R", r"\\mathbb{R}"),
     (r"\\degree" + END, r"^\\circ"),
     (r"\^\s*\{?\s*\\circ\s*\}?", r"^\\circ "),
+    (
+        r"(\d*\.\d*)\\dot ?\{? ?(\d) ?\}?(?:(\d*)\\dot ?\{? ?(\d) ?\}?)?(?!\d)",
+        lambda m: f"{m[1]}\\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}",
+    ),
+    (r"(?<![\d.])(\d+\.|0\.\d+)\((\d+)\)$", r"\1\\overline{\2}"),  # 0.1(6)
+    (r"(?<![\d.])(\d*\.\d{0,9}?)(\d{1,6}?)\2{2,}\s*\\ldots", r"\1\\overline{\2}"),  # 0.333...
+    # ]0,1[ is (0,1)
+    (r"\]([^\[\]()]*[,;][^\[\]()]*)([\[\]])", lambda m: f"({m[1]}" + (")" if m[2] == "[" else "]")),
+    (r"\[([^\[\]()]*[,;][^\[\]()]*)\[", r"[\1)"),
 )
 _WORDS = _rules(
     (r"\\text\s*\{\s*,?\s*and\s*\}|(?<![\\a-zA-Z])and(?![a-zA-Z])", r"\\land "),
     (r"\\text\s*\{\s*,?\s*or\s*\}|(?<![\\a-zA-Z])or(?![a-zA-Z])", r"\\lor "),
+    (r"\\text ?\{ ?(\\land |\\lor )", r"\1\\text{"),
     (r"[,;]\s*(\\land |\\lor )", r"\1"),
     (r"\\text\s*\{\s*(?:percent|per cent|\\?%)\s*\}|(?<![\\a-zA-Z])percent(?:age)?" + END, r"\\%"),
     (r"(?<!\\)%", r"\\%"),
     (r"\\text\s*\{\s*degrees?\s*\}|(?<![\\a-zA-Z])degrees?" + END, r"^\\circ "),
-)
-_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_MULTIPLE = re.compile(
-    r"(?<=[\d}])\s*(\\text\s*\{\s*)?(" + "|".join(_MULTIPLES) + r")" + END + r"(?(1)([^{}]*)\})"
+    (r"\\operatorname ?\{ ?(gcd|max|min|exp|log|ln|sin|cos|tan|det|deg) ?\}", r"\\\1 "),
 )
 _NAMES = (
-    "sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|infty|theta|"
-    "alpha|beta|gamma|delta|lambda|mu|phi|omega|min|max|gcd"
+    "sqrt|pi|sin|cos|tan|cot|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|infty|theta|"
+    "alpha|beta|gamma|delta|lambda|mu|phi|omega|gcd|(?:min|max|sec)(?=\\s*[({\\\\\\d_^])"
 )
 _PLAIN_NAME = re.compile(rf"(?<![\\a-zA-Z])({_NAMES}){END}")
 _PLAIN = _rules(
@@ -145,10 +157,13 @@ _PLAIN = _rules(
     (r"<=", r"\\leq "),
     (r">=", r"\\geq "),
     (r"!=", r"\\neq "),
+    (r"=>|->", r"\\Rightarrow "),
     (r"\^\s*(-?\d+)", r"^{\1}"),  # TeX reads 10^12 as 10^1 2; its writers mean 10^{12}
 )
 _MAX_DEPTH = 80
 """Deeper formulas keep their arguments as they are: they are too deep to be compared anyway."""
+_MAX_INFIX = 20
+_INFIX = re.compile(r"\\(over|choose)(?![a-zA-Z])")
 _TEXT_GROUP = re.compile(r"(\\(?:text|operatorname)\s*\{[^{}]*\})")
 _ARGUMENTS = {"\\frac": 2, "\\sqrt": 1, "\\binom": 2}
 _COMMA_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
@@ -158,13 +173,12 @@ _SPACE_GROUPS = re.compile(r"(?<![\d.,/}] )(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?
 @lru_cache(maxsize=20_000)
 def canonical(text: str) -> str:
     """``text`` in one notation: LaTeX, without what carries no meaning."""
-    text = unicodedata.normalize("NFKC", _apply(_CHARACTERS, text))
-    text = _apply(_COMMANDS, _apply(_LAYOUT, text))
-    text = _MULTIPLE.sub(_multiple, _apply(_WORDS, text))
+    text = _apply(_COMMANDS, _apply(_LAYOUT, to_latex(text)))
+    text = in_digits(_apply(_WORDS, text))
     text = "".join(
         part if _TEXT_GROUP.fullmatch(part) else _plain(part) for part in _TEXT_GROUP.split(text)
     )
-    text = bare(text)
+    text = bare(_prefixed(text))
     if depth_of(text) <= _MAX_DEPTH:
         text = _braced_arguments(text)
     text = _SPACE_GROUPS.sub(lambda m: m[0].replace(" ", ""), text)
@@ -208,13 +222,22 @@ def _apply(rules: tuple[Rule, ...], text: str) -> str:
     return text
 
 
-def _multiple(match: re.Match[str]) -> str:
-    rest = f"\\text{{{match[3]}}}" if match[1] and match[3].strip() else ""
-    return f"\\cdot 10^{{{_MULTIPLES[match[2]]}}} {rest}"
-
-
 def _plain(text: str) -> str:
     return _apply(_PLAIN, _PLAIN_NAME.sub(r"\\\1 ", text))
+
+
+def _prefixed(text: str) -> str:
+    """``{5 \\choose 2}`` and ``{1 \\over 2}`` as ``\\binom{5}{2}`` and ``\\frac{1}{2}``."""
+    for _ in range(_MAX_INFIX):
+        infix = _INFIX.search(text)
+        if infix is None:
+            break
+        around = [g for g in groups(text) if g[0] < infix.start() < g[1]]
+        start, end = max(around, default=(-1, len(text)))
+        name = "\\frac" if infix[1] == "over" else "\\binom"
+        arguments = f"{{{text[start + 1 : infix.start()]}}}{{{text[infix.end() : end]}}}"
+        text = text[: max(start, 0)] + name + arguments + text[end + 1 :]
+    return text
 
 
 def _braced_arguments(text: str) -> str:
@@ -235,7 +258,7 @@ def _braced_arguments(text: str) -> str:
 def _bracketed_power(text: str, at: int, done: list[str]) -> int:
     if text[at : at + 1] != "(":
         return at
-    end = _closing_round(text, at)
+    end = closing_round(text, at)
     if end is None:
         return at
     done.append("{" + _braced_arguments(text[at + 1 : end]) + "}")
@@ -254,7 +277,7 @@ def _argument(text: str, at: int, done: list[str]) -> int:
     if start == "{":
         end = matching_brace(text, at)
     elif start == "(":
-        end = _closing_round(text, at)
+        end = closing_round(text, at)
     elif start == "\\":
         command = re.compile(r"\\[a-zA-Z]+").match(text, at)
         if command is None or command[0] in _ARGUMENTS:
@@ -270,15 +293,6 @@ def _argument(text: str, at: int, done: list[str]) -> int:
         return at
     done.append("{" + _braced_arguments(text[at + 1 : end]) + "}")
     return end + 1
-
-
-def _closing_round(text: str, opening: int) -> int | None:
-    depth = 0
-    for at in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        if depth == 0:
-            return at
-    return None
 
 
 def _join_thousands(text: str) -> str:

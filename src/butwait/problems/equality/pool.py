@@ -19,8 +19,11 @@ from butwait.records import UserError
 _START_LIMIT = 120.0
 """Seconds until a new process must have loaded math-verify, on a busy machine too."""
 _WORKER = "butwait.problems.equality.worker"
-_GRACE = 0.3
-"""Seconds after the time limit at which a process that did not end its case is killed."""
+_PATIENCE = 60.0
+"""Seconds for each second of the processor that a case may use, until its process counts as stuck.
+
+A case ends itself after its time on the processor. This only ends a process that the machine does
+not let run at all, and is no verdict on the case."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -36,7 +39,7 @@ class WorkerPool:
     """
 
     def __init__(self, size: int, time_limit: float, memory_limit: int) -> None:
-        """size: processes; time_limit: seconds a case; memory_limit: bytes a process."""
+        """size: processes; time_limit: processor seconds a case; memory_limit: bytes a process."""
         self._size, self._time_limit, self._memory_limit = size, time_limit, memory_limit
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(size):
@@ -47,9 +50,9 @@ class WorkerPool:
         self._owner = os.getpid()
 
     def verdict(self, gold: str, answer: str) -> Verdict:
-        """What a process says of the case; ``limit`` where it broke the time or memory limit.
+        """What a process says of the case; ``limit`` where no verdict comes within the limits.
 
-        Waits for a free process; the time limit counts from when one takes the case.
+        Waits for a free process.
 
         Raises:
             WorkerDiedError: two processes in a row died, which is no fault of the case.
@@ -62,11 +65,7 @@ class WorkerPool:
                 worker = worker or self._start()
                 try:
                     return worker.ask(gold, answer)
-                except TimeoutError:
-                    self._discard(worker)
-                    worker = None
-                    return "limit"
-                except (WorkerDiedError, OSError):
+                except (WorkerDiedError, OSError):  # a TimeoutError is an OSError
                     self._discard(worker)
                     worker = None
                     if last_attempt:
@@ -138,7 +137,7 @@ class _Worker:
             self._wait_for_start()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
-        reply = self._read_line(self._time_limit + _GRACE)
+        reply = self._read_line(_PATIENCE * (1 + self._time_limit))
         for verdict in get_args(Verdict):
             if reply == verdict:
                 return verdict

@@ -31,7 +31,8 @@ _LABEL = re.compile(
 )
 _MEMBER = re.compile(_VARIABLE.pattern + r"\s*\\in(?![a-zA-Z])\s*")
 _MATRIX = re.compile(
-    r"^[\[(]?\s*\\begin\{(?P<name>[pb]?matrix|array|bsmallmatrix|psmallmatrix)\}(?:\{[^{}]*\})?"
+    r"^(?P<factor>(?:-|[\w\s+*/^().-]|\\(?:frac|sqrt|cdot|pi)(?![a-zA-Z])|[{}])*?)\s*(?:\\cdot)?\s*"
+    r"[\[(]?\s*\\begin\{(?P<name>[pb]?matrix|array|bsmallmatrix|psmallmatrix)\}(?:\{[^{}]*\})?"
     r"(?P<body>.*)\\end\{(?P=name)\}\s*[\])]?$",
     re.DOTALL,
 )
@@ -98,8 +99,9 @@ def _unlabelled(text: str) -> Answer:
     parts = split(text, frozenset({"\\cup"}))
     if len(parts) > 1 and all(parts):
         return _union(text, [read(part) for part in parts])
-    if matrix := _MATRIX.match(text):
-        return _matrix(text, matrix["body"])
+    matrix = _MATRIX.match(text) if "\\begin" in text else None
+    if matrix and len(split(matrix["factor"], frozenset({"+"}))) == 1:
+        return _matrix(text, matrix["body"], matrix["factor"].strip())
     if (outer := wrapped(text)) and (answer := _wrapped(text, *outer)):
         return answer
     if any(token in ("\\pm", "\\mp") for _, _, token in tokens(text)):
@@ -140,9 +142,14 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
     return Answer("bracket", text, items, ends)
 
 
-def _matrix(text: str, body: str) -> Answer:
+def _matrix(text: str, body: str, factor: str) -> Answer:
+    """A matrix; a number or a variable before it multiplies each of its entries."""
     rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", body) if row.strip()]
-    cells = [[read(cell) for cell in split(row.strip(), frozenset({"&"}))] for row in rows]
+    times = f"({factor}) \\cdot " if factor not in ("", "-") else factor
+    cells = [
+        [read(f"{times}({cell})" if times else cell) for cell in split(row.strip(), frozenset({"&"}))]
+        for row in rows
+    ]
     columns = str(len(cells[0])) if cells else ""
     return Answer("matrix", text, tuple(cell for row in cells for cell in row), columns)
 

@@ -3,10 +3,13 @@
 It loads math-verify once, then forks a child for every case; the child's exit code is the verdict.
 A case can therefore neither slow down nor corrupt the next one, and ending it costs nothing:
 
-- time: the child's alarm has the default action, so that the kernel ends the process even inside
-  a C function, whether or not anybody is left to watch it;
+- time: the child may use so many seconds of the processor, however busy the machine is. The timer's
+  signal has the default action, so that the kernel ends the process even inside a C function,
+  whether or not anybody is left to watch it;
 - memory: RLIMIT_AS;
 - the parent's death: standard input closes and the process leaves.
+
+An answer that breaks a limit is *different* where the gold answer can be judged without it.
 
 Protocol, one line each: ``ready``, then per case {"gold", "answer"} in and one of
 ``Verdict`` out.
@@ -26,6 +29,8 @@ from typing import Literal
 Verdict = Literal["equal", "different", "unreadable", "limit"]
 Compare = Callable[[str, str], bool]
 _EXIT_CODES: dict[int, Verdict] = {10: "equal", 11: "different", 12: "unreadable"}
+_PROBE = r"\frac{\pi}{17}"
+"""An answer that costs nothing: a gold answer that can be compared with it can be judged."""
 _WARM_UP = (r"\frac{1}{2}+\sqrt{x}", r"2\pi x^{2}-\ln(x)", r"y = 2x+1", r"(1,2)\cup(3,\infty)")
 
 
@@ -37,10 +42,16 @@ def main() -> None:
     compare = _load()
     limit_memory(memory_limit)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    judgeable: dict[str, bool] = {}
     replies.write(b"ready\n")
     for line in sys.stdin.buffer:
         case = json.loads(line)
         verdict = in_child(compare, case["gold"], case["answer"], time_limit, replies)
+        if verdict == "limit" and case["gold"] not in judgeable:
+            probe = in_child(compare, case["gold"], _PROBE, time_limit / 2, replies)
+            judgeable[case["gold"]] = probe in ("equal", "different")
+        if verdict == "limit" and judgeable[case["gold"]]:
+            verdict = "different"
         replies.write(verdict.encode() + b"\n")
 
 
@@ -60,7 +71,7 @@ def _load() -> Compare:
 def in_child(
     compare: Compare, gold: str, answer: str, time_limit: float, replies: io.FileIO
 ) -> Verdict:
-    """The verdict of ``compare`` in a forked child that ends after ``time_limit`` seconds."""
+    """The verdict of ``compare`` in a forked child with ``time_limit`` seconds of the processor."""
     child = os.fork()
     if child == 0:
         replies.close()  # else the death of this process would go unnoticed while the child lives
@@ -72,8 +83,8 @@ def in_child(
 def _exit_code(compare: Compare, gold: str, answer: str, time_limit: float) -> int:
     from butwait.problems.equality.compare import UnreadableGoldError
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, time_limit)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, time_limit)
     try:
         return 10 if compare(gold, answer) else 11
     except UnreadableGoldError:
