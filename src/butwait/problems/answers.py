@@ -27,7 +27,7 @@ MAX_BOXES = 60
 MAX_LINK = 80
 """Characters between two joined boxes at most."""
 
-_TAG = "<answer>"
+_TAG = re.compile(r"(?i)[<\[](/?)(?:final[_ ]?)?answer[>\]]")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BARE_BOX = re.compile(r"[^\s${}\\.,;]+(?:[.,]\d+)*|\\[^\s$]+")
 _LINK = re.compile(
@@ -56,10 +56,13 @@ def extract_answer(text: str, kind: AnswerKind) -> str | None:
     """
     text = answer_part(text)
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    tag = text.rfind(_TAG)
-    if tag >= 0 and (last < tag or last < text.find("</answer>", tag)):
-        inside = text[tag + len(_TAG) :].partition("</answer>")[0]
-        return extract_answer(inside, kind) or _line(inside)
+    if "nswer" in text or "NSWER" in text:
+        tags = list(_TAG.finditer(text))
+        opened = next((tag.end() for tag in reversed(tags) if not tag[1]), None)
+        closed = next((tag.start() for tag in reversed(tags) if tag[1]), len(text))
+        if opened is not None and last < max(opened, closed):
+            inside = text[opened : closed if closed > opened else len(text)]
+            return extract_answer(inside, kind) or _line(inside)
     if last >= 0 and (box := _BOX.match(text, last)):
         return _boxed(text, last, box.end())
     text = text[-MAX_UNBOXED:]
@@ -189,7 +192,7 @@ def _line(inside: str) -> str | None:
 def _last_line(text: str, kind: AnswerKind) -> str | None:
     if display := _LAST_DISPLAY.search(text[-MAX_VALUE:]):
         return (display[1] or display[2]).strip()
-    lines = [line for line in text.strip().split("\n") if line.strip()]
+    lines = [line for line in text.strip().split("\n") if any(c.isalnum() for c in line)]
     if not lines:
         return None
     value = closing_value(_CALCULATION.sub("", lines[-1]).strip())

@@ -4,7 +4,7 @@ import re
 
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.notation import canonical
-from butwait.problems.equality.numerals import in_digits
+from butwait.problems.equality.numerals import hedges, in_digits
 from butwait.problems.equality.units import split_unit
 
 MAX_VALUE = 2_000
@@ -13,18 +13,36 @@ _MAX_WORDS = 5
 """Words of an answer in words that a clause follows."""
 
 _ANSWER_WORD = re.compile(
-    r"(?i)\banswers?\b|答案|答え|回答|\brespuesta|\bréponse|\bresposta|\brisposta|\bantwort|\bответ"
+    r"(?i)\banswers?\b|答案|答え|答(?=[:：])|回答|정답|답(?=[은는:])|\brespuesta|\bréponse|\bresposta"
+    r"|\brisposta|\bantwort|\bответ"
 )
 _SAYS = re.compile(
-    r"(?i)(?:\s+to\s[^.\n]{0,100}?|\s+here|\s+(?:correcta|final|finale|correcte))?"
-    r"\s*(?:\*\*|__)?\s*(?:[:：=]|\b(?:is|are|es|est|é|è|ist|lautet|(?:must|should|would|will) be)\b"
-    r"|[为是為は])(?:\s*[:：])?"
-    r"(?:\s+(?:therefore|thus|then|hence|simply|just|indeed|clearly|equal to|given by)\b,?)*"
+    r"(?i)(?:\s+to\s[^.\n]{0,100}?|\s+here|\s+(?:correcta|final|finale|correcte)|,? (?:then|therefore),?)?"
+    r"[\"')\]]?\s*(?:\*\*|__)?\s*"
+    r"(?:[:：=]|\b(?:is|are|es|est|é|è|ist|lautet|equals|becomes|was|(?:must|should|would|will|can|has"
+    r" to|turns out to) be|comes? (?:out )?to|works out to)\b|[为是為は은는]|等于|等於|→|⇒|=>|->|[—–-](?=\s)"
+    r"|,(?=\s*[-$\\\d]))(?:\s*[:：])?"
+    r"(?:\s+(?:therefore|thus|then|hence|simply|just|indeed|clearly|exactly|precisely|equal to"
+    r"|given by)\b,?)*"
 )
+_BARE_TITLE = re.compile(r"(?i)[\s#*>_-]*(?:final\s|the\s)*$")
+_BARE_VALUE = re.compile(r"\s+(?=[-$\\]*\d)")
 _SAID_BEFORE = re.compile(
-    r"(?:\b(?:is|are|(?:must|should|would|will) be)\b|=)\s+(?:\w+\s+)?(?:the|our|my|your|its)\s+"
+    r"(?:\b(?:is|are|as|(?:must|should|would|will) be)\b|=)\s+(?:\w+\s+)?(?:the|our|my|your|its)\s+"
     r"(?:\w+\s+){0,2}$"
 )
+_MAX_ANNOUNCEMENTS = 1_000
+_CHOSEN = re.compile(
+    r"(?i:\b(?:choose|choice(?: is)?|select|pick|go with|option|answer is|it is|it must be|it's)\s+\(?)"
+    r"([A-J])(?![\w'])|\(([A-J])\)\s+is\s|^\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|true)"
+)
+_REFUSED = re.compile(r"(?i)\b(?:not|neither|nor|or|either|incorrect|wrong|false)\b")
+_YES = re.compile(r"(?i)(yes|no|true|false)\b(?=[.,;:!]|\s*$)")
+_CONCLUDES = re.compile(
+    r"(?i)(?:so|thus|hence|therefore|finally|consequently|in total|altogether|overall|then)\b"
+)
+_PLAIN_NUMBER = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_GIVES = re.compile(r"(?i)[,;]?\s*(?:so|thus|hence|therefore|giving|which gives|and so)\b")
 _DELIMITER = re.compile(r"\\\\|\\\$|\\[\[\]()]|\$")
 _CLOSERS = {"\\[": "\\]", "\\(": "\\)", "$": "$"}
 _PRICE = re.compile(r"\d[\d,.]*\s")
@@ -32,10 +50,13 @@ _SEPARATORS = re.compile(r"(?:\s|[,;.]|and|or)*+")
 _COPULA = re.compile(r"(?:\b(?:is|are|equals)\b|=|:)\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*(])|(?<=。)\s*(?=.)")
 _CLAUSE = re.compile(
-    r"\s*[,;，；]\s+(?=[a-zA-Z(])|\s*[，；]|\s+(?=\()|\s+[–—-]+\s+"
-    r"|\s+(?=(?:because|since|as|which|where|when|so|for|given|but|after|if|by|from|with|due|out"
-    r"|based|using|per)\b)"
+    r"\s*[,;，；]\s+(?!or\b|and\b|but\b|maybe\b|possibly\b)(?=[a-zA-Z(])|\s*[，；]|\s+(?=\(|\[[a-z])"
+    r"|\s+[–—-]+\s+"
+    r"|\s+(?=(?:because|since|as|which|where|when|so|for|given|after|if|by|from|with|due|out"
+    r"|based|using|per|in)\b)"
 )
+_QUOTED = re.compile(r"([\"'“‘«<*_~]+)(.*?)([\"'”’»>*_~]+)", re.DOTALL)
+_SHOUTED = re.compile(r"(?<=\d)!+$")
 _DECORATION = re.compile(
     r"(?<![\w)])(?:\*\*|__)|(?:\*\*|__)(?![\w(])|`|^#+\s|^[>\-*•]\s+"  # but not 9**9
 )
@@ -56,10 +77,13 @@ def announced_value(text: str) -> tuple[bool, str | None]:
 
     "the answer is 72", "Answer: 72", "72 is the answer", in English and a few other languages.
     """
-    for word in reversed(list(_ANSWER_WORD.finditer(text))):
+    for word in reversed(list(_ANSWER_WORD.finditer(text))[-_MAX_ANNOUNCEMENTS:]):
         if says := _SAYS.match(text, word.end()):
             return True, _announced(text[says.end() :])
         before = text[max(0, word.start() - 60) : word.start()]
+        title = _BARE_VALUE.match(text, word.end())
+        if title and _BARE_TITLE.match(before.rpartition("\n")[2]):
+            return True, _announced(text[title.end() :])
         if said := _SAID_BEFORE.search(before):
             end = word.start() - len(before) + said.start()
             clause = text[max(0, end - MAX_VALUE) : end]
@@ -69,8 +93,16 @@ def announced_value(text: str) -> tuple[bool, str | None]:
 
 
 def closing_value(line: str) -> str | None:
-    """The value that the last sentence of ``line`` ends in, or None."""
-    return _value(_sentences(cleaned(line))[-1])
+    """The value that the last sentence of ``line`` states, or None.
+
+    A number in passing is none; after "so" or "therefore" the only number of a sentence is.
+    """
+    sentence = _sentences(cleaned(line))[-1]
+    if len(sentence) > MAX_VALUE:
+        return None
+    if said := _YES.match(sentence):
+        return said[1]
+    return _value(sentence) or _chosen(sentence) or _concluded(sentence)
 
 
 def cleaned(text: str) -> str:
@@ -78,7 +110,12 @@ def cleaned(text: str) -> str:
     text = _DECORATION.sub("", text).strip()
     if _OPENING_DELIMITER.search(text) is None:
         text = _LAST_DELIMITER.sub("", text)
-    return text.rstrip(" .*。").strip()
+    text = text.rstrip(" .。").removesuffix("입니다").removesuffix("です")
+    if len(text) < MAX_VALUE and (quoted := _QUOTED.fullmatch(text)) and "|" not in quoted[1]:
+        text = quoted[2]
+    text = text.rstrip(" .*").strip()
+    surplus = text.count("}") > text.count("{")
+    return text[:-1].rstrip() if surplus and text.endswith("}") else text
 
 
 def math_spans(text: str) -> list[Span]:
@@ -137,18 +174,44 @@ def _opening_value(sentence: str) -> str | None:
     sentence = cleaned(sentence)
     if not sentence or len(sentence) > MAX_VALUE:
         return None
+    shouted = _SHOUTED.sub("", sentence)
+    if shouted != sentence and _PLAIN_NUMBER.fullmatch(shouted):
+        return shouted  # "The answer is 36!"; a factorial stands in a formula
     if _states(sentence):
         return sentence
+    if letter := _chosen(sentence):
+        return letter
     head = _CLAUSE.split(sentence, maxsplit=1)[0].strip()
     if head != sentence and _states(head):
-        return head
+        rest = sentence[len(head) :]
+        result = _value(rest) if "=" in head and _GIVES.match(rest) else None
+        return result or head
     spans = math_spans(sentence)
     if spans and spans[0][0] == 0:
         rest = sentence[spans[0][1] : spans[1][0] if len(spans) > 1 else len(sentence)]
         if rest[:1].isspace() and not _COPULA.search(rest):
             return spans[0][2]
-    wordy = not spans and head and not _COPULA.search(head) and not any(c.isdigit() for c in sentence)
+    wordy = not spans and head and not _COPULA.search(head) and not any(c.isdigit() for c in head)
     return head if wordy and len(head.split()) <= _MAX_WORDS else None
+
+
+def _chosen(sentence: str) -> str | None:
+    """The one choice letter that a sentence names: "(D) is correct"; None where it hedges."""
+    if _REFUSED.search(sentence):
+        return None
+    letters = {letter for found in _CHOSEN.findall(sentence) for letter in found if letter}
+    letters |= set(re.findall(r"(?<![\w\\])\(([A-J])\)", sentence))
+    return letters.pop() if len(letters) == 1 else None
+
+
+def _concluded(sentence: str) -> str | None:
+    """The only number of a sentence that concludes: "So she has 84 apples"."""
+    numbers = _PLAIN_NUMBER.findall(sentence)
+    if len(numbers) != 1 or not _CONCLUDES.match(sentence) or hedges(sentence):
+        return None
+    before, number, after = sentence.partition(numbers[0])
+    alone = before[-1:].isspace() and (not after or after[0] in " %.")
+    return f"{number}{after}" if alone and len(after.split()) <= 2 else None
 
 
 def _last_value(clause: str) -> str | None:

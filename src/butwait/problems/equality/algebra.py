@@ -29,8 +29,8 @@ from sympy import (
     Product,
     Rational,
     Sum,
-    factorial,
-    pi,
+    Symbol,
+    solve,
     sympify,
 )
 
@@ -45,7 +45,6 @@ _SETS = re.compile(r"[<>\[]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup|in
 _DEGREES = re.compile(
     r"(?P<number>(?<![\d.])\d+(?:\.\d+)?|\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\([^()]*\)|[a-zA-Z])\s*\^\\circ"
 )
-_SIGNED_POWER = re.compile(r"-\s*1")
 _RELATIONS = {"<": Lt, ">": Gt, "\\leq": Le, "\\geq": Ge, "\\neq": Ne}
 _DEFINITE = (Sum, Product, Integral, Limit)
 _MAX_SUMMED = 2_000
@@ -59,7 +58,7 @@ def same_formula(gold: str, answer: str) -> bool:
         UnreadableGoldError: math-verify cannot read ``gold``. An answer that it cannot read is
             not equal.
     """
-    if _SETS.search(gold) and _SETS.search(answer):
+    if _SETS.search(gold + answer):
         verdict = same_set(gold, answer, _formula)
         if verdict is not None:
             return verdict
@@ -119,7 +118,8 @@ def _evaluated(gold: Basic, answer: Basic, places: int | None) -> bool | None:
     are proportional; inequalities, where they are so with a positive factor.
     """
     if isinstance(gold, Eq) and isinstance(answer, Eq):
-        return proportional(gold.lhs - gold.rhs, answer.lhs - answer.rhs)
+        verdict = proportional(gold.lhs - gold.rhs, answer.lhs - answer.rhs)
+        return verdict or _solved_for(gold, answer) or _solved_for(answer, gold) or verdict
     if isinstance(gold, (Ge, Gt, Le, Lt)) and isinstance(answer, (Ge, Gt, Le, Lt)):
         if isinstance(gold, (Ge, Le)) != isinstance(answer, (Ge, Le)):
             return False
@@ -129,6 +129,19 @@ def _evaluated(gold: Basic, answer: Basic, places: int | None) -> bool | None:
     if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
         return None
     return agreement(gold, answer, places)
+
+
+def _solved_for(equation: Eq, explicit: Eq) -> bool:
+    """Whether ``explicit`` (y = 6/x) is the one solution of ``equation`` (xy = 6)."""
+    name, value = explicit.lhs, explicit.rhs
+    if not isinstance(name, Symbol) or name in value.free_symbols or not value.free_symbols:
+        return False
+    if (equation.lhs - equation.rhs).as_poly(name) is None:
+        return False
+    if (equation.lhs - equation.rhs).as_poly(name).degree() != 1:
+        return False
+    found = solve(equation, name)
+    return len(found) == 1 and bool(agreement(found[0], value, None))
 
 
 def _same_matrix(gold: Basic, answer: Basic, places: int | None) -> bool | None:

@@ -19,6 +19,7 @@ from butwait.problems.equality.rules import (
     same_based,
     same_congruence,
     same_ratio,
+    same_time,
 )
 from butwait.problems.equality.structure import (
     MAX_ITEMS,
@@ -28,8 +29,8 @@ from butwait.problems.equality.structure import (
     is_variable,
     read,
 )
-from butwait.problems.equality.units import conversion, split_unit
-from butwait.problems.equality.words import as_words, choice_letter
+from butwait.problems.equality.units import conversion, split_unit, summed
+from butwait.problems.equality.words import as_words, choice_letter, same_words
 
 Algebra = Callable[[str, str], bool]
 """(gold, answer) in canonical LaTeX -> whether they are equal; raises ``UnreadableGoldError``."""
@@ -41,8 +42,13 @@ _OTHER_SEPARATORS = frozenset({",", ";", "\\land", "\\pm", "\\mp"})
 _SET_NOTATION = re.compile(
     r"[<>]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup|land|lor)(?![a-zA-Z])"
 )
+_RADIANS = re.compile(r"\\pi(?![a-zA-Z])|\\arc|\\(?:sin|cos|tan)\s*\^\s*\{\s*-1")
 _WRITTEN_LIST = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*,?\s*)+\]")
-_SAID_SETS = {"\\emptyset": "no solution", "\\mathbb{R}": "all real numbers"}
+_SAID = {
+    "\\emptyset": "no solution",
+    "\\mathbb{R}": "all real numbers",
+    "\\infty": "infinite",
+}
 
 
 class NeedsAlgebraError(Exception):
@@ -76,18 +82,18 @@ def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
     letter = choice_letter(gold)
     if letter is not None and choice_letter(answer, with_text=True) == letter:
         return True
-    gold_latex, answer_latex = (asides_removed(canonical(_listed(t))) for t in (gold, answer))
+    gold_latex, answer_latex = (_plain(text) for text in (gold, answer))
     if key(gold_latex) == key(answer_latex):
         return True
     said = as_words(gold)
-    if said is not None and said == as_words(answer):
+    if said is not None and same_words(said, as_words(answer)):
         return True
     gold_words = _words(gold, gold_latex)
     if gold_words is not None:
-        return gold_words == as_words(answer) or _SAID_SETS.get(answer_latex) == gold_words
+        return _SAID.get(answer_latex) == gold_words
     if not answer_latex or _words(answer, answer_latex) is not None or hedges(answer_latex):
-        said_set = _SAID_SETS.get(gold_latex)
-        return said_set is not None and said_set == as_words(answer)
+        said = _SAID.get(gold_latex)
+        return said is not None and said == as_words(answer)
     return _Comparison(algebra).texts(gold_latex, _conclusion(answer_latex, gold_latex))
 
 
@@ -108,6 +114,11 @@ def _listed(text: str) -> str:
     if not _WRITTEN_LIST.fullmatch(text.strip()):
         return text
     return ", ".join(a or b for a, b in re.findall(r"'([^']*)'|\"([^\"]*)\"", text))
+
+
+def _plain(text: str) -> str:
+    """Canonical notation, without remarks; 2 hours 30 minutes in minutes."""
+    return summed(asides_removed(canonical(_listed(text))))
 
 
 def _words(text: str, latex: str) -> str | None:
@@ -162,8 +173,9 @@ class _Comparison:
         if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
             return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
         if _is_vector(gold) and _is_vector(answer):
-            return self._ordered(gold.items, answer.items)
-        if shapes == ("union", "union") and self._unordered(gold.items, answer.items):
+            if self._ordered(gold.items, _by_label(gold, answer)):
+                return True
+        if set(shapes) <= {"union", "list"} and self._unordered(gold.items, answer.items):
             return True
         if shapes == ("value", "list") and split(answer.text, _OTHER_SEPARATORS) == [answer.text]:
             return all(self.answers(gold, item) for item in answer.items)  # 0.5 or 1/2
@@ -204,6 +216,8 @@ class _Comparison:
         return not left
 
     def _values(self, gold: str, answer: str) -> bool:
+        if (verdict := same_time(gold, answer)) is not None:
+            return verdict
         gold, gold_unit = split_unit(gold)
         answer, answer_unit = split_unit(answer)
         ratio = conversion(gold_unit, answer_unit)
@@ -225,8 +239,10 @@ class _Comparison:
         for rule in (same_based, same_ratio, same_congruence):
             if (verdict := rule(gold, answer)) is not None:
                 return verdict
-        if answer_unit == "degree" and not gold_unit and "\\pi" in gold:
+        if answer_unit == "degree" and not gold_unit and _RADIANS.search(gold):
             answer = f"({answer}) \\cdot \\frac{{\\pi}}{{180}}"
+        if gold_unit == "degree" and not answer_unit and _RADIANS.search(answer):
+            gold = f"({gold}) \\cdot \\frac{{\\pi}}{{180}}"
         return self._formulas(gold, answer)
 
     def _equations(self, gold: Answer, answer: Answer) -> bool:
@@ -248,7 +264,15 @@ class _Comparison:
 
 def _alone(answer: Answer) -> Answer:
     """A set or list of one is its element."""
-    return answer.items[0] if answer.shape in ("set", "list") and len(answer.items) == 1 else answer
+    single = answer.shape in ("set", "list", "matrix") and len(answer.items) == 1
+    return answer.items[0] if single else answer
+
+
+def _by_label(gold: Answer, answer: Answer) -> tuple[Answer, ...]:
+    """The parts of ``y=-1, x=3`` in the order of (x, y), where the gold answer has no labels."""
+    if all(is_name(item.label) for item in answer.items) and not any(i.label for i in gold.items):
+        return tuple(sorted(answer.items, key=lambda item: item.label))
+    return answer.items
 
 
 def _is_vector(answer: Answer) -> bool:

@@ -6,14 +6,19 @@ from butwait.problems.equality.brackets import split, wrapped
 
 _INTRODUCED = re.compile(
     r"(?<=\S)[\s,;.(]*(?:\\text ?\{[\s,;.(]*(?:for|where|with|as|since|because|whenever|provided|"
-    r"assuming|given|valid|which|that)(?![a-zA-Z])[^{}]*\}|\\forall(?![a-zA-Z])|(?<![a-zA-Z\\])"
+    r"assuming|given|valid|which|that)(?![a-zA-Z])[^{}]*\}|\\forall(?![a-zA-Z])"
+    r"|\\text ?\{ ?if ?\} ?[a-zA-Z] ?\\text ?\{ ?is (?:an? |any )?(?:real|integer|whole|natural|constant)"
+    r"|(?<![a-zA-Z\\])"
     r"(?:for (?:all|any|every|each|some)|where|since|because|provided)(?![a-zA-Z])).*$",
     re.DOTALL,
 )
 _VARIABLES = r"[a-zA-Z](?:_\{?\w\}?)?(?: ?, ?[a-zA-Z](?:_\{?\w\}?)?)*"
 _MEMBERSHIP = re.compile(
-    rf"(?<=\S)\s*[,;:(]?\s*\(? ?(?<![a-zA-Z\\]){_VARIABLES} ?\\in(?![a-zA-Z])\s*\{{?\s*\\mathbb.*$", re.DOTALL
+    r"(?<=\S)\s*(?:[,;:(]\s*|\s)\(?\s*(?P<variable>[a-zA-Z](?:_\{?\w\}?)?) ?"
+    r"\\in(?![a-zA-Z])\s*\{?\s*\\mathbb(?P<set>.*)$",
+    re.DOTALL,
 )
+_VARIABLE_BEFORE = re.compile(r"(?<=\S)\s*[,;]\s*(?P<variable>[a-zA-Z])$")
 _BOUND = re.compile(
     rf"{_VARIABLES} ?(?:\\[lg]eq?|[<>]|\\neq|= ?\d+ ?, ?\d+ ?, ?(?:\d+ ?, ?)?\\ldots).*", re.DOTALL
 )
@@ -27,8 +32,11 @@ def asides_removed(latex: str) -> str:
     A condition beside a relation or an interval is part of the answer and stays.
     """
     short = _INTRODUCED.sub("", _EXPLAINED.sub("", latex), count=1)
-    if not _RELATION.search(short):
-        short = _MEMBERSHIP.sub("", short, count=1)
+    member = _MEMBERSHIP.search(short)
+    if member and (not _RELATION.search(short) or member["set"].strip() in ("{R}", "R")):
+        short = short[: member.start()]
+        while (other := _VARIABLE_BEFORE.search(short)) and other["variable"] in short[: other.start()]:
+            short = short[: other.start()]
     short = _without_bounds(short).rstrip(" ,;.:")
     return short or latex
 

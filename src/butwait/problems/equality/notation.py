@@ -47,21 +47,26 @@ def _lines(match: re.Match[str]) -> str:
 
 
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "₹": "rupee", "₩": "won", "₽": "ruble"}
+_CURRENCIES["¢"] = "cent"
 _ALIGNMENTS = "aligned|align|alignat|alignedat|split|gathered|gather|equation|eqnarray|multline"
 _LAYOUT = _rules(
     (r"\s+", " "),
+    (r"\\text ?\{ ?([,.:;]) ?\}", r"{\1}"),
     (r"(?<=\d)(?:\{,\}|,\\!|\\!,(?:\\!)?)\s*(?=\d{3}(?!\d))", ""),  # thousands: 14{,}916, 15,\!000
-    (r"\\!\s*|\\-|\\/", ""),
+    (r"(?<!\\)\\[!/-]\s*", ""),
+    (r"\b(?:US|CA|AU|NZ|HK) ?(?=\\?\$)|(?<![a-zA-Z])(?:Rs\.?|USD|EUR|GBP|INR|RMB) ?(?=\d)", ""),
     (r"(?<!\\)\\[()\[\]]", " "),
     (
         r"(?P<sign>\\\$|[€£₹₩₽])\s*(?P<number>[+-]?\d[\d,.]*)(?=[\s.}]*$)",
         _currency,
     ),
-    (r"(?P<number>\d)\s*(?P<sign>[€£₹₩₽])(?=[\s.}]*$)", _currency),
+    (r"(?P<number>\d)\s*(?P<sign>[€£₹₩₽¢])(?=[\s.}]*$)", _currency),
     (r"\\\$|[$€£¥₹₩₽]|\\(?:pounds|euro)" + END, " "),
     (r"\\begin\{(" + _ALIGNMENTS + r")\*?\}((?:(?!\\begin|\\end).)*+)\\end\{\1\*?\}", _lines),
     (r"\\begin\{(d?cases)\}((?:(?!\\begin|\\end|&).)*+)\\end\{\1\}", _lines),
+    (r"\\begin\{array\} ?\{[^{}]*\}((?:(?!\\begin|\\end|\\\\|&).)*+)\\end\{array\}", r"\1"),
     (r"\\(?:page)?color\s*(?:\[[^\[\]{}]*\])?\s*\{[^{}]*\}", " "),
+    (r"\\fcolorbox ?\{[^{}]*\} ?(?=\{)", r"\\colorbox"),
     (r"\\(?:textcolor|colorbox)\s*(?:\[[^\[\]{}]*\])?\s*\{[^{}]*\}\s*(?=\{)", ""),
     (r"\\(?:tag\*?|label|hspace\*?|vspace\*?|[hv]?phantom)\s*\{[^{}]*\}", " "),
     (r"\\(?:hskip|kern|mskip|mkern)\s*-?[\d.]+\s*(?:mm|cm|in|em|ex|pt|mu)", " "),
@@ -70,7 +75,13 @@ _LAYOUT = _rules(
         r"|mathbin|mathord|mathinner|mathopen|mathclose|pmb)(?=\s*\{)",
         "",
     ),
-    (r"\\m?(?:left|right)(?![a-zA-Z])\s*\.?", ""),
+    (r"\\m?(?:left|right|middle)(?![a-zA-Z])\s*\.?", ""),
+    (r"\\(?:checkmark|square|blacksquare|Box|qed|qedsymbol|bigstar|dag|ddag)" + END, " "),
+    (r"\\mathbb ?\{ ?(\d+) ?\}", r"\1"),
+    (r"[\^_] ?\{ ?\}|\\\\ ?$", ""),
+    (r"\{ ?([\^_]) ?(\w+) ?\}", r"\1{\2}"),
+    (r"^\^ ?\{? ?(\d+) ?\}? ?/ ?_ ?\{? ?(\d+) ?\}?$", r"\\frac{\1}{\2}"),
+    (r"^[\"'] ?([^\"']*) ?[\"']$", r"\1"),
     (
         r"\\(?:[bB]igg?[lrm]?|(?:display|text|script|scriptscript)style|(?:no)?limits|tiny"
         r"|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|nonumber|notag"
@@ -88,6 +99,8 @@ _LAYOUT = _rules(
         r"|mathnormal|bf|it|tt|sf)" + END,
         "",
     ),
+    (r"\\text(?= ?\{ ?\\(?:[dt]?frac|sqrt|pi)(?![a-zA-Z]))", ""),
+    (r"\\text ?\{ ?\\text ?\{([^{}]*)\} ?\}", r"\\text{\1}"),
     (r"\{\s*([:;=<>+\-])\s*\}", r"\1"),
     (r"\s+", " "),
     (r"\\text ?\{ ?([a-zA-Z]|[\d.,()+\- ]+) ?\}", _short_text),
@@ -118,13 +131,16 @@ _COMMANDS = _rules(
     (r"\\[lr]brack" + END, lambda m: "[" if m[0][1] == "l" else "]"),
     (r"\\[lr]?vert" + END + r"|\\mid(?=\s*$)", "|"),
     (r"\\colon" + END, ":"),
+    (r"^(?:[a-zA-Z] ?: ?)?[a-zA-Z] ?\\(?:long)?mapsto" + END, ""),
+    (r"\\equiv(?![a-zA-Z])(?!.*mod)", "="),
+    (r"\\overline ?\{ ?([A-Z]{2,3}) ?\}", r"\1"),
     (r"\\infin" + END, r"\\infty"),
     (r"\\(?:approxeq|simeq)" + END, r"\\approx"),
     (r"\\(?:implies|Longrightarrow|therefore)" + END, r"\\Rightarrow "),
     (r"\\(?:backslash|smallsetminus)" + END, r"\\setminus"),
     (r"\\(?:R|reals|Reals)" + END + r"|\\mathbb R", r"\\mathbb{R}"),
     (r"\\degree" + END, r"^\\circ"),
-    (r"\^\s*\{?\s*\\circ\s*\}?", r"^\\circ "),
+    (r"\^ ?(?:\{ ?\\circ ?\}|\\circ" + END + r")", r"^\\circ "),
     (
         r"(\d*\.\d*)\\dot ?\{? ?(\d) ?\}?(?:(\d*)\\dot ?\{? ?(\d) ?\}?)?(?!\d)",
         lambda m: f"{m[1]}\\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}",
@@ -142,6 +158,15 @@ _WORDS = _rules(
     (r"[,;]\s*(\\land |\\lor )", r"\1"),
     (r"\\text\s*\{\s*(?:percent|per cent|\\?%)\s*\}|(?<![\\a-zA-Z])percent(?:age)?" + END, r"\\%"),
     (r"(?<!\\)%", r"\\%"),
+    (
+        r"(\d) ?\\text ?\{ ?degrees? (?:Celsius|Fahrenheit|C|F) ?\}|(\d) degrees (?:Celsius|Fahrenheit)",
+        lambda m: f"{m[1] or m[2]}^\\circ ",
+    ),
+    (r"(?<=[\w}]) ?(?:\\text ?\{ ?to ?\}|\bto\b) ?(?=\d)", ":"),
+    (r"(?<=[\w})]) ?(?:\\text ?\{ ?minus ?\}|\bminus\b) ?(?=[\w\\(])", "-"),
+    (r"(?<=[\w})]) ?(?:\\text ?\{ ?plus ?\}|\bplus\b) ?(?=[\w\\(])", "+"),
+    (r"(?<=[\w})]) ?(?:\\text ?\{ ?times ?\}|\btimes\b) ?(?=[\w\\(])", r"\\cdot "),
+    (r"(?<=[\w})]) ?\\text ?\{ ?(?:divided by|over) ?\} ?(?=[\w\\(])", "/"),
     (r"\\text\s*\{\s*degrees?\s*\}|(?<![\\a-zA-Z])degrees?" + END, r"^\\circ "),
     (r"\\operatorname ?\{ ?(gcd|max|min|exp|log|ln|sin|cos|tan|det|deg) ?\}", r"\\\1 "),
 )
@@ -158,7 +183,7 @@ _PLAIN = _rules(
     (r">=", r"\\geq "),
     (r"!=", r"\\neq "),
     (r"=>|->", r"\\Rightarrow "),
-    (r"\^\s*(-?\d+)", r"^{\1}"),  # TeX reads 10^12 as 10^1 2; its writers mean 10^{12}
+    (r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}"),  # TeX reads 10^12 as 10^1 2; its writers mean 10^{12}
 )
 _MAX_DEPTH = 80
 """Deeper formulas keep their arguments as they are: they are too deep to be compared anyway."""
@@ -178,6 +203,8 @@ def canonical(text: str) -> str:
     text = "".join(
         part if _TEXT_GROUP.fullmatch(part) else _plain(part) for part in _TEXT_GROUP.split(text)
     )
+    if "&" in text and "\\begin" not in text:
+        text = re.sub(r" ?\\?& ?", r" \\land ", text)
     text = bare(_prefixed(text))
     if depth_of(text) <= _MAX_DEPTH:
         text = _braced_arguments(text)

@@ -36,7 +36,11 @@ _PARTS = (
     | {"fiftieth": 50, "sixtieth": 60, "hundredth": 100, "thousandth": 1000, "millionth": 10**6}
     | {word: n for n, word in enumerate(_ORDINALS, start=3)}
 )
-_AFTER = {"squared": "({})^{{2}}", "cubed": "({})^{{3}}", "factorial": "({})!"}
+_AFTER = {"squared": "({})^{{2}}", "cubed": "({})^{{3}}", "factorial": "({})!"} | {
+    "doubled": "2 \\cdot ({})",
+    "tripled": "3 \\cdot ({})",
+    "halved": "\\frac{{1}}{{2}} \\cdot ({})",
+}
 _BEFORE = {
     "minus": "-({})",
     "negative": "-({})",
@@ -55,7 +59,7 @@ _HEDGES = frozenset(
     "not least most less fewer than over under below above between almost nearly except without"
     " never neither nor either to times divided multiplied minus plus twice double triple thrice"
     " half root squared cubed factorial reciprocal inverse opposite wrong incorrect unlikely"
-    " unknown from power log".split()
+    " unknown from power log doubled tripled halved fold multiple multiples".split()
 )
 _OPEN_ENDED = re.compile(
     r"\\lor\s*(?:\\text ?\{)? ?(?:more|less|fewer|greater|higher|larger|smaller|lower|so)(?![a-z])"

@@ -84,20 +84,27 @@ def _in_base(digits: str, base: int) -> int | None:
 
 
 def same_ratio(gold: str, answer: str) -> bool | None:
-    """a:b by proportion, clock times by their digits."""
+    """a:b by proportion."""
     if ":" not in gold or ":" not in answer:
         return None
-    clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if clock[0] and clock[1]:
-        halves = [re.sub(r"[^ap]", "", (c["half"] or "").lower()) for c in clock if c]
-        times = [(int(c["hour"]), c["rest"]) for c in clock if c]
-        return times[0] == times[1] and (halves[0] == halves[1] or "" in halves)
     g, a = ([evaluate(part) for part in text.split(":")] for text in (gold, answer))
-    if None in g or None in a or len(g) != len(a):
+    if None in g or None in a:
         return None
+    if len(g) != len(a):
+        return False
     if g == a or 0 in g or 0 in a:  # 0:5 and 0:7 are no proportions but scores
         return g == a
     return all(x * a[0] == y * g[0] for x, y in zip(g, a, strict=True))  # type: ignore[operator]
+
+
+def same_time(gold: str, answer: str) -> bool | None:
+    """Clock times: 3:45 is 03:45 and 3:45 p.m., which is not 3:45 a.m."""
+    clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
+    if not (clock[0] and clock[1]):
+        return None
+    halves = [re.sub(r"[^ap]", "", (c["half"] or "").lower()) for c in clock if c]
+    times = [(int(c["hour"]), c["rest"]) for c in clock if c]
+    return times[0] == times[1] and (halves[0] == halves[1] or "" in halves)
 
 
 def same_congruence(gold: str, answer: str) -> bool | None:

@@ -32,8 +32,8 @@ _LABEL = re.compile(
 _MEMBER = re.compile(_VARIABLE.pattern + r"\s*\\in(?![a-zA-Z])\s*")
 _MATRIX = re.compile(
     r"^(?P<factor>(?:-|[\w\s+*/^().-]|\\(?:frac|sqrt|cdot|pi)(?![a-zA-Z])|[{}])*?)\s*(?:\\cdot)?\s*"
-    r"[\[(]?\s*\\begin\{(?P<name>[pb]?matrix|array|bsmallmatrix|psmallmatrix)\}(?:\{[^{}]*\})?"
-    r"(?P<body>.*)\\end\{(?P=name)\}\s*[\])]?$",
+    r"[\[(]?\s*\\begin\{(?P<name>[pbB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?"
+    r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=name)\}\s*[\])]?$",
     re.DOTALL,
 )
 
@@ -134,7 +134,8 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
         built = split(inside, frozenset({"|", "\\mid", ":"}))
         if len(built) > 1:  # {x | x > 2} is the interval; other conditions are left to algebra
             condition = read(built[1])
-            return condition if is_variable(built[0]) and condition.shape == "bracket" else None
+            member = _MEMBER.sub(lambda m: m[0].split("\\in")[0], built[0]).split("\\mathbb")[0]
+            return condition if is_variable(member.strip()) and condition.shape == "bracket" else None
         return Answer("set", text, items)
     if len(parts) < 2:
         return None

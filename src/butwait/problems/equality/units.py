@@ -42,7 +42,7 @@ _SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmph": "km/hour", "kmh": "km/h
 _SQUARE = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _NOT_UNITS = frozenset(
     "and or not mod over plus minus else than none undefined infinite infinitely sqrt pi sin cos"
-    " tan cot csc log ln exp max gcd lcm dozen hundred thousand million billion half third quarter squared cubed factorial if where for when with base to from".split()
+    " tan cot csc log ln exp max gcd lcm dozen hundred thousand million billion half third quarter squared cubed factorial k fold times if where for when with base to from".split()
 )
 _FOREIGN = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 _LETTERS = rf"(?:[a-zA-Z]|{_FOREIGN})"
@@ -61,9 +61,11 @@ _PLAIN = re.compile(
 )
 _AREA = re.compile(rf"(?P<unit>\\text ?\{{[^{{}}]*\}}){_POWER}?$")
 _DEGREES = re.compile(
-    r"^(?P<value>.*[\d})])\s*\^\\circ\s*(?:\\text ?\{\s*)?(?P<scale>[CF]?)\s*\}?$", re.DOTALL
+    r"^(?P<value>.*[\d})])\s*\^\\circ\s*(?:(?:\\text ?)?\{\s*)?(?P<scale>[CF]?)\s*\}?$", re.DOTALL
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_MEASURE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text ?\{ ?([a-zA-Z]+)\.? ?\}|([a-zA-Z]+))")
+_COMPOUND = re.compile(rf"(?:{_MEASURE.pattern} ?(?:,|\\land)? ?){{2,4}}")
 _PIECE = re.compile(rf"/|\bper\b|(?P<name>{_LETTERS}+)|\^ ?\{{? ?(?P<power>-? ?\d) ?\}}?")
 
 
@@ -117,6 +119,22 @@ def split_unit(text: str) -> tuple[str, str]:
     if not value or not words or not _NOT_UNITS.isdisjoint(words):
         return text, ""
     return value, unit.strip()
+
+
+def summed(text: str) -> str:
+    """``2 \\text{ hours } 30 \\text{ minutes}`` in the last of its units; anything else as it is."""
+    if not _COMPOUND.fullmatch(text):
+        return text
+    parts = [(Fraction(m[1]), m[2] or m[3]) for m in _MEASURE.finditer(text)]
+    known = [_lookup(name) for _, name in parts]
+    kinds = {entry[0] for entry in known if entry}
+    if None in known or len(kinds) != 1:
+        return text
+    sizes = [entry[1] for entry in known if entry]
+    total = sum((n * size for (n, _), size in zip(parts, sizes, strict=True)), Fraction(0))
+    value = total / sizes[-1]
+    number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return f"{number} \\text{{{parts[-1][1]}}}"
 
 
 def conversion(first: str, second: str) -> Fraction | None:

@@ -18,8 +18,8 @@ _CHOICE_WITH_TEXT = re.compile(
     r"(?:\\text\w*\s*\{\s*)?(?:(?:[oO]ption|[cC]hoice)\s+)?(?:\(([A-Z])\)|([A-Z])[.):])\s*\}?(?=\W)"
 )
 _SECOND_CHOICE = re.compile(
-    r"\(\s*[A-Z]\s*\)|(?<![a-zA-Z\\])(?:or|and|not|nor|either|both|wrong|incorrect)(?![a-zA-Z])"
-    r"|\\lor|\\land|^[\s,/&;]+[A-Z](?![a-zA-Z])"
+    r"\(\s*[A-Z]\s*\)|(?<![a-zA-Z\\])(?:not|nor|either|both|maybe|wrong|incorrect)(?![a-zA-Z])"
+    r"|(?:^[\s,/&;\\]+|(?<![a-zA-Z])(?:or|and)[\s}{]+|\\text\{)[A-Z](?![a-zA-Z])"
 )
 _SYNONYMS = (
     (
@@ -29,12 +29,13 @@ _SYNONYMS = (
         "no solution",
     ),
     (
-        r"^(?:there are )?(?:infinitely many|infinite|an infinite number of|infinite number of)"
+        r"^(?:there are )?(?:infinitely many|(?:an )?infinite number of|infinite(?= s))"
         r"(?: solutions?| values?| numbers?)?$",
         "infinitely many",
     ),
     (r"^(?:is |it is )?(?:undefined|not defined|indeterminate)$", "undefined"),
     (r"^(?:all|every|any)(?: the)? real(?: numbers?| values?)?(?: x)?$", "all real numbers"),
+    (r"^infinity$", "infinite"),
     (r"^(?:it )?is ", ""),
 )
 _SYNONYM_RULES = tuple((re.compile(pattern), word) for pattern, word in _SYNONYMS)
@@ -54,6 +55,14 @@ def as_words(text: str) -> str | None:
     for pattern, word in _SYNONYM_RULES:
         folded = pattern.sub(word, folded)
     return folded
+
+
+def same_words(gold: str, answer: str | None) -> bool:
+    """Whether folded words say the same; what "and" joins has no order."""
+    if answer is None:
+        return False
+    joined = re.compile(r" and | & ")
+    return gold == answer or sorted(joined.split(gold)) == sorted(joined.split(answer))
 
 
 def choice_letter(text: str, *, with_text: bool = False) -> str | None:
