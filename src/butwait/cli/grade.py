@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from butwait.problems.answers import answer_kind
+from butwait.problems.answers import answer_kind, gold_text
 from butwait.problems.grading import Grader
 from butwait.records import Problem, Status, UserError
 from butwait.running.files import atomic_path
@@ -20,7 +20,8 @@ def grade(jsonl: Path, out: Path) -> None:
     """Grades the answers of ``jsonl``: {"id", "gold", "pred"} in, {"id", "match", "status"} out.
 
     match: true where correct, null where ungradable, else false. ``out`` keeps the order and
-    appears whole or not at all. A gold answer that is written as an integer is graded as one.
+    appears whole or not at all. A gold answer may be a number; one that is written as an integer is
+    graded as one.
     """
     rows = _rows(jsonl)
     counts: Counter[Status] = Counter()
@@ -36,7 +37,11 @@ def grade(jsonl: Path, out: Path) -> None:
 
 def _statuses(rows: list[Row]) -> Iterator[Status]:
     """The verdicts in the order of ``rows``; as many at a time as there are grading processes."""
-    problems = [Problem(str(r["id"]), "", r["gold"], answer_kind(r["gold"])) for r in rows]
+    golds = [gold_text(row["gold"]) for row in rows]
+    problems = [
+        Problem(str(row["id"]), "", gold, answer_kind(gold))
+        for row, gold in zip(rows, golds, strict=True)
+    ]
     texts = [row["pred"] or "" for row in rows]
     with Grader() as grader, ThreadPoolExecutor(grader.workers) as threads:
         if any(problem.answer_kind == "math" for problem in problems):
@@ -51,7 +56,9 @@ def _rows(jsonl: Path) -> list[Row]:
         where = f"{jsonl}, line {number}"
         if any(name not in row for name in _FIELDS):
             raise UserError(f"{where}: write an object with the fields {', '.join(_FIELDS)}")
-        for name in ("gold", "pred"):
-            if not isinstance(row[name], str | None):
-                raise UserError(f"{where}: {name} is {row[name]!r}; write a string or null")
+        gold, pred = row["gold"], row["pred"]
+        if not isinstance(gold, str | int | float | None) or isinstance(gold, bool):
+            raise UserError(f"{where}: gold is {gold!r}; write a string, a number or null")
+        if not isinstance(pred, str | None):
+            raise UserError(f"{where}: pred is {pred!r}; write a string or null")
     return list(rows.values())

@@ -17,11 +17,19 @@ from butwait.problems.equality.brackets import groups, matching_brace, split
 from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.structure import is_label, is_name
 from butwait.problems.equality.units import split_unit
-from butwait.problems.sentences import MAX_VALUE, announced_value, cleaned, closing_value
+from butwait.problems.sentences import (
+    MAX_VALUE,
+    announced_value,
+    cleaned,
+    closing_value,
+    math_spans,
+)
 from butwait.records import AnswerKind
 
 MAX_UNBOXED = 100_000
 """Characters from the end of a completion that are searched for an announcement."""
+MAX_BOX = 20_000
+"""Characters of a box's content; a longer box is no answer."""
 MAX_BOXES = 60
 """Boxes that are joined at most."""
 MAX_LINK = 80
@@ -36,7 +44,6 @@ _LINK = re.compile(
 )
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
 _HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
-_LAST_DISPLAY = re.compile(r"(?:\\\[(.+?)\\\]|\$\$(.+?)\$\$)\s*$", re.DOTALL)
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
 _PLAIN_INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,1000})\s*")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -173,8 +180,11 @@ def _boxed(text: str, start: int, inside: int) -> str | None:
 
 def _content(text: str, inside: int) -> tuple[str, int]:
     """(content, index after the box); the content of a box that is cut off is ""."""
-    end = matching_brace(text, inside) if text[inside : inside + 1] == "{" else None
-    return ("", len(text)) if end is None else (text[inside + 1 : end].strip(), end + 1)
+    braced = text[inside : inside + 1] == "{"
+    end = matching_brace(text[inside : inside + MAX_BOX], 0) if braced else None
+    if end is None:
+        return "", len(text)
+    return text[inside + 1 : inside + end].strip(), inside + end + 1
 
 
 def _linked(text: str, end: int, following: int) -> bool:
@@ -190,8 +200,11 @@ def _line(inside: str) -> str | None:
 
 
 def _last_line(text: str, kind: AnswerKind) -> str | None:
-    if display := _LAST_DISPLAY.search(text[-MAX_VALUE:]):
-        return (display[1] or display[2]).strip()
+    end = text[-MAX_VALUE:].rstrip()
+    if end.endswith(("\\]", "$$")):
+        spans = math_spans(end)
+        if spans and spans[-1][1] == len(end):
+            return spans[-1][2]
     lines = [line for line in text.strip().split("\n") if any(c.isalnum() for c in line)]
     if not lines:
         return None

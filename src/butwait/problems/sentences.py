@@ -1,6 +1,7 @@
 """The value that a sentence of prose states: "the answer is 84, which is the total" says 84."""
 
 import re
+from itertools import pairwise
 
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.notation import canonical
@@ -17,10 +18,12 @@ _ANSWER_WORD = re.compile(
     r"|\brisposta|\bantwort|\bответ"
 )
 _SAYS = re.compile(
-    r"(?i)(?:\s+to\s[^.\n]{0,100}?|\s+here|\s+(?:correcta|final|finale|correcte)|,? (?:then|therefore),?)?"
+    r"(?i)(?:\s+to\s[^.\n]{0,100}?|\s+here|\s+(?:correcta|final|finale|correcte)"
+    r"|,? (?:then|therefore),?)?"
     r"[\"')\]]?\s*(?:\*\*|__)?\s*"
     r"(?:[:：=]|\b(?:is|are|es|est|é|è|ist|lautet|equals|becomes|was|(?:must|should|would|will|can|has"
-    r" to|turns out to) be|comes? (?:out )?to|works out to)\b|[为是為は은는]|等于|等於|→|⇒|=>|->|[—–-](?=\s)"
+    r" to|turns out to) be|comes? (?:out )?to|works out to)\b|[为是為は은는]|等于|等於|→|⇒|=>|->"
+    r"|[—–-](?=\s)"
     r"|,(?=\s*[-$\\\d]))(?:\s*[:：])?"
     r"(?:\s+(?:therefore|thus|then|hence|simply|just|indeed|clearly|exactly|precisely|equal to"
     r"|given by)\b,?)*"
@@ -33,7 +36,8 @@ _SAID_BEFORE = re.compile(
 )
 _MAX_ANNOUNCEMENTS = 1_000
 _CHOSEN = re.compile(
-    r"(?i:\b(?:choose|choice(?: is)?|select|pick|go with|option|answer is|it is|it must be|it's)\s+\(?)"
+    r"(?i:\b(?:choose|choice(?: is)?|select|pick|go with|option|answer is|it is|it must be|it's)"
+    r"\s+\(?)"
     r"([A-J])(?![\w'])|\(([A-J])\)\s+is\s|^\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|true)"
 )
 _REFUSED = re.compile(r"(?i)\b(?:not|neither|nor|or|either|incorrect|wrong|false)\b")
@@ -42,12 +46,14 @@ _CONCLUDES = re.compile(
     r"(?i)(?:so|thus|hence|therefore|finally|consequently|in total|altogether|overall|then)\b"
 )
 _PLAIN_NUMBER = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_BOLD = re.compile(r"\*\*([^*]{1,80})\*\*")
+_TO = re.compile(r"\b(?:to|from)\b")
 _GIVES = re.compile(r"(?i)[,;]?\s*(?:so|thus|hence|therefore|giving|which gives|and so)\b")
 _DELIMITER = re.compile(r"\\\\|\\\$|\\[\[\]()]|\$")
 _CLOSERS = {"\\[": "\\]", "\\(": "\\)", "$": "$"}
 _PRICE = re.compile(r"\d[\d,.]*\s")
 _SEPARATORS = re.compile(r"(?:\s|[,;.]|and|or)*+")
-_COPULA = re.compile(r"(?:\b(?:is|are|equals)\b|=|:)\s*")
+_COPULA = re.compile(r"(?:\b(?:is|are|equals|(?:will|would|must|should) be)\b|=|:)\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*(])|(?<=。)\s*(?=.)")
 _CLAUSE = re.compile(
     r"\s*[,;，；]\s+(?!or\b|and\b|but\b|maybe\b|possibly\b)(?=[a-zA-Z(])|\s*[，；]|\s+(?=\(|\[[a-z])"
@@ -100,9 +106,13 @@ def closing_value(line: str) -> str | None:
     sentence = _sentences(cleaned(line))[-1]
     if len(sentence) > MAX_VALUE:
         return None
+    bold = _BOLD.findall(line[-MAX_VALUE:])
+    if len(bold) == 1 and _states(cleaned(bold[0])):
+        return cleaned(bold[0])
     if said := _YES.match(sentence):
         return said[1]
-    return _value(sentence) or _chosen(sentence) or _concluded(sentence)
+    value = _value(sentence) or _chosen(sentence)
+    return value or (_only_number(sentence) if _CONCLUDES.match(sentence) else None)
 
 
 def cleaned(text: str) -> str:
@@ -125,8 +135,7 @@ def math_spans(text: str) -> list[Span]:
     """
     marks = [m for m in _DELIMITER.finditer(text) if m[0] not in ("\\\\", "\\$")]
     doubled = [
-        m[0] == "$" and after[0] == "$" and m.end() == after.start()
-        for m, after in zip(marks, marks[1:], strict=False)
+        m[0] == "$" and after[0] == "$" and m.end() == after.start() for m, after in pairwise(marks)
     ] + [False]
     following: list[dict[str, int]] = [{} for _ in range(len(marks) + 1)]
     for at in range(len(marks) - 1, -1, -1):
@@ -159,7 +168,8 @@ def _announced(rest: str) -> str | None:
         line = _DECORATION.sub("", rest[at:end]).strip()
         if line.strip(" $*:\\[]()"):
             sentence = _sentences(line)[0]
-            return _opening_value(sentence) or _value(sentence) or cleaned(sentence)
+            value = _opening_value(sentence) or _value(sentence)
+            return value or _only_number(sentence) or cleaned(sentence)
         at = end + 1
     spans = math_spans(rest)
     return spans[-1][2] if spans else None
@@ -204,14 +214,16 @@ def _chosen(sentence: str) -> str | None:
     return letters.pop() if len(letters) == 1 else None
 
 
-def _concluded(sentence: str) -> str | None:
-    """The only number of a sentence that concludes: "So she has 84 apples"."""
+def _only_number(sentence: str) -> str | None:
+    """The only number of a sentence, with the word after it: "So she has 84 apples left"."""
     numbers = _PLAIN_NUMBER.findall(sentence)
-    if len(numbers) != 1 or not _CONCLUDES.match(sentence) or hedges(sentence):
+    if len(numbers) != 1 or hedges(_TO.sub(" ", sentence)):
         return None
     before, number, after = sentence.partition(numbers[0])
-    alone = before[-1:].isspace() and (not after or after[0] in " %.")
-    return f"{number}{after}" if alone and len(after.split()) <= 2 else None
+    if (before and not before[-1].isspace()) or (after and after[0] not in " %."):
+        return None
+    unit = after.split()[:1] if after.startswith(" ") else []
+    return " ".join([number, *unit]) if not unit or unit[0].isalpha() else number
 
 
 def _last_value(clause: str) -> str | None:

@@ -37,13 +37,14 @@ from sympy import (
 from butwait.problems.equality.brackets import split, tokens
 from butwait.problems.equality.compare import UnreadableGoldError
 from butwait.problems.equality.rules import decimal_places
-from butwait.problems.equality.sampling import agreement, close, proportional
+from butwait.problems.equality.sampling import agreement, proportional
 from butwait.problems.equality.sets import same_set
 
 _READER = [LatexExtractionConfig(boxed_match_priority=-1)]
 _SETS = re.compile(r"[<>\[]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup|infty)(?![a-zA-Z])")
 _DEGREES = re.compile(
-    r"(?P<number>(?<![\d.])\d+(?:\.\d+)?|\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\([^()]*\)|[a-zA-Z])\s*\^\\circ"
+    r"(?P<number>(?<![\d.])\d+(?:\.\d+)?|\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\([^()]*\)|[a-zA-Z])"
+    r"\s*\^\\circ"
 )
 _RELATIONS = {"<": Lt, ">": Gt, "\\leq": Le, "\\geq": Ge, "\\neq": Ne}
 _DEFINITE = (Sum, Product, Integral, Limit)

@@ -1,9 +1,9 @@
 """Exact arithmetic on a number written in LaTeX or plain text, without algebra and without eval.
 
 A recursive-descent reader for + - * / ^ ! %, fractions, roots, binomials, mixed numbers,
-brackets, absolute values, floors and ceilings, gcd, lcm, max and min. The value is a ``Fraction``; a number beyond ``MAX_BITS``, an irrational value or any
-other symbol is refused. Every operation is bounded before it is done, so a hostile text costs
-microseconds.
+brackets, absolute values, floors and ceilings, gcd, lcm, max and min. The value is a ``Fraction``;
+a number beyond ``MAX_BITS``, an irrational value or any other symbol is refused. Every operation
+is bounded before it is done, so a hostile text costs microseconds.
 """
 
 import math
@@ -17,7 +17,8 @@ _MAX_FACTORIAL = 2_000
 _MAX_BINOMIAL_BITS = 20_000
 _MAX_DEPTH = 80
 _TOKEN = re.compile(
-    r"\s*(?:(?P<repeating>\d*\.\d*\\(?:overline|bar)\s*\{\d+\})|(?P<number>\d+(?:\.\d+)?[eE][+-]?\d{1,4}(?![\d.])|\d+\.?\d*|\.\d+)"
+    r"\s*(?:(?P<repeating>\d*\.\d*\\(?:overline|bar)\s*\{\d+\})|"
+    r"(?P<number>\d+(?:\.\d+)?[eE][+-]?\d{1,4}(?![\d.])|\d+\.?\d*|\.\d+)"
     r"|(?P<operator>\\operatorname\s*\{\s*(?:lcm|floor|ceil)\s*\})"
     r"|(?P<word>\\[a-zA-Z]+)|(?P<sign>\\%|[-+*/^!%(){}\[\]|,]))"
 )
@@ -101,7 +102,13 @@ class _Reader:
             elif token in _QUOTIENTS:
                 self._take()
                 value = _bounded(value / self._signed())
-            elif token in _CLOSING or token in ("\\frac", "\\sqrt", "\\binom", "\\lfloor", "\\lceil"):
+            elif token in _CLOSING or token in (
+                "\\frac",
+                "\\sqrt",
+                "\\binom",
+                "\\lfloor",
+                "\\lceil",
+            ):
                 value = _bounded(value * self._power())  # 2(3) and 2\sqrt{4} are products
             else:
                 break

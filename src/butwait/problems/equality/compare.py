@@ -126,9 +126,15 @@ def _words(text: str, latex: str) -> str | None:
     words = as_words(text)
     if words is None:
         return None
-    parts = (split_unit(part)[0] for part in re.split(r",|;|\\land|\\lor|=", latex))
-    formula = " ".join(part for part in parts if not is_name(part.strip()))
+    values = (_unlabelled(part) for part in re.split(r",|;|\\land|\\lor", latex))
+    formula = " ".join(split_unit(value)[0] for value in values if not is_name(value))
     return words if as_words(formula) is not None or not formula else None
+
+
+def _unlabelled(part: str) -> str:
+    """What stands right of the last "=", where what stands left only names or calculates it."""
+    *labels, value = (side.strip() for side in part.split("="))
+    return value if all(is_label(label) for label in labels) else part.strip()
 
 
 def _conclusion(answer: str, gold: str) -> str:
@@ -172,9 +178,9 @@ class _Comparison:
             return self._unordered(gold.items, answer.items) or self._sets(gold, answer)
         if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
             return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
-        if _is_vector(gold) and _is_vector(answer):
-            if self._ordered(gold.items, _by_label(gold, answer)):
-                return True
+        vectors = _is_vector(gold) and _is_vector(answer)
+        if vectors and self._ordered(gold.items, _by_label(gold, answer)):
+            return True
         if set(shapes) <= {"union", "list"} and self._unordered(gold.items, answer.items):
             return True
         if shapes == ("value", "list") and split(answer.text, _OTHER_SEPARATORS) == [answer.text]:
@@ -183,7 +189,9 @@ class _Comparison:
 
     def _sets(self, gold: Answer, answer: Answer) -> bool:
         """Intervals, inequalities and sets of numbers that are written with different shapes."""
-        if all(_SET_NOTATION.search(side.text) or side.shape == "bracket" for side in (gold, answer)):
+        if all(
+            _SET_NOTATION.search(side.text) or side.shape == "bracket" for side in (gold, answer)
+        ):
             return self._formulas(gold.text, answer.text)
         return False
 

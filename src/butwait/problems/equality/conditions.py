@@ -7,7 +7,8 @@ from butwait.problems.equality.brackets import split, wrapped
 _INTRODUCED = re.compile(
     r"(?<=\S)[\s,;.(]*(?:\\text ?\{[\s,;.(]*(?:for|where|with|as|since|because|whenever|provided|"
     r"assuming|given|valid|which|that)(?![a-zA-Z])[^{}]*\}|\\forall(?![a-zA-Z])"
-    r"|\\text ?\{ ?if ?\} ?[a-zA-Z] ?\\text ?\{ ?is (?:an? |any )?(?:real|integer|whole|natural|constant)"
+    r"|\\text ?\{ ?if ?\} ?[a-zA-Z] ?\\text ?\{ ?is (?:an? |any )?"
+    r"(?:real|integer|whole|natural|constant)"
     r"|(?<![a-zA-Z\\])"
     r"(?:for (?:all|any|every|each|some)|where|since|because|provided)(?![a-zA-Z])).*$",
     re.DOTALL,
@@ -35,7 +36,9 @@ def asides_removed(latex: str) -> str:
     member = _MEMBERSHIP.search(short)
     if member and (not _RELATION.search(short) or member["set"].strip() in ("{R}", "R")):
         short = short[: member.start()]
-        while (other := _VARIABLE_BEFORE.search(short)) and other["variable"] in short[: other.start()]:
+        while (other := _VARIABLE_BEFORE.search(short)) and other["variable"] in short[
+            : other.start()
+        ]:
             short = short[: other.start()]
     short = _without_bounds(short).rstrip(" ,;.:")
     return short or latex
@@ -49,7 +52,7 @@ def _without_bounds(latex: str) -> str:
         if bound and head.strip() and head.strip()[-1] not in "_^+-=/({,;":
             return head
     parts = split(latex, frozenset({",", ";"}))
-    if len(parts) == 2 and not _RELATION.search(parts[0]) and wrapped(parts[1]) is None:
-        if _BOUND.fullmatch(parts[1]) and re.search(r"[a-zA-Z]", parts[0]):
-            return parts[0]
-    return latex
+    if len(parts) != 2 or _RELATION.search(parts[0]) or wrapped(parts[1]):
+        return latex
+    bounded = _BOUND.fullmatch(parts[1]) and re.search(r"[a-zA-Z]", parts[0])
+    return parts[0] if bounded else latex

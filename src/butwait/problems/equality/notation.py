@@ -88,7 +88,12 @@ _LAYOUT = _rules(
         r"|mathstrut|strut|hfill|centering|relax|bfseries|itshape)" + END,
         " ",
     ),
-    (r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace|medspace|space|enskip)" + END + r")|~", " "),
+    (
+        r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace|medspace|space|enskip)"
+        + END
+        + r")|~",
+        " ",
+    ),
     (
         r"\\(?:mathrm|textrm|textbf|textit|textnormal|texttt|textsf|textup|textsc|textsl|textmd"
         r"|mbox|hbox|emph|rm|textstyle)" + END,
@@ -105,7 +110,10 @@ _LAYOUT = _rules(
     (r"\s+", " "),
     (r"\\text ?\{ ?([a-zA-Z]|[\d.,()+\- ]+) ?\}", _short_text),
     (r"^\\text ?\{ ?\(?[A-Z]\)?[.:]? ?\} ?[:~]? ?(?=-?[\d.]+$)", ""),  # \text{(A) } 12
-    (r"^\\text ?\{[^{}]*(?::|=|(?<![a-zA-Z])(?:is|are|equals)) ?\} ?(?=.)", ""),  # \text{Total: } 12
+    (
+        r"^\\text ?\{[^{}]*(?::|=|(?<![a-zA-Z])(?:is|are|equals)) ?\} ?(?=.)",
+        "",
+    ),  # \text{Total: } 12
     (
         r"_ ?\{? ?(?:\\text ?\{)? ?(" + "|".join(BASES) + r")" + END + r" ?\}*",
         lambda m: f"_{{{BASES[m[1]]}}}",
@@ -159,8 +167,8 @@ _WORDS = _rules(
     (r"\\text\s*\{\s*(?:percent|per cent|\\?%)\s*\}|(?<![\\a-zA-Z])percent(?:age)?" + END, r"\\%"),
     (r"(?<!\\)%", r"\\%"),
     (
-        r"(\d) ?\\text ?\{ ?degrees? (?:Celsius|Fahrenheit|C|F) ?\}|(\d) degrees (?:Celsius|Fahrenheit)",
-        lambda m: f"{m[1] or m[2]}^\\circ ",
+        r"(\d) ?(?:\\text ?\{ ?)?degrees? (Celsius|Fahrenheit|C|F)(?![a-zA-Z])(?: ?\})?",
+        lambda m: f"{m[1]}^\\circ \\text{{{m[2][0]}}}",
     ),
     (r"(?<=[\w}]) ?(?:\\text ?\{ ?to ?\}|\bto\b) ?(?=\d)", ":"),
     (r"(?<=[\w})]) ?(?:\\text ?\{ ?minus ?\}|\bminus\b) ?(?=[\w\\(])", "-"),

@@ -7,11 +7,12 @@ is ``units``', and ``hedges`` tells the third.
 
 import re
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_ONES = _ONES_WORDS.split()
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _VALUES = {word: n for n, word in enumerate(_ONES)} | {
     word: 10 * n for n, word in enumerate(_TENS, start=2)
 }
@@ -27,10 +28,11 @@ _SCALES = {
 _COUNTS = _SCALES | {"dozen": 12, "score": 20, "gross": 144}
 BASES = {word: base for base, word in enumerate(_ONES) if 2 <= base <= 16}
 """Bases of numbers, as they are written in words."""
-_ORDINALS = (
-    "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
-    " fifteenth sixteenth seventeenth eighteenth nineteenth"
-).split()
+_ORDINALS_WORDS = (
+    "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+    "fifteenth sixteenth seventeenth eighteenth nineteenth"
+)
+_ORDINALS = _ORDINALS_WORDS.split()
 _PARTS = (
     {"half": 2, "halve": 2, "quarter": 4, "twentieth": 20, "thirtieth": 30, "fortieth": 40}
     | {"fiftieth": 50, "sixtieth": 60, "hundredth": 100, "thousandth": 1000, "millionth": 10**6}
@@ -55,12 +57,13 @@ _BEFORE = {
     "third of": "\\frac{{1}}{{3}} \\cdot ({})",
     "quarter of": "\\frac{{1}}{{4}} \\cdot ({})",
 }
-_HEDGES = frozenset(
-    "not least most less fewer than over under below above between almost nearly except without"
-    " never neither nor either to times divided multiplied minus plus twice double triple thrice"
-    " half root squared cubed factorial reciprocal inverse opposite wrong incorrect unlikely"
-    " unknown from power log doubled tripled halved fold multiple multiples".split()
+_HEDGES_WORDS = (
+    "not least most less fewer than over under below above between almost nearly except without "
+    "never neither nor either to times divided multiplied minus plus twice double triple thrice "
+    "half root squared cubed factorial reciprocal inverse opposite wrong incorrect unlikely "
+    "negative unknown from power log doubled tripled halved fold multiple multiples"
 )
+_HEDGES = frozenset(_HEDGES_WORDS.split())
 _OPEN_ENDED = re.compile(
     r"\\lor\s*(?:\\text ?\{)? ?(?:more|less|fewer|greater|higher|larger|smaller|lower|so)(?![a-z])"
 )
@@ -68,11 +71,11 @@ _GROUP = re.compile(r"\\text ?\{([^{}]*)\}")
 _WORD = re.compile(r"[a-zA-Z]+")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d.,]*|\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}|\\sqrt ?\{? ?\d+ ?\}?)+")
 _HAS_WORD = re.compile(r"[a-zA-Z]{3}")
-_ORDINAL_DIGITS = re.compile(r"(\d)(?:\^\{? ?)?(?:\\text ?\{ ?)?(?:st|nd|rd|th)(?![a-zA-Z])(?: ?\})*")
+_ORDINAL_DIGITS = re.compile(
+    r"(\d)(?:\^\{? ?)?(?:\\text ?\{ ?)?(?:st|nd|rd|th)(?![a-zA-Z])(?: ?\})*"
+)
 _MULTIPLIER = re.compile(
-    r"(?<=[\d}])\s*(\\text\s*\{\s*)?("
-    + "|".join(_SCALES)
-    + r")s?(?![a-zA-Z])(?(1)([^{}]*)\})"
+    r"(?<=[\d}])\s*(\\text\s*\{\s*)?(" + "|".join(_SCALES) + r")s?(?![a-zA-Z])(?(1)([^{}]*)\})"
 )
 MAX_LENGTH = 200
 """Characters of an answer that is read as words."""
@@ -188,7 +191,11 @@ def _one_number(words: list[str]) -> bool:
                 return False
             continue
         value = _VALUES.get(word, 0) or _SCALES.get(word, 0)
-        if word in _VALUES and before and not (before >= 100 or (20 <= before < 100 and 0 < value < 10)):
+        if (
+            word in _VALUES
+            and before
+            and not (before >= 100 or (20 <= before < 100 and 0 < value < 10))
+        ):
             return False
         before = value
     return True

@@ -8,7 +8,22 @@ Agreement at points is no proof. The points are irregular rationals of both sign
 from collections.abc import Iterator
 from fractions import Fraction
 
-from sympy import Abs, Expr, Integer, Max, Min, Pow, Rational, Symbol, ceiling, exp, factorial, floor, gamma, sign
+from sympy import (
+    Abs,
+    Expr,
+    Integer,
+    Max,
+    Min,
+    Pow,
+    Rational,
+    Symbol,
+    ceiling,
+    exp,
+    factorial,
+    floor,
+    gamma,
+    sign,
+)
 
 DIGITS = 50
 _SAME = Rational(1, 10**30)
@@ -29,7 +44,7 @@ def agreement(gold: Expr, answer: Expr, places: int | None) -> bool | None:
 
     places: the decimal places to which a long decimal must agree.
     """
-    count, agree = 0, True
+    count = 0
     for g, a in _sampled(gold, answer):
         count += 1
         if not close(g, a, places):

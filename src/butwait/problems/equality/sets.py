@@ -1,7 +1,7 @@
 """Sets of real numbers, read into SymPy: intervals, inequalities, unions, differences.
 
-``|x| > 2``, ``x < -2 \\lor x > 2`` and ``(-\\infty,-2)\\cup(2,\\infty)`` are one set. Runs only in a
-worker process, as all of SymPy does.
+``|x| > 2``, ``x < -2 \\lor x > 2`` and ``(-\\infty,-2)\\cup(2,\\infty)`` are one set. Runs only in
+a worker process, as all of SymPy does.
 """
 
 import re

@@ -135,7 +135,9 @@ def _wrapped(text: str, opening: str, inside: str, closing: str) -> Answer | Non
         if len(built) > 1:  # {x | x > 2} is the interval; other conditions are left to algebra
             condition = read(built[1])
             member = _MEMBER.sub(lambda m: m[0].split("\\in")[0], built[0]).split("\\mathbb")[0]
-            return condition if is_variable(member.strip()) and condition.shape == "bracket" else None
+            return (
+                condition if is_variable(member.strip()) and condition.shape == "bracket" else None
+            )
         return Answer("set", text, items)
     if len(parts) < 2:
         return None
@@ -148,7 +150,10 @@ def _matrix(text: str, body: str, factor: str) -> Answer:
     rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", body) if row.strip()]
     times = f"({factor}) \\cdot " if factor not in ("", "-") else factor
     cells = [
-        [read(f"{times}({cell})" if times else cell) for cell in split(row.strip(), frozenset({"&"}))]
+        [
+            read(f"{times}({cell})" if times else cell)
+            for cell in split(row.strip(), frozenset({"&"}))
+        ]
         for row in rows
     ]
     columns = str(len(cells[0])) if cells else ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _TABLE = {
-    "length": "m meter; 1/1000 mm millimeter; 1/100 cm centimeter; 1/10 dm decimeter; 1000 km kilometer;"
-    " 0.0254 inch in inches; 0.3048 foot ft feet; 0.9144 yard yd; 1609.344 mile mi",
+    "length": "m meter; 1/1000 mm millimeter; 1/100 cm centimeter; 1/10 dm decimeter;"
+    " 1000 km kilometer; 0.0254 inch in inches; 0.3048 foot ft feet; 0.9144 yard yd; 1609.344 mile mi",
     "time": "s sec second; 1/1000 ms millisecond; 60 min minute; 3600 h hr hour; 86400 day;"
     " 604800 week wk",
     "month": "month; 12 year yr; 120 decade; 1200 century centuries",
@@ -39,11 +39,14 @@ _TABLE = {
     "radian": "radian rad",
 }
 _SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmph": "km/hour", "kmh": "km/hour"}
+_SCALES = {"C": "celsius", "F": "fahrenheit"}
 _SQUARE = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_NOT_UNITS = frozenset(
-    "and or not mod over plus minus else than none undefined infinite infinitely sqrt pi sin cos"
-    " tan cot csc log ln exp max gcd lcm dozen hundred thousand million billion half third quarter squared cubed factorial k fold times if where for when with base to from".split()
+_NOT_UNITS_WORDS = (
+    "and or not mod over plus minus else than none undefined infinite infinitely sqrt pi sin "
+    "cos tan cot csc log ln exp max gcd lcm dozen hundred thousand million billion half third "
+    "quarter squared cubed factorial k fold times if where for when with base to from"
 )
+_NOT_UNITS = frozenset(_NOT_UNITS_WORDS.split())
 _FOREIGN = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 _LETTERS = rf"(?:[a-zA-Z]|{_FOREIGN})"
 _POWER = r"(?:\^ ?(?:\{ ?-? ?\d ?\}|\d))"
@@ -92,7 +95,7 @@ def _known() -> dict[str, tuple[str, Fraction]]:
         for entry in group.split(";"):
             words = entry.split()
             size = Fraction(words.pop(0)) if words[0][0].isdigit() else Fraction(1)
-            known.update({word: (kind, size) for word in words})
+            known.update(dict.fromkeys(words, (kind, size)))
     return known
 
 
@@ -102,7 +105,7 @@ _KNOWN = _known()
 def split_unit(text: str) -> tuple[str, str]:
     """(value, unit) of canonical ``text``; the unit is "" where there is none."""
     if (match := _DEGREES.match(text)) and not _TRIGONOMETRY.search(text):
-        return match["value"].strip(), "degree"
+        return match["value"].strip(), _SCALES.get(match["scale"], "degree")
     if match := _TAIL.search(text):
         unit = match["unit"]
     elif match := _QUOTIENT.search(text):
@@ -122,7 +125,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def summed(text: str) -> str:
-    """``2 \\text{ hours } 30 \\text{ minutes}`` in the last of its units; anything else as it is."""
+    """``2 \\text{ hours } 30 \\text{ minutes}`` in the last of its units; other text as it is."""
     if not _COMPOUND.fullmatch(text):
         return text
     parts = [(Fraction(m[1]), m[2] or m[3]) for m in _MEASURE.finditer(text)]
@@ -133,7 +136,11 @@ def summed(text: str) -> str:
     sizes = [entry[1] for entry in known if entry]
     total = sum((n * size for (n, _), size in zip(parts, sizes, strict=True)), Fraction(0))
     value = total / sizes[-1]
-    number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    number = (
+        str(value)
+        if value.denominator == 1
+        else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    )
     return f"{number} \\text{{{parts[-1][1]}}}"
 
 
@@ -142,8 +149,10 @@ def conversion(first: str, second: str) -> Fraction | None:
 
     None where they do not measure the same: m and kg, km/h and km.
     """
-    if not first or not second:
+    if not first or not second or first == second:
         return Fraction(1)
+    if first in _SCALES.values() or second in _SCALES.values():
+        return Fraction(1) if "degree" in (first, second) else None
     a, b = _parse(first), _parse(second)
     if a == Unit(counts=True) or b == Unit(counts=True):
         return Fraction(1)
@@ -225,7 +234,11 @@ def _spelled_out(unit: str) -> str:
 def _lookup(name: str) -> tuple[str, Fraction] | None:
     """The kind and size of a unit's name; capitals count only where they tell two units apart."""
     for form in (name, name.lower()):
-        for word in (form, form.removesuffix("s"), form.replace("metre", "meter").removesuffix("s")):
+        for word in (
+            form,
+            form.removesuffix("s"),
+            form.replace("metre", "meter").removesuffix("s"),
+        ):
             if len(form) > 1 and word != form and len(word) < 2:
                 continue
             if word in _KNOWN:
@@ -250,4 +263,6 @@ def _is_plain(unit: str, *, spaced: bool) -> bool:
     ]
     if all(known):
         return len(words[0]) > 1 or (spaced and len(words) > 1 and "/" in unit)
-    return spaced and all(len(w) > 2 or k or w in ("a", "of") for w, k in zip(words, known, strict=True))
+    return spaced and all(
+        len(w) > 2 or k or w in ("a", "of") for w, k in zip(words, known, strict=True)
+    )

@@ -6,10 +6,11 @@ _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]
 _COMMAND = re.compile(r"\\(?:begin|end|math[a-z]+)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}|(?<![a-zA-Z])[nN]o(?![a-zA-Z])")
 _ARTICLES = frozenset({"a", "an", "the"})
-_FUNCTIONS = frozenset(
-    "and or not mod over times plus minus else than sqrt pi sin cos tan cot sec csc log ln exp max"
-    " min gcd lcm dozen hundred thousand million half third quarter".split()
+_FUNCTIONS_WORDS = (
+    "and or not mod over times plus minus else than sqrt pi sin cos tan cot sec csc log ln exp "
+    "max min gcd lcm dozen hundred thousand million half third quarter"
 )
+_FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 _CHOICE = re.compile(
     r"(?:\\text\w*\s*\{\s*)?(?:(?:[oO]ption|[cC]hoice|[aA]nswer|[pP]art)\s*:?\s*)?\(?\s*([A-Z])\s*\)?"
     r"[.:]?\s*\}?"

@@ -31,7 +31,14 @@ Compare = Callable[[str, str], bool]
 _EXIT_CODES: dict[int, Verdict] = {10: "equal", 11: "different", 12: "unreadable"}
 _PROBE = r"\frac{\pi}{17}"
 """An answer that costs nothing: a gold answer that can be compared with it can be judged."""
-_WARM_UP = (r"\frac{1}{2}+\sqrt{x}", r"2\pi x^{2}-\ln(x)", r"y = 2x+1", r"(1,2)\cup(3,\infty)")
+_WARM_UP = (
+    (r"\frac{1}{2}+\sqrt{x}", r"\sqrt{x}+\cos(\frac{\pi}{3})"),
+    (r"2\pi x^{2}-\ln(x)", r"2\pi x^{2}-\ln|x|"),
+    (r"y = 2x+1", r"2y = 4x+2"),
+    (r"(1,2)\cup(3,\infty)", r"|2x-3|<1 \lor x>3"),
+    (r"\sum_{k=1}^{3} k", r"\int_{0}^{1} 12x dx"),
+)
+"""Pairs that make SymPy import and cache what most cases need."""
 
 
 def main() -> None:
@@ -61,8 +68,8 @@ def _load() -> Compare:
     from butwait.problems.equality.compare import equal
 
     logging.disable(logging.CRITICAL)
-    for formula in _WARM_UP:
-        same_formula(formula, formula)
+    for gold, answer in _WARM_UP:
+        same_formula(gold, answer)
     gc.collect()
     gc.freeze()  # children share these pages; a collection in a child would copy them
     return lambda gold, answer: equal(gold, answer, same_formula)
