@@ -1,12 +1,14 @@
 """Grading: errors against labelled cases beside math-verify's, the slowest case, integers a second.
 
-    python benchmarks/bench_grading.py [--cases CASES.jsonl] [--out RESULT.json]
+    python benchmarks/bench_grading.py [--cases CASES.jsonl ...] [--out RESULT.json]
 
 CASES holds {"id", "gold", "pred", "match", "policy"} a line; ``policy`` marks cases on which
-conventions differ (they are counted apart). Without CASES only the speed is measured.
+conventions differ (they are counted apart). Without CASES only the speed is measured. inspect's
+scorer stands beside where ``inspect_ai`` and its parser are installed.
 """
 
 import argparse
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -15,9 +17,10 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from butwait.problems.answers import answer_kind
+from butwait.problems.answers import answer_kind, gold_text
 from butwait.problems.grading import Grader
 from butwait.records import Problem
 from butwait.running.files import write_json
@@ -30,20 +33,26 @@ SENTENCE = "We add the two parts and get $a_{3} = 2^{3} + 5 = 13$, so the sum gr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=Path)
+    parser.add_argument("--cases", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grading.json"))
     arguments = parser.parse_args()
     result: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
     result["math_verify_version"] = importlib.metadata.version("math-verify")
     result["integer_grades_per_second"] = integer_grades_per_second()
-    if arguments.cases:
-        cases = [json.loads(line) for line in arguments.cases.open(encoding="utf-8")]
+    inspect = inspect_scorer() if arguments.cases else None
+    for file in arguments.cases:
+        cases = [json.loads(line) for line in file.open(encoding="utf-8")]
         with Grader() as grader:
             started = time.perf_counter()
             grader.equal("x+1", "1+x", "math")
             result["first_process_seconds"] = round(time.perf_counter() - started, 3)
-            result["butwait"] = measure(cases, lambda case: ours(grader, case))
-        result["math_verify"] = measure(cases, math_verify_documented)
+            butwait = measure(cases, lambda case, grader=grader: ours(grader, case))
+        result[file.stem] = {
+            "butwait": butwait,
+            "math_verify": measure(cases, math_verify_documented),
+        }
+        if inspect is not None:
+            result[file.stem]["inspect"] = measure(cases, inspect)
     write_json(arguments.out, result)
     print(json.dumps(result, indent=2))
 
@@ -77,8 +86,9 @@ def measure(cases: list[Case], grade: Callable[[Case], bool | None]) -> dict[str
 
 
 def ours(grader: Grader, case: Case) -> bool | None:
-    problem = Problem(str(case["id"]), "", case["gold"], answer_kind(case["gold"]))
-    status = grader.grade(case["pred"], problem).status
+    gold = gold_text(case["gold"])
+    problem = Problem(str(case["id"]), "", gold, answer_kind(gold))
+    status = grader.grade(case["pred"] or "", problem).status
     return None if status == "ungradable" else status == "correct"
 
 
@@ -100,7 +110,26 @@ def _verify(case: Case) -> bool:
     logging.disable(logging.CRITICAL)
     configs = [LatexExtractionConfig(), ExprExtractionConfig()]
     gold = parse(f"${case['gold']}$", extraction_config=configs)
-    return bool(verify(gold, parse(case["pred"], extraction_config=configs)))
+    return bool(verify(gold, parse(case["pred"] or "", extraction_config=configs)))
+
+
+def inspect_scorer() -> Callable[[Case], bool | None] | None:
+    """inspect's ``math`` scorer, None where it is not installed."""
+    try:
+        from inspect_ai.scorer import Target, math
+
+        score = math()
+    except Exception:  # the package, or the parser that it needs
+        return None
+
+    def grade(case: Case) -> bool | None:
+        state = SimpleNamespace(output=SimpleNamespace(completion=case["pred"] or ""))
+        try:
+            return asyncio.run(score(state, Target(str(case["gold"])))).value == "C"
+        except Exception:  # a gold answer that it refuses
+            return None
+
+    return grade
 
 
 def integer_grades_per_second(repeats: int = 3) -> dict[str, int]:

@@ -32,6 +32,7 @@ _GOLDEN = Fraction(6180339887, 10**10)
 _NEAR, _FAR = 12, 24
 _ENOUGH = 3
 _SIZES = (1, 3, 9, 30, 70, 140, 1_100, 25_000, 2 * 10**6, 10**9)
+_WHOLE = (17, 24, 39, 58, 77, 101, 250)
 _KINKED = (Abs, Max, Min, floor, ceiling, sign)
 _MAX_GROWING = 40
 """The largest point at which formulas that grow like powers 2^n are evaluated."""
@@ -118,6 +119,8 @@ def _points(dimensions: int, *formulas: Expr) -> Iterator[Point]:
     if any(_steps(formula) for formula in formulas):
         for p in range(_NEAR):
             yield tuple(Integer((5 * p + 7 * d) % 13 + 1) for d in range(dimensions))
+        for p, far in enumerate(_WHOLE):
+            yield tuple(Integer(_WHOLE[p - d] if d else far) for d in range(dimensions))
         return
     yield from (tuple(_near(p, d) for d in range(dimensions)) for p in range(_NEAR))
     growing = any(_grows(formula) for formula in formulas)

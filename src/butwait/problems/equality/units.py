@@ -10,7 +10,8 @@ from fractions import Fraction
 
 _TABLE = {
     "length": "m meter; 1/1000 mm millimeter; 1/100 cm centimeter; 1/10 dm decimeter;"
-    " 1000 km kilometer; 0.0254 inch in inches; 0.3048 foot ft feet; 0.9144 yard yd; 1609.344 mile mi",
+    " 1000 km kilometer; 0.0254 inch in inches; 0.3048 foot ft feet; 0.9144 yard yd;"
+    " 1609.344 mile mi",
     "time": "s sec second; 1/1000 ms millisecond; 60 min minute; 3600 h hr hour; 86400 day;"
     " 604800 week wk",
     "month": "month; 12 year yr; 120 decade; 1200 century centuries",

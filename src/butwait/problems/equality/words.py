@@ -24,9 +24,9 @@ _SECOND_CHOICE = re.compile(
 )
 _SYNONYMS = (
     (
-        r"^(?:there (?:is|are) )?(?:no|none|zero|without)(?: real| valid| such| possible| integer)?"
-        r"(?: solutions?| numbers?| values?| integers?| x)?(?: exists?| is possible)?$"
-        r"|^(?:does|do) not exist$|^dne$",
+        r"^(?:there (?:is|are) )?no(?: real| valid| such| possible| integer)*"
+        r" (?:solutions?|numbers?|values?|integers?|x)(?: exists?| is possible)?$"
+        r"|^(?:does|do) not exist$|^dne$|^none$",
         "no solution",
     ),
     (
