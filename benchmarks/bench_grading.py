@@ -116,7 +116,7 @@ def _verify(case: Case) -> bool:
 def inspect_scorer() -> Callable[[Case], bool | None] | None:
     """inspect's ``math`` scorer, None where it is not installed."""
     try:
-        from inspect_ai.scorer import Target, math
+        from inspect_ai.scorer import Target, math  # type: ignore[import-not-found]
 
         score = math()
     except Exception:  # the package, or the parser that it needs
@@ -125,7 +125,7 @@ def inspect_scorer() -> Callable[[Case], bool | None] | None:
     def grade(case: Case) -> bool | None:
         state = SimpleNamespace(output=SimpleNamespace(completion=case["pred"] or ""))
         try:
-            return asyncio.run(score(state, Target(str(case["gold"])))).value == "C"
+            return bool(asyncio.run(score(state, Target(str(case["gold"])))).value == "C")
         except Exception:  # a gold answer that it refuses
             return None
 

@@ -16,7 +16,7 @@ from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.brackets import groups, matching_brace, split
 from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.structure import is_label, is_name
-from butwait.problems.equality.units import split_unit
+from butwait.problems.equality.units import counted, split_unit
 from butwait.problems.sentences import (
     MAX_VALUE,
     announced_value,
@@ -35,6 +35,7 @@ MAX_BOXES = 60
 MAX_LINK = 80
 """Characters between two joined boxes at most."""
 
+_TAG_ENDS = ("nswer>", "nswer]", "NSWER>", "NSWER]")
 _TAG = re.compile(r"(?i)[<\[](/?)(?:final[_ ]?)?answer[>\]]")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BARE_BOX = re.compile(r"[^\s${}\\.,;]+(?:[.,]\d+)*|\\[^\s$]+")
@@ -63,7 +64,7 @@ def extract_answer(text: str, kind: AnswerKind) -> str | None:
     """
     text = answer_part(text)
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if "nswer" in text or "NSWER" in text:
+    if any(mark in text for mark in _TAG_ENDS):
         tags = list(_TAG.finditer(text))
         opened = next((tag.end() for tag in reversed(tags) if not tag[1]), None)
         closed = next((tag.start() for tag in reversed(tags) if tag[1]), len(text))
@@ -127,6 +128,8 @@ def read_integer(text: str) -> int | None:
     """
     if plain := _PLAIN_INTEGER.fullmatch(text):
         return -int(plain[2]) if plain[1] == "-" else int(plain[2])
+    if (count := counted(text)) is not None:
+        return count
     if len(text) > 2_000:
         return None
     alternatives = {_integer(part) for part in split(canonical(text), frozenset({"\\lor"}))}

@@ -1,18 +1,21 @@
 """The value that a sentence of prose states: "the answer is 84, which is the total" says 84."""
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.numerals import hedges, in_digits
-from butwait.problems.equality.units import split_unit
+from butwait.problems.equality.units import counted, split_unit
 
 MAX_VALUE = 2_000
 """Characters of a sentence, or of a last line, that are searched for a value."""
 _MAX_WORDS = 5
 """Words of an answer in words that a clause follows."""
 
+_STEM_WORDS = "answer 答 답 respuesta réponse resposta risposta antwort ответ 回答 정답"
+_STEMS = _STEM_WORDS.split()
 _ANSWER_WORD = re.compile(
     r"(?i)\banswers?\b|答案|答え|答(?=[:：])|回答|정답|답(?=[은는:])|\brespuesta|\bréponse|\bresposta"
     r"|\brisposta|\bantwort|\bответ"
@@ -83,7 +86,7 @@ def announced_value(text: str) -> tuple[bool, str | None]:
 
     "the answer is 72", "Answer: 72", "72 is the answer", in English and a few other languages.
     """
-    for word in reversed(list(_ANSWER_WORD.finditer(text))[-_MAX_ANNOUNCEMENTS:]):
+    for word in _answer_words(text):
         if says := _SAYS.match(text, word.end()):
             return True, _announced(text[says.end() :])
         before = text[max(0, word.start() - 60) : word.start()]
@@ -96,6 +99,20 @@ def announced_value(text: str) -> tuple[bool, str | None]:
             if value := _last_value(_sentences(clause.rpartition("\n")[2])[-1]):
                 return True, value
     return False, None
+
+
+def _answer_words(text: str) -> Iterator[re.Match[str]]:
+    """The words for "answer", the last one first."""
+    lowered = text.lower()
+    lowered = lowered if len(lowered) == len(text) else text
+    stems = [stem for stem in _STEMS if stem in lowered]
+    at = len(text)
+    for _ in range(_MAX_ANNOUNCEMENTS):
+        at = max((lowered.rfind(stem, 0, at) for stem in stems), default=-1)
+        if at < 0:
+            return
+        if word := _ANSWER_WORD.match(text, at):
+            yield word
 
 
 def closing_value(line: str) -> str | None:
@@ -277,6 +294,8 @@ def _is_quantity(text: str) -> bool:
     """A number with its unit."""
     if len(text) > MAX_VALUE or not any(c.isdigit() for c in text):
         return False
+    if counted(text) is not None:
+        return True
     value, unit = split_unit(canonical(text))
     return bool(unit) and evaluate(value) is not None
 

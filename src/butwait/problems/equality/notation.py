@@ -182,7 +182,7 @@ _NAMES = (
     "sqrt|pi|sin|cos|tan|cot|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|infty|theta|"
     "alpha|beta|gamma|delta|lambda|mu|phi|omega|gcd|(?:min|max|sec)(?=\\s*[({\\\\\\d_^])"
 )
-_PLAIN_NAME = re.compile(rf"(?<![\\a-zA-Z])({_NAMES}){END}")
+PLAIN_NAME = re.compile(rf"(?<![\\a-zA-Z])({_NAMES}){END}")
 _PLAIN = _rules(
     (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)" + END, r"\\infty "),
     (r"\*\*", "^"),
@@ -258,7 +258,7 @@ def _apply(rules: tuple[Rule, ...], text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _apply(_PLAIN, _PLAIN_NAME.sub(r"\\\1 ", text))
+    return _apply(_PLAIN, PLAIN_NAME.sub(r"\\\1 ", text))
 
 
 def _prefixed(text: str) -> str:

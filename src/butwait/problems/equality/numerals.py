@@ -95,6 +95,11 @@ def in_digits(latex: str) -> str:
     return _number(plain.split()) or latex
 
 
+def changes_number(word: str) -> bool:
+    """Whether ``word`` beside a number makes it another one, or none."""
+    return word in _HEDGES or word == "percent" or _changed("1", word) is not None
+
+
 def hedges(latex: str) -> bool:
     """Whether words of canonical ``latex`` make its number another one, or none: "at least 5"."""
     if not _HAS_WORD.search(latex):

@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from butwait.problems.equality.notation import PLAIN_NAME
+from butwait.problems.equality.numerals import changes_number
+
 _TABLE = {
     "length": "m meter; 1/1000 mm millimeter; 1/100 cm centimeter; 1/10 dm decimeter;"
     " 1000 km kilometer; 0.0254 inch in inches; 0.3048 foot ft feet; 0.9144 yard yd;"
@@ -68,6 +71,7 @@ _DEGREES = re.compile(
     r"^(?P<value>.*[\d})])\s*\^\\circ\s*(?:(?:\\text ?)?\{\s*)?(?P<scale>[CF]?)\s*\}?$", re.DOTALL
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_COUNTED = re.compile(r"(\d{1,100}) (?:\\text ?\{ ?)?([a-z]{4,20})(?: ?\})?\.?")
 _MEASURE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(?:\\text ?\{ ?([a-zA-Z]+)\.? ?\}|([a-zA-Z]+))")
 _COMPOUND = re.compile(rf"(?:{_MEASURE.pattern} ?(?:,|\\land)? ?){{2,4}}")
 _PIECE = re.compile(rf"/|\bper\b|(?P<name>{_LETTERS}+)|\^ ?\{{? ?(?P<power>-? ?\d) ?\}}?")
@@ -101,6 +105,17 @@ def _known() -> dict[str, tuple[str, Fraction]]:
 
 
 _KNOWN = _known()
+
+
+def counted(text: str) -> int | None:
+    """The number of "12 apples": a whole number and one word that leaves it as it is.
+
+    A short cut for what most answers in prose are; None says nothing.
+    """
+    match = _COUNTED.fullmatch(text)
+    if match is None or match[2] in _NOT_UNITS or changes_number(match[2]):
+        return None
+    return None if PLAIN_NAME.fullmatch(match[2]) else int(match[1])
 
 
 def split_unit(text: str) -> tuple[str, str]:
