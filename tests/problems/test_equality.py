@@ -90,6 +90,36 @@ SAME = {
         (r"\$36", "36 dollars"),
         ("1011_2", "1011_{2}"),
     ],
+    "remarks and words for numbers": [
+        ("2x", r"2x \text{ for all } x"),
+        (r"k\pi", r"k\pi, k \in \mathbb{Z}"),
+        (r"\frac{4}{5}", r"\text{four fifths}"),
+        ("9", r"3 \text{ squared}"),
+        ("C", "Option (C)"),
+        (r"\text{no solutions}", r"\emptyset"),
+    ],
+    "sets, inequalities, equations to solve": [
+        ("(1,4)", "x^2-5x+4<0"),
+        (r"(0,3)\cup(3,5)", r"0<x<5, x \neq 3"),
+        (r"ab \geq e^3", r"e^3 \leq ab"),
+        ("(0,1)", "]0,1["),
+        ("xy=6", r"y=\frac{6}{x}"),
+        ("(1,2)", "y=2, x=1"),
+    ],
+    "units, times, bases, congruences": [
+        (r"10 \text{ m/s}", r"36 \text{ km/h}"),
+        (r"2.5 \text{ hours}", r"2 \text{ hours } 30 \text{ minutes}"),
+        (r"30^\circ", r"\frac{\pi}{6}"),
+        ("3:45", r"03:45 \text{ p.m.}"),
+        ("101_2", "5_{10}"),
+        (r"x \equiv 3 \pmod 7", r"10 \pmod 7"),
+    ],
+    "wide ranges": [
+        (r"\max(a,b)", r"\frac{a+b+|a-b|}{2}"),
+        ("|x-3|", "|3-x|"),
+        ("(-1)^n", "(-1)^{n+2}"),
+        ("0.30000000000000004", "0.3"),
+    ],
 }
 DIFFERENT = {
     "numbers": [
@@ -139,6 +169,32 @@ DIFFERENT = {
         (r"10 \text{ cm}", r"10 \text{ m}"),
         ("52_8", "52_7"),
         (r"\frac{1}{2}", r"\text{Yes}"),
+    ],
+    "wide ranges": [
+        ("|x+4|", "x+4"),
+        (r"\min(n,50)", "n"),
+        (r"\lfloor \frac{n^2}{10^6} \rfloor", "0"),
+        ("n!", r"\min(n!, 10^9)"),
+        ("x", "x+10^{-9}"),
+        ("|x+4|=3", "x+4=3"),
+        ("0.1", "0.100000001"),
+    ],
+    "words for numbers, hedges": [
+        ("7", r"7 \text{ tenths}"),
+        ("5", r"5 \text{ or more}"),
+        ("5", r"\text{not } 5"),
+        ("C", "(C) or (D)"),
+        ("C", r"\text{(C) and (E)}"),
+    ],
+    "units, ratios, bases": [
+        (r"12 \text{ m/s}", r"12 \text{ km/h}"),
+        (r"40 \text{ km/h}", r"40 \text{ km}"),
+        (r"\$12", r"12 \text{ cents}"),
+        (r"30^\circ\text{C}", r"30^\circ\text{F}"),
+        ("0:5", "0:7"),
+        ("37_{40}", "25_{40}"),
+        (r"3 \pmod 7", r"3 \pmod 5"),
+        ("x>2", r"x \geq 2"),
     ],
 }
 

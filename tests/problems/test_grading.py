@@ -157,6 +157,37 @@ for compare in (stuck, hog, deep, str.__eq__):
     assert output.split() == ["limit", "True"] * 3 + ["equal", "True"]
 
 
+KINDS = {  # what stands before, is repeated, stands after
+    "braces": (r"\boxed{", "{", "1"),
+    "spaces": (r"\boxed{\text{", " ", "!}}"),
+    "displays": ("The answer is ", r"\[ ", ""),
+    "dollars": ("The answer is ", "$1", ""),
+    "digits": (r"\boxed{", "7", "}"),
+    "fractions": (r"\boxed{", r"\frac{1}{", "1}"),
+    "towers": (r"\boxed{", "9^", "9}"),
+    "factorials": (r"\boxed{9", "!", "}"),
+    "integrals": (r"\boxed{", r"\int_0^1 x ", "dx}"),
+    "units": (r"\boxed{5 ", r"\text{m}", "!}"),
+    "words": ("the answer is ", "two ", ""),
+    "announcements": ("", "are the answer ", ""),
+    "tags": ("", "<answer>", ""),
+    "periods": (r"\boxed{0.", "3", r"\ldots}"),
+    "matrices": (r"\boxed{", r"\begin{pmatrix}1", "}"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1_500, 10_000, 1_000_000])
+def test_hostile_text_is_graded_in_linear_time(grader: Grader, kind: str, size: int) -> None:
+    before, repeated, after = KINDS[kind]
+    text = before + repeated * (size // len(repeated)) + after
+    for gold, answer_kind in (("7", "integer"), (r"\frac{\sqrt{2}}{3}", "math")):
+        start = time.process_time()
+        status = grader.grade(text, problem(gold, answer_kind)).status
+        assert time.process_time() - start < 2.0
+        assert status in ("wrong", "no_answer")
+
+
 def test_grading_processes_have_a_memory_limit() -> None:
     before = set(children())
     with Grader(workers=1, memory_limit=600 << 20) as grader:
