@@ -9,6 +9,7 @@ scorer stands beside where ``inspect_ai`` and its parser are installed.
 
 import argparse
 import asyncio
+import importlib
 import importlib.metadata
 import json
 import os
@@ -41,6 +42,8 @@ def main() -> None:
     result["math_verify_version"] = importlib.metadata.version("math-verify")
     result["integer_grades_per_second"] = integer_grades_per_second()
     inspect = inspect_scorer() if arguments.cases else None
+    if arguments.cases:
+        importlib.import_module("math_verify")  # once, not in every forked child
     for file in arguments.cases:
         cases = [json.loads(line) for line in file.open(encoding="utf-8")]
         with Grader() as grader:
