@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 test: install  ## the default tests
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n logical --dist worksteal
 
 test-slow: install smollm2  ## the tests that take minutes (real kills, real weights, simulations)
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m slow -n logical

@@ -52,7 +52,7 @@ def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) 
 
 
 def test_a_search_by_a_script_survives_kills(tmp_path: Path) -> None:
-    survives_kills(tmp_path, SCRIPTED, kills=2, DELAY="0.02")
+    survives_kills(tmp_path, SCRIPTED, kills=1, DELAY="0.02")
 
 
 @pytest.mark.slow

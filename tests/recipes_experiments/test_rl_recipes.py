@@ -45,6 +45,7 @@ def test_grpo_with_a_plateau(phi: Path, question_files: Path, run: Path) -> None
     assert "19.17\u202f%, @8 43.33\u202f%" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_but_wait_then_grpo(phi: Path, question_files: Path, run: Path) -> None:
     records = run_small("phi4_butwait_grpo_limo", phi, question_files, run)
     taught = load_examples(run / "but_wait/dataset")
@@ -56,6 +57,7 @@ def test_but_wait_then_grpo(phi: Path, question_files: Path, run: Path) -> None:
     assert records["but_wait_grpo_aime"]["metrics"]["aime24/sample"]["n"] == 2
 
 
+@pytest.mark.slow
 def test_grpo_direct_and_its_control(phi: Path, question_files: Path, run: Path) -> None:
     records = run_small("phi4_grpo_direct_limo", phi, question_files, run)
     direct, plain = records["grpo_direct"]["metrics"], records["grpo_own_380"]["metrics"]
