@@ -89,6 +89,10 @@ def _log_in(folder: Path) -> Path:
         return max(checkpoints, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")))
     if any(folder.glob("events.out.*")):
         return folder
+    # A Trainer writes the events of every start into a folder of its own.
+    for starts in (folder, folder / "runs"):
+        if any(starts.glob("*/events.out.*")):
+            return starts
     raise UserError(
         f"{folder} holds no log (log.jsonl, trainer_state.json, checkpoint-*/trainer_state.json "
         "or TensorBoard events); give the file"
@@ -101,6 +105,7 @@ def _read(log: Path) -> list[Row]:
 
         return read_events(log)
     if log.suffix == ".csv":
+        csv.field_size_limit(2**31 - 1)  # completions stand in cells too
         with log.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     if log.suffix == ".json":

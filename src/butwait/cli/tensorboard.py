@@ -8,7 +8,8 @@ from butwait.records import UserError
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """One row a step, of all scalars by tag, from an event file or a folder of them.
+    """One row a step, of all scalars by tag, from an event file, a folder of them, or a folder of
+    such folders, one for every start of a run.
 
     Of a step that was logged twice, the later value counts. Raises UserError without the package.
     """
@@ -24,10 +25,14 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         ) from error
     # It says on stderr what it skips; a log without the column is our own sentence.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
-    events.Reload()
+    starts = {file.parent for file in path.glob("*/events.out.*")} if path.is_dir() else set()
+    found = []
+    for place in starts if starts and not any(path.glob("events.out.*")) else {path}:
+        events = EventAccumulator(str(place), size_guidance={SCALARS: 0})  # 0: keep all
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found += [(e.wall_time, e.step, tag, e.value) for e in events.Scalars(tag)]
     rows: dict[int, dict[str, Any]] = {}
-    for tag in events.Tags()["scalars"]:
-        for event in events.Scalars(tag):
-            rows.setdefault(event.step, {"step": event.step})[tag] = event.value
+    for _, step, tag, value in sorted(found, key=lambda event: event[0]):
+        rows.setdefault(step, {"step": step})[tag] = value
     return [rows[step] for step in sorted(rows)]

@@ -6,7 +6,10 @@ does the one stage; only the first of them writes. On several machines ``acceler
 started by hand on each (``docs/distributed.md``).
 """
 
+import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib.resources import files
@@ -19,6 +22,8 @@ from butwait.running.packages import require
 from butwait.stages.context import StageRun
 from butwait.training.settings import LaunchSettings
 
+PARENT = "BUTWAIT_PARENT"
+"""The environment's name for the process whose end is that of the workers."""
 JOB, OUTCOME, MISTAKE = "job.json", "outcome.json", "mistake.txt"
 
 
@@ -35,8 +40,7 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
         (folder / left).unlink(missing_ok=True)
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     write_json(folder / JOB, {"recipe": recipe})
-    # The workers hold the lock of the run too, as they may outlive this process.
-    ended = subprocess.run(command(folder.parent, run.name, launch), close_fds=False).returncode
+    ended = _wait_for(command(folder.parent, run.name, launch))
     if (folder / MISTAKE).exists():
         raise UserError((folder / MISTAKE).read_text(encoding="utf-8").strip())
     if ended or not (folder / OUTCOME).exists():
@@ -46,6 +50,29 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
         )
     outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
     return outcome["metrics"], outcome["cost"]
+
+
+def _wait_for(words: list[str]) -> int:
+    """The exit code of the launcher. It and its workers end with this process, however that ends:
+    the workers look after it (``worker.py``), and Linux tells the launcher."""
+    launcher = subprocess.Popen(
+        words,
+        env=os.environ | {PARENT: str(os.getpid())},
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+    try:
+        return launcher.wait()
+    finally:
+        if launcher.poll() is None:
+            launcher.terminate()
+            try:
+                launcher.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def command(folder: Path, stage: str, launch: LaunchSettings) -> list[str]:

@@ -3,15 +3,20 @@
 import json
 import os
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from butwait.pipeline.launch import JOB, MISTAKE, OUTCOME
+import psutil
+
+from butwait.pipeline.launch import JOB, MISTAKE, OUTCOME, PARENT
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.progress import silence
-from butwait.running.stages import Stage, read_stage
+from butwait.running.stages import Stage, read_stage, working
 from butwait.stages.context import StageRun
 from butwait.stages.kinds import STAGES
 from butwait.stages.problem_sets import stored_problem_sets
@@ -19,6 +24,7 @@ from butwait.stages.problem_sets import stored_problem_sets
 
 def main(folder: Path, name: str) -> int:
     """Does a stage whose inputs are finished; returns the exit code."""
+    _end_with_parent()
     first = os.environ.get("RANK", "0") == "0"
     if not first:
         silence()
@@ -29,7 +35,7 @@ def main(folder: Path, name: str) -> int:
 
         torch.set_num_threads(recipe.threads)
     try:
-        with Grader() as grader:
+        with working(folder), Grader() as grader:
             problems = stored_problem_sets(folder / "problems")
             names = recipe.order()
             done = {s: _stage(folder / s) for s in names[: names.index(name)]}
@@ -43,6 +49,24 @@ def main(folder: Path, name: str) -> int:
     if first:
         write_json(folder / name / OUTCOME, {"metrics": metrics, "cost": cost})
     return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the run that had it launched is gone: a training that nobody waits
+    for would go on, beside the next one."""
+    if PARENT not in os.environ:
+        return  # started by hand on another machine
+
+    def watch(parent: psutil.Process) -> None:
+        while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
+
+    def end() -> None:
+        with suppress(psutil.NoSuchProcess):
+            watch(psutil.Process(int(os.environ[PARENT])))
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _stage(path: Path) -> Stage:

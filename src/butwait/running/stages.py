@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 SCRATCH = ("work", "best")
 """What a stage keeps in its folder to go on from after a kill. It goes, in this order, when the
 stage is complete and not before."""
+_WORKERS = ".workers"
+_WORKERS_SECONDS = 20
 
 
 @dataclass
@@ -152,8 +154,32 @@ def locked(run: Path) -> Iterator[None]:
                 f"another butwait process is working in {run}; wait for it, or choose another "
                 "folder with --run-dir"
             ) from error
-        os.set_inheritable(handle.fileno(), True)  # launched workers hold it too
+        _await_workers(run)
         yield
+
+
+@contextmanager
+def working(run: Path) -> Iterator[None]:
+    """Held by every launched worker of a run: while one lives, ``locked`` admits no other run."""
+    with (run / _WORKERS).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+def _await_workers(run: Path) -> None:
+    """Workers of a killed run end by themselves; a moment is theirs."""
+    deadline = time.monotonic() + _WORKERS_SECONDS
+    with (run / _WORKERS).open("w") as handle:
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"workers of an earlier run are still at work in {run}; end them (they are "
+                        "processes of `butwait.pipeline.worker`) and run the same command again"
+                    ) from error
+                time.sleep(0.1)
 
 
 def _supersede(run: Path, stage: Stage) -> None:

@@ -61,7 +61,7 @@ class Trend:
 
         def excess(slope: float) -> float:
             above = weights @ stdtr(self.freedom, (slopes - slope) / errors)
-            return math.log(above / alpha)  # nearly linear where the tail is
+            return math.log(max(above, 1e-300) / alpha)  # nearly linear where the tail is
 
         # A quantile of a mixture lies between the least and the greatest of its parts.
         quantiles = slopes + errors * stdtrit(self.freedom, 1 - alpha)

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 from butwait.running.files import atomic_path, remove, write_json
-from butwait.training.weights import save_weights
+from butwait.training.weights import check_finite, save_weights
 
 _MARKER = "butwait.json"
 
@@ -59,7 +59,10 @@ class Marker(TrainerCallback):
         if state.global_step >= state.max_steps or control.should_training_stop:
             control.should_save = False
 
-    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+    def on_save(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        check_finite(model)  # a resume would go on with what is no number, again and again
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_json(folder / _MARKER, self.facts())

@@ -53,6 +53,7 @@ def fit(
 def resume(trainer: Any, work: WorkFolder, restore: Callable[[dict[str, Any]], None]) -> None:
     """Trains from the last checkpoint, whose facts ``restore`` is given, or from the start."""
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Sane())
     with PartialState().main_process_first():
         checkpoint = work.last()
     if checkpoint is not None:
@@ -98,6 +99,28 @@ class Log(TrainerCallback):
 def _finite(value: Any) -> Any:
     """None for a number that JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Sane(TrainerCallback):
+    """Stops a training that learns nothing, or whose gradient is no number, with a UserError: the
+    step is not taken, and the checkpoint before it is kept."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if args.get_warmup_steps(state.max_steps) >= state.max_steps:
+            raise UserError(
+                f"all steps ({state.max_steps}) would be warm-up, with a learning rate of 0; set "
+                "warmup_ratio: 0, or train for more steps"
+            )
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise UserError(
+                f"the gradient is no number at step {state.global_step + 1}; take a lower "
+                "learning_rate, or precision: float32"
+            )
 
 
 @dataclass(eq=False)

@@ -77,6 +77,7 @@ def train_sft(
             # Rows are ready: TRL must neither tokenise nor cut. Packing is a part of what it
             # prepares.
             dataset_kwargs={"skip_prepare_dataset": not settings.packing},
+            router_aux_loss_coef=0.0,
             packing=settings.packing,
             packing_strategy="bfd",
             max_length=(settings.max_length or longest) if settings.packing else None,
@@ -138,6 +139,6 @@ def _finish_epochs(
     """Makes ordinary checkpoints of the epochs that were kept."""
     for epoch in sorted((output / "epochs").iterdir()):
         if settings.lora is not None:
-            merge_again(weights, tokenizer, epoch)
+            merge_again(weights, tokenizer, settings.lora, epoch)
         else:
             tokenizer.save_pretrained(epoch / "model")

@@ -1,5 +1,6 @@
 """A policy's weights: loaded to be trained, and saved as ordinary checkpoints, adapters merged."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,46 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from butwait.engines.models import device_of, load_causal_lm, no_progress_bars, resolve
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
-from butwait.running.files import atomic_path
+from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
 from butwait.training.settings import LoraSettings
 
 
+_NOT_TRAINED_WITH = ("use_cache", "output_router_logits", "router_aux_loss_coef")
+"""What trainers change in the config of a model in training, and its saved config keeps."""
+
+
 def load_policy(model: ModelSettings, lora: LoraSettings | None) -> PreTrainedModel:
-    """The model whose weights are trained, or that adapters with these settings are put on."""
-    return load_four_bit(model) if lora and lora.four_bit else load_causal_lm(model)
+    """The model whose weights are trained, or that adapters with these settings are put on.
+
+    Its embeddings are untied from the output head where an adapter is for one of the two: it
+    changes that one alone, and saved as one matrix they would both have the change.
+    """
+    policy = load_four_bit(model) if lora and lora.four_bit else load_causal_lm(model)
+    config = policy.config.get_text_config()
+    policy.loaded_with = {
+        name: getattr(config, name) for name in _NOT_TRAINED_WITH if hasattr(config, name)
+    } | {"use_cache": True}
+    if lora is not None and _adapts_embeddings(policy, lora):
+        _untie(policy)
+    return policy
+
+
+def _adapts_embeddings(policy: Any, lora: LoraSettings) -> bool:
+    """Whether the adapter is for the input embeddings or the output head of a model that ties
+    them."""
+    inner, head = policy.get_input_embeddings(), policy.get_output_embeddings()
+    if head is None or inner.weight is not head.weight or isinstance(lora.target_modules, str):
+        return False
+    own = {name.rpartition(".")[2] for name, m in policy.named_modules() if m in (inner, head)}
+    return not own.isdisjoint(name.rpartition(".")[2] for name in lora.target_modules)
+
+
+def _untie(policy: Any) -> None:
+    head = policy.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    policy.config.tie_word_embeddings = False
+    policy.config.get_text_config().tie_word_embeddings = False
 
 
 def load_four_bit(model: ModelSettings) -> PreTrainedModel:
@@ -81,8 +114,52 @@ def gathered_weights(trainer: Any) -> dict[str, Any] | None:
 def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = None) -> None:
     """Writes the weights and the config of a model in training. ``gathered``: see
     ``gathered_weights``."""
-    policy.config.use_cache = True  # The trainer turned it off, and generation would be slow.
-    policy.save_pretrained(folder, state_dict=gathered)
+    check_finite(policy if gathered is None else gathered)
+    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    config = base.config.get_text_config()
+    in_training = {name: getattr(config, name, None) for name in base.loaded_with}
+    vars(config).update(base.loaded_with)
+    try:
+        policy.save_pretrained(folder, state_dict=gathered)
+    finally:
+        vars(config).update(in_training)
+    if (folder / "config.json").exists():
+        _name_rope_twice(folder / "config.json")
+    if (folder / "adapter_config.json").exists():
+        _name_base_whole(folder / "adapter_config.json")
+
+
+def check_finite(weights: Any) -> None:
+    """Raises UserError where a weight of a model (or of a dictionary of tensors) is no number."""
+    tensors = weights.items() if isinstance(weights, dict) else weights.named_parameters()
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"the weights {name} are no longer numbers and are not saved; take a lower "
+                "learning_rate, or precision: float32 (what was saved before is kept)"
+            )
+
+
+def _name_rope_twice(file: Path) -> None:
+    """transformers 5 writes the rotary embeddings' base into ``rope_parameters``; readers of the
+    older layout would take their default instead, without a word."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for own in (config, config.get("text_config")):
+        rope = own.get("rope_parameters") if isinstance(own, dict) else None
+        if isinstance(rope, dict) and "rope_theta" in rope:
+            own["rope_theta"] = rope["rope_theta"]
+            scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
+            own["rope_scaling"] = scaled if rope.get("rope_type", "default") != "default" else None
+    write_json(file, config)
+
+
+def _name_base_whole(file: Path) -> None:
+    """The folder of an adapter's base by its whole path, so that it loads from any directory."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    base = Path(config.get("base_model_name_or_path") or "")
+    if base.is_dir():
+        config["base_model_name_or_path"] = str(base.resolve())
+        write_json(file, config)
 
 
 def save_model(
@@ -116,17 +193,20 @@ def save_trained(
     if lora is None:
         return save_model(policy, tokenizer, output, gathered)
     with atomic_path(output / "adapter") as folder:
-        policy.save_pretrained(folder)
+        save_weights(policy, folder)
     if lora.four_bit:
         # Merged into four-bit weights, the update would be rounded away.
-        merge_again(weights, tokenizer, output)
+        merge_again(weights, tokenizer, lora, output)
     else:
         save_model(policy.merge_and_unload(), tokenizer, output)
 
 
-def merge_again(weights: ModelSettings, tokenizer: Any, output: Path) -> None:
+def merge_again(
+    weights: ModelSettings, tokenizer: Any, lora: LoraSettings, output: Path
+) -> None:
     """Writes ``output/model`` from ``output/adapter`` and the weights that it was trained on, in
     their full precision and in main memory."""
-    base = load_causal_lm(weights.model_copy(update={"device": "cpu"}))
+    whole = lora.model_copy(update={"four_bit": False})
+    base = load_policy(weights.model_copy(update={"device": "cpu"}), whole)
     adapted = PeftModel.from_pretrained(base, output / "adapter")
     save_model(adapted.merge_and_unload(), tokenizer, output)

@@ -129,7 +129,7 @@ def _questions(run: StageRun, settings: _ReinforcementStage) -> list[Problem]:
 
 def _headline(metrics: Metrics) -> Iterator[str]:
     first, last = metrics["reward_first"], metrics["reward_last"]
-    reward = "" if first is None else f", reward {first:.3f} to {last:.3f}"
+    reward = f", reward {_reward(first)} to {_reward(last)}" if metrics["steps"] else ""
     yield f"{metrics['steps']} steps, {metrics['policy_tokens']} tokens sampled{reward}"
     if metrics["stopped"]:
         yield f"stopped: {metrics['stopped']}"
@@ -148,6 +148,10 @@ def _headline(metrics: Metrics) -> Iterator[str]:
             f"held out: {metrics['first_accuracy']:.1%} before, {metrics['best_accuracy']:.1%} at "
             f"step {metrics['best_step']}, which is kept"
         )
+
+
+def _reward(mean: float | None) -> str:
+    return "unknown (no answer could be graded)" if mean is None else f"{mean:.3f}"
 
 
 def _check(recipe: Any, name: str) -> None:

@@ -315,7 +315,7 @@ class _Run:
             if lora is None:
                 self._tokenizer.save_pretrained(folder)
         if lora is not None:
-            merge_again(weights, self._tokenizer, self._output)
+            merge_again(weights, self._tokenizer, lora, self._output)
 
     def _metrics(self) -> dict[str, Any]:
         trainer, looks = self._trainer, self._looks

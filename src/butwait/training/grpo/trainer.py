@@ -207,6 +207,10 @@ def grpo_arguments(
         # The rows come in the order in which they are asked (``generation.question_order``).
         shuffle_dataset=False,
         remove_unused_columns=False,
+        # The loss is the documented one: nothing of a mixture of experts' router is added.
+        router_aux_loss_coef=0.0,
+        # TRL loads the reference of a KL term by the policy's name.
+        model_init_kwargs={"revision": model.revision} if model.revision else None,
         # With dropout, ratios of probabilities would be noise.
         disable_dropout=True,
         # TensorBoard's callback is added by itself (``callbacks.py``).
