@@ -1,8 +1,14 @@
 """A training on two devices (processes that talk by gloo) is the training on one."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -77,6 +83,64 @@ def test_a_mistake_that_the_workers_find_is_one_sentence(tmp_path: Path) -> None
             "stages.rl.batch_size=4",
             "stages.rl.launch={processes: 2, config: cpu}",
         )
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+MOMENTS = int(os.environ.get("BUTWAIT_KILLS", "3"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_workers_of_a_killed_run_end_with_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    """Killed when the launcher has started, when the workers have, and after steps."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    options = ("steps=12", "batch_size=8", "save_steps=1", "launch={processes: 2, config: cpu}")
+    words = ["run", "recipe.yaml", "--run-dir", "run"]
+    for option in options:
+        words += ["--set", f"stages.rl.{option}"]
+    log = tmp_path / "run/rl/log.jsonl"
+    for moment in range(MOMENTS):
+        run = subprocess.Popen([sys.executable, "-m", "butwait", *words], cwd=tmp_path)
+        tree = _tree_at(run.pid, moment % 4, log)
+        run.send_signal(SIGNALS[moment % 3])
+        end = time.monotonic() + 10
+        while any(_lives(process) for process in tree):
+            assert time.monotonic() < end, f"moment {moment}: {[p for p in tree if _lives(p)]}"
+            time.sleep(0.05)
+        assert run.wait() != 0
+    done = subprocess.run([sys.executable, "-m", "butwait", *words], cwd=tmp_path, check=True)
+    assert done.returncode == 0
+    assert [json.loads(line)["step"] for line in log.open()] == list(range(1, 13))
+
+
+def _tree_at(run: int, stage: int, log: Path) -> list[psutil.Process]:
+    """The processes of a run when the launcher lives (0), when the workers do (1), and when the
+    log has grown by a line or two (2, 3)."""
+    lines = len(log.read_bytes().splitlines()) if log.exists() else 0
+    parent = psutil.Process(run)
+    while True:
+        tree = [parent, *parent.children(recursive=True)]
+        launched = [p for p in tree if "butwait.pipeline.worker" in _words(p)]
+        new = len(log.read_bytes().splitlines()) - lines if log.exists() else 0
+        if launched and (stage == 0 or (stage == 1 and len(launched) == 3) or 1 < stage <= new + 1):
+            return tree
+        assert parent.is_running()
+        assert parent.status() != psutil.STATUS_ZOMBIE, "the run ended before it could be killed"
+        time.sleep(0.02)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("config", ["ddp", "fsdp2", "zero2", "zero3"])

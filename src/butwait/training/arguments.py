@@ -1,5 +1,6 @@
 """The settings of a training as arguments of transformers' Trainer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ def in_precision(model: ModelSettings, settings: OptimizerSettings) -> ModelSett
     """The model with the dtype in which its weights are trained."""
     dtype = "bfloat16" if settings.precision == "bfloat16" else "float32"
     return model.model_copy(update={"dtype": dtype})
+
+
+PROJECT = "butwait"
+"""The project of trackio's runs; wandb's is ``WANDB_PROJECT``."""
+
+
+def trackers(names: Sequence[str], work: Path) -> dict[str, Any]:
+    """Arguments for the trackers but TensorBoard, whose callback is added by itself (``fit.py``).
+    They name the run by its folder and the stage's, above ``work``."""
+    return {
+        "report_to": [name for name in names if name != "tensorboard"] or "none",
+        "project": PROJECT,
+        "run_name": "/".join(work.resolve().parts[-3:-1]),
+    }
 
 
 def training_arguments(
@@ -71,6 +86,7 @@ def training_arguments(
         shared["num_train_epochs"] = settings.epochs
         shared["max_steps"] = settings.max_steps or -1
         shared["gradient_accumulation_steps"] = settings.accumulation_steps
+        shared |= trackers(settings.report_to, work)
     arguments = kind(**(shared | own))
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -15,28 +15,46 @@ import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.integrations import TensorBoardCallback
 
 from butwait.engines.models import no_progress_bars
 from butwait.records import UserError
+from butwait.running.packages import require
 from butwait.running.progress import task
 from butwait.training.checkpoints import Marker, WorkFolder
+from butwait.training.settings import OptimizationSettings
+from butwait.training.validation import Validation
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "epoch")
 
 
 def fit(
-    trainer: Any, work: WorkFolder, output: Path, title: str, *callbacks: TrainerCallback
+    trainer: Any,
+    settings: OptimizationSettings,
+    work: WorkFolder,
+    output: Path,
+    title: str,
+    *callbacks: TrainerCallback,
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Trains to the end, with ``output/log.jsonl`` and a progress bar called ``title``.
 
     ``trainer.counted``, a dictionary of counts, goes into checkpoints and comes back from them.
 
     Returns:
-        steps, epochs, the counts, loss_first and loss_last (of the first and last logged step).
+        steps, epochs, the counts, loss_first and loss_last (of the first and last logged step),
+        and the figures of the validation.
     """
+    for tracker in settings.report_to:
+        require(tracker, f"report_to: {tracker}")
     with ExitStack() as stack:
         marker = Marker(lambda: trainer.counted)
-        shown = (Log(output / "log.jsonl"), Progress(title, stack))
+        shown: list[TrainerCallback] = [Log(output / "log.jsonl"), Progress(title, stack)]
+        if "tensorboard" in settings.report_to:
+            shown.append(TensorBoard(output / "tensorboard"))
+        if validation is not None:
+            validation.trainer = trainer
+            trainer.add_callback(validation)  # before the marker: it may end the training
         for callback in (marker, *shown, *callbacks):
             trainer.add_callback(callback)
         resume(trainer, work, trainer.counted.update)
@@ -47,6 +65,7 @@ def fit(
         **trainer.counted,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
+        **({} if validation is None else validation.figures()),
     }
 
 
@@ -140,6 +159,27 @@ class Progress(TrainerCallback):
         last = state.log_history[-1] if state.log_history else {}
         known = [name for name in self.shown if last.get(name) is not None]
         self._task.advance(1, **{name: f"{last[name]:.3f}" for name in known})
+
+
+class TensorBoard(TensorBoardCallback):
+    """Events in a folder that stays: transformers writes them among the checkpoints, which go.
+
+    A resumed training writes on there, and takes back what was logged after its checkpoint.
+
+    Args:
+        folder: of the event files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.logging_dir = str(folder)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **others: Any) -> None:
+        if state.is_world_process_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tb_writer = SummaryWriter(self.logging_dir, purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **others)
 
 
 @contextmanager

@@ -32,6 +32,8 @@ from butwait.training.checkpoints import WorkFolder
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.rollouts import Rollout, rollout_figures, split_questions
 from butwait.training.settings import PrmSettings
+from butwait.training.validation import Validation, split_rows
+from butwait.training.weights import save_weights
 
 UNLABELLED = -100.0
 """No loss at this token. The Trainer counts all other tokens, over accumulated batches too."""
@@ -83,6 +85,14 @@ def train_prm(
         heldout = [rollout for rollout in heldout if to_examples([rollout], limit)]
         _check_enough(examples, heldout, limit)
         seed = key.derive("train").seed32()
+        validation = None
+        if settings.validation is not None:
+            share = settings.validation.share
+            names = [rollout.problem_id for rollout in training]
+            training, held = split_rows(training, names, share, seed)
+            examples, seen = to_examples(training, limit), to_examples(held, limit)
+            _check_enough(examples, seen, limit)
+            validation = Validation(settings.validation, seen, _labelled, output)
         set_seed(seed)
         work = WorkFolder(output / "work", _identity(examples, settings, policy, seed))
         trainer = _Trainer(
@@ -94,12 +104,11 @@ def train_prm(
             data_collator=partial(pad, pad_id=tokenizer.pad_token_id),
             compute_loss_func=step_loss,
         )
-        trained = fit(trainer, work, output, "reward model")
+        trained = fit(trainer, settings, work, output, "reward model", validation=validation)
         findings = audit(score_prefixes(model, heldout, settings.batch_size), key.derive("audit"))
         write_json(output / "audit.json", findings)
-        model.config.use_cache = True  # The trainer turned it off; scoring goes step by step.
         with atomic_path(output / "model") as folder:
-            model.save_pretrained(folder)
+            save_weights(model, folder)
             tokenizer.save_pretrained(folder)
             write_note(folder, tokenizer, prompt)
     return {
@@ -129,8 +138,13 @@ class _Trainer(Trainer):
         self.counted = {"trained_tokens": 0}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.counted["trained_tokens"] += int(inputs["attention_mask"].sum())
+        if model.training:
+            self.counted["trained_tokens"] += int(inputs["attention_mask"].sum())
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def _labelled(inputs: dict[str, Any]) -> int:
+    return int((inputs["labels"] != UNLABELLED).sum())
 
 
 def _identity(

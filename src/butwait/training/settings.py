@@ -70,8 +70,26 @@ class OptimizerSettings(Settings):
     """Steps between lines of ``log.jsonl``; a line is their mean."""
 
 
+class ValidationSettings(Settings):
+    """The loss on questions that are not trained on, while the model trains."""
+
+    share: Result[Annotated[float, Field(gt=0, lt=1)]] = 0.1
+    """Share of the questions that is kept from training for it."""
+    every: Result[PositiveInt] = 50
+    """Optimizer steps between looks; one more is before the first step, one after the last."""
+    patience: Result[PositiveInt | None] = None
+    """Stop after so many looks in a row without a lower loss, and keep the weights of the lowest;
+    None: train to the end, and keep the last."""
+
+
 class OptimizationSettings(OptimizerSettings):
     """A training that passes over a set of examples."""
+
+    validation: Result[ValidationSettings | None] = None
+    """Look at the loss on held-out questions while it trains, and stop early where asked."""
+    report_to: Resource[tuple[Literal["tensorboard", "trackio", "wandb"], ...]] = ()
+    """Where figures go besides ``log.jsonl``; each needs its package. TensorBoard's events are in
+    the stage's folder ``tensorboard``."""
 
     epochs: Result[Positive] = 3.0
     """Passes over the examples; ``max_steps`` overrides it."""

@@ -22,6 +22,7 @@ from butwait.training.checkpoints import KeepEpochs, WorkFolder
 from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.settings import SftSettings
+from butwait.training.validation import Validation, split_rows
 from butwait.training.weights import load_policy, lora_config, merge_again, policy_of, save_trained
 
 
@@ -52,7 +53,8 @@ def train_sft(
     Returns:
         examples, dropped_too_long, encoded_again, packed_rows (None without packing), steps,
         epochs, trained_tokens (tokens with loss, counted each time they are seen), loss_first and
-        loss_last (nats per token, of the first and last logged step).
+        loss_last (nats per token, of the first and last logged step); with ``validation``, its
+        figures.
 
     Raises:
         UserError: bad examples (see ``make_rows``), a model that cannot be packed, adapted or
@@ -63,7 +65,12 @@ def train_sft(
     policy = load_policy(weights, settings.lora)
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     limit = min(filter(None, (settings.max_length, positions)), default=None)
-    rows = make_rows(examples, tokenizer, prompt or PromptSettings(), limit, settings.too_long)
+    held: list[Example] = []
+    if settings.validation is not None:
+        questions = [example.problem_id for example in examples]
+        examples, held = split_rows(examples, questions, settings.validation.share, seed)
+    layout = prompt or PromptSettings()
+    rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
     made_of = identity(settings, model, seed, rows.input_ids, rows.labels)
     work = WorkFolder(output / "work", made_of)
     with quiet(), user_errors():
@@ -85,7 +92,12 @@ def train_sft(
         trainer = _trainer(policy, tokenizer, rows, settings, arguments)
         epochs = KeepEpochs(output / "epochs", "adapter" if settings.lora else "model")
         kept = [epochs] if settings.keep_epochs else []
-        figures = fit(trainer, work, output, "sft", *kept)
+        validation = None
+        if settings.validation is not None:
+            others = make_rows(held, tokenizer, layout, limit, settings.too_long)
+            seen = Dataset.from_dict({"input_ids": others.input_ids, "labels": others.labels})
+            validation = Validation(settings.validation, seen, _labelled, output)
+        figures = fit(trainer, settings, work, output, "sft", *kept, validation=validation)
         save_trained(policy_of(trainer), tokenizer, settings.lora, weights, output)
         if settings.keep_epochs:
             _finish_epochs(tokenizer, settings, weights, output)
@@ -98,6 +110,11 @@ def train_sft(
     }
 
 
+def _labelled(inputs: dict[str, Any]) -> int:
+    """Tokens of a batch with loss; the first of a row is predicted from nothing and has none."""
+    return int((inputs["labels"][:, 1:] != NO_LOSS).sum())
+
+
 class _Trainer(SFTTrainer):
     """TRL's trainer, which also counts the tokens with loss and writes no model card."""
 
@@ -106,8 +123,8 @@ class _Trainer(SFTTrainer):
         self.counted = {"trained_tokens": 0}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        # The first token of a row is predicted from nothing and never has a loss.
-        self.counted["trained_tokens"] += int((inputs["labels"][:, 1:] != NO_LOSS).sum())
+        if model.training:
+            self.counted["trained_tokens"] += _labelled(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

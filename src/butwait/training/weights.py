@@ -15,7 +15,6 @@ from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
 from butwait.training.settings import LoraSettings
 
-
 _NOT_TRAINED_WITH = ("use_cache", "output_router_logits", "router_aux_loss_coef")
 """What trainers change in the config of a model in training, and its saved config keeps."""
 
@@ -117,8 +116,9 @@ def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = No
     check_finite(policy if gathered is None else gathered)
     base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     config = base.config.get_text_config()
-    in_training = {name: getattr(config, name, None) for name in base.loaded_with}
-    vars(config).update(base.loaded_with)
+    loaded_with = getattr(base, "loaded_with", {"use_cache": True})
+    in_training = {name: getattr(config, name, None) for name in loaded_with}
+    vars(config).update(loaded_with)
     try:
         policy.save_pretrained(folder, state_dict=gathered)
     finally:
@@ -201,9 +201,7 @@ def save_trained(
         save_model(policy.merge_and_unload(), tokenizer, output)
 
 
-def merge_again(
-    weights: ModelSettings, tokenizer: Any, lora: LoraSettings, output: Path
-) -> None:
+def merge_again(weights: ModelSettings, tokenizer: Any, lora: LoraSettings, output: Path) -> None:
     """Writes ``output/model`` from ``output/adapter`` and the weights that it was trained on, in
     their full precision and in main memory."""
     whole = lora.model_copy(update={"four_bit": False})

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from butwait.cli.curves import read_curve
 from butwait.records import UserError
 from butwait.running import packages
-from butwait.training.grpo.callbacks import TensorBoard
+from butwait.training.fit import TensorBoard
 
 
 def test_events_outlive_the_checkpoints(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState
-from transformers.integrations import TensorBoardCallback
 
 from butwait.running.json_lines import dump_rows, read_log
 from butwait.training.grpo.generation import Generation, GroupSampler
@@ -114,24 +113,3 @@ class Samples(TrainerCallback):
                     "reward": generation.rewards[i],
                 }
                 file.write(dump_rows([line]))
-
-
-class TensorBoard(TensorBoardCallback):
-    """Events in a folder that stays: transformers writes them among the checkpoints, which go.
-
-    A resumed training writes on there, and takes back what was logged after its checkpoint.
-
-    Args:
-        folder: of the event files.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.logging_dir = str(folder)
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **others: Any) -> None:
-        if state.is_world_process_zero:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tb_writer = SummaryWriter(self.logging_dir, purge_step=state.global_step + 1)
-        super().on_train_begin(args, state, control, **others)

@@ -28,8 +28,8 @@ from butwait.synthesis.builder import Prompting
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision
 from butwait.training.checkpoints import Marker, WorkFolder
-from butwait.training.fit import Log, Progress, quiet, resume, user_errors
-from butwait.training.grpo.callbacks import Samples, StopAtPlateau, TensorBoard, TokenBudget
+from butwait.training.fit import Log, Progress, TensorBoard, quiet, resume, user_errors
+from butwait.training.grpo.callbacks import Samples, StopAtPlateau, TokenBudget
 from butwait.training.grpo.completions import live_engine, weights_fingerprint
 from butwait.training.grpo.direct import DirectSampler, Guide
 from butwait.training.grpo.generation import (

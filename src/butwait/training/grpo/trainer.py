@@ -20,13 +20,10 @@ from trl import GRPOConfig, GRPOTrainer
 from butwait.engines.settings import ModelSettings
 from butwait.records import Problem, UserError
 from butwait.running.files import atomic_path
-from butwait.training.arguments import training_arguments
+from butwait.training.arguments import trackers, training_arguments
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
 from butwait.training.weights import gathered_weights, policy_of, save_weights
-
-PROJECT = "butwait"
-"""The project of trackio's runs; wandb's is ``WANDB_PROJECT``."""
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -213,10 +210,7 @@ def grpo_arguments(
         model_init_kwargs={"revision": model.revision} if model.revision else None,
         # With dropout, ratios of probabilities would be noise.
         disable_dropout=True,
-        # TensorBoard's callback is added by itself (``callbacks.py``).
-        report_to=[name for name in settings.report_to if name != "tensorboard"] or "none",
-        project=PROJECT,
-        run_name="/".join(work.resolve().parts[-3:-1]),
+        **trackers(settings.report_to, work),
         # A resume begins with a generation.
         save_steps=-(-(settings.save_steps or 1) // every) * every,
         **loss_arguments(settings.loss),

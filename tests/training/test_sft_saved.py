@@ -1,0 +1,207 @@
+"""The model on disk is the trained one, whatever its architecture and what was trained of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sft_cases import save_model, sums
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from butwait.engines.settings import ModelSettings
+from butwait.records import UserError
+from butwait.training import checkpoints, sft, weights
+from butwait.training.settings import LoraSettings, SftSettings
+from butwait.training.sft import train_sft
+
+SHORT = SftSettings(learning_rate=1e-2, max_steps=6, batch_size=4, save_steps=None)
+LORA = LoraSettings(rank=4, alpha=8)
+IDS = torch.arange(5, 25)[None]
+MIXTURE = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+def logits(model: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS.to(model.device)).logits.float().cpu()
+
+
+def change_config(model: ModelSettings, **fields: Any) -> None:
+    """Makes the random model anew with other fields of its config."""
+    folder = Path(model.name)
+    config = AutoModelForCausalLM.from_pretrained(folder).config
+    config.update(fields)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What each trained model says, in the trainer's hands, before it is saved."""
+    said = []
+    save = sft.save_trained
+
+    def saved(policy: Any, *others: Any, **options: Any) -> None:
+        said.append(logits(policy))
+        save(policy, *others, **options)
+
+    monkeypatch.setattr(sft, "save_trained", saved)
+    return said
+
+
+def on_disk(folder: Path) -> PreTrainedModel:
+    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return model
+
+
+ARCHITECTURES = ["Llama", "Granite", "Mixtral", "Qwen3Moe", "GraniteMoe", "Olmoe"]
+WAYS = [
+    ("all weights", {}, None),
+    ("adapters", {}, LORA),
+    ("tied", {"tie_word_embeddings": True}, None),
+    ("tied, adapters", {"tie_word_embeddings": True}, LORA),
+    (
+        "tied, adapted embeddings",
+        {"tie_word_embeddings": True},
+        LORA.model_copy(update={"target_modules": ("embed_tokens", "q_proj")}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "lora"), [w[1:] for w in WAYS], ids=[w[0] for w in WAYS])
+def test_however_it_was_trained(
+    fields: dict[str, Any], lora: LoraSettings | None, tmp_path: Path, trained: list[torch.Tensor]
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    change_config(model, **fields)
+    settings = SHORT.model_copy(update={"lora": lora, "keep_epochs": True, "epochs": 2.0})
+    settings = settings.model_copy(update={"max_steps": None})
+    train_sft(model, sums(tokenizer, 8), settings, tmp_path / "out", seed=0)
+    before = logits(on_disk(tmp_path / "base"))
+    assert (trained[0] - before).abs().max() > 0.1
+    for saved in ("model", "epochs/2/model"):
+        assert (logits(on_disk(tmp_path / "out" / saved)) - trained[0]).abs().max() < 1e-5
+
+
+def test_an_adapter_for_the_output_head_is_refused(tmp_path: Path) -> None:
+    """TRL takes log-probabilities from the head's own weights: it would never be trained."""
+    model, tokenizer = save_model(tmp_path / "base")
+    settings = SHORT.model_copy(update={"lora": LoraSettings(target_modules=("lm_head",))})
+    with pytest.raises(UserError, match=r"adapter to `lm_head` is not supported"):
+        train_sft(model, sums(tokenizer, 4), settings, tmp_path / "out", seed=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_whatever_its_architecture(
+    architecture: str, tmp_path: Path, trained: list[torch.Tensor]
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base", architecture)
+    change_config(model, **MIXTURE, rope_parameters={"rope_theta": 5e5, "rope_type": "default"})
+    train_sft(model, sums(tokenizer, 8), SHORT, tmp_path / "out", seed=0)
+    saved = on_disk(tmp_path / "out/model")
+    assert (logits(saved) - trained[0]).abs().max() < 1e-5
+    # Readers of the older layout find the base of the rotary embeddings too.
+    config = json.loads((tmp_path / "out/model/config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
+    base = json.loads((tmp_path / "base/config.json").read_text())
+    for name in ("output_router_logits", "router_aux_loss_coef", "use_cache"):
+        assert config.get(name) == base.get(name)
+
+
+@pytest.mark.parametrize("architecture", ["Mixtral", "Qwen3Moe", "GraniteMoe"])
+def test_the_router_of_a_mixture_of_experts_adds_no_loss(architecture: str, tmp_path: Path) -> None:
+    model, tokenizer = save_model(tmp_path / "base", architecture)
+    change_config(model, **MIXTURE, output_router_logits=True, router_aux_loss_coef=0.5)
+    examples = sums(tokenizer, 8)
+    first = train_sft(
+        model, examples, SHORT.model_copy(update={"batch_size": 8}), tmp_path / "out", seed=0
+    )
+    policy = on_disk(tmp_path / "base")
+    total, tokens = 0.0, 0
+    for example in examples:
+        ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
+        said = policy(input_ids=ids, output_router_logits=False).logits[0, :-1]
+        picked = said.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        kept = torch.tensor([False] * (len(example.prompt_ids) - 1) + example.loss_mask.tolist())
+        total -= float(picked[kept].sum().detach())
+        tokens += int(kept.sum())
+    assert first["loss_first"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_gradient_that_is_no_number_takes_no_step(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    load, calls = sft.load_policy, []
+
+    def broken(*arguments: Any) -> Any:
+        policy = load(*arguments)
+
+        def spoil(gradient: torch.Tensor) -> torch.Tensor:
+            calls.append(None)
+            return gradient * (float("nan") if len(calls) == step else 1.0)
+
+        policy.model.norm.weight.register_hook(spoil)
+        return policy
+
+    settings = SHORT.model_copy(update={"save_steps": 1})
+    examples = sums(tokenizer, 24)
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "load_policy", broken)
+        with pytest.raises(UserError, match=f"the gradient is no number at step {step}"):
+            train_sft(model, examples, settings, tmp_path / "out", seed=0)
+    assert not (tmp_path / "out/model").exists()
+    # What was done before it is good, and is gone on from.
+    resumed = train_sft(model, examples, settings, tmp_path / "out", seed=0)
+    whole = train_sft(model, examples, settings, tmp_path / "whole", seed=0)
+    assert resumed == whole
+    lines = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = save_model(tmp_path / "base")[1]
+    policy = on_disk(tmp_path / "base")
+    policy.loaded_with = {}
+    with torch.no_grad():
+        policy.lm_head.weight[3, 1] = float("inf")
+    with pytest.raises(UserError, match=r"lm_head.weight are no longer numbers"):
+        weights.save_model(policy, tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out/model").exists()
+    monkeypatch.setattr(checkpoints, "write_json", lambda *_: pytest.fail("a mark was set"))
+    arguments = type("Arguments", (), {"output_dir": str(tmp_path)})
+    state = type("State", (), {"is_world_process_zero": True, "global_step": 1})
+    with pytest.raises(UserError, match="no longer numbers"):
+        checkpoints.Marker(dict).on_save(arguments, state, None, model=policy)
+
+
+def test_a_training_that_is_all_warm_up_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    one = SHORT.model_copy(update={"max_steps": 1})
+    with pytest.raises(UserError, match=r"all steps \(1\) would be warm-up"):
+        train_sft(model, sums(tokenizer, 4), one, tmp_path / "out", seed=0)
+    train_sft(
+        model,
+        sums(tokenizer, 4),
+        one.model_copy(update={"warmup_ratio": 0.0}),
+        tmp_path / "out",
+        seed=0,
+    )
+
+
+def test_an_adapter_names_its_base_by_the_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    relative = model.model_copy(update={"name": "base"})
+    settings = SHORT.model_copy(update={"lora": LORA})
+    train_sft(relative, sums(tokenizer, 8), settings, Path("out"), seed=0)
+    config = json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
