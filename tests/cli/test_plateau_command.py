@@ -179,6 +179,39 @@ def test_tensorboard_events(run: Run, tmp_path: Path) -> None:
     assert "train/reward" in err
 
 
+def test_the_starts_of_one_run_are_one_curve(run: Run, tmp_path: Path) -> None:
+    """A Trainer writes each start into a folder of its own; the second goes on from a checkpoint,
+    so some steps were logged twice."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for name, steps, shift in (("b-first", STEPS[:250], 1.0), ("a-second", STEPS[200:], 0.0)):
+        with SummaryWriter(str(tmp_path / "runs" / name)) as writer:
+            for step in steps.tolist():
+                value, when = REWARD[step - 1] + shift, step + 1000 * (1 - shift)
+                writer.add_scalar("train/reward", value, step, walltime=when)
+    for folder in (tmp_path, tmp_path / "runs"):
+        curve = read_curve(folder, "reward")
+        np.testing.assert_array_equal(curve.steps, STEPS)
+        shifted = REWARD + (STEPS <= 200)
+        np.testing.assert_allclose(curve.values, shifted, rtol=1e-6)
+    assert run("runs", "--horizon", "50")[0] == 0
+
+
+def test_long_cells_and_gaps_are_read(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "log.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "reward", "text"])
+        for row in rows():
+            far = row["step"] + (10**9 if row["step"] > 300 else 0)
+            writer.writerow([far, row["reward"], "x" * 200_000 if row["step"] == 7 else ""])
+    curve = read_curve(tmp_path / "log.csv", "reward")
+    assert curve.values.tolist() == pytest.approx(REWARD.tolist())
+    assert curve.steps[-1] == 10**9 + 400
+    code, out, err = run("log.csv", "--horizon", "50")
+    assert (code, err) == (0, "")
+    assert "steps 1 to 1e+09" in out
+
+
 def test_events_without_tensorboard(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

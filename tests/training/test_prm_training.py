@@ -22,8 +22,9 @@ from butwait.reward_models.reward_model import Path as ScoredPath
 from butwait.reward_models.reward_model import Step
 from butwait.training import prm
 from butwait.training.prm import UNLABELLED, pad, score_prefixes, step_loss, to_examples, train_prm
-from butwait.training.rollouts import Rollout
-from butwait.training.settings import PrmSettings
+from butwait.training.rollouts import Rollout, split_questions
+from butwait.training.settings import PrmSettings, ValidationSettings
+from butwait.training.validation import split_rows
 
 TINY = ModelSettings(name="tiny", device="cpu")
 PROMPT = PromptSettings(template="{question}")
@@ -173,6 +174,29 @@ def test_a_killed_training_goes_on_and_ends_the_same(trained, toy, tmp_path, int
     weights = [(f / "model" / "model.safetensors").read_bytes() for f in (folder, tmp_path)]
     assert weights[0] == weights[1]
     assert resumed == result
+
+
+def test_held_out_rollouts_are_looked_at_and_the_best_weights_kept(toy, tmp_path):
+    """The looks have the loss of the labels, by hand; the model of the lowest is what is saved. A
+    wild learning rate makes it an early one."""
+    looks = ValidationSettings(share=0.25, every=2, patience=2)
+    wild = {"learning_rate": 0.3, "schedule": "constant", "warmup_ratio": 0.0}
+    settings = FAST.model_copy(update={"validation": looks, "max_steps": 60} | wild)
+    result = train_prm(TINY, toy, settings, PROMPT, tmp_path, KEY)
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    seen = {line["step"]: line["loss"] for line in lines}
+    assert result["steps"] == result["kept_step"] + 4 < 60
+    assert seen[result["kept_step"]] == result["validation_best"] == min(seen.values())
+    training, _ = split_questions(toy, settings.heldout, KEY.derive("split"))
+    names = [r.problem_id for r in training]
+    _, held = split_rows(training, names, 0.25, KEY.derive("train").seed32())
+    assert result["examples"] == len(training) - len(held)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "model").eval()
+    batch = pad(to_examples(held, None), pad_id=0)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        loss = step_loss(model(**batch), labels).item()
+    assert loss == pytest.approx(result["validation_best"], abs=1e-5)
 
 
 def test_prefixes_are_scored_once(trained, toy):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from sft_cases import save_model, sums
+import transformers
+from sft_cases import SIZES, save_model, sums
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from butwait.engines.settings import ModelSettings
@@ -205,3 +206,40 @@ def test_an_adapter_names_its_base_by_the_whole_path(
     train_sft(relative, sums(tokenizer, 8), settings, Path("out"), seed=0)
     config = json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rope"),
+    [
+        ("Llama", {"rope_type": "linear", "factor": 4.0, "rope_theta": 2e5}),
+        ("Llama", {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 3e4}),
+        (
+            "Gemma3Text",
+            {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        ),
+    ],
+    ids=["linear", "dynamic", "two kinds of layers"],
+)
+def test_rotary_embeddings_are_named_in_both_layouts(
+    architecture: str, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=64, head_dim=8, rope_parameters=rope, **SIZES
+    )
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_config(config)
+    weights.save_weights(policy, tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    whole = rope.get("full_attention", rope)
+    assert said["rope_theta"] == whole["rope_theta"]
+    assert said["rope_scaling"] == {k: v for k, v in whole.items() if k != "rope_theta"}
+    assert said.get("rope_local_base_freq") == rope.get("sliding_attention", {}).get("rope_theta")
+    assert torch.equal(logits(on_disk(tmp_path)), logits(policy))
+    # What a reader of the older layout takes is the same model.
+    for name in ("rope_parameters",):
+        del said[name]
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert torch.equal(logits(on_disk(tmp_path)), logits(policy))

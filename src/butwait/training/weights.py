@@ -146,10 +146,15 @@ def _name_rope_twice(file: Path) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     for own in (config, config.get("text_config")):
         rope = own.get("rope_parameters") if isinstance(own, dict) else None
-        if isinstance(rope, dict) and "rope_theta" in rope:
-            own["rope_theta"] = rope["rope_theta"]
-            scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
-            own["rope_scaling"] = scaled if rope.get("rope_type", "default") != "default" else None
+        rope = rope if isinstance(rope, dict) else {}
+        if (local := rope.get("sliding_attention")) and "rope_theta" in local:
+            own["rope_local_base_freq"] = local["rope_theta"]
+        whole = rope.get("full_attention", rope)
+        if "rope_theta" in whole:
+            own["rope_theta"] = whole["rope_theta"]
+            scaled = {k: v for k, v in whole.items() if k != "rope_theta"}
+            default = whole.get("rope_type", "default") == "default"
+            own["rope_scaling"] = None if default else scaled
     write_json(file, config)
 
 

@@ -8,12 +8,15 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import grpo_trainers
 import pytest
 import torch
 import trl
-from grpo_trainers import LIMIT, QUESTIONS, generation, losses, policy_trainer, settings
+from grpo_trainers import LIMIT, QUESTIONS, TINY, generation, losses, policy_trainer, settings
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
+from butwait.engines.models import load_causal_lm
 from butwait.training.grpo import trainer as ours
 from butwait.training.grpo.trainer import PolicyTrainer
 
@@ -221,3 +224,23 @@ def test_trls_own_generation_draws_a_completion_for_every_prompt(tmp_path: Path)
     assert len(ids) == 4
     assert all(1 <= len(row) <= LIMIT for row in ids)
     assert trainer._tokenizer.pad_token_id not in {token for row in ids for token in row}
+
+
+def test_the_reference_of_a_kl_term_has_the_revision_of_the_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL loads it by name; at another revision the KL would not start at 0."""
+    asked: list[dict[str, Any]] = []
+
+    def create(name: str, **options: Any) -> Any:
+        asked.append(options)
+        return load_causal_lm(TINY)
+
+    monkeypatch.setattr(grpo_trainer, "create_model_from_path", create)
+    chosen = settings(loss={"preset": "grpo", "beta": 0.1})
+    for revision in ("v2", None):
+        model = TINY.model_copy(update={"revision": revision})
+        monkeypatch.setattr(grpo_trainers, "TINY", model)
+        trainer = policy_trainer(tmp_path / str(revision), chosen)
+        assert trainer.ref_model is not None, f"TRL {trl.__version__} loads no reference any more"
+    assert [options.get("revision") for options in asked] == ["v2", None]
