@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
+from butwait.problems.tokens import bare, following
 from butwait.records import Example, Problem, Span, UserError
 from butwait.synthesis.builder import Prompting, StoredTree
 from butwait.synthesis.settings import InsertionSettings
@@ -92,13 +92,15 @@ def path_pieces(
     ]
 
 
-def text_piece(role: str, text: str, prompting: Prompting, loss: bool) -> Piece:
-    """An inserted text. Raises UserError where the tokenizer cannot write it."""
-    token_ids = prompting.encode(text)
+def text_piece(
+    role: str, text: str, prompting: Prompting, loss: bool, *, first: bool = False
+) -> Piece:
+    """A text that is no path's. ``first``: it begins the completion. Raises UserError where the
+    tokenizer cannot write it."""
+    encode = prompting.encode
+    token_ids = np.array(encode(text) if first else following(encode, text), np.int32)
     back = prompting.decode(token_ids.tolist())
-    # A tokenizer may know the tags of thinking as special tokens, which have no text.
-    same = normalize("NFC", text.strip()) == normalize("NFC", back.strip())
-    if not same and THINK not in text and THINK_END not in text:
+    if bare(text).strip() != bare(back).strip():
         raise UserError(
             f"the model's tokenizer cannot write {text[:80]!r} (it would become {back[:80]!r}); "
             "give phrases that it can write (`phrases`, `separator`), or take another model"
@@ -126,7 +128,7 @@ def thinking(pieces: Sequence[Piece], answer: str, prompting: Prompting) -> list
         )
     final = f"\n{THINK_END}\n\n\\boxed{{{answer}}}"
     return [
-        text_piece("solution", f"{THINK}\n", prompting, True),
+        text_piece("solution", f"{THINK}\n", prompting, True, first=True),
         *(piece.open() for piece in pieces),
         text_piece("answer", final, prompting, True),
     ]
@@ -262,9 +264,10 @@ def _rebuilt(
     tree_at: Callable[[str, str, int], StoredTree],
     prompting: Prompting,
 ) -> Iterable[Piece]:
-    for source in sources:
+    for i, source in enumerate(sources):
         if "nodes" not in source:
-            yield text_piece(source["role"], source["text"], prompting, source["loss"])
+            said = source["role"], source["text"], prompting, source["loss"]
+            yield text_piece(*said, first=i == 0)
             continue
         stored = tree_at(source["stage"], source["shard"], source["row"])
         piece = tree_piece(source["role"], stored, source["nodes"], source["loss"])
