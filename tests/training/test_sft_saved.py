@@ -11,10 +11,12 @@ from sft_cases import SIZES, save_model, sums
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from butwait.engines.settings import ModelSettings
+from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
-from butwait.training import checkpoints, sft, weights
+from butwait.training import checkpoints, weights
 from butwait.training.settings import LoraSettings, SftSettings
 from butwait.training.sft import train_sft
+from butwait.training.weights import Start
 
 SHORT = SftSettings(learning_rate=1e-2, max_steps=6, batch_size=4, save_steps=None)
 LORA = LoraSettings(rank=4, alpha=8)
@@ -41,13 +43,13 @@ def change_config(model: ModelSettings, **fields: Any) -> None:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What each trained model says, in the trainer's hands, before it is saved."""
     said = []
-    save = sft.save_trained
+    save = Start.save
 
-    def saved(policy: Any, *others: Any, **options: Any) -> None:
+    def saved(start: Start, policy: Any, *others: Any) -> None:
         said.append(logits(policy))
-        save(policy, *others, **options)
+        save(start, policy, *others)
 
-    monkeypatch.setattr(sft, "save_trained", saved)
+    monkeypatch.setattr(Start, "save", saved)
     return said
 
 
@@ -137,10 +139,10 @@ def test_a_gradient_that_is_no_number_takes_no_step(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = save_model(tmp_path / "base")
-    load, calls = sft.load_policy, []
+    load, calls = Start.load, []
 
-    def broken(*arguments: Any) -> Any:
-        policy = load(*arguments)
+    def broken(start: Start) -> Any:
+        policy = load(start)
 
         def spoil(gradient: torch.Tensor) -> torch.Tensor:
             calls.append(None)
@@ -152,7 +154,7 @@ def test_a_gradient_that_is_no_number_takes_no_step(
     settings = SHORT.model_copy(update={"save_steps": 1})
     examples = sums(tokenizer, 24)
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "load_policy", broken)
+        patch.setattr(Start, "load", broken)
         with pytest.raises(UserError, match=f"the gradient is no number at step {step}"):
             train_sft(model, examples, settings, tmp_path / "out", seed=0)
     assert not (tmp_path / "out/model").exists()
@@ -167,13 +169,13 @@ def test_a_gradient_that_is_no_number_takes_no_step(
 def test_weights_that_are_no_numbers_are_neither_saved_nor_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = save_model(tmp_path / "base")[1]
+    model, tokenizer = save_model(tmp_path / "base")
     policy = on_disk(tmp_path / "base")
     policy.loaded_with = {}
     with torch.no_grad():
         policy.lm_head.weight[3, 1] = float("inf")
     with pytest.raises(UserError, match=r"lm_head.weight are no longer numbers"):
-        weights.save_model(policy, tokenizer, tmp_path / "out")
+        Start(model, None, tokenizer, PromptSettings()).save(policy, tmp_path / "out")
     assert not (tmp_path / "out/model").exists()
     monkeypatch.setattr(checkpoints, "write_json", lambda *_: pytest.fail("a mark was set"))
     arguments = type("Arguments", (), {"output_dir": str(tmp_path)})

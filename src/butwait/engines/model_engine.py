@@ -13,7 +13,7 @@ from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepDetector
-from butwait.problems.prompts import encode, messages
+from butwait.problems.prompts import encode, messages, turn_end
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import following, text_ids
 from butwait.records import Key, Problem, UserError
@@ -30,7 +30,7 @@ class ModelEngine(Engine):
     Args:
         tokenizer: of the policy.
         prompt: how a problem is put to it.
-        eos_ids: every id that ends a completion.
+        eos_ids: every id that ends a completion, beside what the prompt's layout ends a turn with.
         capacity: tokens of a path, prompt included; None: no bound is known.
     """
 
@@ -45,7 +45,8 @@ class ModelEngine(Engine):
         self.scored_tokens = 0
         """Tokens run to score continuations, prefixes without a cache included."""
         self._tokenizer, self._prompt, self._capacity = tokenizer, prompt, capacity
-        self._eos_ids = frozenset(eos_ids)
+        self._turn_end = turn_end(tokenizer, prompt)
+        self._eos_ids = frozenset({*eos_ids, self._turn_end})
         self._detokenizer = Detokenizer(tokenizer)
         self._detectors: dict[StepRule, StepDetector] = {}
 

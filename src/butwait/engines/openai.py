@@ -147,7 +147,7 @@ class OpenAIEngine(RequestEngine):
                 f"{self._tokenizer.name_or_path}: is it the model of model.name?"
             )
         if last.finish == "stop" and last.stop is None:
-            step.add([self._tokenizer.eos_token_id], [pieces.pending()])
+            step.add([self._turn_end], [pieces.pending()])
         elif len(step.token_ids) == before:
             step.end_of_context()
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from butwait.problems.settings import PromptSettings
-from butwait.problems.tokens import following, ids_of, joined, part
+from butwait.problems.tokens import following, ids_of, joined, part, special_tokens
 from butwait.records import Problem, UserError
 
+_ANSWER = "The answer is 2."
 Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
@@ -43,7 +44,7 @@ def encode(
     where its template refuses these messages or leaves the question out, and where the text holds
     pieces that the tokenizer does not know.
     """
-    template = _chat_template(tokenizer, prompt) if prompt.style == "chat" else ""
+    template = chat_template(tokenizer, prompt) if prompt.style == "chat" else ""
     before, question, after = _question(chat[-1]["content"], prompt)
     around = f"{written}\n{prompt.template}\n{template}"
     question, mark = part(tokenizer, question, around, within=f"{around}{chat}")
@@ -70,6 +71,25 @@ def encode(
     return np.asarray(ids, dtype=np.int32)
 
 
+def turn_end(tokenizer: Any, prompt: PromptSettings) -> int:
+    """The token that ends a completion: what the chat template ends the assistant's turn with
+    (``<|im_end|>`` where EOS is ``<|endoftext|>``), and EOS for a plain prompt or where the
+    template writes no special token there."""
+    eos: int = tokenizer.eos_token_id
+    if prompt.style != "chat":
+        return eos
+    asked = {"role": "user", "content": prompt.template.replace("{question}", "1 + 1?")}
+    said = [asked, {"role": "assistant", "content": _ANSWER}]
+    try:
+        template = chat_template(tokenizer, prompt)
+        text = _render(tokenizer, said, template, prompt, opened=False)
+    except Exception:  # what is wrong with the template is said where a prompt is made
+        return eos
+    special = special_tokens(tokenizer)
+    ids = ids_of(tokenizer, text.rpartition(_ANSWER)[2])
+    return next((i for i in ids if i in special or i == eos), eos)
+
+
 def _question(content: str, prompt: PromptSettings) -> tuple[str, str, list[str]]:
     """What stands before the question in a message, the question, and what follows each time that
     the message has it."""
@@ -81,8 +101,9 @@ def _question(content: str, prompt: PromptSettings) -> tuple[str, str, list[str]
     return "", content, [""]
 
 
-def _chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
-    """The source of the chat template."""
+def chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
+    """The source of the chat template that questions are put by. Raises UserError where there is
+    none, or none of that name."""
     own, known = prompt.template_options.get("chat_template"), tokenizer.chat_template or {}
     if isinstance(known, str):
         known = {"default": known}
@@ -110,26 +131,16 @@ def _chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
 
 def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: PromptSettings) -> str:
     """The conversation as text, up to where the assistant begins."""
-    if "strftime_now" in template:
-        template = _dated(prompt.date) + template
-    options = {k: v for k, v in prompt.template_options.items() if k != "chat_template"}
 
     def render(messages: list[Message]) -> str:
         try:
-            text: str = tokenizer.apply_chat_template(
-                messages,
-                chat_template=template,
-                add_generation_prompt=True,
-                tokenize=False,
-                **options,
-            )
+            return _render(tokenizer, messages, template, prompt)
         except Exception as error:  # whatever it is, the template made it
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(
                 f"the chat template of {tokenizer.name_or_path} refuses this prompt ({reason}); "
                 "some templates take no system message: see prompt.system"
             ) from error
-        return text
 
     text, last = render(chat), chat[-1]
     if last["content"].strip() not in text:
@@ -140,6 +151,24 @@ def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: Prompt
                 "want contents in parts): give another one, prompt.template_options: "
                 "{chat_template: ...}, or set prompt.style: plain"
             )
+    return text
+
+
+def _render(
+    tokenizer: Any,
+    chat: list[Message],
+    template: str,
+    prompt: PromptSettings,
+    opened: bool = True,
+) -> str:
+    """What the template makes of a conversation, with the assistant's turn ``opened`` at its end.
+    Raises whatever the template does."""
+    if "strftime_now" in template:
+        template = _dated(prompt.date) + template
+    options = {k: v for k, v in prompt.template_options.items() if k != "chat_template"}
+    text: str = tokenizer.apply_chat_template(
+        chat, chat_template=template, add_generation_prompt=opened, tokenize=False, **options
+    )
     return text
 
 

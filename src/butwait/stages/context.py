@@ -11,7 +11,7 @@ from butwait.engines.engine import Engine
 from butwait.engines.load import ENGINES, LoadedEngine, load_engine
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
-from butwait.problems.prompts import encode, messages
+from butwait.problems.prompts import encode, messages, turn_end
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Key, Problem
@@ -97,7 +97,7 @@ class StageRun:
         tokenizer = load_tokenizer(self.model_of(stage))
         return Prompting(
             messages=lambda p: messages(p, prompt),
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=turn_end(tokenizer, prompt),
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
             prompt_ids=lambda p: encode(tokenizer, messages(p, prompt), prompt),
             encode=lambda text: text_tokens(tokenizer, text),

@@ -10,7 +10,7 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from butwait.engines.models import tokenizer_fingerprint
-from butwait.problems.prompts import encode
+from butwait.problems.prompts import encode, turn_end
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import bare, following, text_ids
 from butwait.records import Example, Span, UserError
@@ -101,9 +101,9 @@ def _encode_again(
 ) -> tuple[list[int], list[int]]:
     """Prompt and spans with another tokenizer.
 
-    Spans are encoded one by one, so that a mask that follows spans still ends where they do; EOS
-    belongs to the last. Raises UserError for a mask that does not follow them, and for text that
-    does not come back from the ids as it was.
+    Spans are encoded one by one, so that a mask that follows spans still ends where they do; the
+    end of the turn belongs to the last. Raises UserError for a mask that does not follow them, and
+    for text that does not come back from the ids as it was.
     """
     prompt_ids = encode(tokenizer, example.prompt, prompt)
     completion: list[int] = []
@@ -111,7 +111,7 @@ def _encode_again(
     for i, span in enumerate(example.spans):
         ids = _encode_span(span, example, tokenizer, first=i == 0)
         if i == len(example.spans) - 1:
-            ids = [*ids, tokenizer.eos_token_id]
+            ids = [*ids, turn_end(tokenizer, prompt)]
         carries_loss = example.loss_mask[span.start : span.end]
         if carries_loss.any() != carries_loss.all():
             raise UserError(

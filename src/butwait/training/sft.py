@@ -23,7 +23,7 @@ from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.settings import SftSettings
 from butwait.training.validation import Validation, split_rows
-from butwait.training.weights import load_policy, lora_config, merge_again, policy_of, save_trained
+from butwait.training.weights import Start, lora_config, policy_of
 
 
 def train_sft(
@@ -48,7 +48,8 @@ def train_sft(
         settings: how.
         output: the stage's folder.
         seed: order of the examples, adapters' initial weights, dropout.
-        prompt: the prompt's layout for examples of another tokenizer; None: the default one.
+        prompt: the prompt's layout: of examples of another tokenizer, of the end of a turn, and of
+            the chat template that is saved; None: the default one.
 
     Returns:
         examples, dropped_too_long, encoded_again, packed_rows (None without packing), steps,
@@ -61,15 +62,15 @@ def train_sft(
             held in memory, a loss that is no number, a full disk.
     """
     tokenizer = load_tokenizer(model)
-    weights = in_precision(model, settings)
-    policy = load_policy(weights, settings.lora)
+    layout = prompt or PromptSettings()
+    start = Start(in_precision(model, settings), settings.lora, tokenizer, layout)
+    policy = start.load()
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     limit = min(filter(None, (settings.max_length, positions)), default=None)
     held: list[Example] = []
     if settings.validation is not None:
         questions = [example.problem_id for example in examples]
         examples, held = split_rows(examples, questions, settings.validation.share, seed)
-    layout = prompt or PromptSettings()
     rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
     made_of = identity(settings, model, seed, rows.input_ids, rows.labels)
     work = WorkFolder(output / "work", made_of)
@@ -98,9 +99,9 @@ def train_sft(
             seen = Dataset.from_dict({"input_ids": others.input_ids, "labels": others.labels})
             validation = Validation(settings.validation, seen, _labelled, output)
         figures = fit(trainer, settings, work, output, "sft", *kept, validation=validation)
-        save_trained(policy_of(trainer), tokenizer, settings.lora, weights, output)
+        start.save(policy_of(trainer), output)
         if settings.keep_epochs:
-            _finish_epochs(tokenizer, settings, weights, output)
+            _finish_epochs(start, output)
     return {
         "examples": len(rows.input_ids),
         "dropped_too_long": rows.dropped_too_long,
@@ -150,12 +151,10 @@ def _trainer(
         raise UserError(f"the training cannot be set up: {error}") from error
 
 
-def _finish_epochs(
-    tokenizer: Any, settings: SftSettings, weights: ModelSettings, output: Path
-) -> None:
+def _finish_epochs(start: Start, output: Path) -> None:
     """Makes ordinary checkpoints of the epochs that were kept."""
     for epoch in sorted((output / "epochs").iterdir()):
-        if settings.lora is not None:
-            merge_again(weights, tokenizer, settings.lora, epoch)
+        if start.lora is not None:
+            start.merge(epoch)
         else:
-            tokenizer.save_pretrained(epoch / "model")
+            start.save_tokenizer(epoch / "model")

@@ -1,6 +1,8 @@
 """A policy's weights: loaded to be trained, and saved as ordinary checkpoints, adapters merged."""
 
 import json
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,16 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from butwait.engines.models import device_of, load_causal_lm, no_progress_bars, resolve
+from butwait.engines.models import (
+    device_of,
+    eos_token_ids,
+    load_causal_lm,
+    no_progress_bars,
+    resolve,
+)
 from butwait.engines.settings import ModelSettings
+from butwait.problems.prompts import chat_template, turn_end
+from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
@@ -19,20 +29,88 @@ _NOT_TRAINED_WITH = ("use_cache", "output_router_logits", "router_aux_loss_coef"
 """What trainers change in the config of a model in training, and its saved config keeps."""
 
 
-def load_policy(model: ModelSettings, lora: LoraSettings | None) -> PreTrainedModel:
-    """The model whose weights are trained, or that adapters with these settings are put on.
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, and how what it makes of it is saved.
 
-    Its embeddings are untied from the output head where an adapter is for one of the two: it
-    changes that one alone, and saved as one matrix they would both have the change.
+    Attributes:
+        weights: the model, with the dtype in which it is trained.
+        lora: the adapters that are put on it; None: all weights are trained.
+        tokenizer: the model's.
+        prompt: how questions are put to it.
     """
-    policy = load_four_bit(model) if lora and lora.four_bit else load_causal_lm(model)
-    config = policy.config.get_text_config()
-    policy.loaded_with = {
-        name: getattr(config, name) for name in _NOT_TRAINED_WITH if hasattr(config, name)
-    } | {"use_cache": True}
-    if lora is not None and _adapts_embeddings(policy, lora):
-        _untie(policy)
-    return policy
+
+    weights: ModelSettings
+    lora: LoraSettings | None
+    tokenizer: Any
+    prompt: PromptSettings
+
+    def load(self) -> PreTrainedModel:
+        """The model whose weights are trained, or that adapters are put on.
+
+        Its embeddings are untied from the output head where an adapter is for the embeddings: it
+        changes those alone, and saved as one matrix the head would have the change too.
+        """
+        lora = self.lora
+        policy = (load_four_bit if lora and lora.four_bit else load_causal_lm)(self.weights)
+        config = policy.config.get_text_config()
+        policy.loaded_with = {
+            name: getattr(config, name) for name in _NOT_TRAINED_WITH if hasattr(config, name)
+        } | {"use_cache": True}
+        ends = policy.generation_config.eos_token_id
+        turn = turn_end(self.tokenizer, self.prompt)
+        known = eos_token_ids(ends, self.tokenizer)
+        if turn not in (ends if isinstance(ends, list) else [ends]):
+            policy.generation_config.eos_token_id = sorted(known | {turn})
+        if lora is not None and _adapts_embeddings(policy, lora):
+            _untie(policy)
+        return policy
+
+    def save(self, policy: Any, output: Path, gathered: dict[str, Any] | None = None) -> None:
+        """Writes ``output/model``: an ordinary checkpoint with tokenizer, chat template and
+        generation config. Where the model was adapted, ``output/adapter`` too, and
+        ``output/model`` with the adapter in the weights.
+
+        Args:
+            policy: what was trained; an adapted model is of no use afterwards.
+            output: the stage's folder.
+            gathered: see ``gathered_weights``.
+        """
+        if self.lora is None:
+            return self._save_model(policy, output, gathered)
+        with atomic_path(output / "adapter") as folder:
+            save_weights(policy, folder)
+        if self.lora.four_bit:
+            # Merged into four-bit weights, the update would be rounded away.
+            self.merge(output)
+        else:
+            self._save_model(policy.merge_and_unload(), output)
+
+    def merge(self, output: Path) -> None:
+        """Writes ``output/model`` from ``output/adapter`` and the weights that it was trained on,
+        in their full precision and in main memory."""
+        assert self.lora is not None
+        whole = replace(
+            self,
+            weights=self.weights.model_copy(update={"device": "cpu"}),
+            lora=self.lora.model_copy(update={"four_bit": False}),
+        )
+        adapted = PeftModel.from_pretrained(whole.load(), output / "adapter")
+        self._save_model(adapted.merge_and_unload(), output)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """The tokenizer, with the chat template of one's own that the questions were put by."""
+        tokenizer = copy(self.tokenizer)
+        if self.prompt.style == "chat" and "chat_template" in self.prompt.template_options:
+            tokenizer.chat_template = chat_template(tokenizer, self.prompt)
+        tokenizer.save_pretrained(folder)
+
+    def _save_model(
+        self, policy: Any, output: Path, gathered: dict[str, Any] | None = None
+    ) -> None:
+        with atomic_path(output / "model") as folder:
+            save_weights(policy, folder, gathered)
+            self.save_tokenizer(folder)
 
 
 def _adapts_embeddings(policy: Any, lora: LoraSettings) -> bool:
@@ -165,51 +243,3 @@ def _name_base_whole(file: Path) -> None:
     if base.is_dir():
         config["base_model_name_or_path"] = str(base.resolve())
         write_json(file, config)
-
-
-def save_model(
-    policy: Any, tokenizer: Any, output: Path, gathered: dict[str, Any] | None = None
-) -> None:
-    """Writes ``output/model``: an ordinary checkpoint. ``gathered``: see ``gathered_weights``."""
-    with atomic_path(output / "model") as folder:
-        save_weights(policy, folder, gathered)
-        tokenizer.save_pretrained(folder)
-
-
-def save_trained(
-    policy: Any,
-    tokenizer: Any,
-    lora: LoraSettings | None,
-    weights: ModelSettings,
-    output: Path,
-    gathered: dict[str, Any] | None = None,
-) -> None:
-    """Writes ``output/model``; where it was adapted, ``output/adapter`` too, and ``output/model``
-    with the adapter in the weights.
-
-    Args:
-        policy: what was trained; an adapted model is of no use afterwards.
-        tokenizer: its tokenizer.
-        lora: the adapter's settings; None: all weights were trained.
-        weights: the model that was adapted.
-        output: the stage's folder.
-        gathered: see ``gathered_weights``.
-    """
-    if lora is None:
-        return save_model(policy, tokenizer, output, gathered)
-    with atomic_path(output / "adapter") as folder:
-        save_weights(policy, folder)
-    if lora.four_bit:
-        # Merged into four-bit weights, the update would be rounded away.
-        merge_again(weights, tokenizer, lora, output)
-    else:
-        save_model(policy.merge_and_unload(), tokenizer, output)
-
-
-def merge_again(weights: ModelSettings, tokenizer: Any, lora: LoraSettings, output: Path) -> None:
-    """Writes ``output/model`` from ``output/adapter`` and the weights that it was trained on, in
-    their full precision and in main memory."""
-    whole = lora.model_copy(update={"four_bit": False})
-    base = load_policy(weights.model_copy(update={"device": "cpu"}), whole)
-    adapted = PeftModel.from_pretrained(base, output / "adapter")
-    save_model(adapted.merge_and_unload(), tokenizer, output)

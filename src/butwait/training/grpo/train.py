@@ -49,14 +49,7 @@ from butwait.training.grpo.trainer import (
     check_whole_model,
     grpo_arguments,
 )
-from butwait.training.weights import (
-    gathered_weights,
-    load_policy,
-    lora_config,
-    merge_again,
-    policy_of,
-    save_trained,
-)
+from butwait.training.weights import Start, gathered_weights, lora_config, policy_of
 
 
 @dataclass(frozen=True)
@@ -131,6 +124,8 @@ class _Run:
         passes = check_devices(settings, processes)
         self._devices = Devices(processes)
         self._tokenizer = load_tokenizer(material.model)
+        weights = in_precision(material.model, settings)
+        self._start = Start(weights, settings.lora, self._tokenizer, material.prompt)
         self._loop = stack.enter_context(asyncio.Runner())
         with state.main_process_first():
             self._work = WorkFolder(output / "work", _identity(material, settings, processes))
@@ -231,7 +226,7 @@ class _Run:
                     problems={problem.id: problem for problem in material.problems},
                     draw=self._draw,
                     alone=getattr(settings, "mode", None) == "expert_iteration",
-                    model=load_policy(in_precision(material.model, settings), settings.lora),
+                    model=self._start.load(),
                     args=grpo_arguments(settings, material.model, self._work.path, seed, passes),
                     train_dataset=Dataset.from_dict(rows),
                     processing_class=self._tokenizer,
@@ -304,18 +299,17 @@ class _Run:
     # What is left of it.
 
     def _save(self, gathered: dict[str, Any] | None) -> None:
-        weights = in_precision(self._material.model, self._settings)
-        lora = self._settings.lora
+        start, lora = self._start, self._settings.lora
         if self._looks is None:
-            save_trained(self._policy, self._tokenizer, lora, weights, self._output, gathered)
+            start.save(self._policy, self._output, gathered)
             return
         best = self._looks.weights(self._looks.best["step"])
         with atomic_path(self._output / ("model" if lora is None else "adapter")) as folder:
             shutil.copytree(best, folder)
             if lora is None:
-                self._tokenizer.save_pretrained(folder)
+                start.save_tokenizer(folder)
         if lora is not None:
-            merge_again(weights, self._tokenizer, lora, self._output)
+            start.merge(self._output)
 
     def _metrics(self) -> dict[str, Any]:
         trainer, looks = self._trainer, self._looks
