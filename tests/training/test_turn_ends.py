@@ -10,7 +10,7 @@ import torch
 import transformers
 from sft_cases import CHARACTERS, SIZES, make_example
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
@@ -20,6 +20,7 @@ from butwait.problems.prompts import turn_end
 from butwait.problems.settings import PromptSettings
 from butwait.training.settings import SftSettings
 from butwait.training.sft import train_sft
+from butwait.training.weights import Start
 
 LOOP = "{% for m in messages %}"
 END = "{% endfor %}"
@@ -170,3 +171,21 @@ def test_a_template_of_ones_own_is_saved_with_what_it_trained(tmp_path: Path) ->
     train_sft(model, [example], settings, tmp_path / "plain", 0, PROMPT)
     kept = ModelSettings(name=str(tmp_path / "plain/model"), device="cpu")
     assert load_tokenizer(kept).chat_template == CHATML
+
+
+def test_the_sampling_of_the_base_is_saved_and_not_trained_with(tmp_path: Path) -> None:
+    model, tokenizer = save_chat_model(tmp_path / "base", "Phi-3.5")
+    habits = {"do_sample": True, "min_p": 0.3, "repetition_penalty": 1.3, "min_new_tokens": 5}
+    GenerationConfig(eos_token_id=0, **habits).save_pretrained(tmp_path / "base")
+    start = Start(model, None, tokenizer, PROMPT)
+    policy = start.load()
+    neutral = GenerationConfig()
+    for name in habits:
+        assert getattr(policy.generation_config, name) == getattr(neutral, name)
+    ends = sorted({0, turn_end(tokenizer, PROMPT)})
+    assert policy.generation_config.eos_token_id == ends
+    start.save(policy, tmp_path / "out")
+    saved = json.loads((tmp_path / "out/model/generation_config.json").read_text())
+    assert {name: saved[name] for name in habits} == habits
+    assert saved["eos_token_id"] == ends
+    assert policy.generation_config.min_p is None

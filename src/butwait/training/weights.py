@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from butwait.engines.models import (
     device_of,
@@ -60,8 +60,16 @@ class Start:
         ends = policy.generation_config.eos_token_id
         turn = turn_end(self.tokenizer, self.prompt)
         known = eos_token_ids(ends, self.tokenizer)
+        own = policy.generation_config
         if turn not in (ends if isinstance(ends, list) else [ends]):
-            policy.generation_config.eos_token_id = sorted(known | {turn})
+            own.eos_token_id = sorted(known | {turn})
+        # What the base says of sampling (a penalty, a least length) is not what is trained with.
+        policy.loaded_generation = own
+        policy.generation_config = GenerationConfig(
+            eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id,
+            bos_token_id=own.bos_token_id,
+        )
         if lora is not None and _adapts_embeddings(policy, lora):
             _untie(policy)
         return policy
@@ -196,11 +204,14 @@ def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = No
     config = base.config.get_text_config()
     loaded_with = getattr(base, "loaded_with", {"use_cache": True})
     in_training = {name: getattr(config, name, None) for name in loaded_with}
+    drawn_with = base.generation_config
     vars(config).update(loaded_with)
+    base.generation_config = getattr(base, "loaded_generation", drawn_with)
     try:
         policy.save_pretrained(folder, state_dict=gathered)
     finally:
         vars(config).update(in_training)
+        base.generation_config = drawn_with
     if (folder / "config.json").exists():
         _name_rope_twice(folder / "config.json")
     if (folder / "adapter_config.json").exists():
