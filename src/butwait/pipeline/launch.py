@@ -15,6 +15,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import psutil
+
 from butwait.recipe.stages import Outcome
 from butwait.records import UserError
 from butwait.running.files import write_json
@@ -64,11 +66,11 @@ def _wait_for(words: list[str]) -> int:
         return launcher.wait()
     finally:
         if launcher.poll() is None:
+            tree = psutil.Process(launcher.pid).children(recursive=True)
             launcher.terminate()
-            try:
-                launcher.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                launcher.kill()
+            _, left = psutil.wait_procs([*tree, launcher], timeout=2)
+            for process in left:
+                process.kill()
 
 
 def _end_with_parent() -> None:
