@@ -66,9 +66,10 @@ def _wait_for(words: list[str]) -> int:
         return launcher.wait()
     finally:
         if launcher.poll() is None:
-            tree = psutil.Process(launcher.pid).children(recursive=True)
+            top = psutil.Process(launcher.pid)
+            tree = [*top.children(recursive=True), top]
             launcher.terminate()
-            _, left = psutil.wait_procs([*tree, launcher], timeout=2)
+            _, left = psutil.wait_procs(tree, timeout=2)
             for process in left:
                 process.kill()
 

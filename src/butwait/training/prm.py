@@ -121,7 +121,7 @@ def train_prm(
     }
 
 
-def _check_enough(examples: list[Any], heldout: list[Rollout], limit: int | None) -> None:
+def _check_enough(examples: list[Any], heldout: list[Any], limit: int | None) -> None:
     for rollouts, purpose in ((examples, "train a reward model on"), (heldout, "audit it with")):
         if not rollouts:
             raise UserError(
