@@ -105,9 +105,8 @@ def test_the_workers_of_a_killed_run_end_with_it_and_the_next_run_goes_on(tmp_pa
         run.send_signal(SIGNALS[moment % 3])
         end = time.monotonic() + 10
         while any(_lives(process) for process in tree):
-            assert time.monotonic() < end, (
-                f"moment {moment}: {[_words(p) for p in tree if _lives(p)]}"
-            )
+            living = [_words(process) for process in tree if _lives(process)]
+            assert time.monotonic() < end, f"moment {moment}: {living}"
             time.sleep(0.05)
         assert run.wait() != 0
     done = subprocess.run([sys.executable, "-m", "butwait", *words], cwd=tmp_path, check=True)
