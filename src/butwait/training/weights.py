@@ -204,14 +204,16 @@ def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = No
     config = base.config.get_text_config()
     loaded_with = getattr(base, "loaded_with", {"use_cache": True})
     in_training = {name: getattr(config, name, None) for name in loaded_with}
-    drawn_with = base.generation_config
+    draws = hasattr(base, "loaded_generation")
     vars(config).update(loaded_with)
-    base.generation_config = getattr(base, "loaded_generation", drawn_with)
+    if draws:
+        drawn_with, base.generation_config = base.generation_config, base.loaded_generation
     try:
         policy.save_pretrained(folder, state_dict=gathered)
     finally:
         vars(config).update(in_training)
-        base.generation_config = drawn_with
+        if draws:
+            base.generation_config = drawn_with
     if (folder / "config.json").exists():
         _name_rope_twice(folder / "config.json")
     if (folder / "adapter_config.json").exists():
