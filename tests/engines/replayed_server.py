@@ -39,11 +39,11 @@ def answer(exchanges: list[Exchange], method: str, path: str, body: Any) -> Exch
             return False
         return not streamed or all(theirs.get(k) == body.get(k) for k in SAYS_WHERE)
 
-    def likeness(line: Exchange) -> int:
+    def differences(line: Exchange) -> int:
         theirs = line["body"] or {}
-        return sum(theirs.get(key) == body.get(key) for key in theirs.keys() | body.keys())
+        return sum(theirs.get(key) != body.get(key) for key in theirs.keys() | body.keys())
 
-    return max(filter(fits, exchanges), key=likeness, default=None)
+    return min(filter(fits, exchanges), key=differences, default=None)
 
 
 class _Handler(BaseHTTPRequestHandler):
