@@ -3,7 +3,8 @@ are those of the model that they served, which is here too.
 
 ``scripts/record_server.py`` wrote ``recorded/*.jsonl`` and says how: the engine's own requests
 along some paths (``PATHS``), and others (``REQUESTS``). ``llama_cpp`` served the model in a GGUF
-file (``scripts/make_tiny_gguf.py``), and keeps keys and values in float16.
+file (``scripts/make_tiny_gguf.py``), and keeps keys and values in float16; ``litellm`` is a gateway
+before it.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "record_server.py"
 TINY = ModelSettings(name="tiny", device="cpu")
 AT_ONCE, IN_PIECES = 2**20, 7
 """Bytes of a reply that arrive at a time: all of them, or such as cut lines and numbers."""
-TOLERANCE = {"vllm": 1e-3, "llama_cpp": 5e-3}
+TOLERANCE = {"vllm": 1e-3, "llama_cpp": 5e-3, "litellm": 5e-3}
 """Of log-probabilities, in nats."""
 
 WHOLE = "7 + 8 = 5\n5 - 6 = -1\n\\boxed{-1}"
@@ -206,6 +207,8 @@ REFUSED = {
     ("llama_cpp", "negative"): (400, "Prompt contains invalid tokens"),
     ("llama_cpp", "nothing"): (400, '"prompt" must not be empty'),
     ("llama_cpp", "nowhere"): (404, "File Not Found"),
+    ("litellm", "unknown"): (400, "Invalid model name passed in model=nobody"),
+    ("litellm", "negative"): (400, "Prompt contains invalid tokens"),
     ("transformers", "ids"): (400, "prompt must be a string"),
     ("transformers", "ids stream"): (400, "prompt must be a string"),
     ("transformers", "begun"): (422, "Unexpected fields in the request: .*continue_final_message"),
@@ -246,7 +249,15 @@ def likelihoods(path: Sequence[int], token_ids: Sequence[int]) -> list[float]:
 @pytest.mark.parametrize("piece", [AT_ONCE, IN_PIECES], ids=["at_once", "in_pieces"])
 @pytest.mark.parametrize(
     ("server", "name"),
-    [pair for pair in product(("vllm", "llama_cpp", "transformers"), ALIKE) if pair not in REFUSED],
+    [
+        *(
+            pair
+            for pair in product(("vllm", "llama_cpp", "transformers"), ALIKE)
+            if pair not in REFUSED
+        ),
+        ("litellm", "ids"),
+        ("litellm", "chat stream"),
+    ],
 )
 def test_a_reply_is_read_in_every_form(server: str, name: str, piece: int) -> None:
     """A completion of text or ids and a chat, streamed and whole."""
@@ -261,7 +272,7 @@ def test_a_reply_is_read_in_every_form(server: str, name: str, piece: int) -> No
         expected = likelihoods(script().IDS, load_tokenizer(TINY).encode(SAYS))
         assert logprobs == pytest.approx(expected, abs=TOLERANCE[server])
     ids = [token for reply in replies for token in reply.token_ids or []]
-    told = server == "llama_cpp" and "silent" not in name
+    told = server in ("llama_cpp", "litellm") and "silent" not in name
     assert ids == (load_tokenizer(TINY).encode(SAYS) if told else [])
 
 
@@ -280,6 +291,15 @@ def test_only_vllm_says_at_which_string_it_stopped() -> None:
     assert (reply.text, reply.finish, reply.stop) == ("4 + 8", "stop", " = ")
     [reply] = ask("llama_cpp", "stop")
     assert (reply.text, reply.finish, reply.stop) == ("4 + 8", "stop", None)
+
+
+def test_a_gateway_leaves_out_of_a_stream_what_it_gives_at_once() -> None:
+    """So that a server has to be asked for a stream before it is known what it gives in one."""
+    [reply] = ask("litellm", "ids")
+    assert reply.token_ids == load_tokenizer(TINY).encode(SAYS)
+    replies = ask("litellm", "ids stream")
+    assert "".join(reply.text for reply in replies) == SAYS
+    assert [(reply.token_ids, list(reply.logprobs)) for reply in replies] == [(None, [])] * 5
 
 
 def test_the_first_of_two_choices_is_read() -> None:
