@@ -89,6 +89,8 @@ SAID = [{"role": "user", "content": "Calculate 7 + 8."}]
 BEGUN = [*SAID, {"role": "assistant", "content": "7 + 8 = "}]
 FEW = {"model": "tiny", "max_tokens": 4, "temperature": 0}
 LIKELY = {"logprobs": True, "top_logprobs": 1}
+HALF = FEW | {"prompt": IDS, "logprobs": 1, "grammar": 'root ::= "½7"'}
+"""For llama.cpp: the tiny model's first two tokens of this are the bytes of one character."""
 REQUESTS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "models": ("/models", None),
     "text": ("/completions", FEW | {"prompt": TEXT, "logprobs": 1}),
@@ -112,6 +114,11 @@ REQUESTS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "negative": ("/completions", FEW | {"prompt": [*IDS, -1]}),
     "nothing": ("/completions", FEW | {"prompt": []}),
     "hot": ("/completions", FEW | {"prompt": IDS, "temperature": -1}),
+    "half": ("/completions", HALF),
+    "half stream": (
+        "/completions",
+        HALF | {"stream": True, "stream_options": {"include_usage": True}},
+    ),
     "nowhere": ("/nowhere", FEW),
 }
 

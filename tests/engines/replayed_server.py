@@ -28,7 +28,8 @@ def recorded(server: str) -> dict[str, list[Exchange]]:
 
 
 def answer(exchanges: list[Exchange], method: str, path: str, body: Any) -> Exchange | None:
-    """The exchange of this path and kind whose request is most like this one."""
+    """The exchange of this path and kind whose request is most like this one; what says where to
+    go on counts most."""
     body = body or {}
     streamed = bool(body.get("stream"))
 
@@ -41,7 +42,8 @@ def answer(exchanges: list[Exchange], method: str, path: str, body: Any) -> Exch
 
     def differences(line: Exchange) -> int:
         theirs = line["body"] or {}
-        return sum(theirs.get(key) != body.get(key) for key in theirs.keys() | body.keys())
+        other = [key for key in theirs.keys() | body.keys() if theirs.get(key) != body.get(key)]
+        return sum(100 if key in SAYS_WHERE else 1 for key in other)
 
     return min(filter(fits, exchanges), key=differences, default=None)
 

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -160,7 +160,10 @@ def check_tokens(grown: Grown, tolerance: float) -> None:
 @pytest.mark.parametrize("piece", [AT_ONCE, IN_PIECES], ids=["at_once", "in_pieces"])
 @pytest.mark.parametrize(
     ("server", "case"),
-    cases(*(pair for pair in product(("vllm", "llama_cpp"), GROWN) if pair not in SENTENCES)),
+    cases(
+        *(("vllm", case) for case in GROWN if case != "sampled"),
+        *(("llama_cpp", case) for case in GROWN if case != "shaped"),
+    ),
 )
 def test_a_path_is_the_models(server: str, case: str, piece: int) -> None:
     grown = grow(server, case, piece)
@@ -172,6 +175,26 @@ def test_a_path_is_the_models(server: str, case: str, piece: int) -> None:
     assert prefilled == PREFILLED.get((server, case), prefilled)
     ended = grown.steps[-1].finish == "eos"
     assert (grown.steps[-1].token_ids[-1] == 2) == ended
+
+
+@pytest.mark.xfail(reason="tokens that llama.cpp leaves out are not missed", strict=False)
+def test_half_a_character_that_llama_cpp_leaves_out_is_missed() -> None:
+    """It made the two tokens of ½, and gives the second alone, in a stream and at once. So the
+    log-probability of the first is not to be had, and what is left is no path."""
+    [whole], streamed = ask("llama_cpp", "half"), ask("llama_cpp", "half stream")
+    for replies in ([whole], streamed):
+        assert "".join(reply.text for reply in replies) == "½7"
+        assert [token for reply in replies for token in reply.token_ids or []] == [124, 25, 2]
+    exchanges = recorded("llama_cpp")
+    said = [*exchanges["whole"], *exchanges["request: half"], *exchanges["request: half stream"]]
+    walk = replace(script().PATHS["whole"], question="Calculate 7 + 8.", scored=False)
+    with replaying(said) as url:
+        steps, _, error = asyncio.run(script().grown(script().made(url, walk), walk))
+    if error is None:
+        [step] = steps
+        assert step.text == "½7"
+        assert step.token_ids.tolist() == [*load_tokenizer(TINY).encode("½7"), 2]
+        assert not np.isfinite(step.logprobs[:2]).all()
 
 
 def test_a_path_is_scored_by_vllm_alone() -> None:
