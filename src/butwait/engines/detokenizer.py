@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from butwait.problems.tokens import special_tokens, text_ids, thought_tags
+
 UNFINISHED = "\ufffd"
 """What a decoder gives for bytes that are no whole character (yet)."""
 
@@ -19,21 +21,29 @@ def text_tokens(tokenizer: Any, text: str) -> np.ndarray:
     """int32 (n,): the tokens of ``text`` by a ``transformers`` tokenizer, none added around it.
 
     They are the tokenizer's for the text alone: nothing is merged with the tokens before, which
-    stay as they were sampled.
+    stay as they were sampled. Names of special tokens in it are text, but for the tags of a
+    thought.
     """
-    return np.array(tokenizer.encode(text, add_special_tokens=False), np.int32)
+    return np.array(text_ids(tokenizer, text), np.int32)
 
 
 class Detokenizer:
-    """Text of completions, special tokens left out.
+    """Text of completions, special tokens left out, but for the tags of a thought.
 
     Args:
         tokenizer: a ``transformers`` tokenizer, or anything with its ``decode`` and
             ``batch_decode`` and a length.
+
+    Attributes:
+        left_out: the special tokens that no text shows, by id.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._tags = thought_tags(tokenizer)
+        self.left_out = {
+            i: name for i, name in special_tokens(tokenizer).items() if i not in self._tags
+        }
         # The library's own wrapper takes four times as long as the tokenizer behind it, and every
         # step of every particle is decoded.
         self._backend = (
@@ -43,10 +53,13 @@ class Detokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a whole completion. Spaces stay as they are, so that the text of a longer
         completion begins with the text of a shorter one."""
+        leave_out = True
+        if self._tags and not self._tags.keys().isdisjoint(token_ids):
+            leave_out, token_ids = False, [i for i in token_ids if i not in self.left_out]
         if self._backend is not None:
-            return self._backend.decode(token_ids, skip_special_tokens=True)
+            return self._backend.decode(token_ids, skip_special_tokens=leave_out)
         return self._tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            token_ids, skip_special_tokens=leave_out, clean_up_tokenization_spaces=False
         )
 
     @cached_property
@@ -64,7 +77,10 @@ class Detokenizer:
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        return [text[start:] for text in texts]
+        pieces = [text[start:] for text in texts]
+        for tag in self._tags:
+            pieces[tag] = self.decode([*anchor, tag])[start:]
+        return pieces
 
 
 class GrowingText:

@@ -4,16 +4,18 @@ and, where somebody else runs the batch, steps as requests."""
 import asyncio
 from abc import abstractmethod
 from collections.abc import Collection, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from butwait.engines.detokenizer import Detokenizer, text_tokens
+from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepDetector
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
+from butwait.problems.tokens import following, text_ids
 from butwait.records import Key, Problem, UserError
 
 T = TypeVar("T")
@@ -59,8 +61,8 @@ class ModelEngine(Engine):
         return Prefix(token_ids=ids, prompt_length=len(ids))
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 (n,): the tokens of a text on its own (``text_tokens``)."""
-        return text_tokens(self._tokenizer, text)
+        """int32 (n,): the tokens of a text that follows a path (``text_tokens``)."""
+        return np.array(following(partial(text_ids, self._tokenizer), text), np.int32)
 
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]

@@ -20,7 +20,7 @@ from butwait.engines.detokenizer import UNFINISHED, Detokenizer, GrowingText
 from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.settings import SENTENCE_MARKS, StepRule
 from butwait.problems.answers import box_closed
-from butwait.records import OPEN, Finish
+from butwait.records import OPEN, Finish, UserError
 
 CLOSERS = "\"'”’)]*"
 """What may stand between the mark and the end of the sentence's last token."""
@@ -59,12 +59,21 @@ class StepDetector:
         detokenizer: of the policy's tokenizer.
         rule: delimiters, limits and the stop at a box.
         eos_ids: every id that ends a completion.
+
+    Raises UserError where a step is to end with a special token that no text shows.
     """
 
     def __init__(self, detokenizer: Detokenizer, rule: StepRule, eos_ids: Collection[int]) -> None:
         self.detokenizer = detokenizer
         self.rule = rule
         self.eos_ids = frozenset(eos_ids)
+        for special, name in detokenizer.left_out.items():
+            for end in filter(None, (rule.think_end, *rule.delimiters)):
+                if special not in self.eos_ids and name.strip() and name in end:
+                    raise UserError(
+                        f"no step can end with {end!r}: {name!r} is a special token of the "
+                        "tokenizer, which texts leave out; mend the step's think_end or delimiters"
+                    )
         self._can_end = _tokens_that_can_end(detokenizer.pieces, rule, self.eos_ids)
 
     def may_end(self, token_ids: np.ndarray) -> np.ndarray:

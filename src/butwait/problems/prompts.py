@@ -1,12 +1,13 @@
 """From a problem to the prompt's token ids."""
 
 import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from butwait.problems.settings import PromptSettings
+from butwait.problems.tokens import following, ids_of, joined, part
 from butwait.records import Problem, UserError
 
 Message = dict[str, str]
@@ -21,59 +22,138 @@ def messages(problem: Problem, prompt: PromptSettings) -> list[Message]:
     return [*system, {"role": "user", "content": user}]
 
 
-def encode(tokenizer: Any, chat: list[Message], prompt: PromptSettings) -> np.ndarray:
+def encode(
+    tokenizer: Any, chat: list[Message], prompt: PromptSettings, written: str = ""
+) -> np.ndarray:
     """int32 (p,): the tokens that a completion follows.
 
     A chat prompt ends where the assistant's turn begins. Its special tokens, BOS included, come
     from the chat template alone; those of a plain prompt come from the tokenizer, less a closing
-    EOS. Raises UserError where the tokenizer has no chat template or its template refuses these
-    messages, and where the text holds pieces that the tokenizer does not know.
+    EOS. No prompt begins with two BOS. Names of special tokens are these tokens in what the recipe
+    says (``system``, ``template``), and text in the question.
+
+    Args:
+        tokenizer: a ``transformers`` tokenizer.
+        chat: the ``messages`` of a problem; a last message that is not made by ``prompt.template``
+            is taken for a question as a whole.
+        prompt: its layout.
+        written: what will stand behind the prompt; tokens that it names are text in the question.
+
+    Raises UserError where the tokenizer has no chat template, or several and none by default,
+    where its template refuses these messages or leaves the question out, and where the text holds
+    pieces that the tokenizer does not know.
     """
+    template = _chat_template(tokenizer, prompt) if prompt.style == "chat" else ""
+    before, question, after = _question(chat[-1]["content"], prompt)
+    around = f"{written}\n{prompt.template}\n{template}"
+    question, mark = part(tokenizer, question, around, within=f"{around}{chat}")
+    parted = [*chat[:-1], {**chat[-1], "content": question.join([before, *after])}]
     if prompt.style == "chat":
-        ids = _encode_chat(tokenizer, chat, prompt)
+        text = _rendered(tokenizer, parted, template, prompt)
+        ids = joined(partial(ids_of, tokenizer), text, mark)
     else:
-        ids = _encode_plain(tokenizer, chat)
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} does not know all of this prompt: "
-            f"{chat[-1]['content']!r}; mend prompt.template or the question"
-        )
+        ids = _encode_plain(tokenizer, parted, mark)
+    while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        del ids[0]
+    if not ids:
+        raise UserError(f"the prompt of {tokenizer.name_or_path} has no token: see prompt.template")
+    unknown = tokenizer.unk_token_id
+    if unknown is not None:
+        # Some tokenizers have one token for all roles, and templates write it.
+        others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        read = joined(partial(ids_of, tokenizer), question, mark) if unknown in others else ids
+        if unknown in read:
+            raise UserError(
+                f"the tokenizer of {tokenizer.name_or_path} does not know all of this prompt: "
+                f"{chat[-1]['content']!r}; mend prompt.template or the question"
+            )
     return np.asarray(ids, dtype=np.int32)
 
 
-def _encode_chat(tokenizer: Any, chat: list[Message], prompt: PromptSettings) -> list[int]:
-    if not tokenizer.chat_template:
+def _question(content: str, prompt: PromptSettings) -> tuple[str, str, list[str]]:
+    """What stands before the question in a message, the question, and what follows each time that
+    the message has it."""
+    before, *after = prompt.template.split("{question}")
+    length, rest = divmod(len(content) - len(before) - sum(map(len, after)), len(after))
+    question = content[len(before) : len(before) + max(0, length)]
+    if rest == 0 and question.join([before, *after]) == content:
+        return before, question, after
+    return "", content, [""]
+
+
+def _chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
+    """The source of the chat template."""
+    own, known = prompt.template_options.get("chat_template"), tokenizer.chat_template or {}
+    if isinstance(known, str):
+        known = {"default": known}
+    elif not isinstance(known, dict):
+        known = {each["name"]: each["template"] for each in known}
+    name = "tool_use" if own is None and prompt.template_options.get("tools") else own
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if own is None and ("default" in known or len(known) == 1):
+        return known.get("default") or next(iter(known.values()))
+    if isinstance(own, str) and "{" in own:
+        return own
+    model = tokenizer.name_or_path
+    if not known:
         raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; set "
+            f"the tokenizer of {model} has no chat template; set "
             "prompt.style: plain, or take an instruction-tuned model"
         )
-    options = dict(prompt.template_options)
-    own = options.get("chat_template")
-    if "strftime_now" in f"{own}{tokenizer.chat_template}":
-        options["chat_template"] = _dated(prompt.date) + tokenizer.get_chat_template(own)
-    try:
-        return tokenizer.apply_chat_template(
-            chat,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **options,
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path} refuses this prompt ({error}); "
-            "some templates take no system message: see prompt.system"
-        ) from error
+    raise UserError(
+        f"the tokenizer of {model} has the chat templates {', '.join(sorted(known))}"
+        + (" and none by default" if own is None else f", and {own!r} is none of them")
+        + "; name one: prompt.template_options: {chat_template: NAME}"
+    )
+
+
+def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: PromptSettings) -> str:
+    """The conversation as text, up to where the assistant begins."""
+    if "strftime_now" in template:
+        template = _dated(prompt.date) + template
+    options = {k: v for k, v in prompt.template_options.items() if k != "chat_template"}
+
+    def render(messages: list[Message]) -> str:
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages,
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
+                **options,
+            )
+        except Exception as error:  # whatever it is, the template made it
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path} refuses this prompt ({reason}); "
+                "some templates take no system message: see prompt.system"
+            ) from error
+        return text
+
+    text, last = render(chat), chat[-1]
+    if last["content"].strip() not in text:
+        other = [*chat[:-1], {**last, "content": last["content"] + "?"}]
+        if render(other) == text:
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path} leaves the question out (it may "
+                "want contents in parts): give another one, prompt.template_options: "
+                "{chat_template: ...}, or set prompt.style: plain"
+            )
+    return text
 
 
 def _dated(date: datetime.date) -> str:
-    """What makes every day the same in a chat template, which reads the clock by this name."""
-    known = ("-d", *"aAbBcdejmuUVwWxyYD")
+    """What makes every day the same in a chat template, which reads the clock by this name. The day
+    begins at midnight."""
+    known = ("-d", "-m", "-H", "-I", "-M", *"aAbBcdejmuUVwWxyYDFHIMSTpfZz")
     text = "".join(f"|replace('%{name}', {date.strftime('%' + name)!r})" for name in known)
     return f"{{%- macro strftime_now(format) -%}}{{{{- format{text} -}}}}{{%- endmacro +%}}"
 
 
-def _encode_plain(tokenizer: Any, chat: list[Message]) -> list[int]:
-    text = "\n\n".join(message["content"] for message in chat)
-    ids = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+def _encode_plain(tokenizer: Any, chat: list[Message], mark: str) -> list[int]:
+    first, *rest = "\n\n".join(message["content"] for message in chat).split(mark)
+    ids_of(tokenizer, first)
+    ids: list[int] = tokenizer(first)["input_ids"]
+    ids = ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    return [*ids, *(i for piece in rest for i in following(partial(ids_of, tokenizer), piece))]

@@ -10,6 +10,7 @@ import numpy as np
 
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
+from butwait.problems.tokens import ids_of, text_ids
 from butwait.records import Problem
 from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score, Step
 from butwait.reward_models.settings import LocalModelSettings
@@ -43,9 +44,15 @@ class Layout(NamedTuple):
         return Layout((*self.segments, segment), peek, carry)
 
 
-def text_ids(tokenizer: Any, text: str) -> np.ndarray:
-    """int32 (n,): the tokens of a text on its own."""
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+def step_ids(tokenizer: Any, text: str, written: str = "") -> np.ndarray:
+    """int32 (n,): the tokens of a step on its own. What the layout puts around it (``written``) is
+    text where the step says it."""
+    return np.asarray(text_ids(tokenizer, text, written), np.int32)
+
+
+def layout_ids(tokenizer: Any, text: str) -> np.ndarray:
+    """int32 (n,): the tokens of what a layout puts around steps, special ones too."""
+    return np.asarray(ids_of(tokenizer, text), np.int32)
 
 
 def laid_out(
@@ -78,6 +85,7 @@ class LocalRewardModel(BaseRewardModel):
         tokenizer: the scorer's.
         prompt: how questions are shown to it.
         outputs: what is kept of a segment, see ``IncrementalScorer``.
+        written: what is put around steps; a question may name it, as text.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class LocalRewardModel(BaseRewardModel):
         tokenizer: Any,
         prompt: PromptSettings,
         outputs: Literal["last", "sum"] = "last",
+        written: str = "",
     ) -> None:
         from butwait.reward_models.incremental import IncrementalScorer
 
@@ -93,6 +102,7 @@ class LocalRewardModel(BaseRewardModel):
         self._scorer: IncrementalScorer | None = IncrementalScorer(model, outputs)
         self._tokenizer = tokenizer
         self._prompt = prompt
+        self._written = written
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``."""
@@ -100,7 +110,8 @@ class LocalRewardModel(BaseRewardModel):
 
         if self._scorer is None:
             raise RewardModelError("the reward model was closed")
-        prompt = encode(self._tokenizer, messages(problem, self._prompt), self._prompt)
+        chat = messages(problem, self._prompt)
+        prompt = encode(self._tokenizer, chat, self._prompt, self._written)
         start = self._start(prompt)
         layouts = [
             laid_out(start, path, path.handle and path.handle.layout, self._extended)

@@ -13,12 +13,14 @@ from unicodedata import normalize
 
 import numpy as np
 
+from butwait.problems.tokens import following
 from butwait.records import Example, Problem, Span, UserError
 from butwait.synthesis.builder import Prompting, StoredTree
 from butwait.synthesis.settings import InsertionSettings
 
 THINK, THINK_END = "<think>", "</think>"
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_TAGS = re.compile(rf"\s*({THINK}|{THINK_END})\s*")
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n")
 _OPENED = re.compile(r"(?:\\\[|\$\$|\\begin\{[a-z]+\*?\})\s*$")
 
@@ -92,18 +94,25 @@ def path_pieces(
     ]
 
 
-def text_piece(role: str, text: str, prompting: Prompting, loss: bool) -> Piece:
-    """An inserted text. Raises UserError where the tokenizer cannot write it."""
-    token_ids = prompting.encode(text)
+def text_piece(
+    role: str, text: str, prompting: Prompting, loss: bool, *, first: bool = False
+) -> Piece:
+    """A text that is no path's. ``first``: it begins the completion. Raises UserError where the
+    tokenizer cannot write it."""
+    encode = prompting.encode
+    token_ids = np.array(encode(text) if first else following(encode, text), np.int32)
     back = prompting.decode(token_ids.tolist())
-    # A tokenizer may know the tags of thinking as special tokens, which have no text.
-    same = normalize("NFC", text.strip()) == normalize("NFC", back.strip())
-    if not same and THINK not in text and THINK_END not in text:
+    if _bare(text) != _bare(back):
         raise UserError(
             f"the model's tokenizer cannot write {text[:80]!r} (it would become {back[:80]!r}); "
             "give phrases that it can write (`phrases`, `separator`), or take another model"
         )
     return Piece(role, token_ids, text, loss, {"text": text})
+
+
+def _bare(text: str) -> str:
+    """A text for comparison. Tokens of tags may take the white space around them in."""
+    return normalize("NFC", _TAGS.sub(r"\1", text).strip())
 
 
 def phrase_piece(
@@ -126,7 +135,7 @@ def thinking(pieces: Sequence[Piece], answer: str, prompting: Prompting) -> list
         )
     final = f"\n{THINK_END}\n\n\\boxed{{{answer}}}"
     return [
-        text_piece("solution", f"{THINK}\n", prompting, True),
+        text_piece("solution", f"{THINK}\n", prompting, True, first=True),
         *(piece.open() for piece in pieces),
         text_piece("answer", final, prompting, True),
     ]
@@ -262,9 +271,10 @@ def _rebuilt(
     tree_at: Callable[[str, str, int], StoredTree],
     prompting: Prompting,
 ) -> Iterable[Piece]:
-    for source in sources:
+    for i, source in enumerate(sources):
         if "nodes" not in source:
-            yield text_piece(source["role"], source["text"], prompting, source["loss"])
+            said = source["role"], source["text"], prompting, source["loss"]
+            yield text_piece(*said, first=i == 0)
             continue
         stored = tree_at(source["stage"], source["shard"], source["row"])
         piece = tree_piece(source["role"], stored, source["nodes"], source["loss"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from unicodedata import normalize
 
@@ -12,6 +13,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from butwait.engines.models import tokenizer_fingerprint
 from butwait.problems.prompts import encode
 from butwait.problems.settings import PromptSettings
+from butwait.problems.tokens import following, text_ids
 from butwait.records import Example, Span, UserError
 
 NO_LOSS = -100
@@ -108,7 +110,7 @@ def _encode_again(
     completion: list[int] = []
     mask: list[bool] = []
     for i, span in enumerate(example.spans):
-        ids = _encode_span(span, example, tokenizer)
+        ids = _encode_span(span, example, tokenizer, first=i == 0)
         if i == len(example.spans) - 1:
             ids = [*ids, tokenizer.eos_token_id]
         carries_loss = example.loss_mask[span.start : span.end]
@@ -123,10 +125,14 @@ def _encode_again(
     return _row(prompt_ids, np.array(completion), np.array(mask))
 
 
-def _encode_span(span: Span, example: Example, tokenizer: Any) -> list[int]:
-    ids = tokenizer(span.text, add_special_tokens=False)["input_ids"]
+def _encode_span(span: Span, example: Example, tokenizer: Any, *, first: bool) -> list[int]:
+    encode = partial(text_ids, tokenizer)
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    ids = encode(span.text) if first else following(encode, span.text)
     # Tokenizers of small vocabularies drop or replace what they do not know without a word.
-    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    # Decoders may strip the space that a text begins with, so nothing is decoded first.
+    start = [] if first else encode("\n")
+    back = decode([*start, *ids])[len(decode(start)) :]
     if normalize("NFC", back) != normalize("NFC", span.text):
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} cannot write the example of "

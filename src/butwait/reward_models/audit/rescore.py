@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from butwait.records import Problem, SearchTree
-from butwait.reward_models.local import NOTHING, text_ids
+from butwait.reward_models.local import NOTHING, step_ids
 from butwait.reward_models.reward_model import Path, RewardModel, Step
 
 
@@ -17,7 +17,7 @@ def as_steps(texts: Sequence[str], end: str, tokenizer: Any) -> tuple[Step, ...]
     texts, and the steps carry no ids.
     """
     whole = [*(text + end for text in texts[:-1]), texts[-1]]
-    ids = [NOTHING if tokenizer is None else text_ids(tokenizer, text) for text in whole]
+    ids = [NOTHING if tokenizer is None else step_ids(tokenizer, text) for text in whole]
     return tuple(map(Step, ids, whole))
 
 

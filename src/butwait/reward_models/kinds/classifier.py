@@ -20,7 +20,14 @@ from butwait.records import UserError
 from butwait.records.settings import Content, Result
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import NOTHING, Layout, LocalRewardModel, in_slots, text_ids
+from butwait.reward_models.local import (
+    NOTHING,
+    Layout,
+    LocalRewardModel,
+    in_slots,
+    layout_ids,
+    step_ids,
+)
 from butwait.reward_models.reward_model import RewardModel, Step
 from butwait.reward_models.settings import LocalModelSettings
 
@@ -87,18 +94,19 @@ class ClassifierRewardModel(LocalRewardModel):
     def __init__(
         self, model: Any, tokenizer: Any, classes: Classes, settings: ClassifierSettings
     ) -> None:
-        super().__init__(model, tokenizer, settings.prompt)
+        written = f"{settings.prompt.template}{settings.separator}{settings.after}"
+        super().__init__(model, tokenizer, settings.prompt, written=written)
         self._classes = classes
         self._aggregation = settings.aggregation
-        self._separator = text_ids(tokenizer, settings.separator)
-        self._after = text_ids(tokenizer, settings.after)
+        self._separator = layout_ids(tokenizer, settings.separator)
+        self._after = layout_ids(tokenizer, settings.after)
 
     def _extended(self, layout: Layout, step: Step) -> Layout:
         """A step without text has no segment: there is nothing to judge."""
         text = step.text.strip()
         if not text:
             return layout
-        tokens = np.concatenate([text_ids(self._tokenizer, text), self._separator])
+        tokens = np.concatenate([step_ids(self._tokenizer, text, self._written), self._separator])
         return layout.extended(tokens, NOTHING, self._after)
 
     def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from butwait.records import Problem, UserError
 from butwait.records.settings import Content, Result
 from butwait.reward_models.aggregate import aggregate
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
+from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, layout_ids, step_ids
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.settings import Aggregation, LocalModelSettings
 
@@ -61,7 +61,7 @@ class QwenLayouts:
     def __init__(self, tokenizer: Any, aggregation: Aggregation) -> None:
         self.aggregation = aggregation
         self._tokenizer = tokenizer
-        self._mark = text_ids(tokenizer, MARK)
+        self._mark = layout_ids(tokenizer, MARK)
         if len(self._mark) != 1:
             raise UserError(f"the tokenizer of the reward model does not know {MARK}")
 
@@ -72,7 +72,7 @@ class QwenLayouts:
 
     def prompt(self, problem: Problem) -> np.ndarray:
         """int32 (p,): system message and question."""
-        return encode(self._tokenizer, messages(problem, PROMPT), PROMPT)
+        return encode(self._tokenizer, messages(problem, PROMPT), PROMPT, MARK)
 
     def judged(self, layout: Layout) -> int:
         """How many scores a path has."""
@@ -95,14 +95,15 @@ class QwenLayouts:
         if not text.strip():
             return layout
         if self.aggregation != "model":
-            return layout.extended(
-                np.concatenate([text_ids(self._tokenizer, text.lstrip()), self._mark])
-            )
+            return layout.extended(np.concatenate([self._ids(text.lstrip()), self._mark]))
         # With its line breaks the step may end in another token than without ("." and ".\n\n"):
         # what both have in common is kept, the rest is shown now and replaced when it goes on.
-        whole, bare = text_ids(self._tokenizer, step.text), text_ids(self._tokenizer, text)
+        whole, bare = self._ids(step.text), self._ids(text)
         n = _common(whole, bare)
         return layout.extended(whole[:n], np.concatenate([bare[n:], self._mark]), whole[n:])
+
+    def _ids(self, text: str) -> np.ndarray:
+        return step_ids(self._tokenizer, text, MARK)
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
@@ -122,7 +123,7 @@ class QwenMathPrm(LocalRewardModel):
     """
 
     def __init__(self, model: Any, tokenizer: Any, aggregation: Aggregation) -> None:
-        super().__init__(model, tokenizer, PROMPT)
+        super().__init__(model, tokenizer, PROMPT, written=MARK)
         self._layouts = QwenLayouts(tokenizer, aggregation)
 
     def _extended(self, layout: Layout, step: Step) -> Layout:

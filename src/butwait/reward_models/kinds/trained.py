@@ -11,7 +11,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.records.settings import Content
 from butwait.reward_models.load import Policy, RewardModelKind
-from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, text_ids
+from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, step_ids
 from butwait.reward_models.reward_model import RewardModel, Step
 from butwait.reward_models.settings import LocalModelSettings
 from butwait.running.files import write_json
@@ -51,7 +51,7 @@ class TrainedRewardModel(LocalRewardModel):
 
     def _extended(self, layout: Layout, step: Step) -> Layout:
         same = self._same_tokens
-        return layout.extended(step.token_ids if same else text_ids(self._tokenizer, step.text))
+        return layout.extended(step.token_ids if same else step_ids(self._tokenizer, step.text))
 
     def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:
         return float(output[0])

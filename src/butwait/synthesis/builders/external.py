@@ -55,8 +55,9 @@ def _examples(
             counts.facts[f"solutions whose answer is {status.replace('_', ' ')}"] += 1
             return []
     counts.correct += 1
-    pieces = [text_piece("solution", solution, prompting, True)]
-    if settings.format == "think":
+    plain = settings.format == "plain"
+    pieces = [text_piece("solution", solution, prompting, True, first=plain)]
+    if not plain:
         pieces = thinking(pieces, problem.answer or "", prompting)
     known = {
         "builder": settings.kind,
