@@ -181,7 +181,7 @@ class OpenAIEngine(RequestEngine):
         turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
         try:
             whole = render(turn, continue_final_message=True)
-        except ValueError:  # the turn is not found in what the template made of it
+        except Exception:  # the turn is not found in what the template made of it, or is refused
             whole = None
         if whole != render(chat, add_generation_prompt=True) + text:
             raise UserError(
