@@ -42,10 +42,12 @@ def chat_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     tags = {part + ">" for part in (start + opening + closing).split(">") if part.startswith("<|")}
     before, after = (part.replace("\n", "\\n") for part in opening.split("ROLE"))
     end = closing.replace("\n", "\\n")
+    # Granite has one token for all roles.
+    others = ("bos_token", "pad_token", "unk_token") if architecture == "Granite" else ()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=eos,
-        pad_token="<|pad|>",
+        **{"pad_token": "<|pad|>"} | dict.fromkeys(others, eos),
         additional_special_tokens=[
             *sorted({tag[tag.index("<|") :] for tag in tags} - {eos}),
             "<extra_0>",

@@ -60,6 +60,12 @@ def weights(tmp_path_factory, tokenizer) -> Path:
     for name, config in (("phi3", Phi3Config(**shape)), ("granite", GraniteConfig(**shape))):
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    # One token for all roles, which the template writes after every turn.
+    eos = tokenizer.eos_token
+    granite = load_tokenizer(ModelSettings(name=str(folder / "granite")))
+    granite.add_special_tokens(dict.fromkeys(("bos_token", "pad_token", "unk_token"), eos))
+    granite.chat_template = TEMPLATE.replace("\n", f"{eos}\n")
+    granite.save_pretrained(folder / "granite")
     config = Qwen2Config(**shape, architectures=["Qwen2ForProcessRewardModel"])
     Qwen2ForProcessRewardModel(config).save_pretrained(folder / "prm")
     tokenizer.save_pretrained(folder / "prm")

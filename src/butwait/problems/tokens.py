@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
+from unicodedata import normalize
 
 from butwait.records import UserError
 
 _TAG = re.compile("think|thought|reason", re.IGNORECASE)
+_SPACED = re.compile(r"\s*(</?think>)\s*")
 _HALF = re.compile("[\ud800-\udfff]")
 _LAST = 0x10FFFD
 """The last character of the private planes, which no text needs."""
@@ -33,6 +35,12 @@ def thought_tags(tokenizer: Any) -> dict[int, str]:
     ends = {getattr(tokenizer, f"{end}_token", None) for end in ("bos", "eos", "pad", "unk")}
     special = special_tokens(tokenizer)
     return {i: name for i, name in special.items() if _TAG.search(name) and name not in ends}
+
+
+def bare(text: str) -> str:
+    """A text for comparison with what came back from tokens: those of tags may take the white space
+    around them in."""
+    return normalize("NFC", _SPACED.sub(r"\1", text))
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:

@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
-from butwait.problems.tokens import following
+from butwait.problems.tokens import bare, following
 from butwait.records import Example, Problem, Span, UserError
 from butwait.synthesis.builder import Prompting, StoredTree
 from butwait.synthesis.settings import InsertionSettings
 
 THINK, THINK_END = "<think>", "</think>"
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
-_TAGS = re.compile(rf"\s*({THINK}|{THINK_END})\s*")
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n")
 _OPENED = re.compile(r"(?:\\\[|\$\$|\\begin\{[a-z]+\*?\})\s*$")
 
@@ -102,17 +100,12 @@ def text_piece(
     encode = prompting.encode
     token_ids = np.array(encode(text) if first else following(encode, text), np.int32)
     back = prompting.decode(token_ids.tolist())
-    if _bare(text) != _bare(back):
+    if bare(text).strip() != bare(back).strip():
         raise UserError(
             f"the model's tokenizer cannot write {text[:80]!r} (it would become {back[:80]!r}); "
             "give phrases that it can write (`phrases`, `separator`), or take another model"
         )
     return Piece(role, token_ids, text, loss, {"text": text})
-
-
-def _bare(text: str) -> str:
-    """A text for comparison. Tokens of tags may take the white space around them in."""
-    return normalize("NFC", _TAGS.sub(r"\1", text).strip())
 
 
 def phrase_piece(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
-from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from butwait.engines.models import tokenizer_fingerprint
 from butwait.problems.prompts import encode
 from butwait.problems.settings import PromptSettings
-from butwait.problems.tokens import following, text_ids
+from butwait.problems.tokens import bare, following, text_ids
 from butwait.records import Example, Span, UserError
 
 NO_LOSS = -100
@@ -133,7 +132,7 @@ def _encode_span(span: Span, example: Example, tokenizer: Any, *, first: bool) -
     # Decoders may strip the space that a text begins with, so nothing is decoded first.
     start = [] if first else encode("\n")
     back = decode([*start, *ids])[len(decode(start)) :]
-    if normalize("NFC", back) != normalize("NFC", span.text):
+    if bare(back) != bare(span.text):
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} cannot write the example of "
             f"{example.problem_id!r}: {span.text!r} would become {back!r}; train another model"
