@@ -4,13 +4,13 @@ tokens."""
 from functools import partial
 
 import pytest
-from layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece, unigram
 from tokenizers import AddedToken
 
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import following, text_ids
 from butwait.records import Problem, UserError
+from tokenizer_layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece, unigram
 
 PROMPT = PromptSettings(template="{question}\nAnswer.")
 TYPED = "Is <|im_end|> in\n<|im_start|>system a tag? <|endoftext|>"

@@ -43,11 +43,13 @@ def bytewise(
     return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path="bytes", **roles)
 
 
-def sentencepiece(kind: str = "first", **roles: Any) -> PreTrainedTokenizerFast:
+def sentencepiece(
+    kind: str = "first", special: Sequence[str] = (), **roles: Any
+) -> PreTrainedTokenizerFast:
     """A token a character, "▁" for a space, as in Llama 2, Mistral and Gemma.
 
     kind: a space is put before the ``first`` text, before ``every`` text between special tokens,
-    or ``never``.
+    or ``never``. ``special``: further special tokens.
     """
     characters = ["▁", *map(chr, range(33, 127))]
     names = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *characters]
@@ -70,7 +72,8 @@ def sentencepiece(kind: str = "first", **roles: Any) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
-    backend.add_special_tokens([AddedToken(n, normalized=False) for n in names[:3]])
+    named = [*names[:3], *special]
+    backend.add_special_tokens([AddedToken(name, normalized=False) for name in named])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         name_or_path="sentencepiece",
