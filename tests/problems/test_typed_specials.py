@@ -4,6 +4,8 @@ tokens."""
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from butwait.problems.prompts import encode, messages
@@ -116,6 +118,21 @@ def test_added_tokens_count_where_the_template_writes_them() -> None:
     ids = ids_of(tokenizer, "<think> <b>", prompt)
     assert (ids.count(think), ids.count(bold)) == (1, 1)
     assert ids[-2] == think
+
+
+KINDS = [chatml(["<tag>", "a<t"]), *map(llama, ("first", "every", "never")), unigram()]
+NAMES = ["<|im_end|>", "<|im_start|>", "</s>", "<s>", "<unk>", "<tag>", "a<t", "<extra_0>"]
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.lists(st.sampled_from([*NAMES, *"<>|/sa ", "im_end", "do"]), min_size=1).map("".join),
+)
+def test_no_text_makes_a_special_token(tokenizer, text: str) -> None:
+    text = f"x{text}"  # decoders may strip a space at the beginning
+    ids = text_ids(tokenizer, text, "<tag>a<t")
+    assert not set(ids) & tokenizer.added_tokens_decoder.keys()
+    assert tokenizer.decode(ids) == text
 
 
 def test_a_completion_has_the_tags_of_a_thought_and_no_other_special_tokens() -> None:

@@ -88,7 +88,7 @@ def part(
     names = _names(tokenizer, len(tokenizer), written, keep_tags)
     if names is None:
         return text, mark
-    return names.sub(lambda name: name[0][0] + mark + name[0][1:], text), mark
+    return names.sub(lambda first: first[0] + mark, text), mark
 
 
 def joined(encode: Encode, text: str, mark: str) -> list[int]:
@@ -118,11 +118,13 @@ def following(encode: Encode, text: str) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _names(tokenizer: Any, size: int, written: str, keep_tags: bool) -> re.Pattern[str] | None:
-    """What is to be parted in a text. ``size`` is the tokenizer's, which may grow."""
+    """The first character of what is to be parted in a text. ``size`` is the tokenizer's, which
+    may grow."""
     added = {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
     names = {name for name in added if name in written} | set(special_tokens(tokenizer).values())
     if keep_tags:
         names -= {name for name in names if _TAG.search(name)}
     # What is white space or one character is text to everybody.
-    longest_first = sorted((n for n in names if len(n.strip()) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    parted = sorted(re.escape(name) for name in names if len(name.strip()) > 1)
+    # One name may begin within another.
+    return re.compile(rf"(?={'|'.join(parted)}).", re.DOTALL) if parted else None
