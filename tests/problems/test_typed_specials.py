@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from transformers import ByT5Tokenizer
 
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
@@ -143,6 +144,12 @@ def test_a_completion_has_the_tags_of_a_thought_and_no_other_special_tokens() ->
         *bytes_of(tokenizer, "a<|im_end|>"),
         end,
     ]
+
+
+def test_a_tokenizer_in_python() -> None:
+    tokenizer = ByT5Tokenizer()
+    text = "a </s> b <pad> <extra_id_0>"
+    assert text_ids(tokenizer, text) == [ord(c) + 3 for c in text]
 
 
 def test_a_tokenizer_that_makes_special_tokens_of_plain_text() -> None:

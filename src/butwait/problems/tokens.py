@@ -26,7 +26,8 @@ Encode = Callable[[str], Iterable[int]]
 def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The special tokens of a tokenizer, by id; one of another make has none."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {i: token.content for i, token in added.items() if token.special}
+    roles = set(getattr(tokenizer, "all_special_ids", ()))  # not all of them are marked
+    return {i: token.content for i, token in added.items() if token.special or i in roles}
 
 
 def tags(tokenizer: Any) -> dict[int, str]:
