@@ -3,7 +3,7 @@ they are seen where a thought ends and in texts, and no other special token is."
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText, text_tokens
@@ -11,6 +11,7 @@ from butwait.engines.engine import Prefix
 from butwait.engines.settings import StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.records import UserError
+from tokenizer_layouts import bytewise, sentencepiece
 
 EOS = "<|im_end|>"
 OTHERS = [EOS, "<|im_start|>", "<|fim|>"]
@@ -18,14 +19,9 @@ OTHERS = [EOS, "<|im_start|>", "<|fim|>"]
 
 def tokenizer_of(*tags: str, special: bool = True, **flags: bool) -> PreTrainedTokenizerFast:
     """A token a byte, and the tags."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(OTHERS)
     added = [AddedToken(tag, special=special, normalized=False, **flags) for tag in tags]
-    (backend.add_special_tokens if special else backend.add_tokens)(added)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=EOS, pad_token=EOS)
+    named = (OTHERS + added, []) if special else (OTHERS, added)
+    return bytewise(*named, eos_token=EOS, pad_token=EOS)
 
 
 def steps_of(tokenizer, text: str, **rule) -> list[tuple[str, str]]:
@@ -125,3 +121,17 @@ def test_inserted_tags_are_the_tokens_that_a_model_writes() -> None:
     tag = tokenizer.convert_tokens_to_ids("</think>")
     assert text_tokens(tokenizer, "</think>").tolist() == [tag]
     assert tokenizer.eos_token_id not in text_tokens(tokenizer, f"a{EOS}b")
+
+
+@pytest.mark.parametrize("kind", ["first", "every", "never"])
+@pytest.mark.parametrize("chunk", [1, 3, 40])
+def test_spaces_of_a_growing_text(kind: str, chunk: int) -> None:
+    """Decoders of SentencePiece strip a space that a text begins with, also in a window."""
+    tokenizer = sentencepiece(kind)
+    detokenizer = Detokenizer(tokenizer)
+    text = "a  is in   é\n\n is a \n in  a in is a in is a in is \U0001f600 a  \n"
+    ids = text_tokens(tokenizer, text).tolist()
+    growing = GrowingText(detokenizer, np.array(ids[:0], np.int32), "")
+    for start in range(0, len(ids), chunk):
+        growing.append(ids[start : start + chunk])
+    assert growing.text == detokenizer.decode(ids) == text

@@ -3,13 +3,13 @@
 import datetime
 
 import pytest
-from layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from tokenizer_layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece
 
 PROMPT = PromptSettings(template="{question}")
 

@@ -4,13 +4,16 @@ tokens."""
 from functools import partial
 
 import pytest
-from layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece, unigram
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken
+from transformers import ByT5Tokenizer
 
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import following, text_ids
 from butwait.records import Problem, UserError
+from tokenizer_layouts import CHATML, GRANITE, LLAMA, bytewise, sentencepiece, unigram
 
 PROMPT = PromptSettings(template="{question}\nAnswer.")
 TYPED = "Is <|im_end|> in\n<|im_start|>system a tag? <|endoftext|>"
@@ -118,6 +121,21 @@ def test_added_tokens_count_where_the_template_writes_them() -> None:
     assert ids[-2] == think
 
 
+KINDS = [chatml(["<tag>", "a<t"]), *map(llama, ("first", "every", "never")), unigram()]
+NAMES = ["<|im_end|>", "<|im_start|>", "</s>", "<s>", "<unk>", "<tag>", "a<t", "<extra_0>"]
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.lists(st.sampled_from([*NAMES, *"<>|/sa ", "im_end", "do"]), min_size=1).map("".join),
+)
+def test_no_text_makes_a_special_token(tokenizer, text: str) -> None:
+    text = f"x{text}"  # decoders may strip a space at the beginning
+    ids = text_ids(tokenizer, text, "<tag>a<t")
+    assert not set(ids) & tokenizer.added_tokens_decoder.keys()
+    assert tokenizer.decode(ids) == text
+
+
 def test_a_completion_has_the_tags_of_a_thought_and_no_other_special_tokens() -> None:
     tokenizer = bytewise(["<|im_end|>", "<think>", "</think>"], eos_token="<|im_end|>")
     think, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
@@ -126,6 +144,12 @@ def test_a_completion_has_the_tags_of_a_thought_and_no_other_special_tokens() ->
         *bytes_of(tokenizer, "a<|im_end|>"),
         end,
     ]
+
+
+def test_a_tokenizer_in_python() -> None:
+    tokenizer = ByT5Tokenizer()
+    text = "a </s> b <pad> <extra_id_0>"
+    assert text_ids(tokenizer, text) == [ord(c) + 3 for c in text]
 
 
 def test_a_tokenizer_that_makes_special_tokens_of_plain_text() -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from synthesis_cases import KEY
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from butwait.engines.detokenizer import Detokenizer, text_tokens
@@ -19,6 +19,7 @@ from butwait.synthesis.builder import Material, Prompting
 from butwait.synthesis.builders.backtrack import BacktrackSettings
 from butwait.synthesis.builders.external import ExternalSettings, build_external
 from butwait.synthesis.pieces import assemble, is_rebuilt, phrase_piece, text_piece
+from tokenizer_layouts import bytewise, sentencepiece
 
 PROMPT = PromptSettings(template="{question}")
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
@@ -26,32 +27,15 @@ SOLUTION = "After <|end|> comes <|user|>, so\n\\boxed{4}"
 
 
 def of_bytes(**tags: bool) -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|end|>", "<|user|>", "<|assistant|>"])
+    special = ["<|end|>", "<|user|>", "<|assistant|>"]
     if tags:
-        added = [AddedToken(name, normalized=False, **tags) for name in ("<think>", "</think>")]
-        backend.add_special_tokens(added)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", chat_template=TEMPLATE
-    )
+        special += [AddedToken(name, normalized=False, **tags) for name in ("<think>", "</think>")]
+    return bytewise(special, eos_token="<|end|>", chat_template=TEMPLATE)
 
 
 def of_sentencepiece() -> PreTrainedTokenizerFast:
-    """A space before every text, which decoding takes away again."""
-    names = ["<unk>", "<|end|>", "<|user|>", "<|assistant|>", "▁", "\n"]
-    names += [chr(i) for i in range(33, 127)]
-    vocabulary = {name: i for i, name in enumerate([*names, "▁B"])}
-    backend = Tokenizer(models.BPE(vocabulary, [("▁", "B")], unk_token="<unk>", fuse_unk=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    parts = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence(parts)
-    backend.add_special_tokens(names[:4])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>", chat_template=TEMPLATE
-    )
+    special = ["<|end|>", "<|user|>", "<|assistant|>"]
+    return sentencepiece("first", special, eos_token="<|end|>", chat_template=TEMPLATE)
 
 
 def prompting_of(tokenizer) -> Prompting:

@@ -1,14 +1,15 @@
 """Examples that are encoded again: special tokens that a text quotes, and tokenizers that put a
 space before every text."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from butwait.problems.settings import PromptSettings
 from butwait.records import Example, Span
 from butwait.training.encode import NO_LOSS, make_rows
+from tokenizer_layouts import bytewise, sentencepiece
 
 PROMPT = PromptSettings(template="{question}")
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
@@ -19,30 +20,7 @@ SPANS = [
 ]
 
 
-def of_sentencepiece() -> PreTrainedTokenizerFast:
-    names = ["<unk>", "<|end|>", "<|user|>", "<|assistant|>", "</think>", "▁", "\n"]
-    names += [chr(i) for i in range(33, 127)]
-    vocabulary = {name: i for i, name in enumerate([*names, "▁B", "▁i"])}
-    merges = [("▁", "B"), ("▁", "i")]
-    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    parts = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence(parts)
-    backend.add_special_tokens(names[:5])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>", chat_template=TEMPLATE
-    )
-
-
-def of_bytes() -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|end|>", "<|user|>", "<|assistant|>", "</think>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", chat_template=TEMPLATE
-    )
+SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "</think>"]
 
 
 def example() -> Example:
@@ -65,9 +43,9 @@ def example() -> Example:
     )
 
 
-@pytest.mark.parametrize("make", [of_bytes, of_sentencepiece])
+@pytest.mark.parametrize("make", [bytewise, partial(sentencepiece, "first")])
 def test_rows_say_what_the_spans_say(make) -> None:
-    tokenizer = make()
+    tokenizer = make(SPECIAL, eos_token="<|end|>", chat_template=TEMPLATE)
     rows = make_rows([example()], tokenizer, PROMPT, None, "error")
     ids, labels = rows.input_ids[0], rows.labels[0]
     assert rows.encoded_again == 1

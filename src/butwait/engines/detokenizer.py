@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.problems.tokens import special_tokens, text_ids, thought_tags
+from butwait.problems.tokens import special_tokens, tags, text_ids
 
 UNFINISHED = "\ufffd"
 """What a decoder gives for bytes that are no whole character (yet)."""
@@ -21,14 +21,14 @@ def text_tokens(tokenizer: Any, text: str) -> np.ndarray:
     """int32 (n,): the tokens of ``text`` by a ``transformers`` tokenizer, none added around it.
 
     They are the tokenizer's for the text alone: nothing is merged with the tokens before, which
-    stay as they were sampled. Names of special tokens in it are text, but for the tags of a
-    thought.
+    stay as they were sampled. Names of special tokens in it are text, but for tags
+    (``problems.tokens.tags``).
     """
     return np.array(text_ids(tokenizer, text), np.int32)
 
 
 class Detokenizer:
-    """Text of completions, special tokens left out, but for the tags of a thought.
+    """Text of completions, special tokens left out, but for tags (``problems.tokens.tags``).
 
     Args:
         tokenizer: a ``transformers`` tokenizer, or anything with its ``decode`` and
@@ -40,7 +40,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._tags = thought_tags(tokenizer)
+        self._tags = tags(tokenizer)
         self.left_out = {
             i: name for i, name in special_tokens(tokenizer).items() if i not in self._tags
         }

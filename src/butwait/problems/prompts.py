@@ -108,7 +108,7 @@ def chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
     if isinstance(known, str):
         known = {"default": known}
     elif not isinstance(known, dict):
-        known = {each["name"]: each["template"] for each in known}
+        known = {each["name"]: each["template"] for each in known if isinstance(each, dict)}
     name = "tool_use" if own is None and prompt.template_options.get("tools") else own
     if isinstance(name, str) and name in known:
         return known[name]

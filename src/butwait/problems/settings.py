@@ -89,7 +89,9 @@ class PromptSettings(Settings):
     )
     """The user's message. Only ``{question}`` is replaced, other braces stand for themselves."""
     template_options: Result[dict[str, Any]] = Field(default_factory=dict)
-    """Further variables for the chat template, such as ``enable_thinking: true``."""
+    """Further variables for the chat template, such as ``enable_thinking: true``;
+    ``chat_template`` is a template of one's own, or the name of one where a tokenizer has several.
+    """
     date: Result[datetime.date] = datetime.date(2024, 7, 26)
     """What a chat template that writes today's date is told it is, so that a run's prompts are the
     same on every day. The default is what Llama 3.1's template falls back on."""

@@ -14,7 +14,7 @@ from unicodedata import normalize
 
 from butwait.records import UserError
 
-_TAG = re.compile("think|thought|reason", re.IGNORECASE)
+_TAG = re.compile("think|thought|reason|answer", re.IGNORECASE)
 _SPACED = re.compile(r"\s*(</?think>)\s*")
 _HALF = re.compile("[\ud800-\udfff]")
 _LAST = 0x10FFFD
@@ -26,12 +26,13 @@ Encode = Callable[[str], Iterable[int]]
 def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The special tokens of a tokenizer, by id; one of another make has none."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {i: token.content for i, token in added.items() if token.special}
+    roles = set(getattr(tokenizer, "all_special_ids", ()))  # not all of them are marked
+    return {i: token.content for i, token in added.items() if token.special or i in roles}
 
 
-def thought_tags(tokenizer: Any) -> dict[int, str]:
-    """Those special tokens that open or close a thought (``</think>``, ``[/THINK]``): where a
-    thought ends is a part of what a completion says."""
+def tags(tokenizer: Any) -> dict[int, str]:
+    """Those special tokens that open or close a thought or an answer (``</think>``, ``[/THINK]``,
+    ``<answer>``): where these are is a part of what a completion says."""
     ends = {getattr(tokenizer, f"{end}_token", None) for end in ("bos", "eos", "pad", "unk")}
     special = special_tokens(tokenizer)
     return {i: name for i, name in special.items() if _TAG.search(name) and name not in ends}
@@ -56,8 +57,8 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 
 
 def text_ids(tokenizer: Any, text: str, written: str = "") -> list[int]:
-    """The tokens of a text that somebody else wrote, on its own: the tags of a thought are tokens,
-    all else is text.
+    """The tokens of a text that somebody else wrote, on its own: tags (``tags``) are tokens, all
+    else is text.
 
     Args:
         tokenizer: a ``transformers`` tokenizer.
@@ -65,12 +66,12 @@ def text_ids(tokenizer: Any, text: str, written: str = "") -> list[int]:
         written: what is written around it; added tokens that it names are not taken from the text
             either.
     """
-    parted, mark = part(tokenizer, text, written, tags=True)
+    parted, mark = part(tokenizer, text, written, keep_tags=True)
     return joined(partial(ids_of, tokenizer), parted, mark)
 
 
 def part(
-    tokenizer: Any, text: str, written: str = "", *, within: str = "", tags: bool = False
+    tokenizer: Any, text: str, written: str = "", *, within: str = "", keep_tags: bool = False
 ) -> tuple[str, str]:
     """A text in which the names of special tokens are parted.
 
@@ -79,16 +80,16 @@ def part(
         text: what somebody else wrote.
         written: added tokens that are not special count where this names them.
         within: what the text will stand in.
-        tags: whether the tags of a thought stay whole.
+        keep_tags: whether tags stay whole.
 
     Returns:
         The text, and the character that stands where it is to be parted; it is nowhere else.
     """
     mark = next(c for c in map(chr, range(_LAST, 0, -1)) if c not in text and c not in within)
-    names = _names(tokenizer, len(tokenizer), written, tags)
+    names = _names(tokenizer, len(tokenizer), written, keep_tags)
     if names is None:
         return text, mark
-    return names.sub(lambda name: name[0][0] + mark + name[0][1:], text), mark
+    return names.sub(lambda first: first[0] + mark, text), mark
 
 
 def joined(encode: Encode, text: str, mark: str) -> list[int]:
@@ -117,12 +118,14 @@ def following(encode: Encode, text: str) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _names(tokenizer: Any, size: int, written: str, tags: bool) -> re.Pattern[str] | None:
-    """What is to be parted in a text. ``size`` is the tokenizer's, which may grow."""
+def _names(tokenizer: Any, size: int, written: str, keep_tags: bool) -> re.Pattern[str] | None:
+    """The first character of what is to be parted in a text. ``size`` is the tokenizer's, which
+    may grow."""
     added = {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
     names = {name for name in added if name in written} | set(special_tokens(tokenizer).values())
-    if tags:
+    if keep_tags:
         names -= {name for name in names if _TAG.search(name)}
     # What is white space or one character is text to everybody.
-    longest_first = sorted((n for n in names if len(n.strip()) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    parted = sorted(re.escape(name) for name in names if len(name.strip()) > 1)
+    # One name may begin within another.
+    return re.compile(rf"(?={'|'.join(parted)}).", re.DOTALL) if parted else None
