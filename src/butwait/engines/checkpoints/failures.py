@@ -1,0 +1,110 @@
+"""Why a checkpoint could not be read, each time in one sentence that says what to do."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import safe_open
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import __version__ as transformers_version
+from transformers.utils import find_adapter_config_file
+
+from butwait.engines.settings import ModelSettings
+
+ADAPTER = "adapter_config.json"
+SERVE_GGUF = (
+    "serve it with llama.cpp (engine.kind: openai, engine.served_model), and set model.name to the "
+    "model that it was made from, for its tokenizer"
+)
+
+
+def named(model: ModelSettings) -> str:
+    """A model's name and revision, as a sentence shows them."""
+    return f"{model.name!r}" + (f" at revision {model.revision}" if model.revision else "")
+
+
+def reason(error: Exception) -> str:
+    """What an error of a library says, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if text.endswith(":") and len(lines) > 1:
+        text += f" {lines[1]}"
+    if not text or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text.rstrip(".")
+
+
+def cannot_load(what: str, model: ModelSettings, error: Exception, where: str = "") -> str:
+    """Of a ``model`` or ``tokenizer`` that the library could not load.
+
+    Args:
+        what: which of them.
+        model: whose.
+        error: the library's.
+        where: what is known of the place, as it goes on after the error.
+    """
+    remedy = "check model.name, the network, and that the files are whole"
+    return (
+        f"the {what} of {named(model)} could not be loaded: {reason(error)}{where} "
+        f"({'install what it names' if isinstance(error, ImportError) else remedy})"
+    )
+
+
+def cannot_read_config(model: ModelSettings, source: str, error: Exception) -> str:
+    """Of a configuration that could not be read: an adapter on the hub, an architecture that only
+    the checkpoint's own code knows, or what the library says."""
+    with suppress(Exception):
+        adapter = find_adapter_config_file(source, revision=model.revision)
+        if adapter is not None:
+            return is_adapter(named(model), Path(adapter))
+    with suppress(Exception):
+        raw, _ = PreTrainedConfig.get_config_dict(source, revision=model.revision)
+        kind = raw["model_type"]
+        if kind not in CONFIG_MAPPING:
+            own = ", which brings code of its own that butwait never runs" * ("auto_map" in raw)
+            return (
+                f"transformers {transformers_version} does not know the architecture {kind!r} of "
+                f"{named(model)}{own}: update transformers, or take a checkpoint in its own format"
+            )
+    return cannot_load("model", model, error)
+
+
+def is_adapter(what: str, file: Path) -> str:
+    """Of a folder or a hub id that holds an adapter. ``file``: its ``adapter_config.json``."""
+    base = None
+    with suppress(OSError, ValueError, AttributeError):
+        base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
+    merged = file.parent.parent / "model"
+    if (merged / "config.json").is_file():
+        return f"{what} holds an adapter (LoRA), not a model: its merged weights are in {merged}"
+    return (
+        f"{what} holds an adapter (LoRA) of {base or 'some model'}: merge the two "
+        "(peft.AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()), save them with "
+        "the tokenizer in a folder, and set model.name to that"
+    )
+
+
+def instead_of_a_model(folder: Path) -> str:
+    """What a folder without ``config.json`` may be, as the end of a sentence; or nothing."""
+    inner = sorted(file.parent for file in folder.glob("*/config.json"))
+    if (folder / "model_index.json").is_file():
+        return " (a diffusion pipeline writes no text)"
+    if any(folder.glob("*.gguf")):
+        return f"; it holds a GGUF file: {SERVE_GGUF}"
+    if inner:
+        return f"; {inner[-1]} has one"
+    if (folder / "params.json").is_file():
+        return "; it is in another format (params.json): convert it to that of transformers"
+    return ""
+
+
+def in_broken_weights(source: str) -> str:
+    """The first file of weights in a folder that cannot be opened, as the end of a sentence; or
+    nothing."""
+    for file in sorted(Path(source).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except Exception:  # of the library or the disk: it is asked for the name alone
+            return f", in {file.name}"
+    return ""
