@@ -1,6 +1,7 @@
 """A cache with a row for each of many sequences of different lengths: keys and values as a
 ``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,22 @@ from butwait.records import UserError
 SCRATCH = 1
 """Columns before a row's first token. Padding writes there and reads there: it must write
 somewhere, and must see something, or its softmax would be NaN."""
+
+
+_OTHER_LAYERS = defaultdict(
+    lambda: "of an unknown kind",
+    DynamicIndexedLayer="that choose what they see",
+    DummyLayer="without keys and values of their own",
+    **dict.fromkeys(
+        (
+            "LinearAttentionLayer",
+            "LinearAttentionAndFullAttentionLayer",
+            "LinearAttentionAndSlidingWindowAttentionLayer",
+        ),
+        "with a state instead of keys and values",
+    ),
+)
+"""What transformers' other kinds of layers are."""
 
 
 class SlotCache(Cache):
@@ -182,6 +199,43 @@ class AttentionKinds:
         return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, floor)
 
 
+def run_pass(
+    model: Any,
+    attention: AttentionKinds,
+    cache: SlotCache,
+    first: int,
+    ids: np.ndarray,
+    positions: np.ndarray,
+    longest: int,
+    extra: dict[str, Any],
+) -> torch.Tensor:
+    """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
+
+    Args:
+        model, attention, cache: which one, its masks, its keys and values.
+        first: its first row in the cache.
+        ids: int64 (n, q), tokens.
+        positions: int64 (n, q), theirs in their rows; -1 is padding.
+        longest: tokens of the longest row with its new ones.
+        extra: further arguments of the model.
+    """
+    columns = torch.from_numpy(positions).to(model.device)
+    cache.plan(first, columns, longest)
+    return model(
+        input_ids=torch.from_numpy(ids).to(model.device),
+        attention_mask=attention.masks(columns, longest, model.dtype),
+        position_ids=columns.clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        **extra,
+    ).logits
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device has no memory left; a CPU says it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def context_limit(config: Any) -> int | None:
     """The most tokens of a sequence, or None where the configuration does not say.
 
@@ -198,7 +252,7 @@ def context_limit(config: Any) -> int | None:
                 config, "original_max_position_embeddings", None
             )
             limit = min(filter(None, (limit, original)), default=None)
-    return limit
+    return limit if limit is not None and limit > 0 else None
 
 
 def layer_windows(config: Any, stateful: bool) -> list[int | None]:
@@ -214,7 +268,9 @@ def layer_windows(config: Any, stateful: bool) -> list[int | None]:
     kinds = set(getattr(config, "layer_types", None) or ())
     if stateful and not (kinds and kinds <= {"full_attention", "sliding_attention"}):
         raise _unsupported(config, "layers with a state instead of keys and values")
-    if "chunked_attention" in kinds or (not kinds and getattr(config, "attention_chunk_size", 0)):
+    if "chunked_attention" in kinds or (
+        not kinds and getattr(config, "attention_chunk_size", None)
+    ):
         raise _unsupported(config, "chunked attention")
     try:
         layers = DynamicCache(config=config).layers
@@ -227,7 +283,7 @@ def layer_windows(config: Any, stateful: bool) -> list[int | None]:
         elif type(layer) is DynamicLayer:
             windows.append(None)
         else:
-            raise _unsupported(config, f"layers with a {type(layer).__name__}")
+            raise _unsupported(config, f"layers {_OTHER_LAYERS[type(layer).__name__]}")
     if not windows:
         raise _unsupported(config, "an unknown number of layers")
     sizes = {window for window in windows if window is not None}

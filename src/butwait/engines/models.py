@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -36,6 +37,7 @@ from butwait.engines.checkpoints.configs import (
     UNQUANTISED,
     causal_lm_class,
     check_quantisation,
+    check_whole_numbers,
     quantisation,
     text_config,
     use_masked_attention,
@@ -45,7 +47,7 @@ from butwait.engines.checkpoints.failures import (
     SERVE_GGUF,
     cannot_load,
     cannot_read_config,
-    in_broken_weights,
+    holds_tokenizer,
     instead_of_a_model,
     is_adapter,
 )
@@ -148,6 +150,8 @@ def load_pretrained(
     if quantised:
         check_quantisation(model, config, device_of(model))
         options["device_map"] = {"": device_of(model)}
+    else:
+        check_whole_numbers(model, Path(source))
     try:
         with no_progress_bars():
             loaded, report = model_class.from_pretrained(
@@ -156,16 +160,23 @@ def load_pretrained(
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are told below
                 output_loading_info=True,
                 **options,
             )
     except Exception as error:  # whatever a broken file makes of the library
-        raise UserError(cannot_load("model", model, error, in_broken_weights(source))) from error
+        raise UserError(cannot_load("model", model, source, error)) from error
     scales = sorted(name for name in report["unexpected_keys"] if _SCALES.search(name))
     if scales and not quantised:
         raise UserError(
             f"the weights of {model.name!r} are quantised ({scales[0]} is among them), and its "
             f"config.json has no quantization_config: {UNQUANTISED}"
+        )
+    if report["mismatched_keys"]:
+        name, held, wanted = min(report["mismatched_keys"])
+        raise UserError(
+            f"{len(report['mismatched_keys'])} weights of {model.name!r} have other shapes than "
+            f"its config.json says: {name} is {tuple(held)} and not {tuple(wanted)}"
         )
     return loaded, sorted(report["missing_keys"])
 
@@ -206,7 +217,7 @@ def load_tokenizer(model: ModelSettings) -> Any:
     Where it has none, a token reserved for padding is taken if the vocabulary has one, else EOS
     (a new token would need a new row of embeddings). Padding by EOS does no harm here: loss and
     attention masks are made from positions, never by comparing ids with the pad id.
-    Raises UserError where it cannot be found or read, and where it has no EOS token.
+    Raises UserError where it cannot be found or read, is empty, or has no EOS token.
     """
     source = resolve(model)
     try:
@@ -214,7 +225,12 @@ def load_tokenizer(model: ModelSettings) -> Any:
             source, revision=model.revision, trust_remote_code=False
         )
     except Exception as error:  # whatever a broken file makes of the library
-        raise UserError(cannot_load("tokenizer", model, error)) from error
+        raise UserError(cannot_load("tokenizer", model, source, error)) from error
+    if not knows_text(tokenizer, source):
+        raise UserError(
+            f"the tokenizer of {model.name!r} has an empty vocabulary: its files (tokenizer.json) "
+            "are missing"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {model.name!r} has no EOS token: no answer could end")
     if tokenizer.pad_token_id is None:
@@ -222,6 +238,21 @@ def load_tokenizer(model: ModelSettings) -> Any:
         reserved = (token for token in _PAD_TOKENS if token in vocabulary)
         tokenizer.pad_token = next(reserved, tokenizer.eos_token)
     return tokenizer
+
+
+def knows_text(tokenizer: Any, source: str) -> bool:
+    """Whether a tokenizer has a vocabulary: where its files are missing, some classes are made
+    without one, and without a word.
+
+    Args:
+        tokenizer: of transformers.
+        source: the folder it was loaded from, or a hub id.
+    """
+    ids = tokenizer(string.printable, add_special_tokens=False)["input_ids"]
+    known = [i for i in ids if i not in tokenizer.all_special_ids]
+    if len(known) < len(ids) and Path(source).is_dir() and not holds_tokenizer(Path(source)):
+        return False
+    return bool(known)
 
 
 def eos_token_ids(named: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:
@@ -323,8 +354,10 @@ def convert(gguf: Path, folder: Path) -> None:
     checkpoint. Raises UserError where the ``gguf`` package is missing, and for a broken file."""
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except ImportError as error:
         raise UserError(f"smollm2 needs the package gguf to be read; run: {_INSTALL}") from error
     except (OSError, ValueError, KeyError) as error:

@@ -15,9 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from butwait.engines.cache import AttentionKinds, SlotCache, context_limit
+from butwait.engines.cache import (
+    AttentionKinds,
+    SlotCache,
+    context_limit,
+    is_out_of_memory,
+    run_pass,
+)
 from butwait.engines.checkpoints.configs import text_config
-from butwait.engines.checkpoints.failures import reason
+from butwait.engines.checkpoints.trial import check_rows
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -26,13 +32,6 @@ MAX_DEFAULT_CAPACITY = 4096
 CHUNK_ROWS = 8
 """Rows of a forward pass over chunks in deterministic mode: few prompts begin at a time, and the
 other rows of the pass are padding."""
-
-TRIAL = 10
-"""Tokens of a row in ``check_rows``."""
-
-MOST_OFF = (0.5, 0.02)
-"""The largest share by which logits may differ there: in half precision, where a router may send
-a token elsewhere, and in float32. What goes wrong by itself is mostly off by more."""
 
 Run = tuple[int, int, Sequence[int] | np.ndarray]
 """A slot, the position of the first new token, and the new tokens (at least one)."""
@@ -83,6 +82,7 @@ class SlotModel:
         check_rows(model, self._attention)
         self.lengths = np.zeros(slots, np.int64)
         """int64 (S,): tokens held by each slot."""
+        self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._cache = SlotCache(
             self._attention.layers, slots, self.capacity if deterministic else 0
@@ -228,14 +228,19 @@ class SlotModel:
         offsets = np.arange(tokens.shape[1])
         positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
+        if self._vocabulary is not None and ids.max(initial=0) >= self._vocabulary:
+            raise UserError(
+                f"there is no token {ids.max()} in the model's vocabulary of {self._vocabulary}: "
+                "its tokenizer belongs to another model"
+            )
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
         try:
             with _threads(self._fixed_threads):
-                logits = _pass(
+                logits = run_pass(
                     self.model, self._attention, self._cache, first, ids, positions, longest, extra
                 )
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_full(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"the device ran out of memory with {n} paths of up to {longest} tokens; set "
@@ -276,107 +281,6 @@ class SlotModel:
         self._cache.swap_rows(rows, others, length)
         self._slot_at[rows], self._slot_at[others] = displaced, moved
         self._row_of[moved], self._row_of[displaced] = others, rows
-
-
-@torch.inference_mode()
-def check_rows(model: Any, attention: AttentionKinds) -> None:
-    """Tries two rows of different lengths side by side, with padding before, between and after,
-    against passes of their own without a cache.
-
-    An architecture may make positions or masks of its own from the shape of a batch, or from one
-    length of the cache: it would fail in the middle of a search, or go wrong without a word
-    (GPT-Neo). Windows longer than these few tokens are not tried; those that a configuration
-    names are known to ``AttentionKinds``.
-
-    Raises UserError where the numbers differ, or the model fails.
-    """
-    config = text_config(model.config)
-    limit = context_limit(config)
-    if limit is not None and limit < TRIAL:
-        return
-    ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % config.vocab_size
-    cache = SlotCache(attention.layers, 2, TRIAL)
-    rows: tuple[list[torch.Tensor], ...] = ([], [])
-    starts = np.zeros(2, np.int64)
-    try:
-        alone = [
-            model(input_ids=row[None].to(model.device), use_cache=False).logits[0] for row in ids
-        ]
-        for counts in ((3, 6), (6, 2), (1, 1)):
-            width = max(counts)
-            offsets = np.arange(width)
-            real = offsets < np.array(counts)[:, None]
-            positions = np.where(real, starts[:, None] + offsets, -1)
-            tokens = np.where(real, np.take_along_axis(ids.numpy(), positions, 1), 0)
-            longest = int((starts + counts).max())
-            logits = _pass(model, attention, cache, 0, tokens, positions, longest, {})
-            for row, outputs, count in zip(rows, logits, counts, strict=True):
-                row.append(outputs[:count])
-            starts += counts
-    except UserError:
-        raise
-    except Exception as error:
-        why = "no memory is left beside the weights" if _is_full(error) else reason(error)
-        raise UserError(
-            f"the in-process engine cannot run this {config.model_type} model ({why}): use another "
-            "engine for it"
-        ) from error
-    off = max(
-        _distance(torch.cat(row), expected[: sum(map(len, row))])
-        for row, expected in zip(rows, alone, strict=True)
-    )
-    if off > MOST_OFF[model.dtype.itemsize > 2]:
-        raise UserError(
-            f"the in-process engine does not run {config.model_type} models: beside rows of other "
-            f"lengths their logits change by {off:.0%}; use another engine for this model"
-        )
-
-
-def _pass(
-    model: Any,
-    attention: AttentionKinds,
-    cache: SlotCache,
-    first: int,
-    ids: np.ndarray,
-    positions: np.ndarray,
-    longest: int,
-    extra: dict[str, Any],
-) -> torch.Tensor:
-    """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
-
-    Args:
-        model, attention, cache: which one, its masks, its keys and values.
-        first: its first row in the cache.
-        ids: int64 (n, q), tokens.
-        positions: int64 (n, q), theirs in their rows; -1 is padding.
-        longest: tokens of the longest row with its new ones.
-        extra: further arguments of the model.
-    """
-    columns = torch.from_numpy(positions).to(model.device)
-    cache.plan(first, columns, longest)
-    return model(
-        input_ids=torch.from_numpy(ids).to(model.device),
-        attention_mask=attention.masks(columns, longest, model.dtype),
-        position_ids=columns.clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        **extra,
-    ).logits
-
-
-def _distance(outputs: torch.Tensor, expected: torch.Tensor) -> float:
-    """By how much of their usual size a token's outputs (t, V) are off, at the worst token. Outputs
-    that are no numbers are not compared: they have their own error."""
-    outputs, expected = outputs.double(), expected.double()
-    if outputs.shape[-1] > 1:  # what is the same for all of them cancels
-        outputs, expected = (each - each.mean(-1, keepdim=True) for each in (outputs, expected))
-    size = expected.norm(dim=-1).mean().clamp(min=1e-6)
-    return float(torch.nan_to_num((outputs - expected).norm(dim=-1) / size).max())
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether an error says that the device has no memory left; a CPU says it in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager

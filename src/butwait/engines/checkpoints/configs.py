@@ -1,8 +1,12 @@
 """What a checkpoint's configuration says before its weights are read: which class loads it, and
 whether its quantisation can be run here."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -18,6 +22,8 @@ from butwait.records import UserError
 
 MASKED = (None, "sdpa", "eager")
 """Attention that takes a mask of one's own; None: transformers chooses among them."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What weights that are not quantised are, as a header names them."""
 UNQUANTISED = "set model.name to the weights it was made from, which are not quantised"
 
 _CLASSES = {
@@ -68,7 +74,7 @@ def quantisation(config: Any) -> str | None:
         return None
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"
-    return str(settings.get("quant_method"))
+    return str(settings.get("quant_method", "in no way that config.json names"))
 
 
 def check_quantisation(model: ModelSettings, config: Any, device: Any) -> None:
@@ -91,6 +97,26 @@ def check_quantisation(model: ModelSettings, config: Any, device: Any) -> None:
         f"the weights of {named(model)} are quantised ({method}) and cannot be run here: {why} "
         f"(or {UNQUANTISED})"
     )
+
+
+def check_whole_numbers(model: ModelSettings, folder: Path) -> None:
+    """Raises UserError where a folder's weights are whole numbers or eight-bit floats. Without a
+    word in the configuration they would be taken for weights as they are."""
+    found = next(_other_weights(folder), None)
+    if found is not None:
+        raise UserError(
+            f"the weights of {named(model)} are quantised ({found}), and its config.json has no "
+            f"quantization_config: {UNQUANTISED}"
+        )
+
+
+def _other_weights(folder: Path) -> Iterator[str]:
+    for file in sorted(folder.glob("*.safetensors")):
+        with suppress(OSError, SafetensorError), safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                kind = tensors.get_slice(name).get_dtype()
+                if name.endswith(".weight") and kind not in FLOATS:
+                    yield f"{name} is {kind} in {file.name}"
 
 
 def _quantisation_settings(config: Any) -> dict[str, Any] | None:

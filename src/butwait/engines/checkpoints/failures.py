@@ -23,8 +23,8 @@ def named(model: ModelSettings) -> str:
     return f"{model.name!r}" + (f" at revision {model.revision}" if model.revision else "")
 
 
-def reason(error: Exception) -> str:
-    """What an error of a library says, on one line."""
+def on_one_line(error: Exception) -> str:
+    """What an error of a library says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     if text.endswith(":") and len(lines) > 1:
@@ -34,18 +34,36 @@ def reason(error: Exception) -> str:
     return text.rstrip(".")
 
 
-def cannot_load(what: str, model: ModelSettings, error: Exception, where: str = "") -> str:
+def reason(error: Exception) -> str:
+    """Why a library could not read the files of a checkpoint."""
+    text = on_one_line(error)
+    if "weights_only" in text:  # it goes on to say how to run what a pickle brings along
+        return "a file of weights is no pickle of tensors"
+    if text.startswith(type(error).__name__):
+        return f"its files hold what transformers does not take ({text})"
+    return text
+
+
+def cannot_load(what: str, model: ModelSettings, source: str, error: Exception) -> str:
     """Of a ``model`` or ``tokenizer`` that the library could not load.
 
     Args:
         what: which of them.
         model: whose.
+        source: its folder or hub id.
         error: the library's.
-        where: what is known of the place, as it goes on after the error.
     """
+    folder = Path(source)
+    why = reason(error)
+    if broken := _broken_file(folder):
+        why += "" if broken in why else f", in {broken}"
+    elif what == "tokenizer" and folder.is_dir() and not holds_tokenizer(folder):
+        why = "the folder has no tokenizer.json; copy the files of the tokenizer into it"
+    elif "custom code" in why:
+        why = "it brings code of its own, which butwait never runs"
     remedy = "check model.name, the network, and that the files are whole"
     return (
-        f"the {what} of {named(model)} could not be loaded: {reason(error)}{where} "
+        f"the {what} of {named(model)} could not be loaded: {why} "
         f"({'install what it names' if isinstance(error, ImportError) else remedy})"
     )
 
@@ -53,10 +71,13 @@ def cannot_load(what: str, model: ModelSettings, error: Exception, where: str = 
 def cannot_read_config(model: ModelSettings, source: str, error: Exception) -> str:
     """Of a configuration that could not be read: an adapter on the hub, an architecture that only
     the checkpoint's own code knows, or what the library says."""
-    with suppress(Exception):
-        adapter = find_adapter_config_file(source, revision=model.revision)
-        if adapter is not None:
-            return is_adapter(named(model), Path(adapter))
+    if isinstance(error, OSError):  # it is not there, or the hub is not: then do not ask again
+        if "does not appear to have a file named" in str(error):
+            with suppress(Exception):
+                adapter = find_adapter_config_file(source, revision=model.revision)
+                if adapter is not None:
+                    return is_adapter(named(model), Path(adapter))
+        return cannot_load("model", model, source, error)
     with suppress(Exception):
         raw, _ = PreTrainedConfig.get_config_dict(source, revision=model.revision)
         kind = raw["model_type"]
@@ -64,9 +85,9 @@ def cannot_read_config(model: ModelSettings, source: str, error: Exception) -> s
             own = ", which brings code of its own that butwait never runs" * ("auto_map" in raw)
             return (
                 f"transformers {transformers_version} does not know the architecture {kind!r} of "
-                f"{named(model)}{own}: update transformers, or take a checkpoint in its own format"
+                f"{named(model)}{own}: update transformers, or take another model"
             )
-    return cannot_load("model", model, error)
+    return cannot_load("model", model, source, error)
 
 
 def is_adapter(what: str, file: Path) -> str:
@@ -98,13 +119,21 @@ def instead_of_a_model(folder: Path) -> str:
     return ""
 
 
-def in_broken_weights(source: str) -> str:
-    """The first file of weights in a folder that cannot be opened, as the end of a sentence; or
-    nothing."""
-    for file in sorted(Path(source).glob("*.safetensors")):
+def _broken_file(folder: Path) -> str | None:
+    """The first file of a folder that cannot be read."""
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         try:
-            with safe_open(file, "pt"):
-                pass
+            if file.suffix == ".json":
+                json.loads(file.read_text("utf-8"))
+            else:
+                with safe_open(file, "pt"):
+                    pass
         except Exception:  # of the library or the disk: it is asked for the name alone
-            return f", in {file.name}"
-    return ""
+            return file.name
+    return None
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file with a vocabulary."""
+    names = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
+    return any(any(folder.glob(name)) for name in names)
