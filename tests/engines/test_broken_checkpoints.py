@@ -13,9 +13,11 @@ import torch
 from architectures import tiny_model
 from broken_checkpoints import MODELS, TOKENIZERS, Break, adapter, edit, no_config, remove
 from random_models import model
-from transformers import Gemma3Config, Gemma3TextConfig, MiniCPM3Config
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, Gemma3Config, Gemma3TextConfig, MiniCPM3Config
 
 import butwait
+from butwait.engines.checkpoints import failures
 from butwait.engines.checkpoints.configs import quantisation
 from butwait.engines.flops import decoder_flops
 from butwait.engines.kinds.transformers import TRANSFORMERS, TransformersSettings
@@ -96,6 +98,43 @@ def test_files_are_no_models(folder: Path) -> None:
         resolve(ModelSettings(name="absent/policy-Q4_K_M.GGUF"))
     with pytest.raises(UserError, match="a model is named by the folder that holds it"):
         resolve(of(folder / "model.safetensors"))
+
+
+def test_ids_of_the_hub_that_hold_something_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(source: str, **_: Any) -> Any:
+        raise OSError(f"{source} does not appear to have a file named config.json. See the hub.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", absent)
+    with pytest.raises(UserError, match=r"'org/Model-GGUF' holds no config\.json, but GGUF files"):
+        load_causal_lm(ModelSettings(name="org/Model-GGUF"))
+    with pytest.raises(UserError, match=r"the model of 'org/other' could not be loaded: org/other"):
+        load_causal_lm(ModelSettings(name="org/other"))
+    adapter("org/base")(folder)
+    monkeypatch.setattr(
+        failures, "find_adapter_config_file", lambda *_, **__: str(folder / "adapter_config.json")
+    )
+    with pytest.raises(UserError, match=r"'org/lora' at revision 7 holds an adapter .* org/base"):
+        load_causal_lm(ModelSettings(name="org/lora", revision="7"))
+
+
+def test_weights_whose_quantisation_is_undone_have_the_dtype_of_the_settings(folder: Path) -> None:
+    """As transformers does with FP8 on a CPU; what was not quantised kept the file's dtype."""
+    file = folder / "model.safetensors"
+    held = load_file(file)
+    for name in [name for name in held if "_proj" in name]:
+        rows, columns = held[name].shape
+        held[name] = held[name].to(torch.float8_e4m3fn)
+        held[f"{name}_scale_inv"] = torch.ones(-(-rows // 128), -(-columns // 128))
+    save_file(held, file, metadata={"format": "pt"})
+    edit(quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})(folder)
+    for dtype in (torch.float32, torch.bfloat16):
+        settings = of(folder).model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        loaded = load_causal_lm(settings)
+        assert {weight.dtype for weight in loaded.parameters()} == {dtype}
+        slots = SlotModel(loaded, 1, 16)
+        assert slots.run([(slots.acquire(), 0, [1, 2])], "last").isfinite().all()
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "flex_attention"])

@@ -148,7 +148,8 @@ def load_pretrained(
     """
     source, quantised = resolve(model), quantisation(config) is not None
     if quantised:
-        check_quantisation(model, config, device_of(model))
+        with no_progress_bars():
+            check_quantisation(model, config, device_of(model))
         options["device_map"] = {"": device_of(model)}
     else:
         check_whole_numbers(model, Path(source))
@@ -178,6 +179,8 @@ def load_pretrained(
             f"{len(report['mismatched_keys'])} weights of {model.name!r} have other shapes than "
             f"its config.json says: {name} is {tuple(held)} and not {tuple(wanted)}"
         )
+    if quantised and not loaded.is_quantized:  # it was undone, and the rest kept its dtype
+        loaded = loaded.to(getattr(torch, model.dtype))
     return loaded, sorted(report["missing_keys"])
 
 

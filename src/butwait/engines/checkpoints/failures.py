@@ -77,6 +77,8 @@ def cannot_read_config(model: ModelSettings, source: str, error: Exception) -> s
                 adapter = find_adapter_config_file(source, revision=model.revision)
                 if adapter is not None:
                     return is_adapter(named(model), Path(adapter))
+            if "gguf" in model.name.lower():
+                return f"{named(model)} holds no config.json, but GGUF files: {SERVE_GGUF}"
         return cannot_load("model", model, source, error)
     with suppress(Exception):
         raw, _ = PreTrainedConfig.get_config_dict(source, revision=model.revision)
@@ -95,8 +97,8 @@ def is_adapter(what: str, file: Path) -> str:
     base = None
     with suppress(OSError, ValueError, AttributeError):
         base = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
-    merged = file.parent.parent / "model"
-    if (merged / "config.json").is_file():
+    merged = file.parent.parent / "model"  # where a stage of butwait puts it
+    if file.parent.name == "adapter" and (merged / "config.json").is_file():
         return f"{what} holds an adapter (LoRA), not a model: its merged weights are in {merged}"
     return (
         f"{what} holds an adapter (LoRA) of {base or 'some model'}: merge the two "
