@@ -33,7 +33,7 @@ from butwait.engines.settings import ModelSettings
 from butwait.engines.slots import SlotModel
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
-from butwait.reward_models.score_head import load_classifier, load_scorer
+from butwait.reward_models.score_head import add_score_head, load_classifier, load_scorer
 from butwait.training.settings import LoraSettings
 from butwait.training.weights import load_policy
 
@@ -157,6 +157,8 @@ def test_quantised_weights_are_not_trained(folder: Path) -> None:
     for lora in (None, LoraSettings()):
         with pytest.raises(UserError, match=r"quantised \(gptq\) and cannot be trained"):
             load_policy(of(folder), lora)
+    with pytest.raises(UserError, match=r"quantised \(gptq\) and cannot be trained"):
+        add_score_head(of(folder), 0.0)
 
 
 def test_quantisation_is_read_from_the_language_model_too() -> None:

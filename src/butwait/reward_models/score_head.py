@@ -24,6 +24,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForTokenClassification
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from butwait.engines.checkpoints.configs import check_trainable
 from butwait.engines.models import device_of, load_pretrained, on_device, read_config
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
@@ -46,6 +47,7 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
     The head starts at zero, so that training begins at the base rate and not at noise.
     """
     config = read_config(policy)
+    check_trainable(policy, config)
     config.num_labels = 1
     # Dropout is for encoders fine-tuned over many epochs; a score must be a function.
     config.classifier_dropout = 0.0

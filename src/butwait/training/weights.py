@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from butwait.engines.checkpoints.configs import UNQUANTISED, causal_lm_class, quantisation
+from butwait.engines.checkpoints.configs import causal_lm_class, check_trainable
 from butwait.engines.checkpoints.failures import reason
 from butwait.engines.models import (
     device_of,
@@ -25,16 +25,8 @@ from butwait.training.settings import LoraSettings
 
 def load_policy(model: ModelSettings, lora: LoraSettings | None) -> PreTrainedModel:
     """The model whose weights are trained, or that adapters with these settings are put on.
-
-    Raises UserError for weights that are quantised already: what is trained could not be added to
-    them.
-    """
-    method = quantisation(read_config(model))
-    if method is not None:
-        raise UserError(
-            f"the weights of {model.name!r} are quantised ({method}) and cannot be trained: "
-            f"{UNQUANTISED} (`lora: {{four_bit: true}}` quantises them in memory)"
-        )
+    Raises UserError for weights that are quantised already."""
+    check_trainable(model, read_config(model))
     return load_four_bit(model) if lora and lora.four_bit else load_causal_lm(model)
 
 

@@ -99,6 +99,17 @@ def check_quantisation(model: ModelSettings, config: Any, device: Any) -> None:
     )
 
 
+def check_trainable(model: ModelSettings, config: Any) -> None:
+    """Raises UserError for weights that are quantised: what is learned could not be added to
+    them."""
+    method = quantisation(config)
+    if method is not None:
+        raise UserError(
+            f"the weights of {named(model)} are quantised ({method}) and cannot be trained: "
+            f"{UNQUANTISED} (`lora: {{four_bit: true}}` quantises them in memory)"
+        )
+
+
 def check_whole_numbers(model: ModelSettings, folder: Path) -> None:
     """Raises UserError where a folder's weights are whole numbers or eight-bit floats. Without a
     word in the configuration they would be taken for weights as they are."""
