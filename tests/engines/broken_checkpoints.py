@@ -88,6 +88,12 @@ def nested(folder: Path) -> None:
     (folder / "config.json").rename(inner / "config.json")
 
 
+def hub_cache(folder: Path) -> None:
+    inner = folder / "snapshots" / "abc"
+    inner.mkdir(parents=True)
+    (folder / "config.json").rename(inner / "config.json")
+
+
 def scaled(held: dict[str, torch.Tensor]) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     held[name] = held[name].to(torch.float8_e4m3fn)
@@ -210,6 +216,7 @@ MODELS: dict[str, tuple[Break, str]] = {
     "a diffusion pipeline": (no_config(write("model_index.json", "{}")), "diffusion pipeline"),
     "a GGUF file": (no_config(write("w-Q4.gguf", "GGUF")), "GGUF file: serve it with llama.cpp"),
     "a folder of checkpoints": (nested, "checkpoint-8 has one"),
+    "the cache of a hub's client": (hub_cache, "snapshots/abc has one"),
     "another format": (no_config(write("params.json", "{}")), "params.json"),
 }
 """Name: (what is done to a whole checkpoint, what the sentence says)."""

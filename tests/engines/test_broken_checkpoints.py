@@ -23,6 +23,7 @@ from butwait.engines.flops import decoder_flops
 from butwait.engines.kinds.transformers import TRANSFORMERS, TransformersSettings
 from butwait.engines.models import (
     checkpoint_eos_token_ids,
+    eos_token_ids,
     load_causal_lm,
     load_tokenizer,
     on_device,
@@ -277,6 +278,22 @@ def test_a_run_of_an_attention_only_hybrid_or_a_wrapper(
     code, _, err = command("run", "r.yaml")
     assert code == 0, err
     assert (own_folder / "runs" / "r" / "ask" / "stage.json").is_file()
+
+
+def test_eos_that_is_no_id_is_one_sentence(folder: Path) -> None:
+    tokenizer = load_tokenizer(of(folder))
+    for wrong in ("</s>", ["</s>"], 2.5):
+        with pytest.raises(UserError, match=r"eos_token_id is .* no id"):
+            eos_token_ids(wrong, tokenizer)  # type: ignore[arg-type]
+
+
+def test_a_model_that_one_must_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(*_: Any, **__: Any) -> Any:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
+    with pytest.raises(UserError, match=r"a gated repo .ask for access .* set HF_TOKEN"):
+        load_causal_lm(ModelSettings(name="org/gated"))
 
 
 def test_code_of_a_known_architecture_is_left_alone(folder: Path) -> None:

@@ -263,9 +263,11 @@ def eos_token_ids(named: int | Sequence[int] | None, tokenizer: Any) -> frozense
     tokenizer's.
 
     ``generate()`` reads the former only; a checkpoint whose tokenizer names another one (chat
-    models derived from base models) would otherwise never stop.
+    models derived from base models) would otherwise never stop. Raises UserError for what is no id.
     """
-    ids = named if isinstance(named, Sequence) else [named]
+    ids = named if isinstance(named, list | tuple) else [named]
+    for wrong in (i for i in ids if i is not None and not isinstance(i, int)):
+        raise UserError(f"the model's eos_token_id is {wrong!r}, which is no id (a number)")
     return frozenset(int(i) for i in {*ids, tokenizer.eos_token_id} if i is not None)
 
 

@@ -62,10 +62,11 @@ def cannot_load(what: str, model: ModelSettings, source: str, error: Exception) 
     elif "custom code" in why:
         why = "it brings code of its own, which butwait never runs"
     remedy = "check model.name, the network, and that the files are whole"
-    return (
-        f"the {what} of {named(model)} could not be loaded: {why} "
-        f"({'install what it names' if isinstance(error, ImportError) else remedy})"
-    )
+    if isinstance(error, ImportError):
+        remedy = "install what it names"
+    elif "gated repo" in why:
+        remedy = "ask for access on the model's page, and set HF_TOKEN"
+    return f"the {what} of {named(model)} could not be loaded: {why} ({remedy})"
 
 
 def cannot_read_config(model: ModelSettings, source: str, error: Exception) -> str:
@@ -109,7 +110,11 @@ def is_adapter(what: str, file: Path) -> str:
 
 def instead_of_a_model(folder: Path) -> str:
     """What a folder without ``config.json`` may be, as the end of a sentence; or nothing."""
-    inner = sorted(file.parent for file in folder.glob("*/config.json"))
+    inner = sorted(
+        file.parent
+        for place in ("*", "snapshots/*")
+        for file in folder.glob(f"{place}/config.json")
+    )
     if (folder / "model_index.json").is_file():
         return " (a diffusion pipeline writes no text)"
     if any(folder.glob("*.gguf")):
