@@ -1,6 +1,7 @@
 """A cache with a row for each of many sequences of different lengths: keys and values as a
 ``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,28 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from butwait.engines.checkpoints.configs import MASKED, text_config
 from butwait.records import UserError
 
 SCRATCH = 1
 """Columns before a row's first token. Padding writes there and reads there: it must write
 somewhere, and must see something, or its softmax would be NaN."""
+
+
+_OTHER_LAYERS = defaultdict(
+    lambda: "of an unknown kind",
+    DynamicIndexedLayer="that choose what they see",
+    DummyLayer="without keys and values of their own",
+    **dict.fromkeys(
+        (
+            "LinearAttentionLayer",
+            "LinearAttentionAndFullAttentionLayer",
+            "LinearAttentionAndSlidingWindowAttentionLayer",
+        ),
+        "with a state instead of keys and values",
+    ),
+)
+"""What transformers' other kinds of layers are."""
 
 
 class SlotCache(Cache):
@@ -141,18 +159,16 @@ class AttentionKinds:
     """
 
     def __init__(self, model: Any) -> None:
-        config = model.config
+        config = text_config(model.config)
         self.implementation: str = config._attn_implementation
-        if self.implementation not in ("sdpa", "eager"):
+        if self.implementation not in MASKED:
             raise UserError(
                 f"the engine gives every row its own attention mask, which {self.implementation} "
                 "attention does not take: load the model with attn_implementation='sdpa'"
             )
-        windows = _windows(model)
+        windows = layer_windows(config, getattr(model, "_is_stateful", False))
         self.layers = len(windows)
         self._windows = sorted(set(windows), key=lambda w: w or 0)
-        if len(self._windows) > 2 or (len(self._windows) == 2 and None not in self._windows):
-            raise _unsupported(config, f"sliding windows of different sizes {self._windows}")
 
     def masks(
         self, positions: torch.Tensor, longest: int, dtype: torch.dtype
@@ -183,39 +199,96 @@ class AttentionKinds:
         return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, floor)
 
 
+def run_pass(
+    model: Any,
+    attention: AttentionKinds,
+    cache: SlotCache,
+    first: int,
+    ids: np.ndarray,
+    positions: np.ndarray,
+    longest: int,
+    extra: dict[str, Any],
+) -> torch.Tensor:
+    """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
+
+    Args:
+        model, attention, cache: which one, its masks, its keys and values.
+        first: its first row in the cache.
+        ids: int64 (n, q), tokens.
+        positions: int64 (n, q), theirs in their rows; -1 is padding.
+        longest: tokens of the longest row with its new ones.
+        extra: further arguments of the model.
+    """
+    columns = torch.from_numpy(positions).to(model.device)
+    cache.plan(first, columns, longest)
+    return model(
+        input_ids=torch.from_numpy(ids).to(model.device),
+        attention_mask=attention.masks(columns, longest, model.dtype),
+        position_ids=columns.clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        **extra,
+    ).logits
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device has no memory left; a CPU says it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def context_limit(config: Any) -> int | None:
     """The most tokens of a sequence, or None where the configuration does not say.
 
     Rotary embeddings that change with the length of the sequence (``longrope``, ``dynamic``)
     would make cached keys stale, so such a model is used up to its original length.
     """
+    config = text_config(config)
     limit = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        original = rope.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", None
-        )
-        limit = min(filter(None, (limit, original)), default=None)
-    return limit
+    # Where layers differ, each kind has its own.
+    for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if each.get("rope_type") in ("longrope", "dynamic"):
+            original = each.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            limit = min(filter(None, (limit, original)), default=None)
+    return limit if limit is not None and limit > 0 else None
 
 
-def _windows(model: Any) -> list[int | None]:
-    """The sliding window of every layer; None where it sees everything."""
-    config = model.config
-    if getattr(model, "_is_stateful", False):
+def layer_windows(config: Any, stateful: bool) -> list[int | None]:
+    """The sliding window of every layer; None where it sees everything.
+
+    Args:
+        config: of the language model (``text_config``).
+        stateful: whether its class may have layers with a state. One whose configuration names
+            layers of attention alone has none.
+
+    Raises UserError for layers of other kinds.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if stateful and not (kinds and kinds <= {"full_attention", "sliding_attention"}):
         raise _unsupported(config, "layers with a state instead of keys and values")
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+    if "chunked_attention" in kinds or (
+        not kinds and getattr(config, "attention_chunk_size", None)
+    ):
         raise _unsupported(config, "chunked attention")
+    try:
+        layers = DynamicCache(config=config).layers
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _unsupported(config, f"layers of unknown kinds {sorted(kinds)}") from error
     windows: list[int | None] = []
-    for layer in DynamicCache(config=config).layers:
+    for layer in layers:
         if type(layer) is DynamicSlidingWindowLayer:
             windows.append(int(layer.sliding_window))
         elif type(layer) is DynamicLayer:
             windows.append(None)
         else:
-            raise _unsupported(config, f"layers with a {type(layer).__name__}")
+            raise _unsupported(config, f"layers {_OTHER_LAYERS[type(layer).__name__]}")
     if not windows:
         raise _unsupported(config, "an unknown number of layers")
+    sizes = {window for window in windows if window is not None}
+    if len(sizes) > 1:
+        raise _unsupported(config, f"sliding windows of different sizes {sorted(sizes)}")
     return windows
 
 

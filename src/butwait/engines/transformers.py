@@ -44,7 +44,8 @@ class TransformersEngine(ModelEngine):
             model, settings.slots, settings.capacity, settings.deterministic, settings.prefill_chunk
         )
         self._batcher = PolicyBatcher(self._slots)
-        eos_ids = eos_token_ids(model.generation_config.eos_token_id, tokenizer)
+        named = getattr(model.generation_config, "eos_token_id", None)
+        eos_ids = eos_token_ids(named, tokenizer)
         super().__init__(tokenizer, prompt, eos_ids, self._slots.capacity)
 
     @property

@@ -12,12 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
-    AutoConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2Model,
@@ -26,12 +24,12 @@ from transformers import (
 from transformers.modeling_layers import GenericForTokenClassification
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from butwait.engines.models import device_of, no_progress_bars, resolve
+from butwait.engines.checkpoints.configs import check_trainable
+from butwait.engines.models import device_of, load_pretrained, on_device, read_config
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 
 ARCHITECTURE = "Qwen2ForProcessRewardModel"
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
@@ -49,10 +47,11 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
     The head starts at zero, so that training begins at the base rate and not at noise.
     """
     config = read_config(policy)
+    check_trainable(policy, config)
     config.num_labels = 1
     # Dropout is for encoders fine-tuned over many epochs; a score must be a function.
     config.classifier_dropout = 0.0
-    model, missing = load_weights(policy, config, _scorer_class(type(config)))
+    model, missing = load_pretrained(policy, _scorer_class(type(config)), config)
     head = score_head(model)
     new = {
         name for name, parameter in model.named_parameters() if parameter in set(head.parameters())
@@ -71,13 +70,13 @@ def add_score_head(policy: ModelSettings, prior_logit: float) -> PreTrainedModel
 def load_scorer(checkpoint: ModelSettings) -> PreTrainedModel:
     """A trained model with its head, in evaluation mode, on its device."""
     config = read_config(checkpoint)
-    model, missing = load_weights(checkpoint, config, _scorer_class(type(config)))
+    model, missing = load_pretrained(checkpoint, _scorer_class(type(config)), config)
     if missing:
         raise UserError(
             f"{checkpoint.name!r} is no reward model: its checkpoint lacks {missing[0]}"
         )
     score_head(model)
-    return model.to(device_of(checkpoint)).eval()
+    return on_device(model, device_of(checkpoint))
 
 
 def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
@@ -93,7 +92,7 @@ def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
             f"{checkpoint.name!r} cannot be scored step by step: {type(config).__name__} has no "
             "token classifier that reads from left to right"
         )
-    model, missing = load_weights(checkpoint, config, model_class)
+    model, missing = load_pretrained(checkpoint, model_class, config)
     if "score.bias" in missing:
         nn.init.zeros_(model.score.bias)
     if lacking := [name for name in missing if name != "score.bias"]:
@@ -101,34 +100,7 @@ def load_classifier(checkpoint: ModelSettings) -> PreTrainedModel:
             f"{checkpoint.name!r} is no classifier: its checkpoint lacks {lacking[0]} (for "
             "a language model that answers with a token, set `head: tokens`)"
         )
-    return model.to(device_of(checkpoint)).eval()
-
-
-def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:
-    """Its configuration. Raises UserError where it cannot be read."""
-    try:
-        return config_class.from_pretrained(resolve(model), revision=model.revision)
-    except _LOADING_ERRORS as error:
-        raise UserError(
-            f"the config of {model.name!r} could not be loaded: {_line(error)}"
-        ) from error
-
-
-def load_weights(model: ModelSettings, config: Any, model_class: Any) -> tuple[Any, list[str]]:
-    """The model in its dtype, on the CPU, and the names of weights that its checkpoint lacks.
-    Raises UserError where it cannot be read."""
-    try:
-        with no_progress_bars():
-            loaded, report = model_class.from_pretrained(
-                resolve(model),
-                config=config,
-                revision=model.revision,
-                dtype=getattr(torch, model.dtype),
-                output_loading_info=True,
-            )
-    except _LOADING_ERRORS as error:
-        raise UserError(f"the model {model.name!r} could not be loaded: {_line(error)}") from error
-    return loaded, sorted(report["missing_keys"])
+    return on_device(model, device_of(checkpoint))
 
 
 class CertaintyModel(nn.Module):
@@ -194,10 +166,10 @@ def load_qwen_prm(model: ModelSettings) -> Qwen2ForProcessRewardModel:
             f"{model.name!r} is no Qwen2.5-Math-PRM: its architecture is "
             f"{config.architectures}, not {ARCHITECTURE}"
         )
-    loaded, missing = load_weights(model, config, Qwen2ForProcessRewardModel)
+    loaded, missing = load_pretrained(model, Qwen2ForProcessRewardModel, config)
     if missing:
         raise UserError(f"the checkpoint of {model.name!r} is not whole: it lacks {missing[0]}")
-    return loaded.to(device_of(model)).eval()
+    return on_device(loaded, device_of(model))
 
 
 def _scorer_class(config: type) -> type[PreTrainedModel]:
@@ -208,7 +180,3 @@ def _scorer_class(config: type) -> type[PreTrainedModel]:
     name = f"{config.__name__.removesuffix('Config')}ForTokenClassification"
     bases = (GenericForTokenClassification, MODEL_MAPPING[config].__bases__[0])
     return type(name, bases, {"config_class": config})
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
+from butwait.engines.checkpoints.configs import causal_lm_class, check_trainable
+from butwait.engines.checkpoints.failures import reason
 from butwait.engines.models import (
     device_of,
     eos_token_ids,
     load_causal_lm,
     no_progress_bars,
+    read_config,
     resolve,
 )
 from butwait.engines.settings import ModelSettings
@@ -49,9 +52,11 @@ class Start:
         """The model whose weights are trained, or that adapters are put on.
 
         Its embeddings are untied from the output head where an adapter is for the embeddings: it
-        changes those alone, and saved as one matrix the head would have the change too.
+        changes those alone, and saved as one matrix the head would have the change too. Raises
+        UserError for weights that are quantised already.
         """
         lora = self.lora
+        check_trainable(self.weights, read_config(self.weights))
         policy = (load_four_bit if lora and lora.four_bit else load_causal_lm)(self.weights)
         config = policy.config.get_text_config()
         policy.loaded_with = {
@@ -148,24 +153,28 @@ def load_four_bit(model: ModelSettings) -> PreTrainedModel:
     """
     require("bitsandbytes", "lora.four_bit", "'butwait[qlora]'")
     dtype = getattr(torch, model.dtype)
-    quantisation = BitsAndBytesConfig(
+    four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+    config = read_config(model)
     try:
         with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
+            return causal_lm_class(config).from_pretrained(
                 resolve(model),
+                config=config,
                 revision=model.revision,
                 dtype=dtype,
                 device_map={"": device_of(model)},
-                quantization_config=quantisation,
+                quantization_config=four_bits,
+                trust_remote_code=False,
             )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{model.name!r} could not be loaded in four bits: {reason}") from error
+    except Exception as error:  # whatever a broken file makes of the library
+        raise UserError(
+            f"{model.name!r} could not be loaded in four bits: {reason(error)}"
+        ) from error
 
 
 def lora_config(settings: LoraSettings | None) -> LoraConfig | None:

@@ -17,9 +17,14 @@ class TransformersSettings(SlotSettings):
 def _start(
     model: ModelSettings, tokenizer: Any, settings: TransformersSettings, prompt: PromptSettings
 ) -> Engine:
-    from butwait.engines.models import load_causal_lm
+    from butwait.engines.cache import layer_windows
+    from butwait.engines.checkpoints.configs import is_stateful, text_config
+    from butwait.engines.models import load_causal_lm, read_config
     from butwait.engines.transformers import TransformersEngine
 
+    config = read_config(model)
+    # Its layers are refused before gigabytes of weights are read.
+    layer_windows(text_config(config), is_stateful(config))
     return TransformersEngine(load_causal_lm(model), tokenizer, settings, prompt)
 
 

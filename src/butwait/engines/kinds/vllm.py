@@ -75,6 +75,7 @@ def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dic
         "revision": model.revision,
         "dtype": model.dtype,
         "skip_tokenizer_init": True,
+        "trust_remote_code": False,
         # Those of the generation settings would be sampled with where we say nothing.
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",

@@ -1,0 +1,96 @@
+"""Whether the rows of a batch get the numbers that they get alone: tried on a loaded model before
+anything depends on it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from butwait.engines.cache import (
+    AttentionKinds,
+    SlotCache,
+    context_limit,
+    is_out_of_memory,
+    run_pass,
+)
+from butwait.engines.checkpoints.configs import text_config
+from butwait.engines.checkpoints.failures import on_one_line
+from butwait.records import UserError
+
+TRIAL = 10
+"""Tokens of a row."""
+
+MOST_OFF = 0.02
+"""The largest share by which logits may differ in float32. What goes wrong by itself is mostly off
+by more than the half."""
+MOST_OFF_ROUNDED = 0.5
+"""The same in half precision or quantised, where a router may send a token elsewhere."""
+
+
+@torch.inference_mode()
+def check_rows(model: Any, attention: AttentionKinds) -> None:
+    """Tries two rows of different lengths side by side, with padding before, between and after,
+    against passes of their own without a cache.
+
+    An architecture may make positions or masks of its own from the shape of a batch, or from one
+    length of the cache: it would fail in the middle of a search, or go wrong without a word
+    (GPT-Neo). Windows longer than these few tokens are not tried; those that a configuration
+    names are known to ``AttentionKinds``.
+
+    Raises UserError where the numbers differ, or the model fails.
+    """
+    config = text_config(model.config)
+    limit = context_limit(config)
+    if limit is not None and limit < TRIAL:
+        return
+    ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
+    cache = SlotCache(attention.layers, 2, TRIAL)
+    rows: tuple[list[torch.Tensor], ...] = ([], [])
+    starts = np.zeros(2, np.int64)
+    try:
+        alone = [
+            model(input_ids=row[None].to(model.device), use_cache=False).logits[0] for row in ids
+        ]
+        for counts in ((3, 6), (6, 2), (1, 1)):
+            width = max(counts)
+            offsets = np.arange(width)
+            real = offsets < np.array(counts)[:, None]
+            positions = np.where(real, starts[:, None] + offsets, -1)
+            tokens = np.where(real, np.take_along_axis(ids.numpy(), positions, 1), 0)
+            longest = int((starts + counts).max())
+            logits = run_pass(model, attention, cache, 0, tokens, positions, longest, {})
+            for row, outputs, count in zip(rows, logits, counts, strict=True):
+                row.append(outputs[:count])
+            starts += counts
+    except UserError:
+        raise
+    except Exception as error:
+        why = (
+            "no memory is left beside the weights"
+            if is_out_of_memory(error)
+            else on_one_line(error)
+        )
+        raise UserError(
+            f"the in-process engine cannot run this {model.config.model_type} model ({why}): use "
+            "another engine for it"
+        ) from error
+    off = max(
+        _distance(torch.cat(row), expected[: sum(map(len, row))])
+        for row, expected in zip(rows, alone, strict=True)
+    )
+    rounded = model.dtype.itemsize <= 2 or getattr(model, "is_quantized", False)
+    if off > (MOST_OFF_ROUNDED if rounded else MOST_OFF):
+        raise UserError(
+            f"the in-process engine does not run {model.config.model_type} models: beside rows of "
+            f"other lengths their logits change by {off:.0%}; use another engine for this model"
+        )
+
+
+def _distance(outputs: torch.Tensor, expected: torch.Tensor) -> float:
+    """By how much of their usual size a token's outputs (t, V) are off, at the worst token. Outputs
+    that are no numbers are not compared: they have their own error."""
+    outputs, expected = outputs.double(), expected.double()
+    if outputs.shape[-1] > 1:  # what is the same for all of them cancels
+        outputs, expected = (each - each.mean(-1, keepdim=True) for each in (outputs, expected))
+    size = expected.norm(dim=-1).mean().clamp(min=1e-6)
+    return float(torch.nan_to_num((outputs - expected).norm(dim=-1) / size).max())
