@@ -9,6 +9,7 @@ started by hand on each (``docs/distributed.md``).
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from butwait.running.packages import require
 from butwait.stages.context import StageRun
 from butwait.training.settings import LaunchSettings
 
+GRACE = 40
+"""Seconds in which workers end that are told to; ``torch.distributed.run`` takes 30 at most."""
 JOB, OUTCOME, MISTAKE = "job.json", "outcome.json", "mistake.txt"
 
 
@@ -36,9 +39,9 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     write_json(folder / JOB, {"recipe": recipe})
     # The workers hold the lock of the run too, as they may outlive this process.
-    ended = subprocess.run(command(folder.parent, run.name, launch), close_fds=False).returncode
-    if (folder / MISTAKE).exists():
-        raise UserError((folder / MISTAKE).read_text(encoding="utf-8").strip())
+    ended = _run(command(folder.parent, run.name, launch))
+    if (folder / MISTAKE).exists() and (told := (folder / MISTAKE).read_text("utf-8").strip()):
+        raise UserError(told)
     if ended or not (folder / OUTCOME).exists():
         raise UserError(
             f"the workers of stage {run.name!r} ended with code {ended} and no result; what they "
@@ -46,6 +49,20 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
         )
     outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
     return outcome["metrics"], outcome["cost"]
+
+
+def _run(words: list[str]) -> int:
+    """Runs a command and returns its exit code. Where this process is stopped, it is told to end
+    its own children, which a kill would leave behind."""
+    process = subprocess.Popen(words, close_fds=False)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE)
+        process.kill()
+        raise
 
 
 def command(folder: Path, stage: str, launch: LaunchSettings) -> list[str]:

@@ -13,12 +13,12 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from butwait.engines.models import no_progress_bars
 from butwait.records import UserError
 from butwait.running.progress import task
+from butwait.running.refusals import refusals_told
 from butwait.training.checkpoints import Marker, WorkFolder
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "epoch")
@@ -139,17 +139,11 @@ def quiet() -> Iterator[None]:
 def user_errors() -> Iterator[None]:
     """Turns an exhausted device or disk, whatever the libraries raise then, into a UserError; other
     errors pass."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device ran out of memory in training; take a smaller batch_size with more "
-            "accumulation_steps, gradient_checkpointing: true, or (for sft) lora"
-        ) from error
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if "No space left on device" not in str(error):
-            raise
-        raise UserError(
-            "the disk is full: a checkpoint was not written; free some space and run the same "
-            "command again (it goes on from the checkpoint before)"
-        ) from error
+    with refusals_told("a checkpoint was not written", mistakes=False):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "the device ran out of memory in training; take a smaller batch_size with more "
+                "accumulation_steps, gradient_checkpointing: true, or (for sft) lora"
+            ) from error
