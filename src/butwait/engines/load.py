@@ -137,7 +137,7 @@ class PluginEngine(Engine):
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
-        with calling(self._name, "extend"):
+        with calling(self._name, "extend", awaited=True):
             steps = await self._engine.extend(prefixes, rule, sampling, keys)
         if not isinstance(steps, Sequence) or len(steps) != len(prefixes):
             meant = f"a list of {len(prefixes)} Continuations, one a prefix"
@@ -156,7 +156,7 @@ class PluginEngine(Engine):
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        with calling(self._name, "score"):
+        with calling(self._name, "score", awaited=True):
             scores = await self._engine.score(prefixes, continuations)
         meant = "log-probabilities, float32 (n,), none NaN, for every continuation"
         if not isinstance(scores, Sequence) or len(scores) != len(continuations):
@@ -170,7 +170,7 @@ class PluginEngine(Engine):
             self._engine.release(prefixes)
 
     async def close(self) -> None:
-        with calling(self._name, "close"):
+        with calling(self._name, "close", awaited=True):
             await self._engine.close()
 
 

@@ -42,7 +42,7 @@ class PluginRewardModel:
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel``."""
-        with calling(self._name, "score"):
+        with calling(self._name, "score", awaited=True):
             scores = await self._model.score(problem, paths)
         if not isinstance(scores, Sequence) or len(scores) != len(paths):
             meant = f"a list of {len(paths)} Scores, one a path"
@@ -63,7 +63,7 @@ class PluginRewardModel:
     async def close(self) -> None:
         """See ``RewardModel``."""
         if hasattr(self._model, "close"):
-            with calling(self._name, "close"):
+            with calling(self._name, "close", awaited=True):
                 await self._model.close()
 
 

@@ -71,8 +71,8 @@ def load_plugin(name: str, what: str) -> Any:
 
 
 @contextmanager
-def calling(name: str, call: str) -> Iterator[None]:
-    """A block that calls a plugin, and may await it.
+def calling(name: str, call: str, *, awaited: bool = False) -> Iterator[None]:
+    """A block that calls a plugin.
 
     What the plugin raises, SystemExit included, becomes a UserError that tells the place in the
     user's own file. A UserError, Ctrl-C and a cancellation that butwait asked for pass. Where no
@@ -83,9 +83,10 @@ def calling(name: str, call: str) -> Iterator[None]:
     Args:
         name: of the plugin, as in the recipe.
         call: what is called, for the sentence: ``score``.
+        awaited: whether the block awaits it, so that other work may go on meanwhile.
     """
     try:
-        with _watched(name, call):
+        with _watched(name, call, awaited):
             yield
     except (UserError, KeyboardInterrupt, GeneratorExit):
         raise
@@ -205,13 +206,13 @@ class _Waited:
     """Calls of one plugin that have not come back.
 
     Attributes:
-        calls: what was called.
-        since: when the first of them began, or when another came back after that.
+        calls: what was called, and whether it is awaited.
+        seconds: how long nothing else has gone on, since one of them came back.
         told: seconds after which a line says so.
     """
 
-    calls: list[str] = field(default_factory=list)
-    since: float = 0.0
+    calls: list[tuple[str, bool]] = field(default_factory=list)
+    seconds: float = 0.0
     told: float = TOLD_AFTER
 
 
@@ -220,21 +221,19 @@ _looking: threading.Thread | None = None
 
 
 @contextmanager
-def _watched(name: str, call: str) -> Iterator[None]:
+def _watched(name: str, call: str, awaited: bool = False) -> Iterator[None]:
     global _looking
     _limit()
-    waited = _waited.setdefault(name, _Waited())
-    if not waited.calls:
-        waited.since, waited.told = time.monotonic(), TOLD_AFTER
-    waited.calls.append(call)
+    waited, entry = _waited.setdefault(name, _Waited()), (call, awaited)
+    waited.calls.append(entry)
     if _looking is None or not _looking.is_alive():  # none yet, or this is a fork
         _looking = threading.Thread(target=_look, daemon=True)
         _looking.start()
     try:
         yield
     finally:
-        waited.calls.remove(call)
-        waited.since, waited.told = time.monotonic(), TOLD_AFTER
+        waited.calls.remove(entry)
+        waited.seconds, waited.told = 0.0, TOLD_AFTER
 
 
 def _limit() -> float:
@@ -251,34 +250,50 @@ def _limit() -> float:
 
 def _look() -> None:
     limit = _limit()
+    tick = min(1.0, limit / 4)
     while True:
-        time.sleep(min(1.0, limit / 4))
-        for name, waited in list(_waited.items()):
-            seconds = time.monotonic() - waited.since
-            if not waited.calls or seconds < min(waited.told, limit):
-                continue
-            call = waited.calls[0]
-            if seconds >= limit:
-                print(
-                    f"butwait: the plugin {name!r} has not come back from {call} for "
-                    f"{limit:g} s{_where_now()}; mend it, or give it longer ({TIMEOUT}=SECONDS, "
-                    "0 for no limit) and run the same command again (finished work is kept)",
-                    file=sys.stderr,
-                    flush=True,
+        time.sleep(tick)
+        frame = _users_frame()
+        where = f" (at {_place(frame, frame.f_lineno)})" if frame else ""
+        for name in _kept_waiting_by(frame):
+            waited = _waited[name]
+            waited.seconds += tick
+            call = waited.calls[-1][0] if waited.calls else ""
+            if waited.seconds >= limit and call:
+                _say(
+                    f"the plugin {name!r} has not come back from {call} for {limit:g} s{where}; "
+                    f"mend it, or give it longer ({TIMEOUT}=SECONDS, 0 for no limit) and run the "
+                    "same command again (finished work is kept)"
                 )
                 os._exit(2)
-            waited.told *= 2
-            print(
-                f"butwait: waiting for the plugin {name!r} to come back from {call} since "
-                f"{seconds:.0f} s{_where_now()}",
-                file=sys.stderr,
-                flush=True,
-            )
+            if waited.seconds >= waited.told and call:
+                waited.told *= 2
+                _say(f"waiting for {call} of the plugin {name!r}, {waited.seconds:.0f} s{where}")
 
 
-def _where_now() -> str:
-    """Where the main thread stands in a user's code; nothing where it does not."""
+def _kept_waiting_by(frame: FrameType | None) -> list[str]:
+    """The plugins that the process waits for: one whose call cannot be awaited, else one whose code
+    runs, else, where nothing at all runs, those that are awaited. What butwait itself takes
+    meanwhile is not held against them."""
+    waited = {name: [*w.calls] for name, w in list(_waited.items()) if w.calls}
+    for name, calls in waited.items():
+        if not all(awaited for _, awaited in calls):
+            return [name]
+    if frame is not None:
+        module = frame.f_globals.get("__name__")
+        return [name for name in waited if name.partition(":")[0] == module] or list(waited)
+    main = sys._current_frames().get(threading.main_thread().ident or 0)
+    idle = main is not None and main.f_code.co_name == "select"  # of the event loop
+    return list(waited) if idle else []
+
+
+def _users_frame() -> FrameType | None:
+    """Where the main thread stands in a user's code; None where it does not."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None and not _is_users(frame):
         frame = frame.f_back
-    return f" (at {_place(frame, frame.f_lineno)})" if frame else ""
+    return frame
+
+
+def _say(sentence: str) -> None:
+    print(f"butwait: {sentence}", file=sys.stderr, flush=True)
