@@ -87,7 +87,7 @@ def _in_words(text: str) -> tuple[str, str] | None:
         if os.strerror(number) in text:
             return found
     if any(sign in text for sign in _TORCH):
-        return "a file could not be written whole (is the disk full?)", "free some space"
+        return "the disk is full, or a limit of it is reached", "free some space"
     return None
 
 
@@ -95,4 +95,5 @@ def _mistake(error: BaseException) -> tuple[str, str] | None:
     if not isinstance(error, OSError) or error.errno in (None, errno.EPIPE):
         return None  # A reader of our output that has gone is no mistake.
     why, remedy = _MISTAKES.get(error.errno, (f"the system says {error.strerror!r}", "mend it"))
-    return f"{why} ({error.filename})" if error.filename else why, remedy
+    file = error.filename2 or error.filename  # of a rename, the new name
+    return f"{why} ({file})" if file else why, remedy

@@ -136,10 +136,10 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(output: Path) -> Iterator[None]:
     """Turns an exhausted device or disk, whatever the libraries raise then, into a UserError; other
     errors pass."""
-    with refusals_told("a checkpoint was not written", mistakes=False):
+    with refusals_told(f"a checkpoint was not written in {output}", mistakes=False):
         try:
             yield
         except torch.OutOfMemoryError as error:
