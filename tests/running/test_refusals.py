@@ -63,12 +63,15 @@ def test_other_errors_are_left_alone(error: Exception) -> None:
 
 
 def test_the_cause_of_a_libraries_error_counts() -> None:
+    @refusals_told("x")
+    def make() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "")
+        except OSError as error:
+            raise RuntimeError("the data set could not be made") from error
+
     with pytest.raises(UserError, match="the disk is full: x; free some space"):
-        with refusals_told("x"):
-            try:
-                raise OSError(errno.ENOSPC, "")
-            except OSError as error:
-                raise RuntimeError("the data set could not be made") from error
+        make()
 
 
 def test_a_file_is_not_blamed_for_what_the_system_refuses(
@@ -120,9 +123,13 @@ def test_a_place_that_cannot_be_written(
 
 def test_what_was_there_stays_and_nothing_else_is_left(tmp_path: Path) -> None:
     write_json(tmp_path / "out.json", {"a": 1})
-    with pytest.raises(UserError, match=r"the disk is full: .*out.json was not written"):
+
+    def fill() -> None:
         with atomic_path(tmp_path / "out.json") as path:
             path.write_text("half")
             raise OSError(errno.ENOSPC, "")
+
+    with pytest.raises(UserError, match=r"the disk is full: .*out.json was not written"):
+        fill()
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
     assert (tmp_path / "out.json").read_text() == '{\n  "a": 1\n}\n'
