@@ -48,6 +48,7 @@ def close_badly() -> None:
     ("command", "code", "said"),
     [
         (raises(UserError("mend it")), 2, "butwait: mend it\n"),
+        (raises(UserError("one\ntwo")), 2, "butwait: one\nbutwait: two\n"),
         (raises(SystemExit(0)), 0, ""),
         (raises(SystemExit(5)), 5, ""),
         (raises(KeyboardInterrupt()), 130, STOPPED),

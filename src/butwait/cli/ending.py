@@ -19,7 +19,8 @@ STOPPED = "stopped; the same command goes on where it was"
 
 
 def run_to_end(command: Callable[[], Any]) -> None:
-    """Runs the command line; a user's mistake is one sentence on stderr.
+    """Runs the command line; a user's mistake is one sentence on stderr, and several are a line
+    each.
 
     Exit codes: 2 after a mistake, what the disk or the system refuses, and a plugin that fails; 130
     after Ctrl-C; 143 after SIGTERM.
@@ -37,7 +38,8 @@ def run_to_end(command: Callable[[], Any]) -> None:
             raise
         if os.environ.get(TRACEBACK):
             traceback.print_exception(error)
-        print(f"butwait: {told}", file=sys.stderr)
+        for line in told.split("\n"):
+            print(f"butwait: {line}", file=sys.stderr)
         _leave(2)
 
 

@@ -10,6 +10,7 @@ from asyncio import CancelledError, current_task
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
@@ -55,9 +56,11 @@ def load_plugin(name: str, what: str) -> Any:
     except (UserError, KeyboardInterrupt):
         raise
     except ImportError as error:
+        near = get_close_matches(module_name, [file.stem for file in Path.cwd().glob("*.py")], n=1)
+        meant = f"; did you mean {near[0]}?" if near and near[0] != module_name else ""
         raise UserError(
             f"{what}: {name!r} cannot be imported ({_text(error)}); it must be installed, or a "
-            "file in the current folder"
+            f"file in the current folder{meant}"
         ) from error
     except BaseException as error:  # whatever a user's module raises, SystemExit too
         raise UserError(
@@ -67,7 +70,10 @@ def load_plugin(name: str, what: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise UserError(f"{what}: the module {module_name!r} has no {attribute!r}") from error
+        near = get_close_matches(attribute, dir(module), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        told = f"{what}: the module {module_name!r} has no {attribute!r}{meant}"
+        raise UserError(told) from error
 
 
 @contextmanager
@@ -194,7 +200,7 @@ def _text(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
