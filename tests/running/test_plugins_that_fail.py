@@ -86,24 +86,52 @@ CONTINUED = "return [type(s)({}, s.prefix, 0) for s in steps]"
 
 GIVEN = [
     ("factory = None", FACTORY, "'mine:factory' failed in its start: TypeError"),
-    ("def factory(): pass", FACTORY, "gives None in its start and not a reward model, which has"),
-    ("def factory(): return {}", FACTORY, "gives {}, a dict, in its start"),
-    (MODEL.format("pass"), FACTORY, "gives None in score and not a list of 4 Scores"),
-    (MODEL.format("return [1.0] * len(paths)"), FACTORY, "gives 1.0, a float, in score and not a"),
-    (MODEL.format("return np.zeros(4)"), FACTORY, "in score and not a list of 4 Scores"),
-    (MODEL.format("return [Score(1.0, None, 1)]"), FACTORY, "not a list of 4 Scores, one a path"),
+    (
+        "def factory(): pass",
+        FACTORY,
+        "gives None in its start; it must return a reward model, which has",
+    ),
+    ("def factory(): return {}", FACTORY, "gives {} (dict) in its start"),
+    (MODEL.format("pass"), FACTORY, "gives None in score; it must return a list of 4 Scores"),
+    (
+        MODEL.format("return [1.0] * len(paths)"),
+        FACTORY,
+        "gives 1.0 (float) in score; it must return a",
+    ),
+    (MODEL.format("return np.zeros(4)"), FACTORY, "in score; it must return a list of 4 Scores"),
+    (
+        MODEL.format("return [Score(1.0, None, 1)]"),
+        FACTORY,
+        "must return a list of 4 Scores, one a path",
+    ),
     (
         MODEL.format("return [Score(float('nan'), None, 1) for _ in paths]"),
         FACTORY,
-        "gives Score(logit=nan, handle=None, tokens=1), a Score, in score",
+        "gives Score(logit=nan, handle=None, tokens=1) (Score) in score",
     ),
     (MODEL.format("return [Score('1', None, 1) for _ in paths]"), FACTORY, "a Score of a number"),
     (MODEL.format("return [Score(1.0, None, None) for _ in paths]"), FACTORY, "and its tokens"),
-    (MODEL.format("return Strange()"), FACTORY, "gives ..., a Strange, in score"),
-    ("def script(): pass", SCRIPT, "gives None in its start and not an engine, which has start"),
-    (ENGINE.format("pass"), SCRIPT, "gives None in extend and not a list of 4 Continuations"),
-    (ENGINE.format("return steps[1:]"), SCRIPT, "not a list of 4 Continuations, one a prefix"),
-    (ENGINE.format("return [None] * len(steps)"), SCRIPT, "not a Continuation with its prefix"),
+    (MODEL.format("return Strange()"), FACTORY, "gives ... (Strange) in score"),
+    (
+        "def script(): pass",
+        SCRIPT,
+        "gives None in its start; it must return an engine, which has start",
+    ),
+    (
+        ENGINE.format("pass"),
+        SCRIPT,
+        "gives None in extend; it must return a list of 4 Continuations",
+    ),
+    (
+        ENGINE.format("return steps[1:]"),
+        SCRIPT,
+        "must return a list of 4 Continuations, one a prefix",
+    ),
+    (
+        ENGINE.format("return [None] * len(steps)"),
+        SCRIPT,
+        "must return a Continuation with its prefix",
+    ),
     (
         ENGINE.format(
             CONTINUED.format("s.token_ids, s.text, np.full(len(s.token_ids), np.nan), s.finish")
@@ -121,19 +149,23 @@ GIVEN = [
         SCRIPT,
         "a finish (step, step_limit, eos",
     ),
-    ("def questions(): pass", SOURCE, "gives None in the call for its questions and not a list"),
-    ("def questions(): return 'abc'", SOURCE, "gives 'abc', a str, in the call"),
-    ("def questions(): yield {'question': 'q', 'answer': 1}; yield 7", SOURCE, "gives 7, a int,"),
+    (
+        "def questions(): pass",
+        SOURCE,
+        "gives None in the call for its questions; it must return a list",
+    ),
+    ("def questions(): return 'abc'", SOURCE, "gives 'abc' (str) in the call"),
+    ("def questions(): yield {'question': 'q', 'answer': 1}; yield 7", SOURCE, "gives 7 (int) in"),
     ("def questions(): yield {'question': 'q', 'answer': 1}; 1 / 0", SOURCE, "ZeroDivisionError"),
     ("questions = 3", SOURCE, "3 is not a callable object"),
-    (SAMPLER.format("pass"), SAMPLED, "gives None in its run and not a SearchTree"),
+    (SAMPLER.format("pass"), SAMPLED, "gives None in its run; it must return a SearchTree"),
     (SAMPLER.format("1 / 0"), SAMPLED, "'mine:SAMPLER' failed in sample: ZeroDivisionError"),
     (SAMPLER.format("sys.exit()"), SAMPLED, "'mine:SAMPLER' failed in sample: SystemExit"),
     (SAMPLER.format("raise asyncio.CancelledError"), SAMPLED, "was cancelled by itself"),
-    (STAGE.format("pass"), STAGED, "gives None in its run and not (metrics, cost)"),
+    (STAGE.format("pass"), STAGED, "gives None in its run; it must return (metrics, cost)"),
     (STAGE.format("return {'x': float('nan')}, {}"), STAGED, "two mappings that JSON can hold"),
     (STAGE.format("sys.exit(3)"), STAGED, "'mine:STAGE' failed in run: SystemExit (3) at mine.py"),
-    (ENGINED.format("pass"), "engine={kind: 'mine:ENGINE'}", "and not an engine"),
+    (ENGINED.format("pass"), "engine={kind: 'mine:ENGINE'}", "it must return an engine"),
 ]
 """(what the plugin is, --set, what is said of it)"""
 

@@ -121,8 +121,8 @@ def wrong(name: str, call: str, given: Any, meant: str) -> UserError:
         shown = _one_line(repr(given))
     except Exception:  # whatever a user's class raises
         shown = "..."
-    what = shown if given is None else f"{shown}, a {type(given).__name__},"
-    return UserError(f"the plugin {name!r} gives {what} in {call} and not {meant}; mend it")
+    what = shown if given is None else f"{shown} ({type(given).__name__})"
+    return UserError(f"the plugin {name!r} gives {what} in {call}; it must return {meant}")
 
 
 def failed_plugin(error: BaseException) -> str | None:
