@@ -175,3 +175,28 @@ def test_deepspeed_that_is_missing_is_one_sentence(
 def test_processes_without_a_gpu_are_started_by_torch() -> None:
     words = command(Path("run"), "rl", LaunchSettings(processes=3, config="cpu"))
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_the_workers_too(tmp_path: Path, sent: signal.Signals) -> None:
+    """The signal reaches the run's process alone, as that of a supervisor does."""
+    run = tmp_path / "run"
+    words = ["run", "mine.yaml", "--run-dir", run, "--set"]
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    settings = ["stages.rl.launch={processes: 2, config: cpu}", "--set", "stages.rl.batch_size=8"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "butwait", *map(str, words), *settings],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (run / "rl/log.jsonl").exists():
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
+    _, said = process.communicate()
+    assert process.returncode == 128 + sent, said
+    assert said.strip().endswith("butwait: stopped; the same command goes on where it was")
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []

@@ -1,12 +1,11 @@
 """The command line. Heavy imports stand inside the commands, so that ``--help`` is instant."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from butwait.records.errors import UserError
+from butwait.cli.ending import run_to_end
 
 app = typer.Typer(
     name="butwait",
@@ -34,11 +33,7 @@ def run(
     from butwait.stages.kinds import STAGES
 
     loaded = load_recipe(recipe, STAGES, set_ or ())
-    try:
-        run_recipe(loaded, run_dir or Path("runs") / loaded.name)
-    except KeyboardInterrupt:
-        print("\nbutwait: stopped; the same command goes on where it was", file=sys.stderr)
-        raise typer.Exit(130) from None
+    run_recipe(loaded, run_dir or Path("runs") / loaded.name)
 
 
 @app.command()
@@ -179,8 +174,4 @@ def recipes() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"butwait: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_to_end(app)

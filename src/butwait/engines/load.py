@@ -3,22 +3,26 @@ anyone's own): its settings, and how it is started."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple, get_args
 
+import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
-from butwait.engines.engine import Engine
+from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.gate import GatedEngine, TokenGate
 from butwait.engines.settings import (
     BaseEngineSettings,
     ModelEngineSettings,
     ModelSettings,
+    Sampling,
     StepRule,
 )
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
-from butwait.records import Problem
+from butwait.records import Finish, Key, Problem
 from butwait.running.kinds import Kinds
+from butwait.running.plugins import calling, wrong
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ def load_engine(
     Raises UserError for a model that cannot be found or read, an engine that is not installed or
     a server that does not answer.
     """
-    start = ENGINES.of(settings).start
+    start: Callable[..., Any] = ENGINES.of(settings).start
+    if ":" in settings.kind:
+        start = partial(start_plugin, settings.kind, start)
     tokenizer, capacity = None, None
     if isinstance(settings, ModelEngineSettings):
         from butwait.engines.models import load_tokenizer
@@ -80,3 +86,98 @@ def load_engine(
     if settings.live_tokens is not None:
         engine = GatedEngine(engine, TokenGate(settings.live_tokens))
     return LoadedEngine(engine, tokenizer, capacity)
+
+
+def start_plugin(name: str, start: Callable[..., Any], *args: Any) -> "PluginEngine":
+    """The engine that a user's own function starts. UserError where it fails or gives none."""
+    with calling(name, "its start"):
+        engine = start(*args)
+    lacks = [part for part in _NEEDED if not hasattr(engine, part)]
+    if lacks:
+        raise wrong(name, "its start", engine, f"an engine, which has {', '.join(lacks)}")
+    return PluginEngine(name, engine)
+
+
+_NEEDED = ("start", "extend", "release", "close", "turn", "counters")
+
+
+class PluginEngine(Engine):
+    """An ``Engine`` of a user's own: what it raises, and what is no answer, is a UserError.
+
+    Args:
+        name: of the plugin, as in the recipe.
+        engine: what it started.
+    """
+
+    def __init__(self, name: str, engine: Any) -> None:
+        self.counters = engine.counters
+        self._name, self._engine = name, engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def turn(self) -> Engine:
+        with calling(self._name, "turn"):
+            return PluginEngine(self._name, self._engine.turn())
+
+    def start(self, problem: Problem) -> Prefix:
+        with calling(self._name, "start"):
+            prefix = self._engine.start(problem)
+        if not isinstance(prefix, Prefix) or not _are_ids(prefix.token_ids):
+            raise wrong(self._name, "start", prefix, "a Prefix with its token ids, int32 (n,)")
+        return prefix
+
+    def encode(self, text: str) -> np.ndarray:
+        with calling(self._name, "encode"):
+            ids = self._engine.encode(text)
+        if not _are_ids(ids):
+            raise wrong(self._name, "encode", ids, "token ids, int32 (n,)")
+        return ids
+
+    async def extend(
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
+    ) -> list[Continuation]:
+        with calling(self._name, "extend", awaited=True):
+            steps = await self._engine.extend(prefixes, rule, sampling, keys)
+        if not isinstance(steps, Sequence) or len(steps) != len(prefixes):
+            meant = f"a list of {len(prefixes)} Continuations, one a prefix"
+            raise wrong(self._name, "extend", steps, meant)
+        for step in steps:
+            if not isinstance(step, Continuation) or not isinstance(step.prefix, Prefix):
+                raise wrong(self._name, "extend", step, "a Continuation with its prefix")
+            if not _are_ids(step.token_ids) or not _are_logprobs(step.logprobs, step.token_ids):
+                meant = "token ids, int32 (n,), with log-probabilities, float32 (n,), none NaN"
+                raise wrong(self._name, "extend", step, meant)
+            if step.finish not in get_args(Finish) or not isinstance(step.text, str):
+                meant = f"a text and a finish ({', '.join(get_args(Finish))})"
+                raise wrong(self._name, "extend", step, meant)
+        return list(steps)
+
+    async def score(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        with calling(self._name, "score", awaited=True):
+            scores = await self._engine.score(prefixes, continuations)
+        meant = "log-probabilities, float32 (n,), none NaN, for every continuation"
+        if not isinstance(scores, Sequence) or len(scores) != len(continuations):
+            raise wrong(self._name, "score", scores, meant)
+        if not all(map(_are_logprobs, scores, continuations)):
+            raise wrong(self._name, "score", scores, meant)
+        return list(scores)
+
+    def release(self, prefixes: Sequence[Prefix]) -> None:
+        with calling(self._name, "release"):
+            self._engine.release(prefixes)
+
+    async def close(self) -> None:
+        with calling(self._name, "close", awaited=True):
+            await self._engine.close()
+
+
+def _are_ids(ids: Any) -> bool:
+    return isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu"
+
+
+def _are_logprobs(logprobs: Any, ids: np.ndarray) -> bool:
+    numbers = isinstance(logprobs, np.ndarray) and logprobs.dtype.kind == "f"
+    return numbers and logprobs.shape == ids.shape and not bool(np.isnan(logprobs).any())

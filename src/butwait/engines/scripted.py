@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,14 @@ def next_token(
         UserError: the probabilities are no distribution, or a piece is not in the vocabulary.
     """
     listed = policy(question, text)
+    known = isinstance(listed, Mapping) and all(isinstance(piece, str) for piece in listed)
+    if not known or not all(isinstance(p, Real) for p in listed.values()):
+        raise UserError(
+            f"the script gives {listed!r:.200} after {text!r}; it must give {{next piece: "
+            "probability}"
+        )
     total = sum(listed.values())
-    if abs(total - 1) > 1e-6 or min(listed.values(), default=0) < 0:
+    if not abs(total - 1) <= 1e-6 or min(listed.values(), default=0) < 0:
         raise UserError(
             f"the script's probabilities after {text!r} are no distribution (their sum is "
             f"{total:g}); make them non-negative with sum 1"

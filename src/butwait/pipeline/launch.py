@@ -43,8 +43,8 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     write_json(folder / JOB, {"recipe": recipe})
     ended = _wait_for(command(folder.parent, run.name, launch))
-    if (folder / MISTAKE).exists():
-        raise UserError((folder / MISTAKE).read_text(encoding="utf-8").strip())
+    if (folder / MISTAKE).exists() and (told := (folder / MISTAKE).read_text("utf-8").strip()):
+        raise UserError(told)
     if ended or not (folder / OUTCOME).exists():
         raise UserError(
             f"the workers of stage {run.name!r} ended with code {ended} and no result; what they "

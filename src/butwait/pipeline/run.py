@@ -1,6 +1,7 @@
 """The main path: a recipe's stages, in order, each from the folders of those before it."""
 
 import filecmp
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
 from butwait.records import UserError
 from butwait.running.files import atomic_path
+from butwait.running.plugins import calling, wrong
+from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import load_problem_sets
@@ -40,7 +43,7 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
         import torch
 
         torch.set_num_threads(recipe.threads)
-    with locked(run), Grader() as grader:
+    with locked(run), refusals_told(f"{run} could not be read or written"), Grader() as grader:
         problems = load_problem_sets(recipe, run / "problems", say=console.print)
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
@@ -61,7 +64,7 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
             if recipe.kind(name).gives == "report":
                 publish(stage.path, run)
                 reported = True
-            for line in recipe.kind(name).headline(stage.record["metrics"]):
+            for line in _headline(recipe, name, stage):
                 console.print(f"  {line}", markup=False)
             done[name] = stage
     if reported:
@@ -85,4 +88,27 @@ def _outcome(run: StageRun) -> Outcome:
     launch = getattr(run.settings, "launch", None)
     if launch is not None:
         return run_on_devices(run, launch)
-    return run.recipe.kind(run.name).run(run)
+    kind, outcome = run.settings.kind, run.recipe.kind(run.name).run(run)
+    if ":" in kind:
+        _check(kind, outcome)
+    return outcome
+
+
+def _check(kind: str, outcome: Any) -> None:
+    """What a user's own kind of stage gives must be two mappings that stage.json can hold."""
+    call, meant = "its run", "(metrics, cost), two mappings that JSON can hold"
+    pair = isinstance(outcome, tuple | list) and len(outcome) == 2
+    if not pair or not all(isinstance(part, dict) for part in outcome):
+        raise wrong(kind, call, outcome, meant)
+    try:
+        json.dumps(outcome, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise wrong(kind, call, outcome, f"{meant} ({error})") from error
+
+
+def _headline(recipe: Recipe, name: str, stage: Stage) -> list[str]:
+    kind, metrics = recipe.kind(name), stage.record["metrics"]
+    if ":" not in recipe.stages[name].kind:
+        return list(kind.headline(metrics))
+    with calling(recipe.stages[name].kind, "its headline"):
+        return list(kind.headline(metrics))

@@ -16,6 +16,7 @@ from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.progress import silence
+from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, read_stage, working
 from butwait.stages.context import StageRun
 from butwait.stages.kinds import STAGES
@@ -35,7 +36,8 @@ def main(folder: Path, name: str) -> int:
 
         torch.set_num_threads(recipe.threads)
     try:
-        with working(folder), Grader() as grader:
+        refused = f"{folder} could not be read or written"
+        with working(folder), refusals_told(refused), Grader() as grader:
             problems = stored_problem_sets(folder / "problems")
             names = recipe.order()
             done = {s: _stage(folder / s) for s in names[: names.index(name)]}
@@ -44,7 +46,10 @@ def main(folder: Path, name: str) -> int:
             metrics, cost = recipe.kind(name).run(run)
     except UserError as error:
         # All processes find most mistakes, and each of them says the same.
-        (folder / name / MISTAKE).write_text(f"{error}\n", encoding="utf-8")
+        try:
+            (folder / name / MISTAKE).write_text(f"{error}\n", encoding="utf-8")
+        except OSError:  # on a full disk
+            print(f"butwait: {error}", file=sys.stderr)
         return 2
     if first:
         write_json(folder / name / OUTCOME, {"metrics": metrics, "cost": cost})

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Settings
+from butwait.reward_models.plugin import load_plugin_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.kinds import Kinds
 
@@ -56,7 +57,11 @@ def load_reward_model(
 
     Raises UserError for a model that cannot be found or read, or is of another kind.
     """
-    return REWARD_MODELS.of(settings).load(settings, policy_tokenizer, policy)
+    load = REWARD_MODELS.of(settings).load
+    kind = str(getattr(settings, "kind", ""))
+    if ":" in kind:
+        return load_plugin_model(kind, load, settings, policy_tokenizer, policy)
+    return load(settings, policy_tokenizer, policy)
 
 
 def is_own(settings: Any) -> bool:

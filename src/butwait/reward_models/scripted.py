@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from butwait.records import Problem
-from butwait.reward_models.reward_model import BaseRewardModel, Path, Score, Step
+from butwait.reward_models.reward_model import (
+    BaseRewardModel,
+    Path,
+    RewardModelError,
+    Score,
+    Step,
+)
 
 
 class ScriptedRewardModel(BaseRewardModel):
@@ -43,7 +49,14 @@ class ScriptedRewardModel(BaseRewardModel):
         self._held.difference_update(handles)
 
     def _score(self, problem: Problem, path: Path) -> Score:
-        logit = float(self._function(problem, path.steps))
+        given = self._function(problem, path.steps)
+        try:
+            logit = float(given)
+        except (TypeError, ValueError) as error:
+            raise RewardModelError(
+                f"the reward function returned {given!r:.200} for problem {problem.id}; it must "
+                "return a number, the log-odds of a right answer"
+            ) from error
         if logit != -np.inf:
             logit = self.checked(logit, problem)
         new = path.steps[-1:] if path.handle in self._held else path.steps

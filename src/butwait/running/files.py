@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from butwait.records import UserError
+from butwait.running.refusals import refusals_told
 
 # Names on the way: not whole yet; whole, and to come back unless its successor came; to go.
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>partial|old|gone)", re.DOTALL)
@@ -23,10 +23,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
     The temporary may be made a file or a folder. It is flushed to disk before the rename, so
     that a crash leaves the old content or the new, never a part. A folder's old content is moved
     aside for a moment: ``recover``, which the next writer of the target calls, puts it back if the
-    new did not come. A full disk is a UserError.
+    new did not come. What the disk refuses, a full one for example, is a UserError.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover(target.parent, f".{glob.escape(target.name)}.*")
+    with refusals_told(f"{target} was not written"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target.parent, f".{glob.escape(target.name)}.*")
+        with _replacing(target) as temporary:
+            yield temporary
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     temporary, old = _beside(target, "partial"), _beside(target, "old")
     try:
         yield temporary
@@ -36,17 +43,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
         _flush_folder(target.parent)
         _discard(old)
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            raise UserError(
-                f"the disk is full: {target} was not written; free some space and run the same "
-                "command again (finished work is kept)"
-            ) from error
-        raise
     finally:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        _remove(temporary)
+        with suppress(OSError):  # what went wrong before is what to tell
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            _remove(temporary)
 
 
 def recover(folder: Path, pattern: str = "**/.*") -> None:

@@ -126,6 +126,8 @@ async def map_shards(
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(i)) for i in indices]
+            if any(task.cancelled() for task in tasks):  # by the work itself: no group tells
+                raise UserError("the work on an item was cancelled by itself; mend what does it")
             format.store(path, [task.result() for task in tasks])
         for i in indices:
             format.remove(_spool(folder) / f"{i:08d}{format.suffix}")

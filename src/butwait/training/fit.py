@@ -13,7 +13,6 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 
@@ -21,6 +20,7 @@ from butwait.engines.models import no_progress_bars
 from butwait.records import UserError
 from butwait.running.packages import require
 from butwait.running.progress import task
+from butwait.running.refusals import refusals_told
 from butwait.training.checkpoints import Marker, WorkFolder
 from butwait.training.settings import OptimizationSettings
 from butwait.training.validation import Validation
@@ -199,20 +199,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(output: Path) -> Iterator[None]:
     """Turns an exhausted device or disk, whatever the libraries raise then, into a UserError; other
     errors pass."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device ran out of memory in training; take a smaller batch_size with more "
-            "accumulation_steps, gradient_checkpointing: true, or (for sft) lora"
-        ) from error
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if "No space left on device" not in str(error):
-            raise
-        raise UserError(
-            "the disk is full: a checkpoint was not written; free some space and run the same "
-            "command again (it goes on from the checkpoint before)"
-        ) from error
+    with refusals_told(f"a checkpoint was not written in {output}", mistakes=False):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "the device ran out of memory in training; take a smaller batch_size with more "
+                "accumulation_steps, gradient_checkpointing: true, or (for sft) lora"
+            ) from error

@@ -76,7 +76,7 @@ def train_prm(
     """
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
-    with quiet(), user_errors():
+    with quiet(), user_errors(output):
         start = in_precision(policy, settings)
         model = load_scorer(start) if continued else add_score_head(start, _prior(training))
         lengths = (settings.max_length, context_limit(model.config))

@@ -74,7 +74,7 @@ def train_sft(
     rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
     made_of = identity(settings, model, seed, rows.input_ids, rows.labels)
     work = WorkFolder(output / "work", made_of)
-    with quiet(), user_errors():
+    with quiet(), user_errors(output):
         longest = max(map(len, rows.input_ids))
         arguments = training_arguments(
             SFTConfig,

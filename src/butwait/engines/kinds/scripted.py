@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from butwait.engines.engine import Engine
-from butwait.engines.load import EngineKind
+from butwait.engines.load import EngineKind, start_plugin
 from butwait.engines.settings import BaseEngineSettings, ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Content
@@ -21,7 +21,7 @@ class ScriptedSettings(BaseEngineSettings):
 def _start(
     model: ModelSettings, tokenizer: Any, settings: ScriptedSettings, prompt: PromptSettings
 ) -> Engine:
-    return load_plugin(settings.script, "engine.script")()
+    return start_plugin(settings.script, load_plugin(settings.script, "engine.script"))
 
 
 SCRIPTED = EngineKind(ScriptedSettings, _start)

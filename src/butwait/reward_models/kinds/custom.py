@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from butwait.records.settings import Content, Settings
 from butwait.reward_models.load import Policy, RewardModelKind
+from butwait.reward_models.plugin import load_plugin_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.plugins import load_plugin
 
@@ -16,22 +17,9 @@ class CustomSettings(Settings):
     """``module:function`` of a function without arguments that returns a ``RewardModel``."""
 
 
-class _NothingToFree:
-    """A reward model that has no ``close``."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    async def close(self) -> None:
-        """See ``RewardModel.close``."""
-
-
 def _load(settings: CustomSettings, policy_tokenizer: Any, policy: Policy | None) -> RewardModel:
-    model = load_plugin(settings.factory, "reward_model.factory")()
-    return model if hasattr(model, "close") else _NothingToFree(model)
+    factory = load_plugin(settings.factory, "reward_model.factory")
+    return load_plugin_model(settings.factory, factory)
 
 
 CUSTOM = RewardModelKind(CustomSettings, _load)

@@ -12,13 +12,15 @@ from pydantic import Field, create_model
 
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
-from butwait.records import UserError
+from butwait.records import Example, UserError
 from butwait.records.settings import Result
 from butwait.report.lineage import supervision_of
+from butwait.running.plugins import wrong
 from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
     Builder,
+    Built,
     Material,
     Prepare,
     Searcher,
@@ -85,6 +87,8 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
         prepared, cost = asyncio.run(_prepared(run, prepare, material, list(searches)))
         material = replace(material, prepared=prepared)
     built = builder.build(material)
+    if not isinstance(built, Built) or not all(isinstance(e, Example) for e in built.examples):
+        raise wrong(settings.kind, "its build", built, "a Built of Examples")
     by_id = {problem.id: problem for problem in material.problems}
     for example in built.examples[:PROVED]:
         problem = by_id[example.problem_id]

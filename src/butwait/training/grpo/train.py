@@ -106,7 +106,7 @@ def train_grpo(material: GrpoMaterial, settings: GrpoSettings, output: Path) -> 
         require(tracker, f"report_to: {tracker}")
     if (kind := settings.generation.kind).startswith("vllm"):
         require("vllm", f"generation.kind: {kind}", "'butwait[vllm]'")
-    with quiet(), user_errors(), ExitStack() as stack:
+    with quiet(), user_errors(output), ExitStack() as stack:
         return _Run(material, settings, output, stack).run()
 
 

@@ -1,0 +1,116 @@
+"""How a command ends: exit codes and sentences."""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from butwait.cli import ending
+from butwait.cli.ending import run_to_end
+from butwait.records import UserError
+
+STOPPED = "\nbutwait: stopped; the same command goes on where it was\n"
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+async def send_awaiting(number: int) -> None:
+    os.kill(os.getpid(), number)
+    await asyncio.sleep(5)
+
+
+def close_badly() -> None:
+    try:
+        send(signal.SIGINT)
+    finally:
+        raise RuntimeError("closing failed")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (raises(UserError("mend it")), 2, "butwait: mend it\n"),
+        (raises(UserError("one\ntwo")), 2, "butwait: one\nbutwait: two\n"),
+        (raises(SystemExit(0)), 0, ""),
+        (raises(SystemExit(5)), 5, ""),
+        (raises(KeyboardInterrupt()), 130, STOPPED),
+        (lambda: send(signal.SIGINT), 130, STOPPED),
+        (lambda: asyncio.run(send_awaiting(signal.SIGINT)), 130, STOPPED),
+        (lambda: send(signal.SIGTERM), 143, STOPPED),
+        (lambda: asyncio.run(send_awaiting(signal.SIGTERM)), 143, STOPPED),
+        (close_badly, 130, STOPPED),
+        (
+            raises(PermissionError(errno.EACCES, "", "a/b")),
+            2,
+            "butwait: permission is denied (a/b): the command could not go on; mend the "
+            "permissions and run the same command again (finished work is kept)\n",
+        ),
+    ],
+)
+def test_every_end_has_its_code_and_sentence(
+    capsys: pytest.CaptureFixture[str], command: Callable[[], Any], code: int, said: str
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as end:
+        run_to_end(command)
+    assert end.value.code == code
+    assert capsys.readouterr().err == said
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_fault_of_butwaits_own_is_no_sentence() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_to_end(raises(ZeroDivisionError()))
+
+
+def test_a_command_that_does_not_end_in_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "GRACE", 0.1)
+
+    def deaf() -> None:
+        for _ in range(50):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                continue
+
+    child = os.fork()
+    if child == 0:
+        os.close(2)
+        os.open(os.devnull, os.O_WRONLY)
+        run_to_end(deaf)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_cannot_be_written() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "butwait", "recipes"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("butwait: the disk is full: ")
+    assert len(ended.stderr.strip().splitlines()) == 1
