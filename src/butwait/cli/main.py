@@ -179,8 +179,12 @@ def recipes() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    from butwait.running.terminal import forgive_streams, visible
+
+    forgive_streams()
     try:
         app()
     except UserError as error:
-        print(f"butwait: {error}", file=sys.stderr)
+        lines = map(visible, str(error).split("\n"))
+        print("butwait: " + "\n".join(lines), file=sys.stderr)
         sys.exit(2)

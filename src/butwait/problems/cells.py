@@ -1,0 +1,100 @@
+"""What a cell of a table says: where it is found, and its value as text.
+
+Texts, whole numbers, decimals and fractions have one reading as text. What has none (a mapping, a
+list, bytes, true, a date, infinity) is an error: its ``repr`` would be taken for an answer.
+"""
+
+import datetime
+import math
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Integral, Rational, Real
+from typing import Any
+
+from butwait.records import UserError
+
+HALF = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair: no character, and nothing that a tokenizer takes."""
+NOTHING = object()
+"""What ``cell`` gives where a row has no such column."""
+
+_SHOWN = 60
+
+
+def cell(row: Any, path: str) -> Any:
+    """The value in a column, or at a path in nested ones: ``reward_model.ground_truth``,
+    ``messages.1.content`` (items of a list from 0). A name that the row has goes before a path.
+    ``NOTHING`` where there is neither."""
+    if isinstance(row, Mapping):
+        if path in row:
+            return row[path]
+        # The longest name first: names may hold dots at any depth.
+        for cut in reversed([dot.start() for dot in re.finditer(r"\.", path)]):
+            if path[:cut] in row:
+                return cell(row[path[:cut]], path[cut + 1 :])
+    elif isinstance(row, Sequence) and not isinstance(row, str | bytes):
+        index, _, rest = path.partition(".")
+        if index.isascii() and index.isdigit() and len(index) < 10 and int(index) < len(row):
+            return cell(row[int(index)], rest) if rest else row[int(index)]
+    return NOTHING
+
+
+def text_of(value: Any, where: str) -> str | None:
+    """The value as stripped text; None for nothing, NaN and blanks. 27.0 is "27", 0.1 "0.1".
+
+    Halves of surrogate pairs become U+FFFD.
+
+    Args:
+        value: of a cell.
+        where: the cell's place, for the sentence.
+
+    Raises UserError for a value that has no reading as text.
+    """
+    if value is None or value is NOTHING:
+        return None
+    if isinstance(value, str):
+        return HALF.sub("\ufffd", value).strip() or None
+    number = number_text(value)
+    if number is not None:
+        return number or None
+    raise UserError(f"{where} holds {_what(value)}")
+
+
+def number_text(value: Any) -> str | None:
+    """A number as text, of any size and without loss; "" for NaN, None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return str(Decimal(int(value)))  # str of an int refuses 4,301 digits
+    if isinstance(value, Rational):
+        return f"{Decimal(int(value.numerator))}/{Decimal(int(value.denominator))}"
+    if isinstance(value, Real | Decimal):
+        if math.isnan(value):
+            return ""
+        if math.isinf(value):
+            return None
+        # The shortest decimal that is this number: 1e23 is no 99999999999999991611392.
+        exact = value if isinstance(value, Decimal) else Decimal(str(value))
+        whole = exact == exact.to_integral_value()
+        return str(Decimal(int(exact))) if whole else str(value)
+    return None
+
+
+def _what(value: Any) -> str:
+    """What a value is, and how to mend it."""
+    if isinstance(value, Mapping):
+        parts = [str(key) for key in value][:8]
+        told = f"; name one of its parts by a path (NAME.{parts[0]})" if parts else ""
+        return f"a mapping ({', '.join(parts)}){told}"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes; store text"
+    if isinstance(value, bool):
+        return f"{str(value).lower()}; write it as text"
+    if isinstance(value, Sequence):
+        return f"a list of {len(value)}; name one of its items by a path (NAME.0)"
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        return f"a date or time ({value}); store text"
+    if isinstance(value, float):
+        return f"{value}, which is no number; write it as text"
+    return f"a {type(value).__name__} ({str(value)[:_SHOWN]}); store text or a number"
