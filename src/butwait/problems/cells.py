@@ -40,14 +40,14 @@ def cell(row: Any, path: str) -> Any:
     return NOTHING
 
 
-def text_of(value: Any, where: str) -> str | None:
+def text_of(value: Any, place: str, column: str) -> str | None:
     """The value as stripped text; None for nothing, NaN and blanks. 27.0 is "27", 0.1 "0.1".
 
     Halves of surrogate pairs become U+FFFD.
 
     Args:
         value: of a cell.
-        where: the cell's place, for the sentence.
+        place, column: the cell's, for the sentence.
 
     Raises UserError for a value that has no reading as text.
     """
@@ -58,7 +58,7 @@ def text_of(value: Any, where: str) -> str | None:
     number = number_text(value)
     if number is not None:
         return number or None
-    raise UserError(f"{where} holds {_what(value)}")
+    raise UserError(f"{place}, column {column!r} holds {_what(value, column)}")
 
 
 def number_text(value: Any) -> str | None:
@@ -81,18 +81,18 @@ def number_text(value: Any) -> str | None:
     return None
 
 
-def _what(value: Any) -> str:
+def _what(value: Any, column: str) -> str:
     """What a value is, and how to mend it."""
     if isinstance(value, Mapping):
         parts = [str(key) for key in value][:8]
-        told = f"; name one of its parts by a path (NAME.{parts[0]})" if parts else ""
-        return f"a mapping ({', '.join(parts)}){told}"
+        told = f" ({', '.join(parts)}); name a part of it ({column}.{parts[0]})"
+        return f"a mapping{told if parts else ''}"
     if isinstance(value, bytes | bytearray | memoryview):
         return "bytes; store text"
     if isinstance(value, bool):
         return f"{str(value).lower()}; write it as text"
     if isinstance(value, Sequence):
-        return f"a list of {len(value)}; name one of its items by a path (NAME.0)"
+        return f"a list of {len(value)}; name an item of it ({column}.0)"
     if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
         return f"a date or time ({value}); store text"
     if isinstance(value, float):

@@ -112,9 +112,9 @@ class Grader:
         for one in _alone(problem):
             reading = _read(text, one, finish)
             if isinstance(reading, _Pair):
-                status = _compare_here(reading.gold, reading.answer)
-                if status is None:
-                    status = await self._in_thread(self._compare, reading.gold, reading.answer)
+                pair = (reading.gold, reading.answer)
+                quick = _compare_here(*pair)
+                status: Status = quick or await self._in_thread(self._compare, *pair)
                 reading = Grade(reading.answer, status)
             if reading.correct:
                 return reading

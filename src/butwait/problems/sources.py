@@ -5,7 +5,7 @@ ids, order and limits are the same for all.
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,7 +95,7 @@ class _Table:
         filled = given.model_copy(
             update={name: value for name, value in defaults.items() if getattr(given, name) is None}
         )
-        there = dict.fromkeys(str(column) for row in self.rows.values() for column in row)
+        there = dict.fromkeys(column for row in self.rows.values() for column in row)
         if filled.id is None and "id" in there:
             filled = filled.model_copy(update={"id": "id"})
         for column in _named(filled):
@@ -104,10 +104,18 @@ class _Table:
             ):
                 continue
             raise UserError(
-                f"{self.source} has no column {column!r}; it has {', '.join(there)} (set columns; "
-                "a part of a nested column is NAME.PART)"
+                f"{self.source} has no column {column!r}; it has {', '.join(self._paths(there))} "
+                "(set columns)"
             )
         return filled
+
+    def _paths(self, columns: Iterable[str]) -> Iterator[str]:
+        """Columns, and the parts of nested ones."""
+        for column in columns:
+            values = (row[column] for row in self.rows.values() if row.get(column) is not None)
+            value = next(values, None)
+            parts = value if isinstance(value, Mapping) else ()
+            yield from (f"{column}.{part}" for part in parts) if parts else (str(column),)
 
     def _problem(self, row: Row, place: str, columns: Columns) -> Problem:
         question = self._text(row, place, columns.question)
@@ -130,18 +138,19 @@ class _Table:
         )
 
     def _text(self, row: Row, place: str, column: str | None) -> str | None:
-        return text_of(cell(row, column), self._where(place, column)) if column else None
+        return text_of(cell(row, column), f"{self.source}: {place}", column) if column else None
 
     def _golds(self, row: Row, place: str, column: str | None) -> tuple[str, ...]:
         """All accepted answers, the first one first."""
-        value, where = cell(row, column or ""), self._where(place, column)
+        column, where = column or "", f"{self.source}: {place}"
+        value = cell(row, column)
         several = isinstance(value, list | tuple)
         if several and not self.settings.accept_any:
             raise UserError(
-                f"{where} holds a list of {len(value)}; name an item ({column}.0), or set "
-                "accept_any: true where an answer may equal any of them"
+                f"{where}, column {column!r} holds a list of {len(value)}; name an item "
+                f"({column}.0), or set accept_any: true where an answer may equal any of them"
             )
-        texts = [text_of(item, where) for item in (value if several else (value,))]
+        texts = [text_of(item, where, column) for item in (value if several else (value,))]
         golds = [gold for text in texts for gold in _cut(text, self.settings)]
         return tuple(dict.fromkeys(golds))
 
@@ -154,13 +163,10 @@ class _Table:
             text = json.dumps(value, default=_written)
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(
-                f"{self._where(place, column)} cannot be kept as metadata ({error}); leave the "
-                "column out"
+                f"{self.source}: {place}, column {column!r} cannot be kept as metadata ({error}); "
+                "leave it out"
             ) from error
         return json.loads(HALF.sub("\ufffd", json.dumps(json.loads(text), ensure_ascii=False)))
-
-    def _where(self, place: str, column: str | None) -> str:
-        return f"{self.source}: {place}, column {column!r}"
 
     def _mended(self, row: Row, columns: Columns) -> bool:
         texts = (cell(row, name) for name in (columns.question, columns.answer, columns.id) if name)
@@ -232,8 +238,8 @@ class _Table:
         for gold in problem.golds:
             if not _is_integer(gold):
                 raise UserError(
-                    f"{self.source}: the gold answer of problem {visible(problem.id)}, {gold[:60]!r}, "
-                    "is no integer; set answer_kind: math"
+                    f"{self.source}: the gold answer of problem {visible(problem.id)}, "
+                    f"{gold[:60]!r}, is no integer; set answer_kind: math"
                 )
         golds = tuple(str(int(gold.replace(",", ""))) for gold in problem.golds)
         answer = golds[0] if golds else None

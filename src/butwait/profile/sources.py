@@ -102,8 +102,8 @@ def _of_rows(name: str, rows: list[Row], place: str, column: str | None) -> Sour
             f"{place} has no column {sought}; it has {', '.join(there)} (choose with --column)"
         )
     texts = [
-        _text(cell(row, held), f"{place}: row {i}, column {held!r}")
-        for i, row in enumerate(rows, 1)
+        _text(cell(row, held), f"{place}: row {number}", held)
+        for number, row in enumerate(rows, start=1)
     ]
     kept = [
         SourceSolution(_question(row, number), text, _answer(row))
@@ -120,9 +120,9 @@ def _question(row: Row, number: int) -> str:
     return str(row.get("problem_id") or row.get("id") or f"row {number}")
 
 
-def _text(value: Any, where: str) -> str | None:
+def _text(value: Any, place: str, column: str) -> str | None:
     """A solution as it is written, with its white space; None where there is none."""
-    text = text_of(value, where)
+    text = text_of(value, place, column)
     return HALF.sub("\ufffd", value) if text is not None and isinstance(value, str) else text
 
 

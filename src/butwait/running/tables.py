@@ -220,20 +220,27 @@ def _long_cells() -> Iterator[None]:
 
 def _parquet(path: Path, data: bytes) -> dict[str, Row]:
     import pyarrow as pa
-    import pyarrow.compute
     import pyarrow.parquet
 
     try:
-        table = pa.parquet.read_table(pa.BufferReader(data))
-        for index, field in enumerate(table.schema):
-            if pa.types.is_float32(field.type):  # 0.1 is to stay 0.1, not 0.10000000149011612
-                column = pa.compute.cast(pa.compute.cast(table[index], pa.string()), pa.float64())
-                table = table.set_column(index, field.name, column)
-        rows = table.to_pylist()
+        rows = rows_of_arrow(pa.parquet.read_table(pa.BufferReader(data)))
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         told = next((line for line in str(error).splitlines() if line), type(error).__name__)
         raise UserError(f"{path} is no readable Parquet file: {told.rstrip('.')}") from error
     return {f"row {number}": row for number, row in enumerate(rows, 1)}
+
+
+def rows_of_arrow(table: Any) -> list[Row]:
+    """The rows of a ``pyarrow.Table``. Numbers of 32 bits are the decimals that they stand for:
+    0.1 and not 0.10000000149011612."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    for index, field in enumerate(table.schema):
+        if pa.types.is_float32(field.type):
+            column = pa.compute.cast(pa.compute.cast(table[index], pa.string()), pa.float64())
+            table = table.set_column(index, field.name, column)
+    return table.to_pylist()
 
 
 _READERS: dict[str, Callable[[Path, bytes], dict[str, Row]]] = {

@@ -6,7 +6,7 @@ import re
 from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
 from butwait.running.json_lines import Row
-from butwait.running.tables import suffixes
+from butwait.running.tables import rows_of_arrow, suffixes
 
 _ID = re.compile(r"(?![.-])[\w.-]+(/[\w.-]+)?")
 
@@ -32,7 +32,7 @@ def read_hub_rows(asked: Asked) -> list[Row]:
     name = place if local else asked.source
     try:
         dataset = load_dataset(name, asked.subset, split=split, revision=asked.revision)
-        return dataset.to_list()
+        return rows_of_arrow(dataset.with_format("arrow")[:])
     except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
         what = f"folder {asked.source}" if local else f"dataset {asked.source!r}"
