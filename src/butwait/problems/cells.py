@@ -84,9 +84,10 @@ def number_text(value: Any) -> str | None:
 def _what(value: Any, column: str) -> str:
     """What a value is, and how to mend it."""
     if isinstance(value, Mapping):
-        parts = [str(key) for key in value][:8]
-        told = f" ({', '.join(parts)}); name a part of it ({column}.{parts[0]})"
-        return f"a mapping{told if parts else ''}"
+        parts = [str(key)[:_SHOWN] for key in value][:8]
+        if not parts:
+            return "an empty mapping"
+        return f"a mapping ({', '.join(parts)}); name a part of it ({column}.{parts[0]})"
     if isinstance(value, bytes | bytearray | memoryview):
         return "bytes; store text"
     if isinstance(value, bool):

@@ -114,8 +114,9 @@ class Grader:
             if isinstance(reading, _Pair):
                 pair = (reading.gold, reading.answer)
                 quick = _compare_here(*pair)
-                status: Status = quick or await self._in_thread(self._compare, *pair)
-                reading = Grade(reading.answer, status)
+                if quick is None:
+                    quick = await self._in_thread(self._compare, *pair)
+                reading = Grade(reading.answer, quick)
             if reading.correct:
                 return reading
             grades.append(reading)
