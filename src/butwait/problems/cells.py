@@ -31,8 +31,9 @@ def cell(row: Any, path: str) -> Any:
             return row[path]
         # The longest name first: names may hold dots at any depth.
         for cut in reversed([dot.start() for dot in re.finditer(r"\.", path)]):
-            if path[:cut] in row:
-                return cell(row[path[:cut]], path[cut + 1 :])
+            inside = cell(row[path[:cut]], path[cut + 1 :]) if path[:cut] in row else NOTHING
+            if inside is not NOTHING:
+                return inside
     elif isinstance(row, Sequence) and not isinstance(row, str | bytes):
         index, _, rest = path.partition(".")
         if index.isascii() and index.isdigit() and len(index) < 10 and int(index) < len(row):
@@ -68,7 +69,8 @@ def number_text(value: Any) -> str | None:
     if isinstance(value, Integral):
         return str(Decimal(int(value)))  # str of an int refuses 4,301 digits
     if isinstance(value, Rational):
-        return f"{Decimal(int(value.numerator))}/{Decimal(int(value.denominator))}"
+        below = "" if value.denominator == 1 else f"/{Decimal(int(value.denominator))}"
+        return f"{Decimal(int(value.numerator))}{below}"
     if isinstance(value, Real | Decimal):
         if math.isnan(value):
             return ""

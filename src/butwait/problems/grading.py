@@ -113,10 +113,11 @@ class Grader:
             reading = _read(text, one, finish)
             if isinstance(reading, _Pair):
                 pair = (reading.gold, reading.answer)
-                quick = _compare_here(*pair)
-                if quick is None:
-                    quick = await self._in_thread(self._compare, *pair)
-                reading = Grade(reading.answer, quick)
+                if (quick := _compare_here(*pair)) is not None:
+                    status = quick
+                else:
+                    status = await self._in_thread(self._compare, *pair)
+                reading = Grade(reading.answer, status)
             if reading.correct:
                 return reading
             grades.append(reading)
