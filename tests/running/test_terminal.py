@@ -10,14 +10,14 @@ from rich.table import Table
 from butwait.running import progress
 from butwait.running.terminal import console, plain, visible
 
-HOSTILE = ["[bold]", "[/]", "[/bold]", "a[link=x]b", ":warning:", "\\[b]", "back\\", "\\"]
+HOSTILE = ["[bold]", "[/]", "[/bold]", "a[link=x]b", ":warning:", "\\[b]", "a\\b"]
 CONTROL = {"\x1b[31m": r"\x1b[31m", "\x00\x07\x9b": r"\x00\x07\x9b", "a\r\n\tb": r"a\r\n\tb"}
 CONTROL |= {"\u202ex\u2069": r"\u202ex\u2069", "\ud83d": r"\ud83d", "ü😀\u200d": "ü😀\u200d"}
 
 
 def shown(block: object, **options: object) -> str:
     stream = io.StringIO()
-    console(file=stream, width=200, force_terminal=True, no_color=True).print(block, **options)
+    console(file=stream, width=200).print(block, **options)
     return stream.getvalue()
 
 
@@ -28,6 +28,11 @@ def test_markup_is_text(text: str) -> None:
     table.add_column(plain(text))
     table.add_row(plain(text))
     assert shown(table).count(text) == 3
+
+
+def test_a_backslash_at_the_end_ends_no_markup() -> None:
+    drive = plain("C:" + chr(92))
+    assert shown(f"[bold]{drive}[/bold] [dim]x[/dim]") == "C:\\ x\n"
 
 
 @pytest.mark.parametrize(("text", "seen"), CONTROL.items())
@@ -62,5 +67,10 @@ def test_nothing_else_prints() -> None:
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
-        named |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        assert not named & {"rich.console.Console", "rich.markup.escape", "rich.print"}, file
+        called = {
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not named & {"rich.markup.escape", "rich.print"}, file
+        assert "Console" not in called, file
