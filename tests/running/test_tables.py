@@ -134,7 +134,7 @@ def test_parquet_in_every_form(tmp_path: Path) -> None:
         ("t.json", LINES + "{", "line 3 is no JSON"),
         ("t.json", '"text"', "holds no list of objects"),
         ("t.json", '[{"q": 1}, 2]', "row 2 is no JSON object"),
-        ("t.json", '{"a": [{"q": 1}], "b": [{"q": 2}]}', "lists of objects under a, b"),
+        ("t.json", '{"a": [{"q": 1}], "b": [{"q": 2}]}', "lists of objects under .a., .b."),
         ("t.csv", "q,n\na,1,000\n", "line 2 has 3 cells, and the header 2"),
         ("t.csv", 'q,n\na,1\n"b,2\nc,3\n', "begins in line 3 is no CSV"),
         ("t.csv", 'q,n\n"say \\"a\\"",1\n', "begins in line 2 is no CSV"),

@@ -13,6 +13,7 @@ from numbers import Integral, Rational, Real
 from typing import Any
 
 from butwait.records import UserError
+from butwait.running.terminal import visible
 
 HALF = re.compile(r"[\ud800-\udfff]")
 """Half of a surrogate pair: no character, and nothing that a tokenizer takes."""
@@ -86,7 +87,7 @@ def number_text(value: Any) -> str | None:
 def _what(value: Any, column: str) -> str:
     """What a value is, and how to mend it."""
     if isinstance(value, Mapping):
-        parts = [str(key)[:_SHOWN] for key in value][:8]
+        parts = [visible(key)[:_SHOWN] for key in value][:8]
         if not parts:
             return "an empty mapping"
         return f"a mapping ({', '.join(parts)}); name a part of it ({column}.{parts[0]})"
@@ -100,4 +101,4 @@ def _what(value: Any, column: str) -> str:
         return f"a date or time ({value}); store text"
     if isinstance(value, float):
         return f"{value}, which is no number; write it as text"
-    return f"a {type(value).__name__} ({str(value)[:_SHOWN]}); store text or a number"
+    return f"a {type(value).__name__} ({visible(value)[:_SHOWN]}); store text or a number"

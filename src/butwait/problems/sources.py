@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from butwait.problems.cells import HALF, NOTHING, cell, text_of
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 MAX_DIGITS = 1_000
 """Of an integer as a gold answer; the grader compares longer ones as texts."""
 
+_SHOWN = 60
+_MOST_NAMES = 30
+"""Characters of a value, and names of columns, that a sentence shows."""
 _INTEGER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
 _NO_ANSWERS = frozenset({"proof", "notfound", "not found", "n/a", "nan", "null", "unknown"})
 """What data sets write where they have no answer."""
@@ -103,9 +107,9 @@ class _Table:
                 cell(row, column) is not NOTHING for row in self.rows.values()
             ):
                 continue
+            names = [visible(name)[:_SHOWN] for name in islice(self._paths(there), _MOST_NAMES)]
             raise UserError(
-                f"{self.source} has no column {column!r}; it has {', '.join(self._paths(there))} "
-                "(set columns)"
+                f"{self.source} has no column {column!r}; it has {', '.join(names)} (set columns)"
             )
         return filled
 
@@ -211,8 +215,8 @@ class _Table:
                 kept.append(problem)
             elif by_id and self.settings.repeated_ids == "error":
                 raise UserError(
-                    f"{self.source}: the id {problem.id!r} occurs more than once ({before}, "
-                    f"{place}); mend it, or set repeated_ids: number"
+                    f"{self.source}: the id {problem.id[:_SHOWN]!r} occurs more than once "
+                    f"({before}, {place}); mend it, or set repeated_ids: number"
                 )
             elif content not in again:
                 name, number = problem.id, numbers.get(problem.id, 1)
@@ -238,8 +242,8 @@ class _Table:
         for gold in problem.golds:
             if not _is_integer(gold):
                 raise UserError(
-                    f"{self.source}: the gold answer of problem {visible(problem.id)}, "
-                    f"{gold[:60]!r}, is no integer; set answer_kind: math"
+                    f"{self.source}: the gold answer of problem {visible(problem.id)[:_SHOWN]}, "
+                    f"{gold[:_SHOWN]!r}, is no integer; set answer_kind: math"
                 )
         golds = tuple(str(int(gold.replace(",", ""))) for gold in problem.golds)
         answer = golds[0] if golds else None
@@ -299,7 +303,7 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
     for problem in chosen:
         if problem.answer is None:
             raise UserError(
-                f"{problem.source}: problem {visible(problem.id)} has no gold answer; mend it, or "
-                "set drop_unanswered: true"
+                f"{problem.source}: problem {visible(problem.id)[:_SHOWN]} has no gold answer; "
+                "mend it, or set drop_unanswered: true"
             )
     return chosen

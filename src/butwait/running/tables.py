@@ -141,7 +141,9 @@ def _list_inside(path: Path, content: Row) -> list[Any]:
     """The one list of objects under a key; without any, the object is the only row."""
     lists = [key for key, value in content.items() if _is_list_of_objects(value)]
     if len(lists) > 1:
-        raise UserError(f"{path} holds lists of objects under {', '.join(lists)}; keep one of them")
+        raise UserError(
+            f"{path} holds lists of objects under {', '.join(map(repr, lists[:8]))}; keep one"
+        )
     return content[lists[0]] if lists else [content] if content else []
 
 
