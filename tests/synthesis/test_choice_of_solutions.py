@@ -1,5 +1,6 @@
 """Subsets, equal tokens, diversity, external solutions, phrases."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,9 @@ def test_external_solutions_are_examples_if_their_answer_is_right() -> None:
     assert len(external(problems, verify=False).examples) == 3
     (thought,) = external(problems, format="think").examples
     assert thought.text == f"<think>\n{right}\n</think>\n\n{BOX[4]}"
+    several = replace(problem("e", BOX[5]), also=("5",))
+    (thought,) = external([several], format="think").examples
+    assert thought.text.endswith(f"</think>\n\n{BOX[5]}")
     with pytest.raises(UserError, match="no problem has a solution"):
         external([problem("c", None)])
 

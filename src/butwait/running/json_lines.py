@@ -61,7 +61,7 @@ def rows_of_text(path: Path, text: str) -> dict[int, Row]:
 def decoded(path: Path, data: bytes) -> str:
     """The text of a file: UTF-8, or UTF-16 or -32 where its first bytes say so; without a
     byte-order mark. Raises UserError, with the line, for what is neither."""
-    encoding = json.detect_encoding(data)
+    encoding = json.detect_encoding(data) if len(data) > 3 else "utf-8-sig"
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -67,7 +67,7 @@ def solution(row: Row, where: str) -> LabelledSolution:
         raise UserError(f"{where} is no row of ProcessBench: it needs problem, steps and label")
     if not all(isinstance(step, str) for step in steps):
         raise UserError(f"{where}: steps must be a list of texts")
-    if not isinstance(label, int) or not NONE <= label < len(steps):
+    if not isinstance(label, int) or isinstance(label, bool) or not NONE <= label < len(steps):
         raise UserError(f"{where}: label is {label!r}; it must be a step's index, or -1 for none")
     identity = str(row.get("id", where))
     subset = str(row.get("source") or identity.rpartition("-")[0] or "all")
