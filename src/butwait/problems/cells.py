@@ -15,8 +15,7 @@ from typing import Any
 from butwait.records import UserError
 from butwait.running.terminal import visible
 
-HALF = re.compile(r"[\ud800-\udfff]")
-"""Half of a surrogate pair: no character, and nothing that a tokenizer takes."""
+_HALF = re.compile(r"[\ud800-\udfff]")
 NOTHING = object()
 """What ``cell`` gives where a row has no such column."""
 
@@ -27,7 +26,7 @@ def cell(row: Any, path: str) -> Any:
     """The value in a column, or at a path in nested ones: ``reward_model.ground_truth``,
     ``messages.1.content`` (items of a list from 0). A name that the row has goes before a path.
     ``NOTHING`` where there is neither."""
-    if isinstance(row, Mapping):
+    if isinstance(row, dict):
         if path in row:
             return row[path]
         # The longest name first: names may hold dots at any depth.
@@ -35,7 +34,7 @@ def cell(row: Any, path: str) -> Any:
             inside = cell(row[path[:cut]], path[cut + 1 :]) if path[:cut] in row else NOTHING
             if inside is not NOTHING:
                 return inside
-    elif isinstance(row, Sequence) and not isinstance(row, str | bytes):
+    elif isinstance(row, list | tuple):
         index, _, rest = path.partition(".")
         if index.isascii() and index.isdigit() and len(index) < 10 and int(index) < len(row):
             return cell(row[int(index)], rest) if rest else row[int(index)]
@@ -56,17 +55,24 @@ def text_of(value: Any, place: str, column: str) -> str | None:
     if value is None or value is NOTHING:
         return None
     if isinstance(value, str):
-        return HALF.sub("\ufffd", value).strip() or None
+        return whole(value).strip() or None
     number = number_text(value)
     if number is not None:
         return number or None
     raise UserError(f"{place}, column {column!r} holds {_what(value, column)}")
 
 
+def whole(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which no tokenizer takes."""
+    return text if text.isascii() else _HALF.sub("\ufffd", text)
+
+
 def number_text(value: Any) -> str | None:
     """A number as text, of any size and without loss; "" for NaN, None for anything else."""
     if isinstance(value, bool):
         return None
+    if type(value) is int and -(10**18) < value < 10**18:
+        return str(value)
     if isinstance(value, Integral):
         return str(Decimal(int(value)))  # str of an int refuses 4,301 digits
     if isinstance(value, Rational):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from butwait.problems.cells import HALF, NOTHING, cell, text_of
+from butwait.problems.cells import NOTHING, cell, text_of, whole
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
@@ -161,8 +161,12 @@ class _Table:
     def _kept(self, row: Row, place: str, column: str) -> Any:
         """A value of the metadata, as JSON can hold it: dates and decimals are text."""
         value = cell(row, column)
-        if value is NOTHING:
+        if value is NOTHING or value is None:
             return None
+        if isinstance(value, str):
+            return whole(value)
+        if isinstance(value, bool | float):
+            return value
         try:
             text = json.dumps(value, default=_written)
         except (TypeError, ValueError, RecursionError) as error:
@@ -170,11 +174,11 @@ class _Table:
                 f"{self.source}: {place}, column {column!r} cannot be kept as metadata ({error}); "
                 "leave it out"
             ) from error
-        return json.loads(HALF.sub("\ufffd", json.dumps(json.loads(text), ensure_ascii=False)))
+        return json.loads(whole(json.dumps(json.loads(text), ensure_ascii=False)))
 
     def _mended(self, row: Row, columns: Columns) -> bool:
         texts = (cell(row, name) for name in (columns.question, columns.answer, columns.id) if name)
-        return any(isinstance(text, str) and HALF.search(text) for text in texts)
+        return any(isinstance(text, str) and whole(text) != text for text in texts)
 
     def _answered(self, problems: Mapping[str, Problem]) -> dict[str, Problem]:
         """Without the answers that are none, and the problems that have no other."""
@@ -182,9 +186,10 @@ class _Table:
         kept = {}
         for place, problem in problems.items():
             golds = tuple(gold for gold in problem.golds if gold.casefold() not in none)
-            if golds or not (problem.golds or "" in none):
-                answer, also = (golds[0], golds[1:]) if golds else (None, ())
-                kept[place] = replace(problem, answer=answer, also=also)
+            if golds == problem.golds and (golds or "" not in none):
+                kept[place] = problem
+            elif golds:
+                kept[place] = replace(problem, answer=golds[0], also=golds[1:])
         self._log(
             len(problems) - len(kept),
             f"of {len(problems)} problems have an answer of drop_answers and are left out",

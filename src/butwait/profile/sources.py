@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from butwait.problems.cells import HALF, NOTHING, cell, number_text, text_of
+from butwait.problems.cells import NOTHING, cell, number_text, text_of, whole
 from butwait.problems.kinds.files import Row, read_rows
 from butwait.problems.kinds.hub import read_hub_rows
 from butwait.problems.overlap import text_id
@@ -123,7 +123,7 @@ def _question(row: Row, number: int) -> str:
 def _text(value: Any, place: str, column: str) -> str | None:
     """A solution as it is written, with its white space; None where there is none."""
     text = text_of(value, place, column)
-    return HALF.sub("\ufffd", value) if text is not None and isinstance(value, str) else text
+    return whole(value) if text is not None and isinstance(value, str) else text
 
 
 def _answer(row: Row) -> str | None:
