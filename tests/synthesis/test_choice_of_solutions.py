@@ -199,6 +199,9 @@ def test_phrases_ship_and_can_be_replaced(tmp_path: Path) -> None:
         ('doubt: [" "]\n', "must be a list of texts"),
         ("doubt: ['\\boxed{1}']\n", "has a box"),
         ("doubt: [\n", "is not YAML"),
+        ("doubt: " + "9" * 5_000, "is not YAML"),
+        ("doubt: 2024-13-45", "is not YAML"),
+        ("[" * 5_000, "is not YAML"),
     ):
         mine.write_text(content)
         with pytest.raises(UserError, match=message):
