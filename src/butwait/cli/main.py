@@ -187,6 +187,6 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        lines = map(visible, str(error).split("\n"))
-        print("butwait: " + "\n".join(lines), file=sys.stderr)
+        for line in str(error).split("\n"):
+            print(f"butwait: {visible(line)}", file=sys.stderr)
         sys.exit(2)
