@@ -94,6 +94,7 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
         (b'{"id": 1, "gold": ["5"], "pred": "5"}\n', "gold is .'5'.; write a string"),
         (b'{"id": 1, "gold": {"a": "5"}, "pred": "5"}\n', "gold is {'a': '5'}; write a string"),
         (b'{"id": 1, "gold": Infinity, "pred": "5"}\n', "gold is inf; write a string"),
+        (b'{"id": 1, "pred": "", "gold": ' + b"[" * 900 + b"]" * 900 + b"}", r"gold is \[{7}\.{3}"),
         (b"[" * 100_000, "line 1 is no JSON .it is nested too deep"),
         (b'{"id": 1, "gold": "5", "pred": 5}\n', "line 1: pred is 5; write a string or null"),
         (b'{"id": "\xff"}\n', "is not UTF-8"),

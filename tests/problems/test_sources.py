@@ -155,7 +155,7 @@ def test_several_accepted_answers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"row 1, column 'answer' holds a list of 3; name an item"):
         load(source)
     found = [(p.answer, p.also, p.answer_kind) for p in load(source, accept_any=True)]
-    assert found == [("7", ("8", "7"), "integer"), ("9", (), "integer")]
+    assert found == [("7", ("8",), "integer"), ("9", (), "integer")]
     source = write(tmp_path, [{"question": "a", "answer": "Sum: 1/2 | 0.5 || half "}])
     (problem,) = load(source, answer_separator="|", answer_after="Sum:")
     assert (problem.golds, problem.answer_kind) == (("1/2", "0.5", "half"), "math")

@@ -29,6 +29,7 @@ def table(folder: Path, name: str, content: str | bytes) -> dict[str, dict]:
         ("t.JSONL", LINES.replace("\n", "\r\n")),
         ("t.ndjson", "\n" + LINES.replace("\n", "\n \n")),
         ("t.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
+        ("t.jsonl", LINES.encode("utf-8-sig").replace(b"\n", b"\n\xef\xbb\xbf")),
         ("t.jsonl", LINES.encode("utf-16")),
         ("t.jsonl", LINES.encode("utf-16-le")),
         ("t.jsonl", LINES.encode("utf-32")),

@@ -1,5 +1,6 @@
 """``butwait grade``: grades a file of answers."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,12 +63,9 @@ def _rows(jsonl: Path) -> list[Row]:
         gold, pred = row["gold"], row["pred"]
         number = isinstance(gold, int | float | Decimal) and number_text(gold) is not None
         if not (gold is None or isinstance(gold, str) or number):
-            raise UserError(f"{where}: gold is {_told(gold)}; write a string, a number or null")
+            raise UserError(
+                f"{where}: gold is {reprlib.repr(gold)}; write a string, a number or null"
+            )
         if not isinstance(pred, str | None):
-            raise UserError(f"{where}: pred is {_told(pred)}; write a string or null")
+            raise UserError(f"{where}: pred is {reprlib.repr(pred)}; write a string or null")
     return list(rows.values())
-
-
-def _told(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -250,7 +250,8 @@ class _Table:
                     f"{self.source}: the gold answer of problem {visible(problem.id)[:_SHOWN]}, "
                     f"{gold[:_SHOWN]!r}, is no integer; set answer_kind: math"
                 )
-        golds = tuple(str(int(gold.replace(",", ""))) for gold in problem.golds)
+        values = dict.fromkeys(str(int(gold.replace(",", ""))) for gold in problem.golds)
+        golds = tuple(values)
         answer = golds[0] if golds else None
         return replace(problem, answer_kind="integer", answer=answer, also=golds[1:])
 

@@ -43,7 +43,8 @@ def rows_of_text(path: Path, text: str) -> dict[int, Row]:
     """``numbered_rows`` of a text; ``path`` is where it is from, for sentences."""
     rows = {}
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
+        line = line.strip().lstrip("\ufeff")  # files that were joined have marks inside
+        if not line:
             continue
         try:
             row = parsed(line)
