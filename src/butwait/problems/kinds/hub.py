@@ -36,7 +36,11 @@ def read_hub_rows(asked: Asked) -> list[Row]:
     except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
         what = f"folder {asked.source}" if local else f"dataset {asked.source!r}"
-        mend = "look at its files" if local else "check the name and the network"
+        mend = (
+            "look at its files"
+            if local
+            else "check the name (no folder here has it) and the network"
+        )
         raise UserError(
             f"the {what} (subset {asked.subset}, split {split}) could not be loaded: "
             f"{reason.rstrip('.')}; {mend}, or give a file that ends in {suffixes()}"
