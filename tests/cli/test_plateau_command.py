@@ -240,6 +240,8 @@ MISTAKES = [
     ("log.jsonl", '{"step": 1, "reward": NaN}\n', [], "no value of reward is a finite number"),
     ("log.jsonl", '{"step": 1, "a/x": 1, "b/x": 2}\n', ["--column", "x"], "any of a/x, b/x"),
     ("state.json", "{", [], "is no JSON"),
+    ("state.json", "[" * 100_000, [], "is no JSON (it is nested too deep)"),
+    ("log.csv", "step,reward,note\n1,high," + "x" * 200_000, [], "row 1: reward is 'high'"),
     ("state.json", "{}", [], "log_history"),
     ("log.jsonl", GOOD, ["--delta", "-1"], "--delta: input should be greater than 0"),
     ("log.jsonl", GOOD, ["--confidence", "95"], "--confidence: input should be less than 1"),

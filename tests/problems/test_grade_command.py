@@ -1,8 +1,12 @@
 """``butwait grade`` and the bars of grading on real cases."""
 
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from butwait.cli.grade import grade
@@ -19,6 +23,8 @@ ROWS = [
     {"id": "g", "gold": "5", "pred": None},
     {"id": "h", "gold": 5, "pred": "#### 5"},
     {"id": "i", "gold": 0.30000000000000004, "pred": "The answer is 0.3."},
+    {"id": "j", "gold": float("nan"), "pred": "\ud83d"},
+    {"id": "k\ud83d", "gold": 1e23, "pred": r"\boxed{10^{23}}"},
 ]
 
 
@@ -44,8 +50,30 @@ def test_every_line_is_graded_in_order(tmp_path: Path, capsys: pytest.CaptureFix
         {"id": "g", "match": False, "status": "no_answer"},
         {"id": "h", "match": True, "status": "correct"},
         {"id": "i", "match": True, "status": "correct"},
+        {"id": "j", "match": None, "status": "ungradable"},
+        {"id": "k\ud83d", "match": True, "status": "correct"},
     ]
-    assert capsys.readouterr().out.endswith("5 correct, 2 ungradable, 1 wrong, 1 no_answer\n")
+    assert capsys.readouterr().out.endswith("6 correct, 3 ungradable, 1 wrong, 1 no_answer\n")
+
+
+def test_tables_of_every_form_are_graded(
+    own_folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    digits = "1" * 5_000
+    rows = [
+        {"id": "a\x1b", "gold": "2.0", "pred": "so 2"},
+        {"id": "b", "gold": digits, "pred": f"\\boxed{{{digits}}}"},
+    ]
+    write(Path("in.jsonl"), rows)
+    number = json.dumps(rows).replace(f'"gold": "{digits}"', f'"gold": {digits}')
+    Path("in.json").write_text(f'{{"rows": {number}}}')
+    Path("in.CSV").write_text("id,gold,pred\n" + "".join(",".join(r.values()) + "\n" for r in rows))
+    Path("no suffix").write_bytes(gzip.compress(Path("in.jsonl").read_bytes()))
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), "in.parquet")
+    for name in ("in.jsonl", "in.json", "in.CSV", "no suffix", "in.parquet"):
+        code, out, err = command("grade", "--jsonl", name, "--out", f"{name}.out")
+        assert (code, out.splitlines()[-1:], err) == (0, ["2 correct"], ""), name
+        assert [row["id"] for row in read(Path(f"{name}.out"))] == ["a\x1b", "b"]
 
 
 def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
@@ -63,6 +91,11 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
             b'{"id": 1, "gold": true, "pred": "5"}\n',
             "gold is True; write a string, a number or null",
         ),
+        (b'{"id": 1, "gold": ["5"], "pred": "5"}\n', "gold is .'5'.; write a string"),
+        (b'{"id": 1, "gold": {"a": "5"}, "pred": "5"}\n', "gold is {'a': '5'}; write a string"),
+        (b'{"id": 1, "gold": Infinity, "pred": "5"}\n', "gold is inf; write a string"),
+        (b'{"id": 1, "pred": "", "gold": ' + b"[" * 900 + b"]" * 900 + b"}", r"gold is \[{7}\.{3}"),
+        (b"[" * 100_000, "line 1 is no JSON .it is nested too deep"),
         (b'{"id": 1, "gold": "5", "pred": 5}\n', "line 1: pred is 5; write a string or null"),
         (b'{"id": "\xff"}\n', "is not UTF-8"),
         (None, "cannot be read"),

@@ -332,3 +332,31 @@ def test_a_repeated_case_is_not_computed_again() -> None:
         assert grader.equal("3(x+1)", "3x+3", "math")
     # Its processes are gone: none is left to compute anything.
     assert grader.equal("3(x+1)", "3x+3", "math")
+
+
+@pytest.mark.parametrize(
+    ("golds", "kind", "text", "status"),
+    [
+        (("1/2", "half of it"), "math", r"\boxed{0.5}", "correct"),
+        (("1/2", "\\sqrt{3}"), "math", r"\boxed{3^{1/2}}", "correct"),
+        (("1/2", "\\sqrt{3}"), "math", r"\boxed{3}", "wrong"),
+        (("7", "8"), "integer", r"\boxed{8}", "correct"),
+        (("7", "8"), "integer", r"\boxed{9}", "wrong"),
+        (("7", "8"), "integer", "", "no_answer"),
+        (("1,2", "3"), "math", r"\boxed{1} and \boxed{2}", "correct"),
+        (("\\frac{1", "3"), "math", r"\boxed{3}", "correct"),
+        (("\\frac{1", "3"), "math", r"\boxed{4}", "wrong"),
+        (("\\frac{1", "\\frac{2"), "math", r"\boxed{4}", "ungradable"),
+    ],
+)
+def test_the_best_verdict_of_several_gold_answers_counts(
+    grader: Grader, golds: tuple[str, ...], kind: AnswerKind, text: str, status: str
+) -> None:
+    asked = Problem("p", "", golds[0], kind, also=golds[1:])
+    found = grader.grade(text, asked)
+    assert found.status == status
+    assert asyncio.run(grader.agrade(text, asked)) == found
+    turned = Problem("p", "", golds[-1], kind, also=golds[-2::-1])
+    assert grader.grade(text, turned) == found
+    cut = "ungradable" if status == "ungradable" else "truncated"
+    assert grader.grade("\\boxed{", asked, "length").status == cut

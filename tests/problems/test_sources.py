@@ -1,8 +1,10 @@
 """Loading problem sets, and every way in which that can fail."""
 
+import datetime
 import json
 import logging
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,139 @@ def test_given_ids_are_kept_and_must_be_unique(tmp_path: Path) -> None:
         load(write(tmp_path, rows), columns=Columns(id="n"))
 
 
+def test_repeated_ids_are_an_error_with_both_places_or_numbered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = [(1, "a", "1"), (1, "b", "2"), ("1", "a", 1), (1.0, "c", "3"), ("1-2", "d", "4")]
+    source = write(tmp_path, [{"id": i, "question": q, "answer": a} for i, q, a in content])
+    Path(source).write_text("\n" + Path(source).read_text())
+    sentence = (
+        r"the id '1' occurs more than once \(row 1 \(line 2\), row 2 \(line 3\)\); mend it, or"
+    )
+    with pytest.raises(UserError, match=sentence + " set repeated_ids: number"):
+        load(source)
+    problems = load(source, repeated_ids="number")
+    assert [(p.id, p.question) for p in problems] == [
+        ("1", "a"),
+        ("1-3", "b"),
+        ("1-4", "c"),
+        ("1-2", "d"),
+    ]
+    assert "1 repeated questions are left out" in caplog.text
+
+
+def test_nested_columns_of_any_kind_of_file(tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "3 + 4?"}],
+        "reward_model": {"ground_truth": "7", "style": "rule"},
+        "extra_info": {"index": 3, "level": "easy"},
+    }
+    columns = Columns(
+        question="prompt.0.content",
+        answer="reward_model.ground_truth",
+        id="extra_info.index",
+        metadata=("extra_info.level", "extra_info"),
+    )
+    pyarrow.parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "verl.parquet")
+    (tmp_path / "verl.json").write_text(json.dumps([row]))
+    for source in (write(tmp_path, [row]), *map(str, tmp_path.glob("verl.*"))):
+        (problem,) = load(source, columns=columns)
+        assert (problem.id, problem.question, problem.answer) == ("3", "3 + 4?", "7")
+        assert problem.metadata == {
+            "extra_info.level": "easy",
+            "extra_info": {"index": 3, "level": "easy"},
+        }
+        with pytest.raises(
+            UserError, match=r"'reward_model' holds a mapping \(ground_truth, style"
+        ):
+            load(source, columns=columns.model_copy(update={"answer": "reward_model"}))
+        with pytest.raises(
+            UserError, match=r"no column 'reward_model.gold'; it has prompt, reward_"
+        ):
+            load(source, columns=columns.model_copy(update={"answer": "reward_model.gold"}))
+
+
+def test_several_accepted_answers(tmp_path: Path) -> None:
+    listed = [{"question": "a", "answer": ["07", 8, "7"]}, {"question": "b", "answer": "9"}]
+    source = write(tmp_path, listed)
+    with pytest.raises(UserError, match=r"row 1, column 'answer' holds a list of 3; name an item"):
+        load(source)
+    found = [(p.answer, p.also, p.answer_kind) for p in load(source, accept_any=True)]
+    assert found == [("7", ("8",), "integer"), ("9", (), "integer")]
+    source = write(tmp_path, [{"question": "a", "answer": "Sum: 1/2 | 0.5 || half "}])
+    (problem,) = load(source, answer_separator="|", answer_after="Sum:")
+    assert (problem.golds, problem.answer_kind) == (("1/2", "0.5", "half"), "math")
+    with pytest.raises(UserError, match="holds a mapping"):
+        load(write(tmp_path, [{"question": "a", "answer": [{"x": 1}]}]), accept_any=True)
+    with pytest.raises(UserError, match="has no gold answer"):
+        load(write(tmp_path, [{"question": "a", "answer": []}]), accept_any=True)
+
+
+def test_answers_that_are_none_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    golds = ["1", "proof", "NotFound", None, "2", ["proof", "3"]]
+    source = write(tmp_path, [{"question": f"q{i}", "answer": g} for i, g in enumerate(golds)])
+    kept = load(source, drop_answers=["Proof", "notfound", ""], accept_any=True)
+    assert [(p.question, p.golds) for p in kept] == [
+        ("q0", ("1",)),
+        ("q4", ("2",)),
+        ("q5", ("3",)),
+    ]
+    assert {p.answer_kind for p in kept} == {"integer"}
+    assert "3 of 6 problems have an answer of drop_answers and are left out" in caplog.text
+    caplog.clear()
+    assert len(load(source, accept_any=True, limit=2)) == 2
+    assert "3 gold answers say that there is none (NotFound, proof)" in caplog.text
+
+
+def test_numbers_of_any_size_keep_their_value(tmp_path: Path) -> None:
+    digits = "9" * 5_000
+    path = tmp_path / "set.jsonl"
+    path.write_text(
+        f'{{"question": "a", "answer": {digits}}}\n{{"question": "b", "answer": "0{digits}"}}\n'
+        '{"question": "c", "answer": 0.30000000000000004}\n{"question": "d", "answer": "2.0"}\n'
+    )
+    assert [p.answer for p in load(str(path))] == [
+        digits,
+        "0" + digits,
+        "0.30000000000000004",
+        "2.0",
+    ]
+    assert {p.answer_kind for p in load(str(path), limit=1)} == {"math"}
+    with pytest.raises(UserError, match=r"'9{60}', is no integer; set answer_kind: math"):
+        load(str(path), answer_kind="integer")
+
+
+def test_strange_characters_are_kept_and_half_ones_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = "a\x00b\x1b[31mc\u202e\u2028 [bold]x[/]"
+    rows = [
+        {"id": strange, "question": strange, "answer": strange, "note": strange},
+        {"id": "b\ud83d", "question": "q\ude00?", "answer": "1", "note": {"k\ud83d": ["\ud83d"]}},
+    ]
+    first, second = load(write(tmp_path, rows), columns=Columns(metadata=("note",)))
+    assert (first.id, first.question, first.answer) == (strange, strange, strange)
+    assert first.metadata == {"note": strange}
+    assert (second.id, second.question) == ("b\ufffd", "q\ufffd?")
+    assert second.metadata == {"note": {"k\ufffd": ["\ufffd"]}}
+    assert "1 problems hold half a character" in caplog.text
+
+
+def test_metadata_is_what_json_can_hold(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    day = datetime.date(2024, 1, 5)
+    row = {"question": "a", "answer": "1", "day": day, "d": Decimal("1.50"), "raw": b"\xff"}
+    pyarrow.parquet.write_table(pa.Table.from_pylist([row]), path)
+    (problem,) = load(str(path), columns=Columns(metadata=("day", "d")))
+    assert problem.metadata == {"day": "2024-01-05", "d": "1.50"}
+    with pytest.raises(UserError, match="row 1, column 'raw' cannot be kept as metadata"):
+        load(str(path), columns=Columns(metadata=("raw",)))
+    with pytest.raises(UserError, match=r"column 'day' holds a date or time \(2024-01-05\)"):
+        load(str(path), columns=Columns(answer="day"))
+
+
 def test_a_repeated_question_is_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +272,43 @@ def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, content: str, messa
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("absent.csv.gz", "the problem file absent.csv.gz does not exist"),
+        ("absent.xlsx", "the problem file absent.xlsx does not exist"),
+        ("notes.txt", "notes.txt is no table by its name; give a file that ends in .jsonl"),
+        ("questions", "the file questions is no table by its name; let it end in .jsonl"),
+        ("./absent", "there is no file or folder ./absent, and it is no id of a Hugging Face"),
+        ("a/b/absent", "there is no file or folder a/b/absent"),
+        ("~/absent/folder/x", "there is no file or folder ~/absent/folder/x"),
+        ("https://host/set.jsonl", "https://host/set.jsonl is an address; fetch the file"),
+        ("empty", r"the folder empty \(subset None, split train\) could not be loaded"),
+        ("empty.parquet", "the problem file empty.parquet is empty"),
+        ("x" * 5_000 + ".csv", "does not exist"),
+        ("a\x00.jsonl", "does not exist"),
+    ],
+)
+def test_a_file_is_never_looked_for_on_the_hub(
+    own_folder: Path, source: str, sentence: str
+) -> None:
+    for name in ("questions", "notes.txt"):
+        (own_folder / name).write_text("?")
+    for name in ("empty", "empty.parquet"):
+        (own_folder / name).mkdir()
+    with pytest.raises(UserError, match=sentence):
+        load(source)
+
+
+def test_a_folder_of_tables_is_a_dataset(own_folder: Path) -> None:
+    (own_folder / "set").mkdir()
+    table = pa.table({"question": ["a"], "answer": pa.array([0.1], pa.float32())})
+    pyarrow.parquet.write_table(table, own_folder / "set" / "train-0.parquet")
+    for source in ("set", "./set", str(own_folder / "set")):
+        (problem,) = load(source, split="train")
+        assert (problem.question, problem.answer) == ("a", "0.1")
 
 
 def test_other_broken_sources(tmp_path: Path) -> None:

@@ -80,11 +80,18 @@ def test_rows_without_a_solution_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [([{"question": "q"}], "no column of solutions"), ([], "is empty"),
-     ([{"solution": ""}], "no solution that says something")],
+     ([{"solution": ""}], "no solution that says something"),
+     ([{"solution": ["a"]}], r"row 1, column 'solution' holds a list of 1; name an item")],
 )  # fmt: skip
 def test_a_bad_file_is_one_sentence(tmp_path: Path, rows: list[dict], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_source(str(jsonl(tmp_path / "a.jsonl", rows)))
+
+
+def test_a_column_may_be_a_path(tmp_path: Path) -> None:
+    rows = [{"question": "q\ud83d", "messages": [{"content": "q"}, {"content": " a\ud83d"}]}]
+    (source,) = read_source(str(jsonl(tmp_path / "a.jsonl", rows)), "messages.1.content")
+    assert [solution.text for solution in source.solutions] == [" a\ufffd"]
 
 
 def test_other_mistakes(tmp_path: Path) -> None:

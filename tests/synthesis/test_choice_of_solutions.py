@@ -1,5 +1,6 @@
 """Subsets, equal tokens, diversity, external solutions, phrases."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,9 @@ def test_external_solutions_are_examples_if_their_answer_is_right() -> None:
     assert len(external(problems, verify=False).examples) == 3
     (thought,) = external(problems, format="think").examples
     assert thought.text == f"<think>\n{right}\n</think>\n\n{BOX[4]}"
+    several = replace(problem("e", BOX[5]), also=("5",))
+    (thought,) = external([several], format="think").examples
+    assert thought.text.endswith(f"</think>\n\n{BOX[5]}")
     with pytest.raises(UserError, match="no problem has a solution"):
         external([problem("c", None)])
 
@@ -195,6 +199,9 @@ def test_phrases_ship_and_can_be_replaced(tmp_path: Path) -> None:
         ('doubt: [" "]\n', "must be a list of texts"),
         ("doubt: ['\\boxed{1}']\n", "has a box"),
         ("doubt: [\n", "is not YAML"),
+        ("doubt: " + "9" * 5_000, "is not YAML"),
+        ("doubt: 2024-13-45", "is not YAML"),
+        ("[" * 5_000, "is not YAML"),
     ):
         mine.write_text(content)
         with pytest.raises(UserError, match=message):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
 
 from butwait.cli.audit_tables import shown
 from butwait.cli.recorded_stage import RecordedStage, read_recorded_stage
@@ -31,6 +30,8 @@ from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.files import write_json
 from butwait.running.progress import task
+from butwait.running.tables import names_file
+from butwait.running.terminal import console
 
 KEY = Key.of(0, "audit-prm")
 SOLUTIONS_AT_A_TIME = 32
@@ -94,9 +95,9 @@ def audit_prm(
     found = asyncio.run(figures())
     if out is not None:
         write_json(out, found)
-    console = Console()
+    screen = console()
     for block in shown(found):
-        console.print(block)
+        screen.print(block)
 
 
 def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
@@ -113,7 +114,7 @@ def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
 
 def _solutions(source: str, limit: int | None) -> list[LabelledSolution]:
     path = Path(source).expanduser()
-    if path.exists() or path.suffix in (".jsonl", ".parquet"):
+    if path.exists() or names_file(source):
         rows = [(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
     else:
         rows = [

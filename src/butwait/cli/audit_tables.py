@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+
+from butwait.running.terminal import plain
 
 Figures = dict[str, Any]
 
 
 def shown(found: Figures) -> Iterator[RenderableType]:
     """Tables and sentences, from what ``audit_prm`` found."""
-    yield f"[bold]Audit of {escape(found['reward_model'])}[/bold] (95 % intervals over questions)"
+    yield f"[bold]Audit of {plain(found['reward_model'])}[/bold] (95 % intervals over questions)"
     if bench := found.get("processbench"):
         yield _first_errors(bench)
         if bench["too_long"]:
@@ -25,7 +26,7 @@ def shown(found: Figures) -> Iterator[RenderableType]:
                 "These trees were resampled by rewards: paths that the model disliked early have "
                 "few outcomes or none. A stage without resampling says more."
             )
-        yield f"[bold]{escape(trees['verdict'])}[/bold]"
+        yield f"[bold]{plain(trees['verdict'])}[/bold]"
     else:
         yield (
             "Labelled solutions do not tell how many particles the model can guide: audit it on "
@@ -49,7 +50,7 @@ def _first_errors(bench: Figures) -> Table:
         rows.append(("half*", bench["chosen"]))
     for name, row in rows:
         table.add_row(
-            escape(name.removeprefix("ProcessBench/")),
+            plain(name.removeprefix("ProcessBench/")),
             f"{row['threshold']:.2f}",
             figure(row, "f1"),
             figure(row, "accuracy_erroneous"),
@@ -60,7 +61,7 @@ def _first_errors(bench: Figures) -> Table:
 
 
 def _trees(trees: Figures) -> Table:
-    counts = f"{trees['trees']:,} trees ({', '.join(trees['samplers'])})"
+    counts = f"{trees['trees']:,} trees ({', '.join(map(plain, trees['samplers']))})"
     table = Table(title=f"Recorded trees: {counts}", show_header=False)
     table.add_column()
     table.add_column(justify="right")

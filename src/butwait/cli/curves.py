@@ -1,7 +1,5 @@
 """One column of a training's log as a curve, whatever wrote the log."""
 
-import csv
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from butwait.records import UserError
-from butwait.running.json_lines import Row, read_rows
+from butwait.running.json_lines import Row, decoded, parsed, reason
+from butwait.running.tables import read_table
 
 STEP_COLUMNS = ("step", "global_step", "_step")
 """Looked for in this order, in small letters and behind any ``train/``."""
+
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +53,6 @@ def read_curve(path: Path, column: str, step_column: str | None = None) -> Curve
         rows = _read(log)
     except OSError as error:
         raise UserError(f"{log} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{log} is not UTF-8 text (byte {error.start}); convert it") from error
     name = _column(rows, column, log)
     by_step: dict[float, float] = {}
     repeated = left_out = 0
@@ -104,14 +104,10 @@ def _read(log: Path) -> list[Row]:
         from butwait.cli.tensorboard import read_events
 
         return read_events(log)
-    if log.suffix == ".csv":
-        csv.field_size_limit(2**31 - 1)  # completions stand in cells too
-        with log.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
     if log.suffix == ".json":
         return _trainer_state(log)
-    if log.suffix == ".jsonl":
-        return read_rows(log)
+    if log.name.lower().endswith(_TABLES):
+        return list(read_table(log).values())
     raise UserError(
         f"{log} is no log that is known: give a trainer_state.json, a .jsonl, a .csv or "
         "TensorBoard events"
@@ -120,9 +116,11 @@ def _read(log: Path) -> list[Row]:
 
 def _trainer_state(log: Path) -> list[Row]:
     try:
-        state = json.loads(log.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{log} is no JSON ({error.msg}, line {error.lineno})") from error
+        state = parsed(decoded(log, log.read_bytes()))
+    except ValueError as error:
+        line = getattr(error, "lineno", None)
+        where = f", line {line}" if line else ""
+        raise UserError(f"{log} is no JSON ({reason(error)}{where})") from error
     rows = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{log} is no trainer state: it has no list of rows log_history")

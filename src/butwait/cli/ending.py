@@ -38,8 +38,10 @@ def run_to_end(command: Callable[[], Any]) -> None:
             raise
         if os.environ.get(TRACEBACK):
             traceback.print_exception(error)
+        from butwait.running.terminal import visible
+
         for line in told.split("\n"):
-            print(f"butwait: {line}", file=sys.stderr)
+            print(f"butwait: {visible(line)}", file=sys.stderr)
         _leave(2)
 
 

@@ -1,23 +1,27 @@
 """``butwait grade``: grades a file of answers."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 from butwait.problems.answers import answer_kind, gold_text
+from butwait.problems.cells import number_text
 from butwait.problems.grading import Grader
 from butwait.records import Problem, Status, UserError
 from butwait.running.files import atomic_path
-from butwait.running.json_lines import Row, dump_rows, numbered_rows
+from butwait.running.json_lines import Row, dump_rows
 from butwait.running.progress import task
+from butwait.running.tables import read_table
 
 _MATCH: dict[Status, bool | None] = {"correct": True, "ungradable": None}
 _FIELDS = ("id", "gold", "pred")
 
 
 def grade(jsonl: Path, out: Path) -> None:
-    """Grades the answers of ``jsonl``: {"id", "gold", "pred"} in, {"id", "match", "status"} out.
+    """Grades the answers of a table: {"id", "gold", "pred"} in, {"id", "match", "status"} out.
 
     match: true where correct, null where ungradable, else false. ``out`` keeps the order and
     appears whole or not at all. A gold answer may be a number; one that is written as an integer is
@@ -51,14 +55,17 @@ def _statuses(rows: list[Row]) -> Iterator[Status]:
 
 
 def _rows(jsonl: Path) -> list[Row]:
-    rows = numbered_rows(jsonl)
-    for number, row in rows.items():
-        where = f"{jsonl}, line {number}"
+    rows = read_table(jsonl, otherwise=".jsonl")
+    for place, row in rows.items():
+        where = f"{jsonl}, {place}"
         if any(name not in row for name in _FIELDS):
             raise UserError(f"{where}: write an object with the fields {', '.join(_FIELDS)}")
         gold, pred = row["gold"], row["pred"]
-        if not isinstance(gold, str | int | float | None) or isinstance(gold, bool):
-            raise UserError(f"{where}: gold is {gold!r}; write a string, a number or null")
+        number = isinstance(gold, int | float | Decimal) and number_text(gold) is not None
+        if not (gold is None or isinstance(gold, str) or number):
+            raise UserError(
+                f"{where}: gold is {reprlib.repr(gold)}; write a string, a number or null"
+            )
         if not isinstance(pred, str | None):
-            raise UserError(f"{where}: pred is {pred!r}; write a string or null")
+            raise UserError(f"{where}: pred is {reprlib.repr(pred)}; write a string or null")
     return list(rows.values())

@@ -38,7 +38,7 @@ def run(
 
 @app.command()
 def grade(
-    jsonl: Annotated[Path, typer.Option(help="Lines of {id, gold, pred}.")],
+    jsonl: Annotated[Path, typer.Option(help="Lines or rows of {id, gold, pred}.")],
     out: Annotated[Path, typer.Option(help="Lines of {id, match, status} are written here.")],
 ) -> None:
     """Grade answers: is `pred` the same as `gold`?"""
@@ -97,7 +97,9 @@ def audit_prm(
 def profile(
     sources: Annotated[
         list[str],
-        typer.Argument(help="RUN/STAGE, a .jsonl or .parquet file, or owner/name; or NAME=one."),
+        typer.Argument(
+            help="RUN/STAGE, a table (.jsonl, .csv, .parquet, ...), or owner/name; or NAME=one."
+        ),
     ],
     column: Annotated[
         str | None, typer.Option(help="The column of a file's solutions; found if none.")
@@ -174,4 +176,7 @@ def recipes() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    from butwait.running.terminal import forgive_streams
+
+    forgive_streams()
     run_to_end(app)

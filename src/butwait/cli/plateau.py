@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from butwait.cli.curves import Curve, read_curve
 from butwait.records import UserError
 from butwait.running.files import write_json
+from butwait.running.terminal import console, plain
 from butwait.statistics.plateau import FEWEST_VALUES, PlateauRule, Verdict
 from butwait.training.settings import PlateauSettings
 
@@ -40,7 +40,7 @@ def plateau(
     found = _figures(rule, curve, looks, sign)
     if out is not None:
         write_json(out, found)
-    _show(found, Console())
+    _show(found, console())
 
 
 def _figures(rule: PlateauRule, curve: Curve, looks: list[Verdict], sign: float) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _best(
 
 def _show(found: dict[str, Any], console: Console) -> None:
     for sentence in _sentences(found):
-        console.print(escape(sentence), highlight=False)
+        console.print(plain(sentence), highlight=False)
     if found["shown"] is not None:
         console.print(_table(found))
 

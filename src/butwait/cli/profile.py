@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from butwait.profile.figures import TokenCounter, measure, models
@@ -15,6 +13,7 @@ from butwait.profile.patterns import load_patterns
 from butwait.profile.sources import read_source
 from butwait.records import UserError
 from butwait.running.files import write_json
+from butwait.running.terminal import console, plain
 
 MISSING = "–"
 
@@ -53,17 +52,17 @@ def profile(options: ProfileOptions, out: Path | None, html: Path | None = None)
         from butwait.report.page import write_profile
 
         write_profile(html, found)
-    console = Console()
+    screen = console()
     for sentence in found["sentences"]:
-        console.print(escape(sentence), highlight=False)
+        screen.print(plain(sentence), highlight=False)
     if counter is None and len(policies := models(sources)) > 1:
-        console.print(
+        screen.print(
             f"Lengths are in words, as the sources come from {len(policies)} models whose tokens "
-            f"do not compare ({', '.join(map(escape, policies))}); --tokenizer counts by one.",
+            f"do not compare ({', '.join(map(plain, policies))}); --tokenizer counts by one.",
             highlight=False,
         )
-    console.print(_table(found))
-    console.print(
+    screen.print(_table(found))
+    screen.print(
         "Cells hold the mean, and the quartiles and median in brackets. Counts of phrases are a "
         "proxy for habits of reasoning.",
         style="dim",
@@ -84,14 +83,14 @@ def _table(found: dict[str, Any]) -> Table:
     table.add_column("")
     ratios = [None, *found["ratios"]]
     for source, ratio in zip(found["sources"], ratios, strict=True):
-        table.add_column(escape(source["name"]), justify="right")
+        table.add_column(plain(source["name"]), justify="right")
         if ratio is not None:
-            table.add_column(f"x {escape(ratio['baseline'])}", justify="right")
+            table.add_column(f"x {plain(ratio['baseline'])}", justify="right")
     for label, cells in _rows(found):
         line = []
         for number, cell in enumerate(cells):
             line += [cell[0]] if number == 0 else list(cell)
-        table.add_row(label, *line)
+        table.add_row(plain(label), *line)
     return table
 
 
@@ -126,7 +125,7 @@ def _figure(summary: dict[str, Any], share: bool, name: str) -> str:
     if name.endswith("_share"):
         return shown(summary["mean"])
     quartiles = ", ".join(shown(summary[q]) for q in ("low", "median", "high"))
-    return escape(f"{shown(summary['mean'])} [{quartiles}]")
+    return plain(f"{shown(summary['mean'])} [{quartiles}]")
 
 
 def _ratio(row: dict[str, Any] | None) -> str:
@@ -134,7 +133,7 @@ def _ratio(row: dict[str, Any] | None) -> str:
         return MISSING
     if row["interval"] is None:
         return f"{row['ratio']:.2f}"
-    return escape(f"{row['ratio']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]")
+    return plain(f"{row['ratio']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]")
 
 
 def _percent(value: float | None) -> str:

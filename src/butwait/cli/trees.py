@@ -6,13 +6,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 from butwait.records import SearchTree
 from butwait.running.stages import read_stage
+from butwait.running.terminal import console, plain
 from butwait.search.storage import problem_ids, read_outlines, read_tree
 from butwait.search.summary import TreeSummary, descendants, summary_of_trees, weight_below
 
@@ -31,11 +30,11 @@ def trees(
 ) -> None:
     """Print a summary of a stage's search trees, and one tree."""
     folder = path / "trees" if (path / "trees").is_dir() else path
-    console = Console()
+    screen = console()
     if problem is None:
         problem = next(iter(problem_ids(folder)))
-        console.print(summary_table(summary_of_trees(read_outlines(folder)), _operations(path)))
-    console.print(rendered_tree(read_tree(folder, problem)))
+        screen.print(summary_table(summary_of_trees(read_outlines(folder)), _operations(path)))
+    screen.print(rendered_tree(read_tree(folder, problem)))
 
 
 def _operations(path: Path) -> dict[str, str]:
@@ -52,7 +51,7 @@ def _operations(path: Path) -> dict[str, str]:
 
 def summary_table(summary: TreeSummary, operations: Mapping[str, str]) -> Table:
     """The figures of a set of trees, one a row."""
-    samplers = ", ".join(f"{name} {count}" for name, count in summary.samplers.items())
+    samplers = ", ".join(f"{plain(name)} {count}" for name, count in summary.samplers.items())
     table = Table(title=f"Search trees: {summary.trees} ({samplers})", show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -105,7 +104,7 @@ def rendered_tree(tree: SearchTree) -> Tree:
 def _headline(tree: SearchTree) -> str:
     evidence = "" if tree.log_evidence is None else f", log-evidence {tree.log_evidence:.2f}"
     return (
-        f"[bold]{escape(tree.problem_id)}[/bold]  {tree.sampler}, {tree.outcome}{evidence}, "
+        f"[bold]{plain(tree.problem_id)}[/bold]  {plain(tree.sampler)}, {tree.outcome}{evidence}, "
         f"{len(tree.leaves)} particles, {tree.counts.policy_tokens:,} policy tokens"
     )
 
@@ -121,7 +120,7 @@ def _line(tree: SearchTree, index: int, particles: int, weight: float) -> str:
         figures.append(f"[bold]{node.finish}[/bold]")
     if index in tree.grades:
         figures.append(tree.grades[index].status)
-    return f"{escape(text) or '(no text)'}  [dim]{', '.join(figures)}[/dim]"
+    return f"{plain(text) or '(no text)'}  [dim]{', '.join(figures)}[/dim]"
 
 
 def _add_rest(tree: SearchTree, branch: Tree, nodes: list[int], word: str) -> None:

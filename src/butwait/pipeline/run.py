@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
 from butwait.problems.grading import Grader
@@ -18,10 +16,11 @@ from butwait.running.files import atomic_path
 from butwait.running.plugins import calling, wrong
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
+from butwait.running.terminal import console, plain, visible
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import load_problem_sets
 
-console = Console(highlight=False, soft_wrap=True)
+_console = console(highlight=False, soft_wrap=True)
 
 
 def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
@@ -38,13 +37,13 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
         UserError: a mistake in the recipe, its data or its models, or a full disk. What was
             finished is kept.
     """
-    console.print(f"[bold]{recipe.name}[/bold] in {run}")
+    _console.print(f"[bold]{plain(recipe.name)}[/bold] in {plain(run)}")
     if recipe.threads is not None:
         import torch
 
         torch.set_num_threads(recipe.threads)
     with locked(run), refusals_told(f"{run} could not be read or written"), Grader() as grader:
-        problems = load_problem_sets(recipe, run / "problems", say=console.print)
+        problems = load_problem_sets(recipe, run / "problems", say=_say)
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
@@ -55,21 +54,25 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
             stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
             if stage.complete:
                 seconds = stage.record["seconds"]
-                console.print(f"{title}: finished before, in {seconds:.0f} s", markup=False)
+                _say(f"{title}: finished before, in {seconds:.0f} s")
             else:
-                console.print(title, markup=False)
+                _say(title)
                 stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
             if others := other_versions(stage.record["versions"], versions):
-                console.print(f"  made by {', '.join(others)}", markup=False)
+                _say(f"  made by {', '.join(others)}")
             if recipe.kind(name).gives == "report":
                 publish(stage.path, run)
                 reported = True
             for line in _headline(recipe, name, stage):
-                console.print(f"  {line}", markup=False)
+                _say(f"  {line}")
             done[name] = stage
     if reported:
-        console.print(f"The report: {run / 'report.html'}", markup=False)
+        _say(f"The report: {run / 'report.html'}")
     return {name: stage.record for name, stage in done.items()}
+
+
+def _say(line: str) -> None:
+    _console.print(visible(line), markup=False)
 
 
 def publish(stage: Path, run: Path) -> None:

@@ -11,7 +11,9 @@ Where the answer stands, first match wins:
 """
 
 import re
+from decimal import Decimal
 
+from butwait.problems.cells import number_text
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.brackets import groups, matching_brace, split
 from butwait.problems.equality.notation import canonical
@@ -157,14 +159,12 @@ def needs_calculation(text: str) -> bool:
     return _CALCULATED.search(latex) is not None and _NO_VALUE.search(free) is None
 
 
-def gold_text(gold: str | float | None) -> str | None:
-    """A gold answer as text; numbers are taken as well: 2.0 is "2"."""
-    if gold is None or isinstance(gold, str):
-        return gold
-    return str(int(gold)) if isinstance(gold, float) and gold.is_integer() else str(gold)
+def gold_text(gold: str | float | Decimal | None) -> str | None:
+    """A gold answer as text; numbers are taken as well: 2.0 is "2", and NaN is none."""
+    return gold if gold is None or isinstance(gold, str) else number_text(gold) or None
 
 
-def answer_kind(gold: str | float | None) -> AnswerKind:
+def answer_kind(gold: str | float | Decimal | None) -> AnswerKind:
     """``integer`` for a gold answer that is written as one (073, 1,234, -5), else ``math``."""
     gold = gold_text(gold)
     written = gold is not None and len(gold) < 1_000 and _INTEGER.fullmatch(canonical(gold))

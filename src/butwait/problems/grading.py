@@ -8,9 +8,9 @@ is needed. ``docs/grading.md`` states every rule.
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from types import TracebackType
 from typing import TypeVar
@@ -90,26 +90,38 @@ class Grader:
     def grade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
         """The verdict on a completion.
 
+        Where several gold answers are accepted, the verdict is the best that one of them gives:
+        ``ungradable`` only where none of them can be judged.
+
         Args:
             text: the completion.
-            problem: its ``answer`` and ``answer_kind`` are used.
+            problem: its gold answers and its ``answer_kind`` are used.
             finish: why the completion ended; ``length`` without a closed box is ``truncated``.
         """
-        reading = _read(text, problem, finish)
-        if isinstance(reading, Grade):
-            return reading
-        return Grade(reading.answer, self._compare(reading.gold, reading.answer))
+        readings = [_read(text, one, finish) for one in _alone(problem)]
+        return _best(
+            reading
+            if isinstance(reading, Grade)
+            else Grade(reading.answer, self._compare(reading.gold, reading.answer))
+            for reading in readings
+        )
 
     async def agrade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
         """``grade`` without blocking the event loop while algebra runs."""
-        reading = _read(text, problem, finish)
-        if isinstance(reading, Grade):
-            return reading
-        quick = _compare_here(reading.gold, reading.answer)
-        if quick is not None:
-            return Grade(reading.answer, quick)
-        status = await self._in_thread(self._compare, reading.gold, reading.answer)
-        return Grade(reading.answer, status)
+        grades = []
+        for one in _alone(problem):
+            reading = _read(text, one, finish)
+            if isinstance(reading, _Pair):
+                pair = (reading.gold, reading.answer)
+                if (quick := _compare_here(*pair)) is not None:
+                    status = quick
+                else:
+                    status = await self._in_thread(self._compare, *pair)
+                reading = Grade(reading.answer, status)
+            if reading.correct:
+                return reading
+            grades.append(reading)
+        return _best(grades)
 
     def equal(self, a: str, b: str, kind: AnswerKind) -> bool:
         """Whether two extracted answers are the same answer, for majority votes.
@@ -157,6 +169,25 @@ class _Pair:
 
     gold: str
     answer: str
+
+
+def _alone(problem: Problem) -> list[Problem]:
+    """The problem with each of its gold answers alone."""
+    if not problem.also:
+        return [problem]
+    return [replace(problem, answer=gold, also=()) for gold in problem.golds]
+
+
+def _best(grades: Iterable[Grade]) -> Grade:
+    """The first that is correct, else the first that is a verdict at all, else the first."""
+    first: Grade | None = None
+    for grade in grades:
+        if grade.correct:
+            return grade
+        if first is None or (first.status == "ungradable" != grade.status):
+            first = grade
+    assert first is not None, "every problem is read once"
+    return first
 
 
 def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:

@@ -55,7 +55,8 @@ def _marked(character: str) -> str:
 
 def text_id(question: str) -> str:
     """An id made from the normalised question: 16 hex digits, the same on every machine."""
-    return hashlib.blake2b(normalised(question).encode(), digest_size=8).hexdigest()
+    text = normalised(question).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 class HeldOut:

@@ -10,7 +10,10 @@ from butwait.records.settings import Result, Settings
 
 
 class Columns(Settings):
-    """Which columns of the source hold what; None takes the preset's, or the default given."""
+    """Which columns of the source hold what; None takes the preset's, or the default given.
+
+    ``reward_model.ground_truth`` is a part of a nested column, and ``messages.0.content`` of a
+    list's first item, unless a column has that very name."""
 
     question: str | None = None
     """Column of the question; ``question`` by default."""
@@ -30,8 +33,9 @@ class ProblemSetSettings(Settings):
 
     source: Annotated[str, Field(min_length=1)]
     """``arithmetic``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``, ``math500``,
-    ``gsm8k``, ``limo``), a ``.jsonl`` or ``.parquet`` file, ``module:function`` of one's own, or a
-    Hugging Face dataset id."""
+    ``gsm8k``, ``limo``), a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, each
+    also with ``.gz``, ``module:function`` of one's own, or a Hugging Face dataset: its id or its
+    folder."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str | None = None
@@ -47,8 +51,18 @@ class ProblemSetSettings(Settings):
     ``math``."""
     answer_after: str | None = None
     """The gold answer is what stands after the last such mark (``"####"`` in GSM8K)."""
+    answer_separator: Annotated[str, Field(min_length=1)] | None = None
+    """Cuts a gold answer that is text into several, each of which is accepted (``" or "``)."""
+    accept_any: bool = False
+    """A gold answer may be a list of accepted ones; without it a list is an error."""
+    drop_answers: tuple[str, ...] = ()
+    """Gold answers that are none (``proof``, ``notfound``; ``""`` is a missing one), in any case of
+    letters: problems with no other are left out, and their number is logged."""
     drop_unanswered: bool = False
     """Leave out problems without a gold answer and log their number; else they are an error."""
+    repeated_ids: Literal["error", "number"] = "error"
+    """What an id that occurs again is: an error, or the same id with a number (``7``, ``7-2``),
+    where the question is another one; the same problem once more is left out and logged."""
     shuffle_seed: int | None = None
     """Shuffle with this seed before ``offset`` and ``limit``; None keeps the source's order."""
     offset: Annotated[int, Field(ge=0)] = 0

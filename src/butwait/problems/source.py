@@ -1,6 +1,6 @@
 """What a kind of problem source is: its record. The kinds are the modules of ``problems.kinds``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -26,8 +26,8 @@ class Source:
 
     Attributes:
         matches: whether the setting ``source`` names one of this kind.
-        load: its rows (column name -> value), or finished problems. UserError where there are none
-            to be had.
+        load: its rows (column name -> value), by their places ("line 3") where they have any, or
+            finished problems. UserError where there are none to be had.
         takes: settings that have a meaning for it beside those that all kinds take.
         generated: whether questions are made on demand: they share their wording, and the
             parameter ``size`` is ``offset`` + ``limit`` where it is not given.
@@ -35,13 +35,23 @@ class Source:
     """
 
     matches: Callable[[str], bool]
-    load: Callable[[Asked], Sequence[Row] | Sequence[Problem]]
+    load: Callable[[Asked], Sequence[Row] | Mapping[str, Row] | Sequence[Problem]]
     takes: frozenset[str]
     generated: bool = False
     rank: int = 0
 
 
-COLUMNS = frozenset({"columns", "answer_kind", "answer_after"})
+COLUMNS = frozenset(
+    {
+        "columns",
+        "answer_kind",
+        "answer_after",
+        "answer_separator",
+        "accept_any",
+        "drop_answers",
+        "repeated_ids",
+    }
+)
 """Settings that have a meaning for every kind that gives rows."""
 PARTICULAR = COLUMNS | {"subset", "split", "revision", "params"}
 """Settings that some kinds of source do not take."""

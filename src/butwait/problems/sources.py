@@ -2,30 +2,43 @@
 ids, order and limits are the same for all.
 """
 
+import json
 import logging
-import math
 import re
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+from butwait.problems.cells import NOTHING, cell, text_of, whole
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
 from butwait.problems.source import kind_of
 from butwait.records import Key, Problem, UserError
 from butwait.running.json_lines import Row
+from butwait.running.terminal import visible
 
 logger = logging.getLogger(__name__)
 
+MAX_DIGITS = 1_000
+"""Of an integer as a gold answer; the grader compares longer ones as texts."""
+
+_SHOWN = 60
+_MOST_NAMES = 30
+"""Characters of a value, and names of columns, that a sentence shows."""
 _INTEGER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
+_NO_ANSWERS = frozenset({"proof", "notfound", "not found", "n/a", "nan", "null", "unknown"})
+"""What data sets write where they have no answer."""
 
 
 def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     """The problems of a set, in a repeatable order, with unique ids.
 
     Where the source has no id column, a question that occurs again is left out and logged.
-    Raises UserError for a source that is missing, empty or unreadable, a missing column, a
-    problem without question or gold answer (see ``drop_unanswered``), and a repeated id.
+    Raises UserError for a source that is missing, empty or unreadable, a missing column, a value
+    that is no text or number, a problem without question or gold answer (see ``drop_unanswered``),
+    and a repeated id (see ``repeated_ids``).
     """
     full = with_preset(settings)
     kind, params = kind_of(full.source), full.params
@@ -33,9 +46,8 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
         params = {"size": full.offset + full.limit, **params}
     loaded = kind.load(full.model_copy(update={"params": params}))
     problems = [problem for problem in loaded if isinstance(problem, Problem)]
-    if not problems:
-        rows = [row for row in loaded if isinstance(row, dict)]
-        problems = _from_rows(rows, full, settings.source)
+    if rows := _placed(loaded):
+        problems = _Table(settings.source, full, rows).problems()
     problems = _selected(problems, full)
     if not problems:
         raise UserError(
@@ -45,95 +57,236 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     return problems
 
 
-def _from_rows(rows: list[Row], settings: ProblemSetSettings, source: str) -> list[Problem]:
-    columns = _checked_columns(rows, settings.columns, source)
-    problems = [_problem(row, i, columns, settings, source) for i, row in enumerate(rows, start=1)]
-    return _typed(_unique(problems, columns, source), settings)
+def _placed(loaded: Sequence[Row] | Mapping[str, Row] | Sequence[Problem]) -> dict[str, Row]:
+    """Rows by their number, with their place where that is another one; none for problems."""
+    if not isinstance(loaded, Mapping):
+        rows = [row for row in loaded if isinstance(row, dict)]
+        return {f"row {i}": row for i, row in enumerate(rows, 1)}
+    return {
+        f"row {i}" + ("" if place in (f"row {i}", f"line {i}") else f" ({place})"): row
+        for i, (place, row) in enumerate(loaded.items(), 1)
+    }
 
 
-def _checked_columns(rows: list[Row], columns: Columns, source: str) -> Columns:
-    """The columns with their defaults. Raises UserError for one that no row has."""
-    defaults = {"question": "question", "answer": "answer", "metadata": ()}
-    filled = columns.model_copy(
-        update={name: value for name, value in defaults.items() if getattr(columns, name) is None}
-    )
-    there = dict.fromkeys(column for row in rows for column in row)
-    if filled.id is None and "id" in there:
-        filled = filled.model_copy(update={"id": "id"})
-    named = (filled.question, filled.answer, filled.id, filled.solution, *(filled.metadata or ()))
-    for column in named:
-        if column is not None and column not in there:
-            raise UserError(
-                f"{source} has no column {column!r}; it has {', '.join(there)} (set columns)"
-            )
-    return filled
+@dataclass(frozen=True)
+class _Table:
+    """Rows on the way to problems.
 
+    Attributes:
+        source: what the recipe calls it.
+        settings: of the set, the preset's included.
+        rows: by their places, for sentences.
+    """
 
-def _problem(
-    row: Row, number: int, columns: Columns, settings: ProblemSetSettings, source: str
-) -> Problem:
-    question = _text(row.get(columns.question or ""))
-    if question is None:
-        raise UserError(f"{source}: row {number} has no question in column {columns.question!r}")
-    given_id = _text(row.get(columns.id)) if columns.id else text_id(question)
-    if given_id is None:
-        raise UserError(f"{source}: row {number} has no id in column {columns.id!r}")
-    return Problem(
-        id=given_id,
-        question=question,
-        answer=_gold(row.get(columns.answer or ""), settings.answer_after),
-        solution=_text(row.get(columns.solution)) if columns.solution else None,
-        source=source,
-        metadata={name: row.get(name) for name in columns.metadata or ()},
-    )
+    source: str
+    settings: ProblemSetSettings
+    rows: Mapping[str, Row]
 
-
-def _gold(value: Any, after: str | None) -> str | None:
-    """The gold answer as text; None where there is none, or nothing stands after the mark."""
-    text = _text(value)
-    if text is None or after is None:
-        return text
-    _, mark, tail = text.rpartition(after)
-    return tail.strip() or None if mark else None
-
-
-def _text(value: Any) -> str | None:
-    """The value as stripped text; None for nothing, NaN and blanks. 27.0 is "27"."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        value = int(value) if value.is_integer() else value
-    return str(value).strip() or None if value is not None else None
-
-
-def _unique(problems: list[Problem], columns: Columns, source: str) -> list[Problem]:
-    first: dict[str, Problem] = {}
-    for problem in problems:
-        if first.setdefault(problem.id, problem) is not problem and columns.id:
-            raise UserError(f"{source}: the id {problem.id!r} occurs more than once")
-    if len(first) < len(problems):
-        logger.warning("%s: %d repeated questions are left out", source, len(problems) - len(first))
-    return list(first.values())
-
-
-def _typed(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
-    """The problems with their answer kind; integers without separators and leading zeros."""
-    golds = [p.answer for p in problems if p.answer is not None]
-    integers = all(_INTEGER.fullmatch(gold) for gold in golds)
-    if settings.answer_kind == "math" or (settings.answer_kind == "auto" and not integers):
-        return [replace(p, answer_kind="math") for p in problems]
-    return [replace(p, answer_kind="integer", answer=_integer(p)) for p in problems]
-
-
-def _integer(problem: Problem) -> str | None:
-    if problem.answer is None:
-        return None
-    if not _INTEGER.fullmatch(problem.answer):
-        raise UserError(
-            f"{problem.source}: the gold answer of problem {problem.id}, {problem.answer!r}, is no "
-            "integer; set answer_kind: math"
+    def problems(self) -> list[Problem]:
+        columns = self._columns()
+        found = {place: self._problem(row, place, columns) for place, row in self.rows.items()}
+        self._log(
+            sum(self._mended(row, columns) for row in self.rows.values()),
+            "problems hold half a character (a lone surrogate), which is read as U+FFFD",
         )
-    return str(int(problem.answer.replace(",", "")))
+        found = self._answered(found)
+        return self._typed(self._unique(found, by_id=columns.id is not None))
+
+    def _columns(self) -> Columns:
+        """The columns with their defaults. Raises UserError for one that no row has."""
+        defaults = {"question": "question", "answer": "answer", "metadata": ()}
+        given = self.settings.columns
+        filled = given.model_copy(
+            update={name: value for name, value in defaults.items() if getattr(given, name) is None}
+        )
+        there = dict.fromkeys(column for row in self.rows.values() for column in row)
+        if filled.id is None and "id" in there:
+            filled = filled.model_copy(update={"id": "id"})
+        for column in _named(filled):
+            if column in there or any(
+                cell(row, column) is not NOTHING for row in self.rows.values()
+            ):
+                continue
+            names = [visible(name)[:_SHOWN] for name in islice(self._paths(there), _MOST_NAMES)]
+            raise UserError(
+                f"{self.source} has no column {column!r}; it has {', '.join(names)} (set columns)"
+            )
+        return filled
+
+    def _paths(self, columns: Iterable[str]) -> Iterator[str]:
+        """Columns, and the parts of nested ones."""
+        for column in columns:
+            values = (row[column] for row in self.rows.values() if row.get(column) is not None)
+            value = next(values, None)
+            parts = value if isinstance(value, Mapping) else ()
+            yield from (f"{column}.{part}" for part in parts) if parts else (str(column),)
+
+    def _problem(self, row: Row, place: str, columns: Columns) -> Problem:
+        question = self._text(row, place, columns.question)
+        if question is None:
+            raise UserError(
+                f"{self.source}: {place} has no question in column {columns.question!r}"
+            )
+        given_id = self._text(row, place, columns.id) if columns.id else text_id(question)
+        if given_id is None:
+            raise UserError(f"{self.source}: {place} has no id in column {columns.id!r}")
+        golds = self._golds(row, place, columns.answer)
+        return Problem(
+            id=given_id,
+            question=question,
+            answer=golds[0] if golds else None,
+            solution=self._text(row, place, columns.solution),
+            source=self.source,
+            metadata={name: self._kept(row, place, name) for name in columns.metadata or ()},
+            also=golds[1:],
+        )
+
+    def _text(self, row: Row, place: str, column: str | None) -> str | None:
+        return text_of(cell(row, column), f"{self.source}: {place}", column) if column else None
+
+    def _golds(self, row: Row, place: str, column: str | None) -> tuple[str, ...]:
+        """All accepted answers, the first one first."""
+        column, where = column or "", f"{self.source}: {place}"
+        value = cell(row, column)
+        several = isinstance(value, list | tuple)
+        if several and not self.settings.accept_any:
+            raise UserError(
+                f"{where}, column {column!r} holds a list of {len(value)}; name an item "
+                f"({column}.0), or set accept_any: true where an answer may equal any of them"
+            )
+        texts = [text_of(item, where, column) for item in (value if several else (value,))]
+        golds = [gold for text in texts for gold in _cut(text, self.settings)]
+        return tuple(dict.fromkeys(golds))
+
+    def _kept(self, row: Row, place: str, column: str) -> Any:
+        """A value of the metadata, as JSON can hold it: dates and decimals are text."""
+        value = cell(row, column)
+        if value is NOTHING or value is None:
+            return None
+        if isinstance(value, str):
+            return whole(value)
+        if isinstance(value, bool | float):
+            return value
+        try:
+            text = json.dumps(value, default=_written)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.source}: {place}, column {column!r} cannot be kept as metadata ({error}); "
+                "leave it out"
+            ) from error
+        return json.loads(whole(json.dumps(json.loads(text), ensure_ascii=False)))
+
+    def _mended(self, row: Row, columns: Columns) -> bool:
+        texts = (cell(row, name) for name in (columns.question, columns.answer, columns.id) if name)
+        return any(isinstance(text, str) and whole(text) != text for text in texts)
+
+    def _answered(self, problems: Mapping[str, Problem]) -> dict[str, Problem]:
+        """Without the answers that are none, and the problems that have no other."""
+        none = {answer.strip().casefold() for answer in self.settings.drop_answers}
+        kept = {}
+        for place, problem in problems.items():
+            golds = tuple(gold for gold in problem.golds if gold.casefold() not in none)
+            if golds == problem.golds and (golds or "" not in none):
+                kept[place] = problem
+            elif golds:
+                kept[place] = replace(problem, answer=golds[0], also=golds[1:])
+        self._log(
+            len(problems) - len(kept),
+            f"of {len(problems)} problems have an answer of drop_answers and are left out",
+        )
+        odd = [p.answer for p in kept.values() if p.answer and p.answer.casefold() in _NO_ANSWERS]
+        self._log(
+            len(odd),
+            f"gold answers say that there is none ({', '.join(sorted(set(odd)))}), and nothing "
+            "equals them; drop_answers leaves such problems out",
+        )
+        return kept
+
+    def _unique(self, problems: Mapping[str, Problem], *, by_id: bool) -> list[Problem]:
+        """One problem an id: what occurs again is left out, numbered or an error."""
+        ids = {problem.id for problem in problems.values()}
+        first: dict[str, tuple[str, Problem]] = {}
+        again: set[tuple[str, str, tuple[str, ...]]] = set()
+        numbers: dict[str, int] = {}
+        kept = []
+        for place, problem in problems.items():
+            before, _ = first.setdefault(problem.id, (place, problem))
+            content = (
+                problem.id,
+                problem.question if by_id else "",
+                problem.golds if by_id else (),
+            )
+            if before == place:
+                kept.append(problem)
+            elif by_id and self.settings.repeated_ids == "error":
+                raise UserError(
+                    f"{self.source}: the id {problem.id[:_SHOWN]!r} occurs more than once "
+                    f"({before}, {place}); mend it, or set repeated_ids: number"
+                )
+            elif content not in again:
+                name, number = problem.id, numbers.get(problem.id, 1)
+                while name in ids:
+                    number += 1
+                    name = f"{problem.id}-{number}"
+                numbers[problem.id] = number
+                ids.add(name)
+                kept.append(replace(problem, id=name))
+            again.add(content)
+        self._log(len(problems) - len(kept), "repeated questions are left out")
+        return kept
+
+    def _typed(self, problems: list[Problem]) -> list[Problem]:
+        """The problems with their answer kind; integers without separators and leading zeros."""
+        kind = self.settings.answer_kind
+        integers = all(_is_integer(gold) for problem in problems for gold in problem.golds)
+        if kind == "math" or (kind == "auto" and not integers):
+            return [replace(p, answer_kind="math") for p in problems]
+        return [self._with_integers(problem) for problem in problems]
+
+    def _with_integers(self, problem: Problem) -> Problem:
+        for gold in problem.golds:
+            if not _is_integer(gold):
+                raise UserError(
+                    f"{self.source}: the gold answer of problem {visible(problem.id)[:_SHOWN]}, "
+                    f"{gold[:_SHOWN]!r}, is no integer; set answer_kind: math"
+                )
+        values = dict.fromkeys(str(int(gold.replace(",", ""))) for gold in problem.golds)
+        golds = tuple(values)
+        answer = golds[0] if golds else None
+        return replace(problem, answer_kind="integer", answer=answer, also=golds[1:])
+
+    def _log(self, count: int, what: str) -> None:
+        if count:
+            logger.warning("%s: %d %s", visible(self.source), count, visible(what))
+
+
+def _named(columns: Columns) -> Iterable[str]:
+    every = (columns.question, columns.answer, columns.id, columns.solution)
+    return [name for name in (*every, *(columns.metadata or ())) if name is not None]
+
+
+def _cut(text: str | None, settings: ProblemSetSettings) -> list[str]:
+    """The gold answers in a text: what stands after the mark, between the separators."""
+    if text is not None and settings.answer_after is not None:
+        _, mark, tail = text.rpartition(settings.answer_after)
+        text = tail if mark else None
+    if text is None:
+        return []
+    parts = text.split(settings.answer_separator) if settings.answer_separator else [text]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _is_integer(gold: str) -> bool:
+    return len(gold) <= MAX_DIGITS and _INTEGER.fullmatch(gold) is not None
+
+
+def _written(value: Any) -> Any:
+    """What JSON has no form for, where its text says what it is."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("it holds bytes")
+    if hasattr(value, "tolist"):  # numpy's
+        return value.tolist()
+    return str(value)
 
 
 def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
@@ -143,7 +296,7 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
         if len(answered) < len(problems):
             logger.warning(
                 "%s: %d of %d problems have no gold answer and are left out",
-                settings.source,
+                visible(settings.source),
                 len(problems) - len(answered),
                 len(problems),
             )
@@ -156,7 +309,7 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
     for problem in chosen:
         if problem.answer is None:
             raise UserError(
-                f"{problem.source}: problem {problem.id} has no gold answer; mend it, or set "
-                "drop_unanswered: true"
+                f"{problem.source}: problem {visible(problem.id)[:_SHOWN]} has no gold answer; "
+                "mend it, or set drop_unanswered: true"
             )
     return chosen

@@ -31,7 +31,7 @@ def load_patterns(path: Path | None) -> Patterns:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"patterns: {path} cannot be read ({type(error).__name__})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"patterns: {path} is not YAML: {' '.join(str(error).split())}") from error
     return _compiled(content, str(path))
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from butwait.problems.cells import NOTHING, cell, number_text, text_of, whole
 from butwait.problems.kinds.files import Row, read_rows
 from butwait.problems.kinds.hub import read_hub_rows
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
 from butwait.records import COMPLETE, UserError
 from butwait.running.stages import Stage, read_stage
+from butwait.running.tables import names_file, suffixes
 
 SOLUTION_COLUMNS = ("solution", "completion", "response", "text")
 """Columns that may hold the solutions, the first that a file has."""
@@ -58,7 +60,7 @@ def read_source(spec: str, column: str | None = None) -> list[Source]:
     One source, or one for each problem set and method of an evaluation that has several.
 
     Args:
-        spec: PATH is RUN/STAGE, a .jsonl or .parquet file, or a data set of the hub:
+        spec: PATH is RUN/STAGE, a table's file (``running.tables``), or a data set of the hub:
             ``owner/name``, ``owner/name:subset`` or ``owner/name:subset:split``; an empty subset
             is the set's own default, and the split is ``train`` by default.
         column: the column of a file's solutions; None: the first of ``SOLUTION_COLUMNS``.
@@ -73,7 +75,7 @@ def read_source(spec: str, column: str | None = None) -> list[Source]:
     path = Path(place).expanduser()
     if path.is_dir():
         sources = _of_stage(path, name)
-    elif path.suffix in (".jsonl", ".parquet"):
+    elif names_file(place):
         sources = [_of_rows(name or path.stem, read_rows(path), place, column)]
     elif (found := _HUB.fullmatch(place)) and not path.exists() and not path.parent.is_dir():
         given = {key: value for key, value in found.groupdict().items() if value}
@@ -81,8 +83,8 @@ def read_source(spec: str, column: str | None = None) -> list[Source]:
         sources = [_of_rows(name or place, rows, place, column)]
     else:
         raise UserError(
-            f"{place} is no source of solutions; give RUN/STAGE, a .jsonl or .parquet file, or a "
-            "data set of the hub (owner/name or owner/name:subset:split)"
+            f"{place} is no source of solutions; give RUN/STAGE, a file that ends in {suffixes()}, "
+            "or a data set of the hub (owner/name or owner/name:subset:split)"
         )
     for source in sources:
         if not source.solutions:
@@ -93,16 +95,20 @@ def read_source(spec: str, column: str | None = None) -> list[Source]:
 def _of_rows(name: str, rows: list[Row], place: str, column: str | None) -> Source:
     there = dict.fromkeys(key for row in rows for key in row)
     wanted = (column,) if column else SOLUTION_COLUMNS
-    held = next((key for key in wanted if key in there), None)
+    held = next((key for key in wanted if any(cell(row, key) is not NOTHING for row in rows)), None)
     if held is None:
         sought = repr(column) if column else f"of solutions ({', '.join(SOLUTION_COLUMNS)})"
         raise UserError(
             f"{place} has no column {sought}; it has {', '.join(there)} (choose with --column)"
         )
-    kept = [
-        SourceSolution(_question(row, number), str(row[held]), _answer(row))
+    texts = [
+        _text(cell(row, held), f"{place}: row {number}", held)
         for number, row in enumerate(rows, start=1)
-        if row.get(held) is not None and str(row[held]).strip()
+    ]
+    kept = [
+        SourceSolution(_question(row, number), text, _answer(row))
+        for number, (row, text) in enumerate(zip(rows, texts, strict=True), start=1)
+        if text is not None
     ]
     return Source(name, kept, len(rows) - len(kept))
 
@@ -114,8 +120,16 @@ def _question(row: Row, number: int) -> str:
     return str(row.get("problem_id") or row.get("id") or f"row {number}")
 
 
+def _text(value: Any, place: str, column: str) -> str | None:
+    """A solution as it is written, with its white space; None where there is none."""
+    text = text_of(value, place, column)
+    return whole(value) if text is not None and isinstance(value, str) else text
+
+
 def _answer(row: Row) -> str | None:
-    return None if row.get("answer") is None else str(row["answer"])
+    """The gold answer, where it is a text or a number."""
+    answer = row.get("answer")
+    return answer if isinstance(answer, str) else number_text(answer) or None
 
 
 def _of_stage(path: Path, name: str) -> list[Source]:

@@ -1,6 +1,6 @@
 """A question and how its answer is judged."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 AnswerKind = Literal["integer", "math"]
@@ -19,6 +19,7 @@ class Problem:
         solution: a reference solution, where the source has one.
         source: the problem set it came from (a name, a file, a hub id).
         metadata: other columns of the source that were asked for (level, subject, ...).
+        also: further gold answers; an answer that equals any of them, or ``answer``, is right.
     """
 
     id: str
@@ -28,3 +29,19 @@ class Problem:
     solution: str | None = None
     source: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "also", tuple(self.also))  # a list where it was read from a file
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """All accepted answers."""
+        return self.also if self.answer is None else (self.answer, *self.also)
+
+    def row(self) -> dict[str, Any]:
+        """Its fields by name, as a file keeps them; ``also`` where there is any."""
+        fields = asdict(self)
+        if not self.also:
+            del fields["also"]
+        return fields

@@ -39,6 +39,7 @@ _VARIABLES = {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "butwait",
+    "text.parse_math": False,  # names may hold dollar signs
     "font.size": 11.5,
     "axes.labelsize": 11.5,
     "axes.titlesize": 12,

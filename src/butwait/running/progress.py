@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+
+from butwait.running.terminal import console, visible
 
 
 class Task(Protocol):
@@ -75,18 +76,19 @@ def silence() -> None:
 @contextmanager
 def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task]:
     """Shows ``description`` with ``total`` units of work until the block ends."""
+    description = visible(description)
     if silent or _silent:
         yield _SilentTask()
     elif sys.stdout.isatty():
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         )
-        with RichProgress(*columns, console=Console()) as bar:
+        with RichProgress(*columns, console=console()) as bar:
             yield _BarTask(bar, description, total)
     else:
         yield _LineTask(description, total)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from butwait.problems.overlap import disjoint
@@ -108,9 +108,9 @@ def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
 
 def _fingerprint(problems: list[Problem]) -> str:
     # The source is a place. Rows are hashed as text: metadata may hold NaN.
-    return fingerprint(dump_rows(asdict(problem) | {"source": ""} for problem in problems))
+    return fingerprint(dump_rows(problem.row() | {"source": ""} for problem in problems))
 
 
 def _write(target: Path, problems: list[Problem]) -> None:
     with atomic_path(target) as path:
-        path.write_text(dump_rows(asdict(problem) for problem in problems), encoding="utf-8")
+        path.write_text(dump_rows(problem.row() for problem in problems), encoding="utf-8")

@@ -45,7 +45,7 @@ def _read(file: Any, name: str) -> dict[str, tuple[str, ...]]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"phrases: {name} cannot be read ({type(error).__name__})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"phrases: {name} is not YAML: {' '.join(str(error).split())}") from error
     return _checked(content, name)
 

@@ -1,38 +1,34 @@
-"""Rows of a JSON Lines or Parquet file."""
+"""Rows of a file: JSON Lines, JSON, CSV, TSV or Parquet."""
 
+import os
 from pathlib import Path
 
-from butwait.problems.source import COLUMNS, Source
+from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
-from butwait.running import json_lines
 from butwait.running.json_lines import Row
+from butwait.running.tables import names_file, read_table
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a ``.jsonl`` or ``.parquet`` file; blank lines are skipped.
+    """All rows of a file that ``read_table`` reads. Raises as ``placed_rows``."""
+    return list(placed_rows(path).values())
 
-    Raises UserError for a file that is missing, empty or unreadable; for JSON Lines it names the
-    line.
-    """
-    if not path.is_file():
+
+def placed_rows(path: Path) -> dict[str, Row]:
+    """Place of a row in the file -> row. Raises UserError for a file that is missing, empty or
+    unreadable, naming the place."""
+    if not (os.path.isfile(path) or os.path.isdir(path)):  # these take names of any length
         raise UserError(f"the problem file {path} does not exist")
-    rows = _read_parquet(path) if path.suffix == ".parquet" else json_lines.read_rows(path)
+    rows = read_table(path)
     if not rows:
         raise UserError(f"the problem file {path} is empty")
     return rows
 
 
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no readable Parquet file: {error}") from error
+def _load(asked: Asked) -> dict[str, Row]:
+    if "://" in asked.source:
+        raise UserError(f"{asked.source} is an address; fetch the file and give its path")
+    return placed_rows(Path(os.path.expanduser(asked.source)))
 
 
-FILE = Source(
-    matches=lambda source: source.endswith((".jsonl", ".parquet")),
-    load=lambda asked: read_rows(Path(asked.source).expanduser()),
-    takes=COLUMNS,
-)
+FILE = Source(matches=names_file, load=_load, takes=COLUMNS)

@@ -1,27 +1,50 @@
-"""Rows of a Hugging Face dataset."""
+"""Rows of a Hugging Face dataset: of the hub, or in a folder."""
+
+import os
+import re
 
 from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
 from butwait.running.json_lines import Row
+from butwait.running.tables import rows_of_arrow, suffixes
+
+_ID = re.compile(r"(?![.-])[\w.-]+(/[\w.-]+)?")
 
 
 def read_hub_rows(asked: Asked) -> list[Row]:
     """All rows of one split. Raises UserError where the dataset, its configuration or its split
     cannot be had."""
+    place = os.path.expanduser(asked.source)
+    if os.path.isfile(place):
+        raise UserError(
+            f"the file {asked.source} is no table by its name; let it end in {suffixes()}"
+        )
+    local = os.path.isdir(place)
+    if not local and not _ID.fullmatch(asked.source):
+        raise UserError(
+            f"there is no file or folder {asked.source}, and it is no id of a Hugging Face dataset "
+            "(owner/name)"
+        )
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     split = asked.split or "train"
+    name = place if local else asked.source
     try:
-        dataset = load_dataset(asked.source, asked.subset, split=split, revision=asked.revision)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        dataset = load_dataset(name, asked.subset, split=split, revision=asked.revision)
+        return rows_of_arrow(dataset.with_format("arrow")[:])
+    except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        what = f"folder {asked.source}" if local else f"dataset {asked.source!r}"
+        mend = (
+            "look at its files"
+            if local
+            else "check the name (no folder here has it) and the network"
+        )
         raise UserError(
-            f"the dataset {asked.source!r} (subset {asked.subset}, split {split}) could not "
-            f"be loaded: {reason.rstrip('.')}; check the name and the network, or give a .jsonl "
-            "or .parquet file"
+            f"the {what} (subset {asked.subset}, split {split}) could not be loaded: "
+            f"{reason.rstrip('.')}; {mend}, or give a file that ends in {suffixes()}"
         ) from error
-    return dataset.to_list()
 
 
 HUB = Source(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
+from butwait.problems.cells import whole
 from butwait.problems.kinds.files import Row
 from butwait.records import Key, Problem, UserError
 from butwait.reward_models.audit.bootstrap import Interval, interval_of, resamples
@@ -67,11 +68,12 @@ def solution(row: Row, where: str) -> LabelledSolution:
         raise UserError(f"{where} is no row of ProcessBench: it needs problem, steps and label")
     if not all(isinstance(step, str) for step in steps):
         raise UserError(f"{where}: steps must be a list of texts")
-    if not isinstance(label, int) or not NONE <= label < len(steps):
+    if not isinstance(label, int) or isinstance(label, bool) or not NONE <= label < len(steps):
         raise UserError(f"{where}: label is {label!r}; it must be a step's index, or -1 for none")
     identity = str(row.get("id", where))
     subset = str(row.get("source") or identity.rpartition("-")[0] or "all")
-    return LabelledSolution(Problem(identity, question, None), subset, tuple(steps), label)
+    problem = Problem(whole(identity), whole(question), None)
+    return LabelledSolution(problem, subset, tuple(map(whole, steps)), label)
 
 
 def judged(solutions: Sequence[LabelledSolution], logits: Sequence[np.ndarray]) -> Judged:

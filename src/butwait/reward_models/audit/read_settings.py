@@ -59,7 +59,7 @@ def _mapping(path: Path) -> dict[str, Any]:
             f"the reward model {path} cannot be read: {reason}; give the folder of a trained one "
             "(RUN/STAGE), or a YAML file of settings (`kind: classifier`, `name: ...`)"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{path} is no valid YAML or JSON: {' '.join(str(error).split())}"
         ) from error

@@ -48,9 +48,13 @@ def _examples(
     material: Material[ExternalSettings], problem: Problem, solution: str, counts: BuildCounts
 ) -> list[Example]:
     settings, prompting = material.settings, material.prompting
+    answer = problem.answer or ""
     if settings.verify:
         assert material.grader is not None, "solutions are to be verified"
-        status = material.grader.grade(solution, problem).status
+        grade = material.grader.grade(solution, problem)
+        status = grade.status
+        if problem.also:  # the solution says which of the accepted answers it gives
+            answer = grade.answer or answer
         if status != "correct":
             counts.facts[f"solutions whose answer is {status.replace('_', ' ')}"] += 1
             return []
@@ -58,7 +62,7 @@ def _examples(
     plain = settings.format == "plain"
     pieces = [text_piece("solution", solution, prompting, True, first=plain)]
     if not plain:
-        pieces = thinking(pieces, problem.answer or "", prompting)
+        pieces = thinking(pieces, answer, prompting)
     known = {
         "builder": settings.kind,
         "problem": problem.id,

@@ -332,6 +332,6 @@ class _Run:
 
 def _identity(material: GrpoMaterial, settings: GrpoSettings, processes: int) -> str:
     """Of the work whose checkpoints can be gone on from."""
-    questions = [[p.id, p.question, p.answer] for p in material.problems]
+    questions = [[p.id, p.question, p.answer, *p.also] for p in material.problems]
     key, model = material.key.words, material.model
     return identity(settings, model, material.prompt, questions, key, processes)
