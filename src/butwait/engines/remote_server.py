@@ -192,7 +192,7 @@ class RemoteServer:
         try:
             try:
                 response = await client.send(request, stream=True)
-            except (ValueError, OverflowError, httpx2.InvalidURL) as error:
+            except (ValueError, OverflowError, ExceptionGroup, httpx2.InvalidURL) as error:
                 # Of what its headers say, or of a proxy's address.
                 raise LostError(f"no reply can be read: {error}", None) from error
             try:

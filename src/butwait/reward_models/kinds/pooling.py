@@ -103,8 +103,9 @@ class PoolingPrm(BaseRewardModel):
             raise RewardModelError(
                 f"{url} gave no two logits per step ({error}): is it a Qwen2.5-Math-PRM?"
             ) from error
-        if [*sorted(rows)] != [*range(len(prompts))]:
-            raise RewardModelError(f"{url} answered for {len(outputs)} of {len(prompts)} paths")
+        answered = sum(i in rows for i in range(len(prompts)))
+        if not answered == len(rows) == len(prompts):
+            raise RewardModelError(f"{url} answered for {answered} of {len(prompts)} paths")
         return outputs
 
     def _score(self, problem: Problem, layout: Layout, output: np.ndarray, tokens: int) -> Score:
