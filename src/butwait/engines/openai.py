@@ -168,7 +168,8 @@ class OpenAIEngine(RequestEngine):
             raise LostError("a reply has no end")
         if last.finish not in ("stop", "length"):
             raise LostError(f"a reply ended with {last.finish!r}")
-        if pieces.empty and step.prefix.completion_length + len(step.token_ids) == 0:
+        no_path = step.prefix.completion_length + len(step.token_ids) == 0
+        if no_path and (pieces.empty or last.finish == "length"):
             raise LostError(f"a reply has no token, and ended with {last.finish!r}")
         if last.finish == "stop" and last.stop not in strings:
             if isinstance(last.stop, int) and last.stop not in self._eos_ids:

@@ -92,7 +92,7 @@ def read(body: dict[str, Any]) -> Reply:
     the server takes the thought out of the text."""
     usage = _mapping(body.get("usage"))
     choices = body.get("choices") if usage else body["choices"]
-    choice = next((c for c in choices or () if c.get("index") in (0, None)), {})
+    choice: Any = next((c for c in choices or () if c.get("index") in (0, None)), {})
     message = choice.get("delta") or choice.get("message") or {}
     if message.get("reasoning_content") or message.get("reasoning"):
         raise UserError(
@@ -100,10 +100,11 @@ def read(body: dict[str, Any]) -> Reply:
             "or set engine.mode: completions"
         )
     token_ids, logprobs = _tokens(choice)
-    finish, stop = choice.get("finish_reason") or None, choice.get("stop_reason")
+    finish: Any = choice.get("finish_reason") or None
+    stop: Any = choice.get("stop_reason")
     # A completion has them in its choice, a chat beside it.
     prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
-    cached = _mapping(usage.get("prompt_tokens_details")).get("cached_tokens")
+    cached: Any = _mapping(usage.get("prompt_tokens_details")).get("cached_tokens")
     return Reply(
         text=_text(choice.get("text") or message.get("content") or ""),
         token_ids=token_ids,
@@ -327,7 +328,7 @@ async def context(server: RemoteServer, name: str) -> int | None:
             f"the server at {server.url} has no model {name!r} but "
             f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
         )
-    limit = listed.get(name, {}).get("max_model_len")
+    limit: Any = listed.get(name, {}).get("max_model_len")
     return limit if _is_int(limit) and limit > 0 else None
 
 

@@ -325,8 +325,8 @@ def _code(reply: dict[str, Any]) -> int | None:
     """The status of HTTP that an error in a reply would have had, where it says so."""
     error = reply.get("error")
     where = error if isinstance(error, dict) else reply
-    codes = (where.get(name) for name in ("code", "status", "status_code", "http_status"))
-    return next((int(c) for c in codes if re.fullmatch(r"[1-9]\d\d", str(c))), None)
+    codes = [str(where.get(name)) for name in ("code", "status", "status_code", "http_status")]
+    return next((int(code) for code in codes if re.fullmatch(r"[1-9]\d\d", code)), None)
 
 
 def _pause(attempt: int, retry_after: float | None) -> float:
