@@ -44,6 +44,7 @@ class Toy:
         models: what its list of models is instead: (status, headers, body).
         no_token_prompts: the status with which it answers a prompt of token ids; None: it takes it.
         other_prompt: whether it says that it ran other tokens.
+        drops: whether its streams leave out tokens that end within a character, as llama.cpp's do.
         limit: tokens that it samples in one request at most.
         cached: prompt tokens that it says were in its cache.
         dies_after: streams after which it hangs up on every one; None: it stays.
@@ -61,6 +62,7 @@ class Toy:
     models: Verbatim | None = None
     no_token_prompts: int | None = None
     other_prompt: bool = False
+    drops: bool = False
     limit: int = 10**6
     cached: int = 0
     extra_prompt_tokens: int = 0
@@ -186,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         for draw in self.toy.draw(prompt, body):
             draws.append(draw)
             text = tokenizer().decode([t for t, _, _ in draws], skip_special_tokens=True)
+            if self.toy.drops and not draw[2] and text.endswith("\ufffd"):
+                continue
             text = text if draw[2] else text.rstrip("\ufffd")
             first = len(draws) == 1
             yield self._event(

@@ -290,6 +290,19 @@ def test_padded_ids_are_no_text(run: Run) -> None:
     assert (step.text, step.finish, step.token_ids[0]) == ("7", "eos", VOCABULARY + 3)
 
 
+def test_tokens_that_a_stream_leaves_out_are_asked_for_at_once(run: Run) -> None:
+    """llama.cpp streams none that ends within a character: its text is whole, its tokens are not.
+    They are not made up from the text."""
+    with serving(Toy(dialect="llama.cpp")) as toy:
+        _, [expected] = steps(toy, run, RULE)
+        whole_requests = len(toy.headers)
+        toy.drops = True
+        _, [step] = steps(toy, run, RULE)
+    assert step.token_ids.tolist() == expected.token_ids.tolist()
+    np.testing.assert_allclose(step.logprobs, expected.logprobs, atol=1e-6)
+    assert len(toy.headers) == 2 * whole_requests + 1
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_names_its_target(status: int, run: Run) -> None:
     place = {"Location": "https://other.example/v1/completions"}
@@ -329,6 +342,10 @@ MODELS: dict[str, tuple[Verbatim, int | None]] = {
     "one in data": ((200, {}, b'{"data": {"id": "toy", "object": "model"}}'), None),
     "names": ((200, {}, b'{"data": ["other", "toy"]}'), None),
     "by Ollama": ((200, {}, b'{"models": [{"name": "toy", "model": "toy:latest"}]}'), None),
+    "by llama.cpp": (
+        (200, {}, b'{"data": [{"id": "m.gguf", "aliases": ["toy"], "meta": {"n_ctx": 18}}]}'),
+        18,
+    ),
     "odd ids": ((200, {}, b'{"data": [{"id": null}, 5, null, {"id": 7}]}'), None),
     "a length of text": ((200, {}, b'{"data": [{"id": "toy", "max_model_len": "18"}]}'), None),
     "a length of nothing": ((200, {}, b'{"data": [{"id": "toy", "max_model_len": 0}]}'), None),

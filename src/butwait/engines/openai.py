@@ -22,17 +22,24 @@ from butwait.engines.model_engine import RequestEngine
 from butwait.engines.openai_protocol import (
     CHAT,
     COMPLETIONS,
+    LeftOutError,
     Mode,
     Pieces,
     Reply,
     Served,
-    context,
     echoed,
+    is_int,
+    mapping,
     no_numbers,
     probe,
     read,
 )
-from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.remote_server import (
+    LostError,
+    RefusedError,
+    RemoteServer,
+    UnansweredError,
+)
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages
@@ -132,13 +139,31 @@ class OpenAIEngine(RequestEngine):
         """The step after one more request, which starts after the tokens of those before, and the
         tokens that were prefilled for it. Nothing that it is given changes, so that it can be asked
         anew."""
+        try:
+            return await self._asked(served, before, sampling, seed)
+        except LeftOutError as left_out:
+            # llama.cpp streams no token that ends within a character, and tells all at the end.
+            return await self._asked(served, before, sampling, seed, at_once=left_out.most)
+
+    async def _asked(
+        self,
+        served: Served,
+        before: ArrivingStep,
+        sampling: Sampling,
+        seed: int,
+        at_once: int | None = None,
+    ) -> tuple[ArrivingStep, int]:
+        """See ``_request``; as a stream, or so many tokens in one reply."""
         step = before.copy()
         body, prompt_ids = self._body(served, step)
-        body |= served.sampled(sampling) | {"max_tokens": step.room}
+        most = step.room if at_once is None else min(step.room, at_once)
+        body |= served.sampled(sampling) | {"max_tokens": most}
         body |= {"seed": seed} if self._seeds else {}
         body |= self._stops(served, step.detector.rule, step.prefix.text)
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-        pieces = Pieces(self._tokenizer, served.gives_ids)
+        if at_once is None:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        maybe_fewer = at_once is None and not served.is_vllm
+        pieces = Pieces(self._tokenizer, served.gives_ids, maybe_fewer)
         last = Reply()
         try:
             async with aclosing(self._server.events(served.path, body)) as events:
@@ -310,3 +335,45 @@ class OpenAIEngine(RequestEngine):
                 "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
                 "temperature 1 alone, or set engine.any_logprobs: true"
             )
+
+
+async def context(server: RemoteServer, name: str) -> int | None:
+    """Tokens of the model's context, from the server's list of models; None where it has no list or
+    does not say. Raises UserError where the list does not have the model."""
+    try:
+        reply = await server.again(partial(server.json, "/models"), probing=True)
+    except RefusedError as error:
+        if error.status in (401, 403):
+            raise
+        return None
+    except UnansweredError as error:
+        if not error.unable:
+            raise
+        return None
+    listed = _listed(reply)
+    if listed and name not in listed:
+        raise UserError(
+            f"the server at {server.url} has no model {name!r} but "
+            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
+        )
+    about = listed.get(name, {})
+    limit: Any = about.get("max_model_len") or mapping(about.get("meta")).get("n_ctx")  # llama.cpp
+    return limit if is_int(limit) and limit > 0 else None
+
+
+def _listed(reply: Any) -> dict[str, dict[str, Any]]:
+    """What is known of each model by its name, from a list in one of several shapes."""
+    models = reply
+    for key in ("data", "models"):
+        if isinstance(models, dict):
+            models = models.get(key) or models
+    if isinstance(models, dict) and models.get("object") == "model":
+        models = [models]
+    listed = {}
+    for model in models if isinstance(models, list) else []:
+        about = model if isinstance(model, dict) else {"id": model}
+        aliases = about.get("aliases")
+        names = [about.get(key) for key in ("id", "name", "model")]
+        names += aliases if isinstance(aliases, list) else []
+        listed.update({name: about for name in names if isinstance(name, str)})
+    return listed

@@ -5,11 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any, Literal
 
-from butwait.engines.detokenizer import Detokenizer, text_tokens
+from butwait.engines.detokenizer import UNFINISHED, Detokenizer, text_tokens
 from butwait.engines.engine import Prefix
 from butwait.engines.remote_server import (
     LostError,
@@ -37,6 +36,18 @@ _FINISHES = {
     **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
 }
 """What servers call an end of the completion, and one that a limit of theirs made."""
+
+
+class LeftOutError(Exception):
+    """A stream left out tokens of its text.
+
+    Attributes:
+        most: tokens that there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
 
 
 class LackingError(UserError):
@@ -90,7 +101,7 @@ def _in_our_form() -> Iterator[None]:
 def read(body: dict[str, Any]) -> Reply:
     """A reply, or an event of a stream. Raises LostError where it is none, and UserError where
     the server takes the thought out of the text."""
-    usage = _mapping(body.get("usage"))
+    usage = mapping(body.get("usage"))
     choices = body.get("choices") if usage else body["choices"]
     choice: Any = next((c for c in choices or () if c.get("index") in (0, None)), {})
     message = choice.get("delta") or choice.get("message") or {}
@@ -104,16 +115,16 @@ def read(body: dict[str, Any]) -> Reply:
     stop: Any = choice.get("stop_reason")
     # A completion has them in its choice, a chat beside it.
     prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
-    cached: Any = _mapping(usage.get("prompt_tokens_details")).get("cached_tokens")
+    cached: Any = mapping(usage.get("prompt_tokens_details")).get("cached_tokens")
     return Reply(
         text=_text(choice.get("text") or message.get("content") or ""),
         token_ids=token_ids,
         logprobs=logprobs,
         finish=_FINISHES.get(finish, finish),
-        stop=stop if _is_int(stop) or (isinstance(stop, str) and stop) else None,
+        stop=stop if is_int(stop) or (isinstance(stop, str) and stop) else None,
         prompt_ids=prompt_ids,
         prompt_tokens=usage.get("prompt_tokens"),
-        cached_tokens=cached if _is_int(cached) and cached > 0 else 0,
+        cached_tokens=cached if is_int(cached) and cached > 0 else 0,
     )
 
 
@@ -150,12 +161,12 @@ def no_numbers(url: str, logprobs: Sequence[float], *, maybe_impossible: bool = 
     )
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
     """What counts tokens is not worth a run: of another form it says nothing."""
     return value if isinstance(value, dict) else {}
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -189,7 +200,7 @@ def _tokens(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
     elif ids is None:
         ids = _named(names)
     if ids is not None:
-        if not all(_is_int(token) and 0 <= token < 2**31 for token in ids):
+        if not all(is_int(token) and 0 <= token < 2**31 for token in ids):
             raise ValueError("a token id is none")
         if values and len(ids) != len(values):
             raise ValueError(f"{len(values)} log-probabilities for {len(ids)} tokens")
@@ -206,14 +217,19 @@ class Pieces:
     """Tokens of a stream. Where the server gives none, each piece of its text is tokenised, once:
     servers send about a token at a time, so this finds nearly always what was sampled.
 
+    Args:
+        tokenizer: of the model.
+        gives_ids: whether the server says which tokens it sampled.
+        maybe_fewer: whether it may leave some of them out.
+
     Attributes:
         empty: whether nothing was sampled so far, for all that the server says.
     """
 
-    def __init__(self, tokenizer: Any, gives_ids: bool) -> None:
+    def __init__(self, tokenizer: Any, gives_ids: bool, maybe_fewer: bool = False) -> None:
         self.empty = True
         self._tokenizer = tokenizer
-        self._gives_ids = gives_ids
+        self._gives_ids, self._maybe_fewer = gives_ids, maybe_fewer
         self._text = ""
         self._token_ids: list[int] = []
         self._half = ""
@@ -248,8 +264,16 @@ class Pieces:
         return sum(self._pending)
 
     def check(self) -> None:
-        """Raises UserError where pieces of a text, tokenised, do not make up that text."""
-        if Detokenizer(self._tokenizer).decode(self._token_ids) != self._text:
+        """Raises UserError where pieces of a text, tokenised, do not make up that text, and
+        LeftOutError where the server's tokens do not."""
+        if self._gives_ids and not self._maybe_fewer:
+            return
+        decoded = Detokenizer(self._tokenizer).decode(self._token_ids)
+        if self._gives_ids:
+            # A decoder may strip the space of the first token.
+            if decoded.rstrip(UNFINISHED).lstrip() != self._text.lstrip():
+                raise LeftOutError(len(self._text.encode(errors="replace")) + 1)
+        elif decoded != self._text:
             raise UserError(
                 f"the tokenizer of {self._tokenizer.name_or_path} does not keep pieces of a "
                 "text as they are: it needs a server that gives token ids (vLLM does)"
@@ -265,6 +289,8 @@ class Pieces:
                     f"it sampled token {token}, and {self._tokenizer.name_or_path} has "
                     f"{len(self._tokenizer)}: is it the model of model.name?"
                 )
+        self._text += reply.text
+        self._token_ids.extend(sampled)
         return sampled, list(reply.logprobs) or [math.nan] * len(sampled)
 
     def _whole_characters(self, text: str) -> str:
@@ -307,45 +333,6 @@ class Served:
         elif sampling.top_k:
             body["top_k"] = sampling.top_k
         return body
-
-
-async def context(server: RemoteServer, name: str) -> int | None:
-    """Tokens of the model's context, from the server's list of models; None where it has no list or
-    does not say. Raises UserError where the list does not have the model."""
-    try:
-        reply = await server.again(partial(server.json, "/models"), probing=True)
-    except RefusedError as error:
-        if error.status in (401, 403):
-            raise
-        return None
-    except UnansweredError as error:
-        if not error.unable:
-            raise
-        return None
-    listed = _listed(reply)
-    if listed and name not in listed:
-        raise UserError(
-            f"the server at {server.url} has no model {name!r} but "
-            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
-        )
-    limit: Any = listed.get(name, {}).get("max_model_len")
-    return limit if _is_int(limit) and limit > 0 else None
-
-
-def _listed(reply: Any) -> dict[str, dict[str, Any]]:
-    """What is known of each model by its name, from a list in one of several shapes."""
-    models = reply
-    for key in ("data", "models"):
-        if isinstance(models, dict):
-            models = models.get(key) or models
-    if isinstance(models, dict) and models.get("object") == "model":
-        models = [models]
-    listed = {}
-    for model in models if isinstance(models, list) else []:
-        about = model if isinstance(model, dict) else {"id": model}
-        names = (about.get(key) for key in ("id", "name", "model"))
-        listed.update({name: about for name in names if isinstance(name, str)})
-    return listed
 
 
 async def probe(server: RemoteServer, name: str, paths: Sequence[str], prefix: Prefix) -> Served:
