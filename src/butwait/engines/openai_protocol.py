@@ -271,7 +271,8 @@ class Pieces:
         decoded = Detokenizer(self._tokenizer).decode(self._token_ids)
         if self._gives_ids:
             # A decoder may strip the space of the first token.
-            if decoded.rstrip(UNFINISHED).lstrip() != self._text.lstrip():
+            theirs, ours = (text.rstrip(UNFINISHED).lstrip() for text in (self._text, decoded))
+            if theirs != ours:
                 raise LeftOutError(len(self._text.encode(errors="replace")) + 1)
         elif decoded != self._text:
             raise UserError(
