@@ -118,7 +118,7 @@ RIGHT: dict[str, bytes | Verbatim] = {
 }
 
 
-@pytest.mark.parametrize("piece", [1, 10**6], ids=["byte by byte", "at once"])
+@pytest.mark.parametrize("piece", [7, 10**6], ids=["in pieces", "at once"])
 def test_one_reply_in_every_notation(piece: int, run: Run) -> None:
     """The same step of "It is 7" each time, asked for once."""
     toy = Toy(dialect="text", piece=piece)
@@ -569,6 +569,56 @@ def test_signs_of_life_are_no_answer(run: Run) -> None:
     run(go())
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+NO_HTTP = [
+    b"",
+    b"no HTTP\r\n\r\n",
+    b"\x15\x03\x01\x00\x02\x02\x16",
+    b"HTTP/1.1 200",
+    b"HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    HEAD + b"Content-Length: -1\r\n\r\n{}",
+    HEAD + b"Content-Length: 9\r\n\r\n{",
+    HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\n{}",
+    HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}",
+    HEAD + b"Content-Encoding: " + b", ".join([b"gzip"] * 9) + b"\r\n\r\n{}",
+    HEAD + b"Content-Encoding: br\r\n\r\n\x00\x01",
+    HEAD + b"Content-Encoding: deflate\r\n\r\n{}",
+    HEAD + b"Content-Type: text/event-stream; charset=\xff\r\n\r\n<",
+    HEAD + b"A: \x00\r\n\r\n<",
+    HEAD + b"A: " + b"a" * 200_000 + b"\r\n\r\n<",
+    HEAD + b"Set-Cookie: =; expires=\xff; max-age=x\r\nSet-Cookie: \xe9\r\n\r\n<",
+]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_is_no_http_is_a_lost_reply(scheme: str, run: Run) -> None:
+    async def go() -> None:
+        replies: list[bytes] = []
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10**6)
+            writer.write(replies[-1])
+            writer.close()
+
+        listening = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        chosen = OpenAISettings(kind="openai", base_url=f"{scheme}://127.0.0.1:{port}")
+        server = RemoteServer(chosen, chosen.base_url, 1, "engine.base_url")
+        for reply in NO_HTTP if scheme == "http" else NO_HTTP[:3]:
+            replies.append(reply)
+            for ask in (lambda: anext(server.events("/x", {})), lambda: server.json("/x")):
+                with pytest.raises(remote_server.LostError):
+                    await asyncio.wait_for(ask(), 20)
+        await server.close()
+        listening.close()
+
+    run(go())
+
+
 def test_a_stream_that_stays_open_behind_its_end_is_closed(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,7 +741,7 @@ def attack(dialect: str, examples: int, run: Run) -> None:
 
 @pytest.mark.parametrize("dialect", ["text", "vllm"])
 def test_generated_replies_are_a_step_or_one_sentence(dialect: str, run: Run) -> None:
-    attack(dialect, 40, run)
+    attack(dialect, 30, run)
 
 
 @pytest.mark.slow

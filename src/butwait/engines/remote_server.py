@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.request import proxy_bypass
 
@@ -233,6 +234,7 @@ class RemoteServer:
                 timeout=httpx2.Timeout(patience, connect=min(CONNECT_S, patience), pool=None),
                 limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
                 trust_env=trust_env,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept
             )
 
         try:
