@@ -491,7 +491,7 @@ def test_a_password_in_the_address_is_sent_and_not_shown(
 ) -> None:
     caplog.set_level("DEBUG")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with serving(Toy(verbatim=[(400, {}, b"no")])) as toy:
+    with serving(Toy(verbatim=[(400, {}, b"no sesame")])) as toy:
         toy.url = toy.url.replace("//", "//me:sesame@")
         with pytest.raises(UserError, match="refused") as error:
             steps(toy, run, RULE)

@@ -285,8 +285,9 @@ class RemoteServer:
     def _shown(self, text: str) -> str:
         """What somebody else says, on one line, without the key and without what a terminal would
         obey."""
-        if len(self._secret) > 3:
-            text = text.replace(self._secret, "***")
+        for secret in (self._secret, self._login[1] if self._login else ""):
+            if len(secret) > 3:
+                text = text.replace(secret, "***")
         text = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(text.split())[:300]
 
