@@ -5,7 +5,8 @@ import asyncio
 import gzip
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ LOST: dict[str, tuple[bytes | Verbatim, str]] = {
         "does not answer",
     ),
     "no content": ((204, {"Connection": "close"}, b""), "broke off"),
-    "busy": ((429, {"Retry-After": "0"}, b"{}"), "status 429"),
+    "busy": ((429, {"Retry-After": "soon"}, b"{}"), "status 429"),
     "a page of a proxy": ((502, {}, b"<html>Bad Gateway</html>"), "502: <html>Bad Gateway</html>"),
 }
 LOST_IDS: dict[str, tuple[bytes, str]] = {
@@ -546,6 +547,31 @@ def test_a_proxy_that_is_none_is_one_sentence(
     assert len(step.token_ids) > 0
 
 
+@asynccontextmanager
+async def listening(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    scheme: str = "http",
+    **chosen: Any,
+) -> AsyncIterator[RemoteServer]:
+    """A server that says what it likes over bare connections, which are closed in the end."""
+    writers = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await talk(reader, writer)
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as made:
+        url = f"{scheme}://127.0.0.1:{made.sockets[0].getsockname()[1]}"
+        how = OpenAISettings(kind="openai", base_url=url, **chosen)
+        server = RemoteServer(how, url, 1, "engine.base_url")
+        try:
+            yield server
+        finally:
+            await server.close()
+            for writer in writers:
+                writer.close()
+
+
 def test_signs_of_life_are_no_answer(run: Run) -> None:
     """Comments keep a connection alive for ever; the time without an answer is bounded."""
 
@@ -556,15 +582,10 @@ def test_signs_of_life_are_no_answer(run: Run) -> None:
                 writer.write(b": alive\n\n")
                 await asyncio.sleep(0.01)
 
-        listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        chosen = OpenAISettings(kind="openai", base_url=f"http://127.0.0.1:{port}", timeout_s=0.1)
-        server = RemoteServer(chosen, chosen.base_url, 1, "engine.base_url")
-        for ask in (lambda: anext(server.events("/x", {})), lambda: server.json("/x")):
-            with pytest.raises(remote_server.LostError, match=r"signs of life for 0\.1 s"):
-                await asyncio.wait_for(ask(), 20)
-        await server.close()
-        listening.close()
+        async with listening(talk, timeout_s=0.1) as server:
+            for ask in (lambda: anext(server.events("/x", {})), lambda: server.json("/x")):
+                with pytest.raises(remote_server.LostError, match=r"signs of life for 0\.1 s"):
+                    await asyncio.wait_for(ask(), 20)
 
     run(go())
 
@@ -604,17 +625,12 @@ def test_what_is_no_http_is_a_lost_reply(scheme: str, run: Run) -> None:
             writer.write(replies[-1])
             writer.close()
 
-        listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        chosen = OpenAISettings(kind="openai", base_url=f"{scheme}://127.0.0.1:{port}")
-        server = RemoteServer(chosen, chosen.base_url, 1, "engine.base_url")
-        for reply in NO_HTTP if scheme == "http" else NO_HTTP[:3]:
-            replies.append(reply)
-            for ask in (lambda: anext(server.events("/x", {})), lambda: server.json("/x")):
-                with pytest.raises(remote_server.LostError):
-                    await asyncio.wait_for(ask(), 20)
-        await server.close()
-        listening.close()
+        async with listening(talk, scheme) as server:
+            for reply in NO_HTTP if scheme == "http" else NO_HTTP[:3]:
+                replies.append(reply)
+                for ask in (lambda: anext(server.events("/x", {})), lambda: server.json("/x")):
+                    with pytest.raises(remote_server.LostError):
+                        await asyncio.wait_for(ask(), 20)
 
     run(go())
 
@@ -628,14 +644,8 @@ def test_a_stream_that_stays_open_behind_its_end_is_closed(
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + sse(A, B))
 
-        listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        chosen = OpenAISettings(kind="openai", base_url=f"http://127.0.0.1:{port}")
-        server = RemoteServer(chosen, chosen.base_url, 1, "engine.base_url")
-        said = [event async for event in server.events("/x", {})]
-        await server.close()
-        listening.close()
-        return said
+        async with listening(talk) as server:
+            return [event async for event in server.events("/x", {})]
 
     assert run(asyncio.wait_for(go(), 30)) == [A, B]
 
