@@ -758,3 +758,49 @@ def test_generated_replies_are_a_step_or_one_sentence(dialect: str, run: Run) ->
 @pytest.mark.parametrize("dialect", ["text", "vllm", "llama.cpp"])
 def test_many_generated_replies_are_a_step_or_one_sentence(dialect: str, run: Run) -> None:
     attack(dialect, 800, run)
+
+
+def attack_probe(examples: int, run: Run) -> None:
+    """Whatever a server answers when it is asked what it can: it is known how to ask it, or one
+    sentence says why not."""
+    listed = st.fixed_dictionaries({"id": st.just("toy") | VALUES, "max_model_len": VALUES})
+    models = VALUES | st.fixed_dictionaries({"data": st.lists(listed) | VALUES})
+    answers = spoilt_events().map(lambda event: json.loads(event.strip()[6:])) | VALUES
+    with serving(Toy()) as toy:
+        engine: Any = engine_of(toy, TURNS, retries=0)
+        start = engine.start(PROBLEM)
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(models, st.lists(answers, min_size=4, max_size=4))
+        def once(models: Any, said: list[Any]) -> None:
+            left = list(said)
+
+            async def json_of(path: str, body: Any = None) -> Any:
+                return models if body is None else left.pop()
+
+            engine._server.json = json_of
+            engine._served = engine._capacity = None
+            sentence = ""
+            try:
+                run(engine._how(start))
+            except UserError as error:
+                sentence = str(error)
+            assert sentence.isprintable()
+            assert bool(sentence) == (engine._served is None)
+
+        once()
+
+
+def test_generated_answers_of_a_probe(run: Run) -> None:
+    attack_probe(30, run)
+
+
+@pytest.mark.slow
+def test_many_generated_answers_of_a_probe(run: Run) -> None:
+    attack_probe(1500, run)

@@ -218,8 +218,8 @@ class OpenAIEngine(RequestEngine):
         if reply.prompt_tokens not in (None, n) and not self._miscounted:
             self._miscounted = True
             logger.warning(
-                "the server at %s says that it ran %s tokens where the path has %d; if it counts "
-                "rightly, %s",
+                "the server at %s says that it ran %.40r tokens where the path has %d; if it "
+                "counts rightly, %s",
                 *(self._server.url, reply.prompt_tokens, n, OTHERS),
             )
 
@@ -354,7 +354,7 @@ async def context(server: RemoteServer, name: str) -> int | None:
     if listed and name not in listed:
         raise UserError(
             f"the server at {server.url} has no model {name!r} but "
-            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
+            f"{server.shown(', '.join(sorted(listed)[:5]))}: set engine.served_model"
         )
     about = listed.get(name, {})
     limit: Any = about.get("max_model_len") or mapping(about.get("meta")).get("n_ctx")  # llama.cpp

@@ -124,7 +124,7 @@ class RemoteServer:
             if attempt < self._settings.retries:
                 await asyncio.sleep(_pause(attempt, failure.retry_after))
         raise UnansweredError(
-            f"the server at {self.url} does not answer ({self._shown(str(failure))}; "
+            f"the server at {self.url} does not answer ({self.shown(str(failure))}; "
             f"{attempt + 1} attempts): start it, or mend {self._key}; what is finished stays",
             failure.unable,
         )
@@ -165,7 +165,7 @@ class RemoteServer:
             reply.get("error") or reply.get("object") == "error"
         ):
             return None
-        return self._shown(_message(json.dumps(reply).encode()))
+        return self.shown(_message(json.dumps(reply).encode()))
 
     def check(self, reply: Any) -> None:
         """Raises RefusedError or LostError where a reply is an error (``failure``)."""
@@ -254,7 +254,7 @@ class RemoteServer:
         if status < 300:
             return
         if status < 400:
-            place = self._shown(response.headers.get("Location", "")).removesuffix(path)
+            place = self.shown(response.headers.get("Location", "")).removesuffix(path)
             to = f": set {self._key} to {place}" if place else " without a place"
             raise RefusedError(f"{self.url} sends on (status {status}){to}", status)
         message = f"status {status}: {_message(await self._whole(response))}"
@@ -263,7 +263,7 @@ class RemoteServer:
             raise LostError(message, status, after)
         name = self._settings.api_key_env
         hint = f"; the key is read from {name}" if status in (401, 403) else ""
-        sentence = f"{self.url} refused a request with {self._shown(message)}{hint}"
+        sentence = f"{self.url} refused a request with {self.shown(message)}{hint}"
         raise RefusedError(sentence, status)
 
     def _event(self, kind: str, data: str) -> dict[str, Any] | None:
@@ -282,7 +282,7 @@ class RemoteServer:
         self.check(event)
         return event
 
-    def _shown(self, text: str) -> str:
+    def shown(self, text: str) -> str:
         """What somebody else says, on one line, without the key and without what a terminal would
         obey."""
         for secret in (self._secret, self._login[1] if self._login else ""):
