@@ -16,6 +16,7 @@ from random_models import EOS, VOCABULARY, model, tokenizer
 
 MODEL = "toy"
 FAULTS = ("status", "broken off", "no JSON", "silence", "hung up", "error event")
+Verbatim = tuple[int, dict[str, str], bytes]
 
 
 def next_logprobs(path: np.ndarray | list[int]) -> np.ndarray:
@@ -34,10 +35,16 @@ class Toy:
             ``text`` (no ids) or ``strict`` (as ``text``, and refuses parameters it does not know).
         completions: whether it has them beside chats.
         raw: whether log-probabilities are those before the filters.
-        silent: whether it gives no log-probabilities.
+        silent: whether it gives no log-probabilities (in ``completions`` alone, or anywhere).
         script: texts to be said one after another, token by token with -0.5 nats; empty: the
             random model.
         faults: what goes wrong with the next streams: (kind, status or seconds, headers).
+        verbatim: what the next streams are instead, as it is: (status, headers, body).
+        piece: bytes of it that are sent at a time.
+        models: what its list of models is instead: (status, headers, body).
+        no_token_prompts: the status with which it answers a prompt of token ids; None: it takes it.
+        other_prompt: whether it says that it ran other tokens.
+        drops: whether its streams leave out tokens that end within a character, as llama.cpp's do.
         limit: tokens that it samples in one request at most.
         cached: prompt tokens that it says were in its cache.
         dies_after: streams after which it hangs up on every one; None: it stays.
@@ -47,9 +54,15 @@ class Toy:
     dialect: str = "vllm"
     completions: bool = True
     raw: bool = False
-    silent: bool = False
+    silent: bool | str = False
     script: list[str] = field(default_factory=list)
     faults: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
+    verbatim: list[Verbatim] = field(default_factory=list)
+    piece: int = 10**6
+    models: Verbatim | None = None
+    no_token_prompts: int | None = None
+    other_prompt: bool = False
+    drops: bool = False
     limit: int = 10**6
     cached: int = 0
     extra_prompt_tokens: int = 0
@@ -107,11 +120,16 @@ KNOWN = frozenset(
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a reply in several writes takes 40 ms
     toy: Toy
 
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
+        self.toy.headers.append(dict(self.headers))
+        if self.toy.models is not None:
+            status, headers, body = self.toy.models
+            return self._say(status, body, headers)
         entry = {"max_model_len": self.toy.context}
         self._say(200, {"data": [{"id": name, **entry} for name in self.toy.names]})
 
@@ -131,6 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(number)
             if kind != "silence":
                 return self._fail(kind, number, body, chat)
+        if body.get("stream") and self.toy.verbatim:
+            status, headers, raw = self.toy.verbatim.pop(0)
+            self._begin_stream(status, headers)
+            for i in range(0, len(raw), self.toy.piece):
+                self._chunk(raw[i : i + self.toy.piece])
+            return self._chunk("")
+        if not chat and self.toy.no_token_prompts:
+            return self._say(self.toy.no_token_prompts, {"error": "a prompt is a string"})
         if not chat and not self.toy.completions:
             return self._say(404, {"detail": "Not Found"})
         if self.toy.dialect == "strict" and (unknown := body.keys() - KNOWN):
@@ -163,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
         for draw in self.toy.draw(prompt, body):
             draws.append(draw)
             text = tokenizer().decode([t for t, _, _ in draws], skip_special_tokens=True)
+            if self.toy.drops and not draw[2] and text.endswith("\ufffd"):
+                continue
             text = text if draw[2] else text.rstrip("\ufffd")
             first = len(draws) == 1
             yield self._event(
@@ -195,12 +223,13 @@ class _Handler(BaseHTTPRequestHandler):
             if self.toy.dialect == "llama.cpp":
                 entries = [e | {"id": i} for e, i in zip(entries, ids, strict=True)]
             choice["logprobs"] = {"content": entries}
-        if self.toy.silent:
+        if self.toy.silent is True or (self.toy.silent == "completions" and not chat):
             choice["logprobs"] = None
         event: dict[str, Any] = {"choices": [choice]}
         if self.toy.dialect == "vllm" and body.get("return_token_ids"):
             choice["token_ids"] = ids
-            (event if chat else choice)["prompt_token_ids"] = prompt
+            other = [*prompt, EOS] if prompt and self.toy.other_prompt else prompt
+            (event if chat else choice)["prompt_token_ids"] = other
             stopped = finish == "stop" and ids[-1] != EOS
             choice["stop_reason"] = body["stop"][0] if stopped else None
         return event
@@ -235,18 +264,19 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in range(number):
                 self._chunk(f"data: {json.dumps(next(events))}\n\n")
 
-    def _begin_stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
+    def _begin_stream(self, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Type": "text/event-stream"} | (headers or {})).items():
+            self.send_header(name, value)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 
-    def _chunk(self, text: str) -> None:
-        data = text.encode()
+    def _chunk(self, text: str | bytes) -> None:
+        data = text.encode() if isinstance(text, str) else text
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _say(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         for name, value in (headers or {}).items():

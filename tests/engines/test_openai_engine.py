@@ -211,12 +211,25 @@ def test_a_template_that_edits_the_turn_is_refused(run: Run) -> None:
         run(engine.close())
 
 
-@pytest.mark.parametrize("dialect", ["vllm", "text"])
-def test_a_server_that_runs_other_tokens_is_refused(dialect: str, run: Run) -> None:
+def test_a_server_that_runs_other_tokens_is_refused(run: Run) -> None:
     n = len(ids(PROBLEM.question))
-    with serving(Toy(dialect=dialect, extra_prompt_tokens=1, script=["It is 7"])) as toy:
+    with serving(Toy(other_prompt=True, script=["It is 7"])) as toy:
         with pytest.raises(UserError, match=f"ran {n + 1} tokens that are not the {n} of the path"):
             steps(toy, run, whole(30))
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "text"])
+def test_a_server_that_counts_another_prompt_is_a_warning(
+    dialect: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: many servers count in a way of their own, so that a count stops nothing."""
+    n = len(ids(PROBLEM.question))
+    toy = Toy(dialect=dialect, extra_prompt_tokens=1, script=["It is 7"] * 2)
+    with serving(toy):
+        _, results = steps(toy, run, whole(30), n=2)
+    assert [result.text for result in results] == ["It is 7"] * 2
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"says that it ran {n + 1} tokens where the path has {n}" in warning
 
 
 def test_a_chat_of_an_unknown_prompt_is_refused(run: Run) -> None:

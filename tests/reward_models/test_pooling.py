@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -143,6 +144,22 @@ def test_the_key_comes_from_the_environment(
         ((200, {"error": "x"}), RewardModelError, "no two logits"),
         ((200, {"data": [{"index": 0, "data": [[0.0, float("nan")]]}]}), RewardModelError, "NaN"),
         ((404, {"error": {"message": "no model m"}}), UserError, "status 404: no model m"),
+        ((200, {"error": {"message": "out of\nmemory"}}), RewardModelError, "out of memory"),
+        ((200, [1]), RewardModelError, "no two logits"),
+        ((200, {"data": None}), RewardModelError, "no two logits"),
+        ((200, {"data": {"data": [[0.0, 1.0]]}}), RewardModelError, "no two logits"),
+        ((200, {"data": [[[0.0, 1.0]]]}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": 0, "data": "AAAA"}]}), RewardModelError, "no two logits"),
+        (
+            (200, {"data": [{"index": 0, "data": [[10**400, 0]]}]}),
+            RewardModelError,
+            "no two logits",
+        ),
+        ((200, {"data": [{"index": 0, "data": [[0, 1], [2]]}]}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": 1, "data": [[0.0, 1.0]]}]}), RewardModelError, "0 of 1 paths"),
+        ((200, {"data": [{"index": 0, "data": [[0.0, None]]}]}), RewardModelError, "NaN"),
+        ((200, {"data": [{"index": 0, "data": [[0.0, math.inf]]}]}), RewardModelError, "infinite"),
+        ((308, {}), UserError, r"sends on \(status 308\)"),
     ],
 )
 def test_an_answer_that_is_no_score_is_an_error_at_once(
@@ -152,6 +169,13 @@ def test_an_answer_that_is_no_score_is_an_error_at_once(
     with pytest.raises(kind, match=sentence):
         scores(model(server), path("Yes."))
     assert len(server.asked) == 1
+
+
+def test_two_answers_for_one_path_are_none_for_another(server: Server) -> None:
+    row = {"index": 0, "data": [[0.0, 1.0]]}
+    server.replies = [(200, {"data": [row, row]})]
+    with pytest.raises(RewardModelError, match="answered for 1 of 2 paths"):
+        scores(model(server), path("Yes."), path("No."))
 
 
 def test_a_server_that_stays_away_is_the_users_to_mend(server: Server) -> None:

@@ -1,16 +1,21 @@
 """OpenAI's protocol, which each server speaks in its own way: what they say, read into one form,
 and how one of them answers, asked before the first step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any, Literal
 
-from butwait.engines.detokenizer import Detokenizer, text_tokens
+from butwait.engines.detokenizer import UNFINISHED, Detokenizer, text_tokens
 from butwait.engines.engine import Prefix
-from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.remote_server import (
+    LostError,
+    RefusedError,
+    RemoteServer,
+    UnansweredError,
+)
 from butwait.engines.settings import Sampling
 from butwait.records import UserError
 
@@ -20,7 +25,33 @@ CERTAIN = -1e-6
 """Nats: the log-probability of the only token that a filter left, but for rounding."""
 PROBED = 4
 """Tokens that the server is asked for to see how it answers. They are in no count."""
+PADDED = 1024
+"""Ids beyond the tokenizer's that a model may have: vocabularies are padded to round numbers."""
+ABOVE_ZERO = 0.1
+"""Nats that rounding in bfloat16 may lift a log-probability above 0."""
 _TOKEN_ID = "token_id:"
+_PASS = "surrogatepass"
+_FINISHES = {
+    **dict.fromkeys(("stop", "stop_sequence", "eos", "eos_token", "end_turn"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
+}
+"""What servers call an end of the completion, and one that a limit of theirs made."""
+
+
+class LeftOutError(Exception):
+    """A stream left out tokens of its text.
+
+    Attributes:
+        most: tokens that there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+
+class LackingError(UserError):
+    """A server answers, and leaves out what is needed."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +61,10 @@ class Reply:
     Attributes:
         text: what is new.
         token_ids: its tokens, with EOS where the server counts it in; None: it does not say.
-        logprobs: nats, one for each of the server's tokens; empty where it gives none.
-        finish: the server's reason to end; None: it goes on.
+        logprobs: nats, one for each of the server's tokens, NaN where it is null; empty where the
+            server gives none.
+        finish: the server's reason to end, ``stop`` or ``length`` where it ended as it should;
+            None: it goes on.
         stop: the stop string or token that ended it, where the server says so.
         prompt_ids: the tokens that were run before, where the server says so.
         prompt_tokens: how many they were, where it says that.
@@ -60,7 +93,7 @@ class Reply:
 def _in_our_form() -> Iterator[None]:
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise LostError(f"a reply has another form ({error!r})") from error
 
 
@@ -68,10 +101,9 @@ def _in_our_form() -> Iterator[None]:
 def read(body: dict[str, Any]) -> Reply:
     """A reply, or an event of a stream. Raises LostError where it is none, and UserError where
     the server takes the thought out of the text."""
-    usage = body.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    choices = body["choices"]
-    choice = choices[0] if choices else {}
+    usage = mapping(body.get("usage"))
+    choices = body.get("choices") if usage else body["choices"]
+    choice: Any = next((c for c in choices or () if c.get("index") in (0, None)), {})
     message = choice.get("delta") or choice.get("message") or {}
     if message.get("reasoning_content") or message.get("reasoning"):
         raise UserError(
@@ -79,30 +111,76 @@ def read(body: dict[str, Any]) -> Reply:
             "or set engine.mode: completions"
         )
     token_ids, logprobs = _tokens(choice)
+    finish: Any = choice.get("finish_reason") or None
+    stop: Any = choice.get("stop_reason")
+    # A completion has them in its choice, a chat beside it.
+    prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
+    cached: Any = mapping(usage.get("prompt_tokens_details")).get("cached_tokens")
     return Reply(
-        text=choice.get("text") or message.get("content") or "",
+        text=_text(choice.get("text") or message.get("content") or ""),
         token_ids=token_ids,
         logprobs=logprobs,
-        finish=choice.get("finish_reason"),
-        stop=choice.get("stop_reason"),
-        # A completion has them in its choice, a chat beside it.
-        prompt_ids=choice.get("prompt_token_ids") or body.get("prompt_token_ids"),
+        finish=_FINISHES.get(finish, finish),
+        stop=stop if is_int(stop) or (isinstance(stop, str) and stop) else None,
+        prompt_ids=prompt_ids,
         prompt_tokens=usage.get("prompt_tokens"),
-        cached_tokens=details.get("cached_tokens") or 0,
+        cached_tokens=cached if is_int(cached) and cached > 0 else 0,
     )
 
 
 @_in_our_form()
-def echoed(body: dict[str, Any], path: list[int]) -> list[float | None] | None:
+def echoed(body: dict[str, Any], path: list[int]) -> list[float] | None:
     """The log-probabilities of a path, in nats, where all but its last token were echoed and the
-    last was asked for by its id. The first is None. None for all of them where the server echoed
-    something else. Raises LostError for a reply of another form."""
+    last was asked for by its id; NaN where there is none, as for the first. None for all of them
+    where the server echoed something else. Raises LostError for a reply of another form."""
     logprobs = body["choices"][0]["logprobs"] or {}
     names, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
     if _named(names[:-1]) != path[:-1] or len(values) != len(path):
         return None
     last = logprobs["top_logprobs"][-1].get(f"{_TOKEN_ID}{path[-1]}")
-    return None if last is None else [*values[:-1], last]
+    return None if last is None else [*map(_number, values[:-1]), _number(last)]
+
+
+def no_numbers(url: str, logprobs: Sequence[float], *, maybe_impossible: bool = False) -> str:
+    """What is wrong with log-probabilities of tokens; "" where nothing is.
+
+    Args:
+        url: of the server that gave them.
+        logprobs: nats, NaN where they are missing.
+        maybe_impossible: whether the tokens may be such as the model cannot take.
+    """
+    wrong = sum(
+        not (value <= ABOVE_ZERO and (maybe_impossible or value > -math.inf)) for value in logprobs
+    )
+    if not wrong:
+        return ""
+    return (
+        f"the server at {url} left out {wrong} of {len(logprobs)} log-probabilities of tokens, or "
+        "gave for them what is none: the model's logits are no numbers (NaN), as its weights or "
+        "this precision do not hold (serve it in another one), or the server cannot give them"
+    )
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """What counts tokens is not worth a run: of another form it says nothing."""
+    return value if isinstance(value, dict) else {}
+
+
+def is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    """A text, or one in parts."""
+    if isinstance(value, list):
+        value = "".join(part["text"] for part in value)
+    if not isinstance(value, str):
+        raise TypeError(f"a text is {type(value).__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _tokens(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
@@ -111,18 +189,21 @@ def _tokens(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
     logprobs = choice.get("logprobs") or {}
     content = logprobs.get("content") or []
     if content:
-        values = [float(entry["logprob"]) for entry in content]
-        names = [entry["token"] for entry in content]
+        values = [_number(entry.get("logprob")) for entry in content]
+        names = [entry.get("token") or "" for entry in content]
         ids = [entry["id"] for entry in content] if all("id" in e for e in content) else None
     else:
-        values = [float(value) for value in logprobs.get("token_logprobs") or []]
+        values = [_number(value) for value in logprobs.get("token_logprobs") or []]
         names, ids = logprobs.get("tokens") or [], None
     if choice.get("token_ids") is not None:
         ids = choice["token_ids"]
     elif ids is None:
         ids = _named(names)
-    if ids is not None and values and len(ids) != len(values):
-        raise ValueError(f"{len(values)} log-probabilities for {len(ids)} tokens")
+    if ids is not None:
+        if not all(is_int(token) and 0 <= token < 2**31 for token in ids):
+            raise ValueError("a token id is none")
+        if values and len(ids) != len(values):
+            raise ValueError(f"{len(values)} log-probabilities for {len(ids)} tokens")
     return ids, values
 
 
@@ -132,47 +213,50 @@ def _named(names: Sequence[str]) -> list[int] | None:
     return [int(name.removeprefix(_TOKEN_ID)) for name in names]
 
 
-def check_prompt(reply: Reply, prompt_ids: list[int]) -> None:
-    """Raises UserError where the server ran other tokens than ours."""
-    others = reply.prompt_ids is not None and reply.prompt_ids != prompt_ids
-    if others or reply.prompt_tokens not in (None, len(prompt_ids)):
-        ran = len(reply.prompt_ids) if reply.prompt_ids else reply.prompt_tokens
-        raise UserError(
-            f"the server ran {ran} tokens that are not the {len(prompt_ids)} of the path: its "
-            "tokenizer or chat template is another one than that of model.name, or it cut the "
-            "prompt; serve the same model, or use engine.mode: completions"
-        )
-
-
 class Pieces:
     """Tokens of a stream. Where the server gives none, each piece of its text is tokenised, once:
-    servers send about a token at a time, so this finds nearly always what was sampled."""
+    servers send about a token at a time, so this finds nearly always what was sampled.
 
-    def __init__(self, tokenizer: Any, gives_ids: bool) -> None:
+    Args:
+        tokenizer: of the model.
+        gives_ids: whether the server says which tokens it sampled.
+        maybe_fewer: whether it may leave some of them out.
+
+    Attributes:
+        empty: whether nothing was sampled so far, for all that the server says.
+    """
+
+    def __init__(self, tokenizer: Any, gives_ids: bool, maybe_fewer: bool = False) -> None:
+        self.empty = True
         self._tokenizer = tokenizer
-        self._gives_ids = gives_ids
+        self._gives_ids, self._maybe_fewer = gives_ids, maybe_fewer
         self._text = ""
         self._token_ids: list[int] = []
+        self._half = ""
         self._pending: list[float] = []
+        self._numbered = False
 
     def take(self, reply: Reply) -> tuple[list[int], list[float]]:
-        """The next tokens and a log-probability for each. A piece of text that becomes another
-        number of tokens than the server's has their sum at its first token."""
+        """The next tokens and a log-probability for each, NaN where it is missing. A piece of text
+        that becomes another number of tokens than the server's has their sum at its first token.
+        Raises LostError for tokens and texts that are none."""
+        self.empty = self.empty and not (reply.text or reply.token_ids or reply.logprobs)
         if self._gives_ids:
-            sampled = reply.token_ids or []
-            if len(reply.logprobs) != len(sampled):
-                raise UserError("the server left out log-probabilities of sampled tokens")
-            return sampled, list(reply.logprobs)
+            return self._given(reply)
         self._pending.extend(reply.logprobs)
-        if not reply.text:
+        self._numbered = self._numbered or bool(reply.logprobs)
+        text = self._whole_characters(reply.text)
+        token_ids: list[int] = text_tokens(self._tokenizer, text).tolist() if text else []
+        if not token_ids:
             return [], []  # part of a character, or EOS
-        self._text += reply.text
-        token_ids: list[int] = text_tokens(self._tokenizer, reply.text).tolist()
+        self._text += text
         self._token_ids.extend(token_ids)
-        logprobs = self._pending
+        logprobs, self._pending = self._pending, []
+        if not logprobs and (reply.finish is None or not self._numbered):
+            # At the end a server may show text that it held back, and had counted before.
+            logprobs = [math.nan]
         if len(logprobs) != len(token_ids):
             logprobs = [sum(logprobs), *[0.0] * (len(token_ids) - 1)]
-        self._pending = []
         return token_ids, logprobs
 
     def pending(self) -> float:
@@ -180,12 +264,45 @@ class Pieces:
         return sum(self._pending)
 
     def check(self) -> None:
-        """Raises UserError where pieces of a text, tokenised, do not make up that text."""
-        if Detokenizer(self._tokenizer).decode(self._token_ids) != self._text:
+        """Raises UserError where pieces of a text, tokenised, do not make up that text, and
+        LeftOutError where the server's tokens do not."""
+        if self._gives_ids and not self._maybe_fewer:
+            return
+        decoded = Detokenizer(self._tokenizer).decode(self._token_ids)
+        if self._gives_ids:
+            # A decoder may strip the space of the first token.
+            theirs, ours = (text.rstrip(UNFINISHED).lstrip() for text in (self._text, decoded))
+            if theirs != ours:
+                raise LeftOutError(len(self._text.encode(errors="replace")) + 1)
+        elif decoded != self._text:
             raise UserError(
                 f"the tokenizer of {self._tokenizer.name_or_path} does not keep pieces of a "
                 "text as they are: it needs a server that gives token ids (vLLM does)"
             )
+
+    def _given(self, reply: Reply) -> tuple[list[int], list[float]]:
+        if reply.token_ids is None and (reply.text or reply.logprobs):
+            raise LostError("a reply leaves out token ids")
+        sampled = reply.token_ids or []
+        for token in sampled:
+            if token >= len(self._tokenizer) + PADDED:
+                raise LostError(
+                    f"it sampled token {token}, and {self._tokenizer.name_or_path} has "
+                    f"{len(self._tokenizer)}: is it the model of model.name?"
+                )
+        self._text += reply.text
+        self._token_ids.extend(sampled)
+        return sampled, list(reply.logprobs) or [math.nan] * len(sampled)
+
+    def _whole_characters(self, text: str) -> str:
+        """The text with what was kept of the last one, and without half a character at its end:
+        JSON has large ones as two surrogates, and some servers cut between them."""
+        text = (self._half + text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", _PASS)
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        text = text.removesuffix(self._half)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise LostError("a reply's text is no Unicode")
+        return text
 
 
 @dataclass(frozen=True)
@@ -219,35 +336,20 @@ class Served:
         return body
 
 
-async def context(server: RemoteServer, name: str) -> int | None:
-    """Tokens of the model's context, from the server's list of models; None where it has no list or
-    does not say. Raises UserError where the list does not have the model."""
-    try:
-        reply = await server.again(partial(server.json, "/models"))
-    except RefusedError as error:
-        if error.status in (401, 403):
-            raise
-        return None
-    listed = {str(model.get("id")): model for model in reply.get("data") or []}
-    if listed and name not in listed:
-        raise UserError(
-            f"the server at {server.url} has no model {name!r} but "
-            f"{', '.join(sorted(listed)[:5])}: set engine.served_model"
-        )
-    limit = listed.get(name, {}).get("max_model_len")
-    return limit if isinstance(limit, int) else None
-
-
 async def probe(server: RemoteServer, name: str, paths: Sequence[str], prefix: Prefix) -> Served:
     """Asks a model's server in every way that these paths allow, the fullest first, with the tokens
-    of a prompt. Raises the server's refusal of the last."""
+    of a prompt, until one gives what is needed. Raises UserError where none does."""
+    failures: list[UserError] = []
     for path, extended in product(paths, (True, False)):
         try:
             return await _probe(server, name, path, extended, prefix)
-        except RefusedError as error:
-            if error.status in (401, 403) or (path, extended) == (paths[-1], False):
+        except (LackingError, RefusedError, UnansweredError) as error:
+            forbidden = isinstance(error, RefusedError) and error.status in (401, 403)
+            if forbidden or (isinstance(error, UnansweredError) and not error.unable):
                 raise
-    raise AssertionError("some way is allowed")
+            failures.append(error)
+    lacking = [error for error in failures if isinstance(error, LackingError)]
+    raise [*failures, *lacking][-1]
 
 
 async def _probe(
@@ -262,12 +364,20 @@ async def _probe(
     else:
         body |= {"messages": [{"role": "user", "content": "?!"}], "logprobs": True}
     body["model"] = name
-    reply = read(await server.again(partial(server.json, path, body)))
-    if not reply.logprobs:
-        raise UserError(
+
+    async def ask() -> Reply:
+        answer = await server.json(path, body)
+        server.check(answer)
+        return read(answer)
+
+    reply = await server.again(ask, probing=True)
+    if all(map(math.isnan, reply.logprobs)):
+        raise LackingError(
             f"the server at {server.url} gives no log-probabilities of its tokens: they are a "
             "part of every search tree"
         )
+    if wrong := no_numbers(server.url, reply.logprobs):
+        raise LackingError(wrong)
     return replace(
         served,
         gives_ids=reply.token_ids is not None,

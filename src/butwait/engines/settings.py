@@ -102,8 +102,10 @@ class ServerSettings(Settings):
     base_url: Resource[str]
     """Up to and with ``/v1``."""
     api_key_env: Resource[str] = "OPENAI_API_KEY"
-    """Environment variable that holds the key; servers without keys need none."""
+    """Environment variable that holds the key (blanks around it are cut off); servers without keys
+    need none."""
     timeout_s: Resource[Annotated[float, Field(gt=0)]] = 600.0
-    """Seconds without a byte until a request counts as lost."""
+    """Seconds without anything said until a request counts as lost. Comments that keep a connection
+    alive say nothing."""
     retries: Resource[Annotated[int, Field(ge=0)]] = 6
     """Further attempts after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""

@@ -94,15 +94,18 @@ class PoolingPrm(BaseRewardModel):
         }
         answer = await self._server.again(partial(self._server.json, "/pooling", body))
         url = f"{self._server.url}/pooling"
+        if said := self._server.failure(answer):
+            raise RewardModelError(f"{url} gave no two logits per step but an error: {said}")
         try:
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            outputs = [np.array(row["data"], np.float64).reshape(-1, 2) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
+            rows = {row["index"]: row["data"] for row in answer["data"]}
+            outputs = [np.array(rows[i], np.float64).reshape(-1, 2) for i in sorted(rows)]
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise RewardModelError(
                 f"{url} gave no two logits per step ({error}): is it a Qwen2.5-Math-PRM?"
             ) from error
-        if len(outputs) != len(prompts):
-            raise RewardModelError(f"{url} answered for {len(outputs)} of {len(prompts)} paths")
+        answered = sum(i in rows for i in range(len(prompts)))
+        if not answered == len(rows) == len(prompts):
+            raise RewardModelError(f"{url} answered for {answered} of {len(prompts)} paths")
         return outputs
 
     def _score(self, problem: Problem, layout: Layout, output: np.ndarray, tokens: int) -> Score:
@@ -111,6 +114,10 @@ class PoolingPrm(BaseRewardModel):
                 f"the reward model's server gave {len(output)} scores for "
                 f"{self._layouts.judged(layout)} steps of {problem.id}: it must pool at token "
                 f"{self._layouts.mark_id} (--pooler-config with step_tag_id)"
+            )
+        if np.isinf(output).any():
+            raise RewardModelError(
+                f"the reward model's server gave a logit for {problem.id} that is infinite"
             )
         logit = self.checked(self._layouts.logit(output), problem)
         return Score(logit, layout, tokens if layout.steps else 0)
