@@ -178,9 +178,11 @@ def recipes() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2; several are a line
+    each."""
     try:
         app()
     except UserError as error:
-        print(f"butwait: {error}", file=sys.stderr)
+        for line in str(error).splitlines() or [""]:
+            print(f"butwait: {line}", file=sys.stderr)
         sys.exit(2)
