@@ -29,16 +29,40 @@ def run(
     ] = None,
 ) -> None:
     """Run a recipe's stages, or go on where a stopped run was."""
-    from butwait.pipeline.run import run_recipe
-    from butwait.recipe.load import load_recipe
+    from butwait.recipe.load import read_recipe
     from butwait.stages.kinds import STAGES
 
-    loaded = load_recipe(recipe, STAGES, set_ or ())
+    loaded, where = read_recipe(recipe, STAGES, set_ or ())
+    from butwait.pipeline.run import run_recipe  # heavy, and of no use where the text is wrong
+
     try:
-        run_recipe(loaded, run_dir or Path("runs") / loaded.name)
+        run_recipe(loaded, run_dir or Path("runs") / loaded.name, where)
     except KeyboardInterrupt:
         print("\nbutwait: stopped; the same command goes on where it was", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
+    ] = None,
+) -> None:
+    """Check a recipe and all that it names, and run nothing."""
+    from butwait.recipe.load import read_recipe
+    from butwait.stages.kinds import STAGES
+
+    loaded, where = read_recipe(recipe, STAGES, set_ or ())
+    from butwait.pipeline.preflight import check_sets, look_around
+
+    found = [check_sets(loaded, where), look_around(loaded, loaded.order(), where)]
+    for warning in (line for part in found for line in part.warnings):
+        print(f"warning: {warning}")
+    if mistakes := [line for part in found for line in part.mistakes]:
+        raise UserError("\n".join(mistakes))
+    print(f"{loaded.name}: {len(loaded.stages)} stages, no mistakes")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
+from butwait.pipeline.preflight import Where, due_stages, look_around, nowhere
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
@@ -21,12 +22,13 @@ from butwait.stages.problem_sets import load_problem_sets
 console = Console(highlight=False, soft_wrap=True)
 
 
-def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
+def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, dict[str, Any]]:
     """Runs every stage that is not finished yet, in order.
 
     Args:
         recipe: what to run.
         run: the run's folder; a stopped run goes on where it was, a finished one does nothing.
+        where: places of the recipe in its file, for mistakes.
 
     Returns:
         stage name -> its record (the content of its stage.json).
@@ -45,6 +47,11 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
+        found = look_around(recipe, due_stages(recipe, run, problems, versions), where)
+        for warning in found.warnings:
+            console.print(f"  {warning}", markup=False)
+        if found.mistakes:
+            raise UserError("\n".join(found.mistakes))
         done: dict[str, Stage] = {}
         names = recipe.order()
         for number, name in enumerate(names, start=1):

@@ -1,6 +1,6 @@
 """From a YAML file and ``--set`` words to a checked recipe; every mistake is one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,15 +24,27 @@ from butwait.recipe.written import (
 from butwait.records import UserError
 from butwait.running.kinds import Kinds
 
+Where = Callable[[tuple[Any, ...]], str]
+"""The line, or the ``--set`` word, of a place in a recipe."""
+
 
 def load_recipe(
     name_or_path: str, kinds: Kinds[StageKind], overrides: Sequence[str] = ()
 ) -> Recipe:
+    """``read_recipe``, without the places."""
+    return read_recipe(name_or_path, kinds, overrides)[0]
+
+
+def read_recipe(
+    name_or_path: str, kinds: Kinds[StageKind], overrides: Sequence[str] = ()
+) -> tuple[Recipe, Where]:
     """The recipe at a path, or the shipped recipe of that name.
 
     ``extends: NAME`` (or a list of names) takes other recipes as the beginning: mappings are
     joined key by key, and what stands in the recipe itself, or later in the list, wins. ``name``
     is not taken over.
+
+    With it come the places in its file, for mistakes that are found later.
 
     Args:
         name_or_path: ``recipes/quickstart.yaml``, ``./mine.yaml``, or ``quickstart``.
@@ -50,7 +62,7 @@ def load_recipe(
     changed = _with_overrides(text, overrides, wrong)
     recipe, mistakes = _checked(changed, path, kinds)
     if recipe is not None and not wrong:
-        return recipe
+        return recipe, lambda place: changed.at(_as_written(changed, place)).origin
 
     @cache
     def without(word: str) -> set[Mistake]:

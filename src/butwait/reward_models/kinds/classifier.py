@@ -51,6 +51,9 @@ class ClassifierSettings(LocalModelSettings):
     aggregation: Result[Literal["prod", "min", "last"]] = "last"
     """One score from many steps: their product, their minimum, the last one."""
 
+    def look(self, world: Any) -> None:
+        world.model(self.name, self.revision, "name")
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:

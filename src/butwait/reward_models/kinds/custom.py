@@ -15,6 +15,9 @@ class CustomSettings(Settings):
     factory: Content[str]
     """``module:function`` of a function without arguments that returns a ``RewardModel``."""
 
+    def look(self, world: Any) -> None:
+        world.plugin(self.factory, "factory")
+
 
 class _NothingToFree:
     """A reward model that has no ``close``."""

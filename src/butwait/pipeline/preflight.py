@@ -1,0 +1,152 @@
+"""What a run looks at before it computes anything: what its stages name outside of the recipe, and
+whether their paths fit the models. ``docs/check.md`` tells users of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from butwait.engines.load import ENGINES
+from butwait.engines.settings import StepRule
+from butwait.pipeline.identity import stage_header
+from butwait.problems.source import kind_of
+from butwait.recipe.recipe import Recipe
+from butwait.recipe.stages import StageSettings
+from butwait.records import UserError
+from butwait.running.stages import Stage, read_stage
+from butwait.running.world import Lack, Place, World, context_limit, settings_in
+from butwait.stages.problem_sets import LoadedSet
+
+Where = Callable[[Place], str]
+"""The line, or the ``--set`` word, of a place in a recipe."""
+
+
+def nowhere(place: Place) -> str:
+    """Of a recipe that stands in no file."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found: sentences, each with its place."""
+
+    mistakes: list[str]
+    warnings: list[str]
+
+
+def look_around(recipe: Recipe, stages: Iterable[str], where: Where = nowhere) -> Found:
+    """Whether all is there that these stages name: files, packages, functions, models, servers.
+
+    What cannot be known now (a hub that does not answer) is a warning.
+    """
+    world, names = World(), list(stages)
+    if any(_needs_model(recipe, name) for name in names):
+        world.look(recipe.model, ("model",), _nothing)
+    if any(recipe.kind(name).asks(recipe.stages[name]) for name in names):
+        world.look(recipe.engine, ("engine",), _nothing)
+    for name in names:
+        place = ("stages", name)
+        # The reward model of a `prm` stage in `from` goes before the stage's own.
+        unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
+        world.look(recipe.stages[name], place, lambda inner, unused=unused: inner == unused)
+        world.lacks += _too_long(recipe, name, world)
+    told: dict[bool, dict[str, None]] = {False: {}, True: {}}
+    for lack in world.lacks:
+        key = f"`{'.'.join(map(str, _shown(recipe, lack.place)))}`"
+        told[lack.warning][sentence(where(lack.place), f"{key}: {lack.told}")] = None
+    return Found(list(told[False]), list(told[True]))
+
+
+def sentence(origin: str, told: str) -> str:
+    """A sentence with its place, where there is one."""
+    return f"{origin}: {told}" if origin else told
+
+
+def due_stages(
+    recipe: Recipe, run: Path, problems: dict[str, LoadedSet], versions: dict[str, str]
+) -> list[str]:
+    """The stages that are not finished, in order: only what these need must be there."""
+    done: dict[str, Stage] = {}
+    for name in recipe.order():
+        if not all(source in done for source in recipe.sources(name)):
+            continue
+        header = stage_header(recipe, name, problems, done, versions)
+        kept = run / ".superseded" / f"{name}-{header['fingerprint']}"
+        for folder in (run / name, kept):
+            stage = read_stage(folder)
+            if stage and stage.complete and stage.record["fingerprint"] == header["fingerprint"]:
+                done[name] = stage
+                break
+    return [name for name in recipe.order() if name not in done]
+
+
+def check_sets(recipe: Recipe, where: Where = nowhere) -> Found:
+    """Reads the problem sets that stages use; those of the hub are only asked for."""
+    from butwait.problems.presets import with_preset
+    from butwait.problems.sources import load_problems
+
+    world, mistakes, warnings = World(), list[str](), list[str]()
+    for name in dict.fromkeys(s for stage in recipe.stages.values() for s in stage.problem_sets):
+        settings = with_preset(recipe.problems[name])
+        place = ("problems", name, "source")
+        if kind_of(settings.source).remote:
+            world.dataset(settings.source, settings.revision, place)
+            continue
+        try:
+            load_problems(recipe.problems[name])
+        except UserError as error:
+            mistakes += [sentence(where(place), line) for line in str(error).splitlines()]
+    for lack in world.lacks:
+        told = sentence(where(lack.place), lack.told)
+        (warnings if lack.warning else mistakes).append(told)
+    return Found(mistakes, warnings)
+
+
+def _nothing(place: Place) -> bool:
+    return False
+
+
+def _needs_model(recipe: Recipe, name: str) -> bool:
+    """Whether a stage reads the recipe's own model, or its tokenizer."""
+    kind = recipe.kind(name)
+    trains = kind.gives in ("model", "reward model")
+    runs = trains or ENGINES.of(recipe.engine).runs_model
+    return runs and kind.gives != "report" and not recipe.inputs(name, "model")
+
+
+def _too_long(recipe: Recipe, name: str, world: World) -> Iterator[Lack]:
+    """Limits of a stage's paths, as they are written, that no path could reach."""
+    stage = recipe.stages[name]
+    limits = list(_limits(recipe, stage, world))
+    for place, held in settings_in(stage, ("stages", name), _nothing):
+        if not isinstance(held, StepRule) or "max_tokens" not in held.model_fields_set:
+            continue
+        for whose, limit in limits:
+            if held.max_tokens > limit:
+                yield Lack(
+                    (*place, "max_tokens"),
+                    f"paths of {held.max_tokens} tokens do not fit the context of {whose}, {limit} "
+                    "tokens with the prompt: lower it",
+                )
+
+
+def _limits(recipe: Recipe, stage: StageSettings, world: World) -> Iterator[tuple[str, int]]:
+    """Whose context a stage's paths must fit, and its tokens, where a configuration is here."""
+    if ENGINES.of(recipe.engine).runs_model:
+        model = recipe.model
+        limit = context_limit(world.peek(model.name, model.revision))
+        if limit is not None:
+            yield f"the model {model.name!r}", limit
+    reward_model = getattr(stage, "reward_model", None)
+    for _, held in settings_in(reward_model, (), _nothing):
+        name = getattr(held, "name", None)
+        if isinstance(name, str):
+            limit = context_limit(world.peek(name, getattr(held, "revision", None)))
+            if limit is not None:
+                yield f"the reward model {name!r}", limit
+
+
+def _shown(recipe: Recipe, place: Place) -> Place:
+    """A place with a stage's name in place of that of its copy."""
+    if place[0] == "stages" and (arm := recipe.stages[str(place[1])].arm):
+        return ("stages", arm, *place[2:])
+    return place
