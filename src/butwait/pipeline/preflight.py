@@ -1,8 +1,10 @@
 """What a run looks at before it computes anything: what its stages name outside of the recipe, and
 whether their paths fit the models. ``docs/check.md`` tells users of it."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from butwait.engines.load import ENGINES
@@ -47,7 +49,7 @@ def look_around(recipe: Recipe, stages: Iterable[str], where: Where = nowhere) -
         place = ("stages", name)
         # The reward model of a `prm` stage in `from` goes before the stage's own.
         unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
-        world.look(recipe.stages[name], place, lambda inner, unused=unused: inner == unused)
+        world.look(recipe.stages[name], place, partial(operator.eq, unused))
         world.lacks += _too_long(recipe, name, world)
     told: dict[bool, dict[str, None]] = {False: {}, True: {}}
     for lack in world.lacks:
@@ -110,7 +112,7 @@ def _needs_model(recipe: Recipe, name: str) -> bool:
     kind = recipe.kind(name)
     trains = kind.gives in ("model", "reward model")
     runs = trains or ENGINES.of(recipe.engine).runs_model
-    return runs and kind.gives != "report" and not recipe.inputs(name, "model")
+    return runs and not kind.takes_all and not recipe.inputs(name, "model")
 
 
 def _too_long(recipe: Recipe, name: str, world: World) -> Iterator[Lack]:

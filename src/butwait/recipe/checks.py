@@ -48,8 +48,9 @@ def _own(recipe: Any, name: str) -> Iterator[MisfitError]:
 
 def _names(recipe: Any) -> Iterator[MisfitError]:
     """Names become folders and files of the run, and parts of the keys in ``summary.json``."""
+    stages = [n for n in recipe.stages if n.replace("_", "").replace("-", "").isalnum()]
     for name in recipe.stages:
-        if not name.replace("_", "").replace("-", "").isalnum():
+        if name not in stages:
             told = f"stage name {name!r} may hold letters, digits, - and _ only"
             yield MisfitError(told, ("stages", name))
         if name.casefold() == "problems":
@@ -57,7 +58,7 @@ def _names(recipe: Any) -> Iterator[MisfitError]:
             yield MisfitError(told, ("stages", name))
     places: list[tuple[str, str, tuple[str, ...]]] = [("recipe", recipe.name, ("name",))]
     places += [("problem set", name, ("problems", name)) for name in recipe.problems]
-    places += [("stage", name, ("stages", name)) for name in recipe.stages]
+    places += [("stage", name, ("stages", name)) for name in stages]
     for what, name, place in places:
         if not _NAME.fullmatch(name) or len(name.encode()) > 200:
             yield MisfitError(

@@ -125,7 +125,7 @@ def _settings(t: Any, content: Any, stages: Kinds[Any]) -> Iterator[type[BaseMod
     """The settings classes that a type stands for, as far as the content's ``kind`` chooses."""
     kind = content.get("kind") if isinstance(content, dict) else None
     if (kinds := _kinds(t, stages)) is not None:
-        if kind in kinds:
+        if isinstance(kind, str) and kind in kinds:
             try:
                 yield kinds[kind].settings
             except UserError:  # a kind of one's own that cannot be loaded is a mistake of its own

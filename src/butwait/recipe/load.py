@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from butwait.recipe.misfits import MisfitError, MisfitsError
-from butwait.recipe.mistakes import Mistake, in_order, refused
+from butwait.recipe.mistakes import Mistake, in_order, misread, refused
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind
@@ -79,7 +79,7 @@ def read_recipe(
         return origin
 
     told = [(blamed(mistake), mistake.sentence) for mistake in mistakes]
-    raise UserError("\n".join(in_order([*told, *wrong])))
+    raise UserError("\n".join(in_order([*wrong, *told])))
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -197,6 +197,7 @@ def _checked(
     content = written.plain()
     content.setdefault("name", path.stem)
     found: list[Mistake] = []
+    recipe = None
     try:
         content = with_copies(content, kinds)
     except MisfitError as misfit:
@@ -209,9 +210,9 @@ def _checked(
             Recipe, content, lambda p: written.at(_as_written(written, p)), error, kinds
         )
         found += _misfits_of_the_rest(content, error, kinds)
-    else:
-        if not found:
-            return recipe, []
+    found += misread(Recipe, content, kinds)
+    if recipe is not None and not found:
+        return recipe, []
     told = [Mistake(_as_written(written, m.place), m.what, m.before) for m in found]
     return None, [m for m in dict.fromkeys(told) if not written.at(m.place).refused]
 

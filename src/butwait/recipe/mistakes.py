@@ -66,6 +66,30 @@ def refused(
     return [mistake for mistake in found if mistake not in reader.explained]
 
 
+def misread(settings: type[BaseModel], content: Any, stages: Kinds[Any]) -> Iterator[Mistake]:
+    """Places where ``true`` or ``false`` stands for a number: 1 and 0 would be taken for them.
+
+    Arguments are as those of ``refused``.
+    """
+    for place, value in _leaves(content, ()):
+        if isinstance(value, bool):
+            wanted = describe(types_at(settings, place, content, stages), stages)
+            if wanted in ("a whole number", "a number"):
+                yield Mistake(place, f" must be {wanted}, not {shown(value)}")
+
+
+def _leaves(held: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+    pairs: Any = ()
+    if isinstance(held, dict):
+        pairs = held.items()
+    elif isinstance(held, list):
+        pairs = enumerate(held)
+    else:
+        yield place, held
+    for key, value in pairs:
+        yield from _leaves(value, (*place, key))
+
+
 @dataclass
 class _Errors:
     settings: type[BaseModel]
@@ -118,13 +142,16 @@ class _Errors:
             told = "holds characters that a name cannot have (letters, digits, _ . - and a letter "
             rest = "or digit first)" if what == "string_pattern_mismatch" else "cannot be had here"
             return Mistake(place, f": this name {told if rest.startswith('or') else ''}{rest}")
-        return Mistake(place, f": the key is text, and YAML reads {shown(key)}: put it in quotes")
+        around = ".".join(map(str, place[:-1]))
+        told = f"`{around}`: the key {shown(key)} must be text: put it in quotes"
+        return Mistake(place, told, None)
 
     def told(self, place: Place, error: Mapping[str, Any]) -> str:
         kind, ctx = error["type"], error.get("ctx", {})
         value = self.value(place)
         if kind in _TOLD:
-            return _TOLD[kind].format(**ctx, value=shown(value))
+            bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in ctx.items()}
+            return _TOLD[kind].format(**bounds, value=shown(value))
         if kind in ("value_error", "assertion_error", "kind"):
             return f": {ctx.get('told') or ctx.get('error')}"
         types = types_at(self.settings, place, self.content, self.stages)

@@ -55,8 +55,9 @@ class Written:
         """What stands at a place; where nothing does, the nearest thing around it."""
         found = self
         for key in place:
+            held = found.value
             try:
-                found = found.value[key]
+                found = held[key] if isinstance(held, dict | list) else found
             except (KeyError, IndexError, TypeError):
                 break
         return found
@@ -170,7 +171,7 @@ class _Reader:
                 return Written(dict(self.pairs(loader, node)), origin)
             if isinstance(node, yaml.SequenceNode):
                 return Written([self.read(loader, item) for item in node.value], origin)
-            value, text = self.scalar(loader, node), node.value if _bare(node) else ""
+            value, text = self.scalar(loader, node), node.value if _style(node) is None else ""
             return Written(value, origin, text, id(node) in self.refused)
         finally:
             self.inside.pop()
@@ -216,7 +217,7 @@ class _Reader:
             self.wrong(node, f"YAML reads {text} as a number to the base 60: put it in quotes")
         elif kind == "str" and _SURROGATE.search(text):
             self.wrong(node, "this text holds half a character (\\ud800 to \\udfff)")
-        elif kind == "str" and node.style == '"' and (found := _ESCAPED.search(text)):
+        elif kind == "str" and _style(node) == '"' and (found := _ESCAPED.search(text)):
             escape = _ESCAPES.get(found[1], f"\\x{ord(found[1]):02x}")
             self.wrong(
                 node,
@@ -244,8 +245,9 @@ def _tag(node: yaml.Node) -> str:
     return str(node.tag).replace("tag:yaml.org,2002:", "!!")
 
 
-def _bare(node: yaml.Node) -> bool:
-    return getattr(node, "style", None) is None
+def _style(node: yaml.Node) -> str | None:
+    """How a text is quoted; None: not at all."""
+    return getattr(node, "style", None)
 
 
 _UNCLOSED = "is not closed, or a comma is missing after one of its values"
@@ -291,8 +293,6 @@ _OPENERS = ("expected ',' or", "found unexpected", "found another")
 def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     """The line of a mistake in YAML's own grammar, from 1 on, and a sentence about it."""
     problem, context = str(error.problem or ""), str(error.context or "")
-    if problem == _TOO_DEEP:
-        return int(error.problem_mark.line) + 1, problem
     begun = error.context_mark is not None and problem.startswith(_OPENERS)
     mark = error.context_mark if begun else error.problem_mark or error.context_mark
     line = 1 if mark is None else int(mark.line) + 1
@@ -303,7 +303,7 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     if "duplicate anchor" in context:
         return line, f"the anchor &{context.split(chr(39))[1]} stands twice; name one otherwise"
     word = re.search(r"'(.[^']*|')'", problem.partition("but found")[2] or problem)
-    for part, told in _EXPLAINED:
+    for part, told in (*_EXPLAINED, (_TOO_DEEP, _TOO_DEEP)):
         if part in problem:
             return line, told.replace("{0}", word[1] if word else "that")
     return line, f"this cannot be read as YAML ({problem or context})"
