@@ -103,6 +103,15 @@ def check_sets(recipe: Recipe, where: Where = nowhere) -> Found:
     return Found(mistakes, warnings)
 
 
+def all_that_is_wrong(recipe: Recipe, error: UserError, where: Where) -> str:
+    """What to say where problem sets cannot be loaded: of each what is wrong with it, and what the
+    stages lack besides."""
+    found = [check_sets(recipe, where), look_around(recipe, recipe.order(), where)]
+    mistakes = [line for part in found for line in part.mistakes]
+    told = any(str(error) in line for line in mistakes)
+    return "\n".join(mistakes if told else [str(error), *mistakes])
+
+
 def _nothing(place: Place) -> bool:
     return False
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
-from butwait.pipeline.preflight import Where, due_stages, look_around, nowhere
+from butwait.pipeline.preflight import Where, all_that_is_wrong, due_stages, look_around, nowhere
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
@@ -43,7 +43,10 @@ def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, d
 
         torch.set_num_threads(recipe.threads)
     with locked(run), Grader() as grader:
-        problems = load_problem_sets(recipe, run / "problems", say=console.print)
+        try:
+            problems = load_problem_sets(recipe, run / "problems", say=console.print)
+        except UserError as error:
+            raise UserError(all_that_is_wrong(recipe, error, where)) from error
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
