@@ -78,8 +78,8 @@ def sets(words: list[str]) -> list[str]:
 
 LATER = "stages.later"
 MISSING = [
-    ([f"{LATER}.reward_model.factory=toys:rewrad"], "has no 'rewrad'"),
-    ([f"{LATER}.reward_model.factory=toyz:reward"], "'toyz:reward' cannot be imported"),
+    ([f"{LATER}.reward_model.factory=toys:rewrad"], "has no 'rewrad'; did you mean reward?"),
+    ([f"{LATER}.reward_model.factory=toyz:reward"], "the current folder; did you mean toys?"),
     ([f"{LATER}.reward_model.factory=toys:NOT_A_FUNCTION"], "is a int and no function"),
     ([f"{LATER}.reward_model={{kind: classifier, name: ./gone}}"], "there is no model './gone'"),
     ([f"{LATER}.reward_model={{kind: classifier, name: empty}}"], "it has no config.json"),
@@ -173,6 +173,22 @@ def test_only_what_is_still_to_be_done_must_be_there(
     assert looked == []
     assert command("run", "mine.yaml", "--set", "stages.later.sampler.particles=3")[0] == 0
     assert set(looked) == {"toys:policy", "toys:reward"}
+
+
+def test_prompts_and_paths_that_do_not_fit_together(folder: Path, command: Run) -> None:
+    tiny = ["engine={kind: transformers}", "stages.later.sampler.step.max_tokens=1020"]
+    code, out, _ = command("check", "mine.yaml", *sets(tiny))
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert "tokens of the longest prompt and 1020 of a path are more than the context of" in line
+    assert line.endswith("1024 tokens, which cuts the path")
+    long = "problems.sums={source: long.jsonl}"
+    (folder / "long.jsonl").write_text(
+        '{"id": 1, "question": "Calculate 1' + " + 1" * 1200 + '.", "answer": "3"}\n'
+    )
+    code, _, said = command("check", "mine.yaml", *sets([*tiny, long]))
+    assert code == 2
+    assert "which leaves no room: lower it" in said
 
 
 def test_a_hub_that_cannot_be_asked_is_a_warning(folder: Path, command: Run) -> None:

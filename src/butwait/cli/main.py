@@ -57,10 +57,11 @@ def check(
     loaded, where = read_recipe(recipe, STAGES, set_ or ())
     from butwait.pipeline.preflight import check_sets, look_around
 
-    found = [check_sets(loaded, where), look_around(loaded, loaded.order(), where)]
-    for warning in (line for part in found for line in part.warnings):
+    sets, problems = check_sets(loaded, where)
+    named = look_around(loaded, loaded.order(), problems, where)
+    for warning in (*sets.warnings, *named.warnings):
         print(f"warning: {warning}")
-    if mistakes := [line for part in found for line in part.mistakes]:
+    if mistakes := [*sets.mistakes, *named.mistakes]:
         raise UserError("\n".join(mistakes))
     print(f"{loaded.name}: {len(loaded.stages)} stages, no mistakes")
 
@@ -207,6 +208,6 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        for line in str(error).splitlines() or [""]:
+        for line in str(error).split("\n"):
             print(f"butwait: {line}", file=sys.stderr)
         sys.exit(2)

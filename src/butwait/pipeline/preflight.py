@@ -2,7 +2,7 @@
 whether their paths fit the models. ``docs/check.md`` tells users of it."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,20 @@ from butwait.engines.load import ENGINES
 from butwait.engines.settings import StepRule
 from butwait.pipeline.identity import stage_header
 from butwait.problems.source import kind_of
+from butwait.recipe.mistakes import one_line
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
-from butwait.records import UserError
+from butwait.records import Problem, UserError
 from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
 from butwait.stages.problem_sets import LoadedSet
 
+Problems = Mapping[str, Sequence[Problem]]
+"""By the name of their set."""
+MEASURED = 20
+"""The questions of a stage, those of most characters, whose prompts are measured."""
+TEMPLATE = 200
+"""Bytes that a chat template may put around a prompt before it is measured."""
 Where = Callable[[Place], str]
 """The line, or the ``--set`` word, of a place in a recipe."""
 
@@ -35,10 +42,14 @@ class Found:
     warnings: list[str]
 
 
-def look_around(recipe: Recipe, stages: Iterable[str], where: Where = nowhere) -> Found:
-    """Whether all is there that these stages name: files, packages, functions, models, servers.
+def look_around(
+    recipe: Recipe, stages: Iterable[str], problems: Problems, where: Where = nowhere
+) -> Found:
+    """Whether all is there that these stages name: files, packages, functions, models, servers; and
+    whether their prompts and paths fit the models, where these are here.
 
-    What cannot be known now (a hub that does not answer) is a warning.
+    What cannot be known now (a hub that does not answer) is a warning, and so is a path that will
+    be cut. ``problems``: by set; those that are not known are left out.
     """
     world, names = World(), list(stages)
     if any(_needs_model(recipe, name) for name in names):
@@ -50,7 +61,7 @@ def look_around(recipe: Recipe, stages: Iterable[str], where: Where = nowhere) -
         # The reward model of a `prm` stage in `from` goes before the stage's own.
         unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
         world.look(recipe.stages[name], place, partial(operator.eq, unused))
-        world.lacks += _too_long(recipe, name, world)
+        world.lacks += _too_long(recipe, name, world, problems)
     told: dict[bool, dict[str, None]] = {False: {}, True: {}}
     for lack in world.lacks:
         key = f"`{'.'.join(map(str, _shown(recipe, lack.place)))}`"
@@ -60,7 +71,7 @@ def look_around(recipe: Recipe, stages: Iterable[str], where: Where = nowhere) -
 
 def sentence(origin: str, told: str) -> str:
     """A sentence with its place, where there is one."""
-    return f"{origin}: {told}" if origin else told
+    return one_line(f"{origin}: {told}" if origin else told)
 
 
 def due_stages(
@@ -81,12 +92,13 @@ def due_stages(
     return [name for name in recipe.order() if name not in done]
 
 
-def check_sets(recipe: Recipe, where: Where = nowhere) -> Found:
+def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]:
     """Reads the problem sets that stages use; those of the hub are only asked for."""
     from butwait.problems.presets import with_preset
     from butwait.problems.sources import load_problems
 
     world, mistakes, warnings = World(), list[str](), list[str]()
+    loaded: dict[str, Sequence[Problem]] = {}
     for name in dict.fromkeys(s for stage in recipe.stages.values() for s in stage.problem_sets):
         settings = with_preset(recipe.problems[name])
         place = ("problems", name, "source")
@@ -94,21 +106,21 @@ def check_sets(recipe: Recipe, where: Where = nowhere) -> Found:
             world.dataset(settings.source, settings.revision, place)
             continue
         try:
-            load_problems(recipe.problems[name])
+            loaded[name] = load_problems(recipe.problems[name])
         except UserError as error:
-            mistakes += [sentence(where(place), line) for line in str(error).splitlines()]
+            mistakes.append(sentence(where(place), str(error)))
     for lack in world.lacks:
         told = sentence(where(lack.place), lack.told)
         (warnings if lack.warning else mistakes).append(told)
-    return Found(mistakes, warnings)
+    return Found(mistakes, warnings), loaded
 
 
 def all_that_is_wrong(recipe: Recipe, error: UserError, where: Where) -> str:
     """What to say where problem sets cannot be loaded: of each what is wrong with it, and what the
     stages lack besides."""
-    found = [check_sets(recipe, where), look_around(recipe, recipe.order(), where)]
-    mistakes = [line for part in found for line in part.mistakes]
-    told = any(str(error) in line for line in mistakes)
+    sets, problems = check_sets(recipe, where)
+    mistakes = [*sets.mistakes, *look_around(recipe, recipe.order(), problems, where).mistakes]
+    told = any(one_line(str(error)) in line for line in mistakes)
     return "\n".join(mistakes if told else [str(error), *mistakes])
 
 
@@ -124,20 +136,47 @@ def _needs_model(recipe: Recipe, name: str) -> bool:
     return runs and not kind.takes_all and not recipe.inputs(name, "model")
 
 
-def _too_long(recipe: Recipe, name: str, world: World) -> Iterator[Lack]:
-    """Limits of a stage's paths, as they are written, that no path could reach."""
+def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> Iterator[Lack]:
+    """Limits of a stage's paths, as they are written, that no path could reach; prompts that leave
+    no room, or less than the limit."""
     stage = recipe.stages[name]
     limits = list(_limits(recipe, stage, world))
     for place, held in settings_in(stage, ("stages", name), _nothing):
         if not isinstance(held, StepRule) or "max_tokens" not in held.model_fields_set:
             continue
+        where, wanted = (*place, "max_tokens"), held.max_tokens
         for whose, limit in limits:
-            if held.max_tokens > limit:
-                yield Lack(
-                    (*place, "max_tokens"),
-                    f"paths of {held.max_tokens} tokens do not fit the context of {whose}, {limit} "
-                    "tokens with the prompt: lower it",
-                )
+            if wanted > limit:
+                told = f"paths of {wanted} tokens do not fit the context of {whose}, {limit} tokens"
+                yield Lack(where, f"{told} with the prompt: lower it")
+            elif (prompt := _longest_prompt(recipe, stage, problems, limit - wanted)) is not None:
+                told = f"{prompt} tokens of the longest prompt and {wanted} of a path are more than"
+                lost = "leaves no room: lower it" if prompt >= limit else "cuts the path"
+                told = f"{told} the context of {whose}, {limit} tokens, which {lost}"
+                yield Lack(where, told, warning=prompt < limit)
+
+
+def _longest_prompt(
+    recipe: Recipe, stage: StageSettings, problems: Problems, room: int
+) -> int | None:
+    """Tokens of a stage's longest prompt, by the policy's tokenizer; None where they surely fit the
+    room, or the tokenizer is not here."""
+    prompt = recipe.prompt
+    asked = [p for name in stage.problem_sets for p in problems.get(name, ())]
+    longest = sorted(asked, key=lambda p: len(p.question))[-MEASURED:]
+    around = len(f"{prompt.template}{prompt.system}".encode()) + TEMPLATE
+    # No token is shorter than a byte.
+    if all(len(p.question.encode(errors="replace")) + around <= room for p in longest):
+        return None
+    from butwait.engines.models import load_tokenizer
+    from butwait.problems.prompts import encode, messages
+
+    try:
+        tokenizer = load_tokenizer(recipe.model)
+        tokens = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in longest)
+    except UserError:  # told where it is loaded
+        return None
+    return tokens if tokens > room else None
 
 
 def _limits(recipe: Recipe, stage: StageSettings, world: World) -> Iterator[tuple[str, int]]:

@@ -50,7 +50,9 @@ def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, d
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
-        found = look_around(recipe, due_stages(recipe, run, problems, versions), where)
+        due = due_stages(recipe, run, problems, versions)
+        asked = {name: loaded.problems for name, loaded in problems.items()}
+        found = look_around(recipe, due, asked, where)
         for warning in found.warnings:
             console.print(f"  {warning}", markup=False)
         if found.mistakes:

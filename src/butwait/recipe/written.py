@@ -55,9 +55,11 @@ class Written:
         """What stands at a place; where nothing does, the nearest thing around it."""
         found = self
         for key in place:
-            held = found.value
+            held: Any = found.value
+            if isinstance(found.value, str):
+                break
             try:
-                found = held[key] if isinstance(held, dict | list) else found
+                found = held[key]
             except (KeyError, IndexError, TypeError):
                 break
         return found

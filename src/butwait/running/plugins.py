@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ def load_plugin(name: str, what: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
+        near = get_close_matches(module_name, [file.stem for file in Path.cwd().glob("*.py")], n=1)
+        meant = f"; did you mean {near[0]}?" if near and near[0] != module_name else ""
         raise UserError(
             f"{what}: {name!r} cannot be imported ({error}); it must be installed, or a file in "
-            "the current folder"
+            f"the current folder{meant}"
         ) from error
     except Exception as error:  # whatever a user's module raises
         raise UserError(
@@ -38,7 +41,10 @@ def load_plugin(name: str, what: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise UserError(f"{what}: the module {module_name!r} has no {attribute!r}") from error
+        near = get_close_matches(attribute, dir(module), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        told = f"{what}: the module {module_name!r} has no {attribute!r}{meant}"
+        raise UserError(told) from error
 
 
 def source_file(name: str) -> Path | None:
