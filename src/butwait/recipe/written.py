@@ -56,7 +56,7 @@ class Written:
         found = self
         for key in place:
             held: Any = found.value
-            if isinstance(found.value, str):
+            if isinstance(held, str | bytes):
                 break
             try:
                 found = held[key]
