@@ -208,8 +208,8 @@ MISTAKES = [
     ("log.jsonl", '{"step": 1, "a/x": 1, "b/x": 2}\n', ["--column", "x"], "any of a/x, b/x"),
     ("state.json", "{", [], "is no JSON"),
     ("state.json", "{}", [], "log_history"),
-    ("log.jsonl", GOOD, ["--delta", "-1"], "--delta: input should be greater than 0"),
-    ("log.jsonl", GOOD, ["--confidence", "95"], "--confidence: input should be less than 1"),
+    ("log.jsonl", GOOD, ["--delta", "-1"], "--delta must be greater than 0, not -1"),
+    ("log.jsonl", GOOD, ["--confidence", "95"], "--confidence must be less than 1, not 95"),
     ("log.jsonl", b"\xff\xfe", [], "is not UTF-8"),
     (".", None, [], "holds no log"),
 ]

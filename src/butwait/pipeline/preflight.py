@@ -11,10 +11,10 @@ from butwait.engines.load import ENGINES
 from butwait.engines.settings import StepRule
 from butwait.pipeline.identity import stage_header
 from butwait.problems.source import kind_of
-from butwait.recipe.mistakes import one_line
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Problem, UserError
+from butwait.running.mistakes import one_line
 from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
 from butwait.stages.problem_sets import LoadedSet

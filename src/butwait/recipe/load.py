@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from butwait.recipe.misfits import MisfitError, MisfitsError
-from butwait.recipe.mistakes import Mistake, in_order, misread, refused
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind
@@ -17,12 +16,13 @@ from butwait.recipe.written import (
     Written,
     Wrong,
     YamlError,
-    meant,
     parse_written,
     read_written,
 )
 from butwait.records import UserError
+from butwait.running.expected import meant
 from butwait.running.kinds import Kinds
+from butwait.running.mistakes import Mistake, in_order, misread, refused
 
 Where = Callable[[tuple[Any, ...]], str]
 """The line, or the ``--set`` word, of a place in a recipe."""
@@ -207,7 +207,7 @@ def _checked(
         recipe = Recipe.model_validate(content, context=kinds)
     except ValidationError as error:
         found += refused(
-            Recipe, content, lambda p: written.at(_as_written(written, p)), error, kinds
+            Recipe, content, error, kinds, lambda p: written.at(_as_written(written, p)).text
         )
         found += _misfits_of_the_rest(content, error, kinds)
     found += misread(Recipe, content, kinds)

@@ -4,13 +4,13 @@ blamed on the line, or the ``--set`` word, that it came from."""
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from butwait.records import UserError
+from butwait.running.expected import meant
 
 MOST_VALUES = 100_000
 """A recipe that anchors make larger than this is refused: it would be read for minutes."""
@@ -309,16 +309,3 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
         if part in problem:
             return line, told.replace("{0}", word[1] if word else "that")
     return line, f"this cannot be read as YAML ({problem or context})"
-
-
-def nearest(name: object, known: Sequence[str]) -> str | None:
-    """The known name that ``name`` may be a slip of."""
-    lower = {each.casefold(): each for each in known}
-    near = get_close_matches(str(name).casefold(), list(lower), n=1)
-    return lower[near[0]] if near else None
-
-
-def meant(name: object, known: Sequence[str]) -> str:
-    """ "; did you mean NAME?" where one of the known names is near, else nothing."""
-    near = nearest(name, known)
-    return "" if near is None else f"; did you mean {near}?"

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -28,7 +29,7 @@ _SEVERAL = {
 
 
 def types_at(
-    settings: type[BaseModel], place: Sequence[Any], content: Any, stages: Kinds[Any]
+    settings: type[BaseModel], place: Sequence[Any], content: Any, stages: Kinds[Any] | None
 ) -> list[Any]:
     """The types that a value may have.
 
@@ -48,7 +49,7 @@ def types_at(
     return types
 
 
-def keys_of(types: Sequence[Any], content: Any, stages: Kinds[Any]) -> list[str]:
+def keys_of(types: Sequence[Any], content: Any, stages: Kinds[Any] | None) -> list[str]:
     """The keys that mappings of these types have."""
     found: dict[str, None] = {}
     for settings in (s for t in types for s in _settings(t, content, stages)):
@@ -57,7 +58,7 @@ def keys_of(types: Sequence[Any], content: Any, stages: Kinds[Any]) -> list[str]
     return list(found)
 
 
-def describe(types: Sequence[Any], stages: Kinds[Any]) -> str:
+def describe(types: Sequence[Any], stages: Kinds[Any] | None) -> str:
     """What a value of these types is: "a whole number or a list of numbers"."""
     words = list(dict.fromkeys(word for t in types for word in _words(t, stages)))
     if len(words) > 1 and "nothing" in words:
@@ -81,7 +82,7 @@ def choices(types: Sequence[Any]) -> list[str]:
     return found
 
 
-def _words(t: Any, stages: Kinds[Any]) -> Iterator[str]:
+def _words(t: Any, stages: Kinds[Any] | None) -> Iterator[str]:
     origin, arguments = get_origin(t), get_args(t)
     if (kinds := _kinds(t, stages)) is not None:
         yield f"a mapping with `kind: {' | '.join(kinds)}`"
@@ -102,7 +103,7 @@ def _words(t: Any, stages: Kinds[Any]) -> Iterator[str]:
         yield _WORDS.get(t, "another value")
 
 
-def _inside(t: Any, key: Any, content: Any, stages: Kinds[Any]) -> Iterator[Any]:
+def _inside(t: Any, key: Any, content: Any, stages: Kinds[Any] | None) -> Iterator[Any]:
     """The types of what a value of type ``t`` holds at a key."""
     origin, arguments = get_origin(t), get_args(t)
     if _kinds(t, stages) is not None or (isinstance(t, type) and issubclass(t, BaseModel)):
@@ -121,7 +122,7 @@ def _inside(t: Any, key: Any, content: Any, stages: Kinds[Any]) -> Iterator[Any]
         yield arguments[0] if arguments[-1] is Ellipsis else arguments[min(key, len(arguments) - 1)]
 
 
-def _settings(t: Any, content: Any, stages: Kinds[Any]) -> Iterator[type[BaseModel]]:
+def _settings(t: Any, content: Any, stages: Kinds[Any] | None) -> Iterator[type[BaseModel]]:
     """The settings classes that a type stands for, as far as the content's ``kind`` chooses."""
     kind = content.get("kind") if isinstance(content, dict) else None
     if (kinds := _kinds(t, stages)) is not None:
@@ -140,7 +141,7 @@ def _settings(t: Any, content: Any, stages: Kinds[Any]) -> Iterator[type[BaseMod
             yield t
 
 
-def _kinds(t: Any, stages: Kinds[Any]) -> Kinds[Any] | None:
+def _kinds(t: Any, stages: Kinds[Any] | None) -> Kinds[Any] | None:
     """Whose settings an annotated type stands for; None: it is no kind's."""
     if get_origin(t) is not Annotated:
         return None
@@ -151,3 +152,16 @@ def _kinds(t: Any, stages: Kinds[Any]) -> Kinds[Any] | None:
         if getattr(function, "__name__", "") == "of_its_kind":
             return stages
     return None
+
+
+def nearest(name: object, known: Sequence[str]) -> str | None:
+    """The known name that ``name`` may be a slip of."""
+    lower = {each.casefold(): each for each in known}
+    near = get_close_matches(str(name).casefold(), list(lower), n=1)
+    return lower[near[0]] if near else None
+
+
+def meant(name: object, known: Sequence[str]) -> str:
+    """ "; did you mean NAME?" where one of the known names is near, else nothing."""
+    near = nearest(name, known)
+    return "" if near is None else f"; did you mean {near}?"

@@ -6,9 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from butwait.recipe.expected import choices, describe, either, keys_of, types_at
-from butwait.recipe.misfits import MisfitsError
-from butwait.recipe.written import Written, meant, nearest
+from butwait.running.expected import choices, describe, either, keys_of, meant, nearest, types_at
 from butwait.running.kinds import Kinds
 
 Place = tuple[Hashable, ...]
@@ -40,20 +38,20 @@ class Mistake:
 def refused(
     settings: type[BaseModel],
     content: Any,
-    written_at: Callable[[Place], Written],
     error: ValidationError,
-    stages: Kinds[Any],
+    stages: Kinds[Any] | None = None,
+    text_at: Callable[[Place], str] = lambda place: "",
 ) -> list[Mistake]:
     """The mistakes behind a validation's errors.
 
     Args:
         settings: the class that was validated.
         content: what it was validated with.
-        written_at: what was written at a place of it.
         error: all errors.
-        stages: the kinds of stage.
+        stages: the kinds of stage, for a recipe.
+        text_at: the characters that stand at a place of it.
     """
-    reader = _Errors(settings, content, written_at, stages)
+    reader = _Errors(settings, content, text_at, stages)
     places = [(reader.place(each), each) for each in error.errors(include_url=False)]
     deeper = {place[:n] for place, _ in places for n in range(len(place))}
     found: dict[Mistake, None] = {}
@@ -66,7 +64,15 @@ def refused(
     return [mistake for mistake in found if mistake not in reader.explained]
 
 
-def misread(settings: type[BaseModel], content: Any, stages: Kinds[Any]) -> Iterator[Mistake]:
+def told(settings: type[BaseModel], content: Any, error: ValidationError) -> str:
+    """The mistakes in settings that stand in no recipe, in a sentence."""
+    found = refused(settings, content, error)
+    return one_line("; ".join(mistake.sentence for mistake in found))
+
+
+def misread(
+    settings: type[BaseModel], content: Any, stages: Kinds[Any] | None
+) -> Iterator[Mistake]:
     """Places where ``true`` or ``false`` stands for a number: 1 and 0 would be taken for them.
 
     Arguments are as those of ``refused``.
@@ -94,8 +100,8 @@ def _leaves(held: Any, place: Place) -> Iterator[tuple[Place, Any]]:
 class _Errors:
     settings: type[BaseModel]
     content: Any
-    written_at: Callable[[Place], Written]
-    stages: Kinds[Any]
+    text_at: Callable[[Place], str]
+    stages: Kinds[Any] | None
     explained: set[Mistake] = field(default_factory=set)
 
     def place(self, error: Mapping[str, Any]) -> Place:
@@ -112,9 +118,9 @@ class _Errors:
 
     def mistakes(self, place: Place, error: Mapping[str, Any]) -> Iterator[Mistake]:
         cause = error.get("ctx", {}).get("error")
-        if isinstance(cause, MisfitsError):
-            for misfit in cause.found:
-                yield Mistake(misfit.place, str(misfit), None)
+        if isinstance(found := getattr(cause, "found", None), tuple):  # told with their places
+            for each in found:
+                yield Mistake(each.place, str(each), None)
         elif "[key]" in error["loc"] or error["type"] == "invalid_key":
             yield self.key(place, error)
         elif error["type"] == "extra_forbidden":
@@ -170,7 +176,7 @@ class _Errors:
 
     def but_is(self, place: Place, value: Any, wanted: str) -> str:
         """What stands there instead, and why YAML took it for that."""
-        text = self.written_at(place).text
+        text = self.text_at(place)
         wants_text = "text" in wanted
         if value is None:
             return "and it is empty"
