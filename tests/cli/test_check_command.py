@@ -78,6 +78,14 @@ def sets(words: list[str]) -> list[str]:
 
 LATER = "stages.later"
 MISSING = [
+    (
+        [f"{LATER}.reward_model=null"],
+        "`stages.later.reward_model`: the sampler particle_filter needs a reward model: name a prm",
+    ),
+    (
+        ["stages.ask={kind: evaluate, problems: [asked], methods: {b: {sampler: {kind: dvts}}}}"],
+        "`stages.ask.reward_model`: the sampler dvts needs a reward model",
+    ),
     ([f"{LATER}.reward_model.factory=toys:rewrad"], "has no 'rewrad'; did you mean reward?"),
     ([f"{LATER}.reward_model.factory=toyz:reward"], "the current folder; did you mean toys?"),
     ([f"{LATER}.reward_model.factory=toys:NOT_A_FUNCTION"], "is a int and no function"),

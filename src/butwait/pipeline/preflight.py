@@ -17,6 +17,7 @@ from butwait.records import Problem, UserError
 from butwait.running.mistakes import one_line
 from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
+from butwait.search.settings import SAMPLERS, CommonSettings
 from butwait.stages.problem_sets import LoadedSet
 
 Problems = Mapping[str, Sequence[Problem]]
@@ -61,7 +62,7 @@ def look_around(
         # The reward model of a `prm` stage in `from` goes before the stage's own.
         unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
         world.look(recipe.stages[name], place, partial(operator.eq, unused))
-        world.lacks += _too_long(recipe, name, world, problems)
+        world.lacks += [*_unrewarded(recipe, name), *_too_long(recipe, name, world, problems)]
     told: dict[bool, dict[str, None]] = {False: {}, True: {}}
     for lack in world.lacks:
         key = f"`{'.'.join(map(str, _shown(recipe, lack.place)))}`"
@@ -134,6 +135,19 @@ def _needs_model(recipe: Recipe, name: str) -> bool:
     trains = kind.gives in ("model", "reward model")
     runs = trains or ENGINES.of(recipe.engine).runs_model
     return runs and not kind.takes_all and not recipe.inputs(name, "model")
+
+
+def _unrewarded(recipe: Recipe, name: str) -> Iterator[Lack]:
+    """Samplers that need a reward model, of a stage that could have one and has none."""
+    stage = recipe.stages[name]
+    given = recipe.inputs(name, "reward model") or getattr(stage, "reward_model", True) is not None
+    if given:
+        return
+    for _, held in settings_in(stage, (), _nothing):
+        if isinstance(held, CommonSettings) and SAMPLERS.of(held).needs_reward_model:
+            told = f"the sampler {held.kind} needs a reward model: name a prm stage in `from`, "
+            told += "or set reward_model (kind: confidence needs no training)"
+            yield Lack(("stages", name, "reward_model"), told)
 
 
 def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> Iterator[Lack]:
