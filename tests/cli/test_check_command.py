@@ -249,3 +249,47 @@ def test_the_context_of_a_model_of_several_parts_is_that_of_its_text() -> None:
     assert context_limit({"max_position_embeddings": 32}) == 32
     assert context_limit({"n_ctx": None}) is None
     assert context_limit(None) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "told", "warning"),
+    [
+        ("RepositoryNotFoundError", "the hub has no model 'org/model'", False),
+        ("RevisionNotFoundError", "the hub has no model 'org/model'", False),
+        ("GatedRepoError", "is gated", False),
+        ("EntryNotFoundError", "has no config.json", False),
+        ("LocalEntryNotFoundError", "the hub cannot be asked", True),
+        ("OfflineModeIsEnabled", "the hub cannot be asked", True),
+    ],
+)
+def test_what_the_hub_says(
+    raised: str, told: str, warning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    error = getattr(errors, raised)
+
+    def download(*words: object, **options: object) -> str:
+        raise error.__new__(error)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    world = World()
+    world.model("org/model", None, "name")
+    (lack,) = world.lacks
+    assert told in lack.told
+    assert lack.warning == warning
+
+
+def test_a_cached_model_is_known_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 77}')
+    kept = str(tmp_path / "config.json")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **o: kept)
+    world = World()
+    world.model("org/model", None, "name")
+    assert world.lacks == []
+    assert context_limit(world.peek("org/model", None)) == 77

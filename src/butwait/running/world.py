@@ -239,11 +239,12 @@ def _read_config(path: Path) -> Any:
 
 
 def _hub_config(name: str, revision: str | None) -> Any:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    return _read_config(
-        Path(hf_hub_download(name, "config.json", revision=revision, etag_timeout=5))
-    )
+    kept = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(kept, str):
+        kept = hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_S)
+    return _read_config(Path(kept))
 
 
 def _dataset(name: str, revision: str | None) -> Any:
