@@ -293,3 +293,32 @@ def test_a_cached_model_is_known_without_the_hub(
     world.model("org/model", None, "name")
     assert world.lacks == []
     assert context_limit(world.peek("org/model", None)) == 77
+
+
+OWN = """
+from butwait.records.settings import Settings
+from butwait.reward_models.load import RewardModelKind
+
+class Tabled(Settings):
+    kind: str
+    table: str
+
+    def look(self, world):
+        world.file(self.table, "table" if self.table else 1 / 0)
+
+MINE = RewardModelKind(Tabled, lambda settings, tokenizer, policy: None)
+"""
+
+
+def test_settings_of_ones_own_say_what_they_need(folder: Path, command: Run) -> None:
+    (folder / "tabled.py").write_text(OWN)
+    own = "stages.later.reward_model={kind: 'tabled:MINE', table: %s}"
+    code, _, said = command("check", "mine.yaml", "--set", own % "gone.csv")
+    assert code == 2
+    assert "`stages.later.reward_model.table`: there is no file 'gone.csv'" in said
+    (folder / "gone.csv").write_text("")
+    assert command("check", "mine.yaml", "--set", own % "gone.csv")[0] == 0
+    code, _, said = command("check", "mine.yaml", "--set", own % "''")
+    assert code == 2
+    assert "`look` of Tabled ends in ZeroDivisionError" in said
+    assert len(said.splitlines()) == 1

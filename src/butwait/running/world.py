@@ -69,7 +69,11 @@ class World:
         """
         for inner, held in settings_in(settings, place, leave):
             self._place = inner
-            held.look(self)
+            try:
+                held.look(self)
+            except Exception as error:  # of settings of one's own
+                told = f"`look` of {type(held).__name__} ends in {type(error).__name__} ({error})"
+                self.lack("kind", f"{told}; mend it")
 
     def lack(self, key: str, told: str, *, warning: bool = False) -> None:
         """Notes something that is not there, under a key of the settings that are looked at."""
