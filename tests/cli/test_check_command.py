@@ -79,6 +79,14 @@ def sets(words: list[str]) -> list[str]:
 LATER = "stages.later"
 MISSING = [
     (
+        [
+            f"{LATER}.sampler.step.max_tokens=8",
+            f"{LATER}.reward_model={{kind: confidence, measure: self_certainty, centre: 1, "
+            "capacity: 7}",
+        ],
+        "paths of 8 tokens do not fit the context of the reward model 'confidence', 7 tokens",
+    ),
+    (
         [f"{LATER}.reward_model=null"],
         "`stages.later.reward_model`: the sampler particle_filter needs a reward model: name a prm",
     ),

@@ -154,7 +154,7 @@ def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> It
     """Limits of a stage's paths, as they are written, that no path could reach; prompts that leave
     no room, or less than the limit."""
     stage = recipe.stages[name]
-    limits = list(_limits(recipe, stage, world))
+    limits = list(_limits(recipe, name, world))
     for place, held in settings_in(stage, ("stages", name), _nothing):
         if not isinstance(held, StepRule) or "max_tokens" not in held.model_fields_set:
             continue
@@ -193,20 +193,22 @@ def _longest_prompt(
     return tokens if tokens > room else None
 
 
-def _limits(recipe: Recipe, stage: StageSettings, world: World) -> Iterator[tuple[str, int]]:
+def _limits(recipe: Recipe, stage_name: str, world: World) -> Iterator[tuple[str, int]]:
     """Whose context a stage's paths must fit, and its tokens, where a configuration is here."""
+    stage = recipe.stages[stage_name]
     if ENGINES.of(recipe.engine).runs_model:
         model = recipe.model
         limit = context_limit(world.peek(model.name, model.revision))
         if limit is not None:
             yield f"the model {model.name!r}", limit
-    reward_model = getattr(stage, "reward_model", None)
-    for _, held in settings_in(reward_model, (), _nothing):
-        name = getattr(held, "name", None)
-        if isinstance(name, str):
-            limit = context_limit(world.peek(name, getattr(held, "revision", None)))
-            if limit is not None:
-                yield f"the reward model {name!r}", limit
+    if recipe.inputs(stage_name, "reward model"):
+        return
+    for _, held in settings_in(getattr(stage, "reward_model", None), (), _nothing):
+        name = str(getattr(held, "name", getattr(held, "kind", "")))
+        limit = context_limit(world.peek(name, getattr(held, "revision", None)))
+        known = [n for n in (limit, getattr(held, "capacity", None)) if n is not None]
+        if known:
+            yield f"the reward model {name!r}", min(known)
 
 
 def _shown(recipe: Recipe, place: Place) -> Place:
