@@ -142,7 +142,10 @@ def test_a_recipe_with_one_reward_model_will_do(audit, folder: Path) -> None:
         (["--trees", "run/hunt", "--threshold", "2"], "a probability between 0 and 1, not 2.0"),
         (["--trees", "run/hunt", "--out", "no/audit.json"], "there is no folder no; make it"),
         (["--trees", "run/hunt", "--model", "two.yaml"], "two.yaml names no reward models"),
-        (["--trees", "run/hunt", "--model", "odd.yaml"], "odd.yaml: reward model, `kind`"),
+        (
+            ["--trees", "run/hunt", "--model", "odd.yaml"],
+            "odd.yaml: reward model: 'oracle' is no kind",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(audit, folder: Path, words: list[str], message: str) -> None:

@@ -243,8 +243,8 @@ MISTAKES = [
     ("state.json", "[" * 100_000, [], "is no JSON (it is nested too deep)"),
     ("log.csv", "step,reward,note\n1,high," + "x" * 200_000, [], "row 1: reward is 'high'"),
     ("state.json", "{}", [], "log_history"),
-    ("log.jsonl", GOOD, ["--delta", "-1"], "--delta: input should be greater than 0"),
-    ("log.jsonl", GOOD, ["--confidence", "95"], "--confidence: input should be less than 1"),
+    ("log.jsonl", GOOD, ["--delta", "-1"], "--delta must be greater than 0, not -1"),
+    ("log.jsonl", GOOD, ["--confidence", "95"], "--confidence must be less than 1, not 95"),
     ("log.jsonl", b"\xff\xfe", [], "is not UTF-8"),
     (".", None, [], "holds no log"),
 ]

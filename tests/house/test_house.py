@@ -70,7 +70,7 @@ OTHER_THINGS = {
     "butwait.synthesis.branches": {"verified"},  # a count
     "butwait.training.rollouts": {"verified"},
     "butwait.training.sft": {"sft"},  # a bar's title
-    "butwait.training.grpo.settings": {"grpo"},  # the loss of a paper
+    "butwait.training.grpo.settings": {"grpo", "vllm"},  # the loss of a paper, a package
     "butwait.training.grpo.train": {"grpo", "prm", "vllm"},  # a bar's title, a folder, a package
     "butwait.training.grpo.trainer": {"grpo", "prm"},  # a loss, a field
 }

@@ -340,7 +340,9 @@ def test_arithmetic_takes_its_size_from_the_limit() -> None:
 
 
 def test_arithmetic_names_a_wrong_parameter() -> None:
-    with pytest.raises(UserError, match=r"arithmetic: params\.digits: Extra inputs"):
+    with pytest.raises(
+        UserError, match=r"arithmetic: params: unknown key `digits`; there are: size"
+    ):
         load("arithmetic", params={"digits": 2})
 
 

@@ -28,12 +28,40 @@ def run(
     ] = None,
 ) -> None:
     """Run a recipe's stages, or go on where a stopped run was."""
-    from butwait.pipeline.run import run_recipe
-    from butwait.recipe.load import load_recipe
+    from butwait.recipe.load import read_recipe
     from butwait.stages.kinds import STAGES
 
-    loaded = load_recipe(recipe, STAGES, set_ or ())
-    run_recipe(loaded, run_dir or Path("runs") / loaded.name)
+    loaded, where = read_recipe(recipe, STAGES, set_ or ())
+    from butwait.pipeline.run import run_recipe  # heavy, and of no use where the text is wrong
+
+    run_recipe(loaded, run_dir or Path("runs") / loaded.name, where)
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
+    ] = None,
+) -> None:
+    """Check a recipe and all that it names, and run nothing."""
+    from butwait.recipe.load import read_recipe
+    from butwait.stages.kinds import STAGES
+
+    loaded, where = read_recipe(recipe, STAGES, set_ or ())
+    from butwait.pipeline.preflight import check_sets, look_around
+
+    sets, problems = check_sets(loaded, where)
+    named = look_around(loaded, loaded.order(), problems, where)
+    from butwait.records import UserError
+    from butwait.running.terminal import visible
+
+    for warning in (*sets.warnings, *named.warnings):
+        print(visible(f"warning: {warning}"))
+    if mistakes := [*sets.mistakes, *named.mistakes]:
+        raise UserError("\n".join(mistakes))
+    print(visible(loaded.name) + f": {len(loaded.stages)} stages, no mistakes")
 
 
 @app.command()
@@ -175,7 +203,8 @@ def recipes() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence on stderr and exit code 2."""
+    """Entry point: a user's mistake is one sentence on stderr and exit code 2; several are a line
+    each."""
     from butwait.running.terminal import forgive_streams
 
     forgive_streams()

@@ -12,6 +12,7 @@ from rich.table import Table
 from butwait.cli.curves import Curve, read_curve
 from butwait.records import UserError
 from butwait.running.files import write_json
+from butwait.running.mistakes import refused
 from butwait.running.terminal import console, plain
 from butwait.statistics.plateau import FEWEST_VALUES, PlateauRule, Verdict
 from butwait.training.settings import PlateauSettings
@@ -32,8 +33,8 @@ def plateau(
     try:
         rule = PlateauSettings(**settings).rule()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}") from error
+        first = refused(PlateauSettings, settings, error)[0]
+        raise UserError(f"--{first.place[0]}{first.what}") from error
     curve = read_curve(log, column, step_column)
     sign = -1.0 if lower_is_better else 1.0
     looks = rule.replay(curve.steps, sign * curve.values)

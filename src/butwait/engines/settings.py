@@ -1,6 +1,6 @@
 """What an engine takes. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -66,6 +66,9 @@ class ModelSettings(Settings):
     device: Device[str] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
 
+    def look(self, world: Any) -> None:
+        world.model(self.name, self.revision, "name")
+
 
 class BaseEngineSettings(Settings):
     """What every kind of engine takes."""
@@ -109,3 +112,6 @@ class ServerSettings(Settings):
     alive say nothing."""
     retries: Resource[Annotated[int, Field(ge=0)]] = 6
     """Further attempts after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""
+
+    def look(self, world: Any) -> None:
+        world.server(self.base_url, "base_url")

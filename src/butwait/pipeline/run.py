@@ -8,6 +8,7 @@ from typing import Any
 
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
+from butwait.pipeline.preflight import Where, all_that_is_wrong, due_stages, look_around, nowhere
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
@@ -23,12 +24,13 @@ from butwait.stages.problem_sets import load_problem_sets
 _console = console(highlight=False, soft_wrap=True)
 
 
-def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
+def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, dict[str, Any]]:
     """Runs every stage that is not finished yet, in order.
 
     Args:
         recipe: what to run.
         run: the run's folder; a stopped run goes on where it was, a finished one does nothing.
+        where: places of the recipe in its file, for mistakes.
 
     Returns:
         stage name -> its record (the content of its stage.json).
@@ -43,10 +45,20 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
 
         torch.set_num_threads(recipe.threads)
     with locked(run), refusals_told(f"{run} could not be read or written"), Grader() as grader:
-        problems = load_problem_sets(recipe, run / "problems", say=_say)
+        try:
+            problems = load_problem_sets(recipe, run / "problems", say=_say)
+        except UserError as error:
+            raise UserError(all_that_is_wrong(recipe, error, where)) from error
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
+        due = due_stages(recipe, run, problems, versions)
+        asked = {name: loaded.problems for name, loaded in problems.items()}
+        found = look_around(recipe, due, asked, where)
+        for warning in found.warnings:
+            _say(f"  {warning}")
+        if found.mistakes:
+            raise UserError("\n".join(found.mistakes))
         done: dict[str, Stage] = {}
         names = recipe.order()
         for number, name in enumerate(names, start=1):

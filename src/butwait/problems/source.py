@@ -32,6 +32,7 @@ class Source:
         generated: whether questions are made on demand: they share their wording, and the
             parameter ``size`` is ``offset`` + ``limit`` where it is not given.
         rank: kinds of a lower rank are asked first.
+        remote: whether it must be fetched: it is asked for, and not read, to check a recipe.
     """
 
     matches: Callable[[str], bool]
@@ -39,6 +40,7 @@ class Source:
     takes: frozenset[str]
     generated: bool = False
     rank: int = 0
+    remote: bool = False
 
 
 COLUMNS = frozenset(

@@ -1,27 +1,50 @@
 """From a YAML file and ``--set`` words to a checked recipe; every mistake is one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from butwait.recipe.misfits import MisfitError, MisfitsError
 from butwait.recipe.recipe import Recipe
+from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind
+from butwait.recipe.written import (
+    Written,
+    Wrong,
+    YamlError,
+    parse_written,
+    read_written,
+)
 from butwait.records import UserError
+from butwait.running.expected import meant
 from butwait.running.kinds import Kinds
+from butwait.running.mistakes import Mistake, in_order, misread, refused
+
+Where = Callable[[tuple[Any, ...]], str]
+"""The line, or the ``--set`` word, of a place in a recipe."""
 
 
 def load_recipe(
     name_or_path: str, kinds: Kinds[StageKind], overrides: Sequence[str] = ()
 ) -> Recipe:
+    """``read_recipe``, without the places."""
+    return read_recipe(name_or_path, kinds, overrides)[0]
+
+
+def read_recipe(
+    name_or_path: str, kinds: Kinds[StageKind], overrides: Sequence[str] = ()
+) -> tuple[Recipe, Where]:
     """The recipe at a path, or the shipped recipe of that name.
 
     ``extends: NAME`` (or a list of names) takes other recipes as the beginning: mappings are
     joined key by key, and what stands in the recipe itself, or later in the list, wins. ``name``
     is not taken over.
+
+    With it come the places in its file, for mistakes that are found later.
 
     Args:
         name_or_path: ``recipes/quickstart.yaml``, ``./mine.yaml``, or ``quickstart``.
@@ -31,17 +54,32 @@ def load_recipe(
 
     Raises:
         UserError: no such recipe, broken YAML, an unknown key, a value of the wrong type, recipes
-            that extend each other.
+            that extend each other. All mistakes are told, each in a line of its own that names the
+            file and the line, or the ``--set`` word, that it comes from.
     """
-    path = find_recipe(name_or_path)
-    content = _read(path, ())
-    for word in overrides:
-        _override(content, word)
-    content.setdefault("name", path.stem)
-    try:
-        return Recipe.model_validate(content, context=kinds)
-    except ValidationError as error:
-        raise UserError(_sentence(path, content, error)) from error
+    path, wrong = find_recipe(name_or_path), Wrong()
+    text = _read(path, (), wrong)
+    changed = _with_overrides(text, overrides, wrong)
+    recipe, mistakes = _checked(changed, path, kinds)
+    if recipe is not None and not wrong:
+        return recipe, lambda place: changed.at(_as_written(changed, place)).origin
+
+    @cache
+    def without(word: str) -> set[Mistake]:
+        others = [other for other in overrides if other != word]
+        return set(_checked(_with_overrides(text, others, Wrong()), path, kinds)[1])
+
+    def blamed(mistake: Mistake) -> str:
+        """The line or word that a mistake comes from: a word without which it would not be."""
+        origin = changed.at(mistake.place).origin
+        if not origin.startswith("--set"):
+            for word in overrides:
+                if mistake not in without(word):
+                    return f"--set {word}"
+        return origin
+
+    told = [(blamed(mistake), mistake.sentence) for mistake in mistakes]
+    raise UserError("\n".join(in_order([*wrong, *told])))
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -52,9 +90,11 @@ def find_recipe(name_or_path: str) -> Path:
     shipped = shipped_recipes()
     if name_or_path in shipped:
         return shipped[name_or_path]
+    if path.is_dir():
+        raise UserError(f"{name_or_path!r} is a folder, and a recipe is a YAML file")
     raise UserError(
         f"there is no recipe {name_or_path!r}: give a file, or one of the shipped recipes "
-        f"({', '.join(sorted(shipped))})"
+        f"({', '.join(sorted(shipped))}){meant(name_or_path, list(shipped))}"
     )
 
 
@@ -66,78 +106,144 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
-def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, children: tuple[Path, ...], wrong: Wrong) -> Written:
     """The content of a recipe's file on top of what it extends. ``children`` extend it."""
     if path in children:
         raise UserError(f"{path} extends itself (by way of {children[-1]})")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    content = read_written(path, wrong)
+    if not isinstance(content.value, dict):
         raise UserError(f"{path} holds no recipe: a mapping with `model` and `stages` is expected")
-    parents = content.pop("extends", [])
-    names = [parents] if isinstance(parents, str) else parents
+    own = dict(content.value)
+    parents = own.pop("extends", Written([], str(path)))
+    names = parents.plain()
+    names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: `extends` must name a recipe, or a list of them")
-    whole: dict[str, Any] = {}
-    for name in names:
-        parent = _read(find_recipe(name), (*children, path))
-        parent.pop("name", None)
-        whole = _joined(whole, parent)
-    return _joined(whole, content)
-
-
-def _joined(below: Any, above: Any) -> Any:
-    """``above`` on top of ``below``: mappings key by key, everything else replaced."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return below | {key: _joined(below.get(key), value) for key, value in above.items()}
-
-
-def _override(content: dict[str, Any], word: str) -> None:
-    dotted, sign, text = word.partition("=")
-    if not sign or not dotted:
-        raise UserError(f"--set {word!r} is not of the form a.b=c; say e.g. --set seed=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {word!r}: {text!r} is not a YAML value") from error
-    *parents, last = dotted.split(".")
-    place: Any = content
-    for key in parents:
-        place = place.setdefault(key, {}) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise UserError(f"--set {word!r}: {key!r} is not a section of the recipe")
-    place[last] = value
-
-
-def _sentence(path: Path, content: Any, error: ValidationError) -> str:
-    first, *others = error.errors()
-    where = ".".join(_place(content, first["loc"]))
-    # A stage with seeds has the same mistakes in all of its copies.
-    elsewhere = {".".join(_place(content, other["loc"])) for other in others} - {where}
-    more = f" (and {len(elsewhere)} more)" if elsewhere else ""
-    if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{where}`; remove it or mend its spelling{more}"
-    what = first["msg"].removeprefix("Value error, ")
-    return f"{path}: `{where}`: {what[0].lower()}{what[1:]}{more}" if where else f"{path}: {what}"
-
-
-def _place(content: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys of a place as the user wrote them: without the tags that pydantic puts in for the
-    kinds of a union, and a stage's own name in place of that of its copy."""
-    kept = []
-    for part in location:
-        if isinstance(content, dict) and part not in content:
-            if content.get("kind") == part:
-                continue
-            written = str(part).rpartition("-")[0]
-            part = written if written in content else part
-        kept.append(str(part))
-        inside = isinstance(content, dict) or (isinstance(content, list) and isinstance(part, int))
+        raise UserError(f"{parents.origin}: `extends` must name a recipe, or a list of them")
+    whole = Written({}, str(path))
+    for i, name in enumerate(names):
         try:
-            content = content[part] if inside else None
-        except (KeyError, IndexError):
-            content = None
-    return kept
+            parent = _read(find_recipe(name), (*children, path), wrong)
+        except YamlError:
+            raise
+        except UserError as error:
+            raise UserError(f"{parents.at([i]).origin}: `extends`: {error}") from error
+        taken = {key: held for key, held in parent.value.items() if key != "name"}
+        whole = Written(taken, parent.origin).on_top_of(whole)
+    return Written(own, content.origin).on_top_of(whole)
+
+
+def _with_overrides(content: Written, words: Sequence[str], wrong: Wrong) -> Written:
+    """The content with ``--set`` words."""
+    for word in words:
+        origin = f"--set {word}"
+        dotted, sign, text = word.partition("=")
+        if not sign or not dotted:
+            wrong.append((origin, "this is not of the form a.b=c; say e.g. --set seed=1"))
+            continue
+        try:
+            value = parse_written(text, origin, wrong, lines=False)
+        except YamlError as error:
+            told = str(error).removeprefix(f"{origin}: ")
+            wrong.append((origin, f"{text!r} is not a YAML value: {told}"))
+            continue
+        if value.value is None:
+            value = Written(None, origin)
+        keys = dotted.split(".")
+        lacking = _no_section(content, keys[:-1])
+        if lacking is not None:
+            wrong.append((origin, f"{lacking!r} is not a section of the recipe"))
+            continue
+        for key in reversed(keys):
+            value = Written({key: value}, origin)
+        content = _set(content, keys, value)
+    return content
+
+
+def _no_section(content: Written, keys: Sequence[str]) -> str | None:
+    """The first of the keys that stands for something else than a mapping."""
+    place: Written | None = content
+    for key in keys:
+        place = None if place is None else place.value.get(key)
+        if place is not None and not isinstance(place.value, dict):
+            return key
+    return None
+
+
+def _set(content: Written, keys: Sequence[str], value: Written) -> Written:
+    """``content`` with one value replaced; ``value`` is wrapped in the keys that lead to it."""
+    key, *rest = keys
+    inner = value.value[key]
+    below = content.value.get(key)
+    if rest and below is not None:
+        inner = _set(below, rest, inner)
+    return Written(content.value | {key: inner}, content.origin)
+
+
+def _as_written(content: Written, place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A place with a stage's own name in place of that of its copy."""
+    if len(place) < 2 or place[0] != "stages":
+        return place
+    stages = content.at(["stages"]).value
+    name = str(place[1]).rpartition("-")[0]
+    if isinstance(stages, dict) and place[1] not in stages and name in stages:
+        return ("stages", name, *place[2:])
+    return place
+
+
+def _checked(
+    written: Written, path: Path, kinds: Kinds[StageKind]
+) -> tuple[Recipe | None, list[Mistake]]:
+    """The recipe, or None and its mistakes."""
+    content = written.plain()
+    content.setdefault("name", path.stem)
+    found: list[Mistake] = []
+    recipe = None
+    try:
+        content = with_copies(content, kinds)
+    except MisfitError as misfit:
+        found.append(Mistake(misfit.place, str(misfit), None))
+        content = content | {"stages": {n: _once(s) for n, s in content["stages"].items()}}
+    try:
+        recipe = Recipe.model_validate(content, context=kinds)
+    except ValidationError as error:
+        found += refused(
+            Recipe, content, error, kinds, lambda p: written.at(_as_written(written, p)).text
+        )
+        found += _misfits_of_the_rest(content, error, kinds)
+    found += misread(Recipe, content, kinds)
+    if recipe is not None and not found:
+        return recipe, []
+    told = [Mistake(_as_written(written, m.place), m.what, m.before) for m in found]
+    return None, [m for m in dict.fromkeys(told) if not written.at(m.place).refused]
+
+
+def _once(stage: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stage.items() if key != "seeds"}
+
+
+def _misfits_of_the_rest(
+    content: dict[str, Any], error: ValidationError, kinds: Kinds[StageKind]
+) -> list[Mistake]:
+    """What does not fit between the parts that are valid by themselves. What is said to be lacking
+    because it is not valid is left out."""
+    broken: dict[str, set[Any]] = {"stages": set(), "problems": set()}
+    for each in error.errors(include_url=False):
+        key, *below = each["loc"] or ("",)
+        if key in broken and below:
+            broken[str(key)].add(below[0])
+        elif not key or key in broken:
+            return []
+    rest: dict[str, Any] = {"name": content["name"], "model": {"name": "any"}}
+    for key, names in broken.items():
+        held = content.get(key)
+        if not isinstance(held, dict):
+            return []
+        rest[key] = {name: value for name, value in held.items() if name not in names}
+    try:
+        Recipe.model_validate(rest, context=kinds)
+    except ValidationError as other:
+        causes = (each.get("ctx", {}).get("error") for each in other.errors(include_url=False))
+        misfits = [m for cause in causes if isinstance(cause, MisfitsError) for m in cause.found]
+        known = broken["stages"] | broken["problems"]
+        return [Mistake(m.place, str(m), None) for m in misfits if m.lacks not in known]
+    return []

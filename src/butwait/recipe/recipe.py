@@ -5,7 +5,6 @@ validation's context: ``Recipe.model_validate(content, context=STAGES)``. ``Reci
 order in which stages run; a stage may take from any earlier ones, so that a recipe can branch.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -22,12 +21,12 @@ from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.load import EngineSettings
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
+from butwait.recipe.checks import misfits
+from butwait.recipe.misfits import MisfitsError
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind, StageSettings
 from butwait.records.settings import Resource, Result, Settings, Shape
 from butwait.running.kinds import Kinds
-
-_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 
 
 def of_its_kind(stage: Any, info: ValidationInfo) -> Any:
@@ -70,7 +69,8 @@ class Recipe(Settings):
 
     def model_post_init(self, context: Any) -> None:
         self._kinds = context
-        _check(self)
+        if found := list(misfits(self)):
+            raise MisfitsError(found)
 
     def kind(self, name: str) -> StageKind:
         """The record of a stage's kind."""
@@ -116,76 +116,3 @@ class Recipe(Settings):
             elif self.kind(name).sets == use:
                 used |= dict.fromkeys(s for s in stage.problem_sets if s not in choosing)
         return iter(used)
-
-
-def _check(recipe: Recipe) -> None:
-    """Whether all names are known and every stage takes what it can and needs. Raises ValueError
-    with the first fault, in one sentence."""
-    _check_names(recipe)
-    for name, stage in recipe.stages.items():
-        _check_inputs(recipe, name, stage)
-        recipe.kind(name).check(recipe, name)
-        for used in stage.problem_sets:
-            if used not in recipe.problems:
-                raise ValueError(
-                    f"stage {name!r} uses the problem set {used!r}, which `problems` lacks "
-                    f"(it has: {', '.join(recipe.problems)})"
-                )
-    recipe.order()
-    _check_splits(recipe)
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Names become folders and files of the run, and parts of the keys in ``summary.json``."""
-    for name in recipe.stages:
-        if not name.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"stage name {name!r} may hold letters, digits, - and _ only")
-        if name.casefold() == "problems":
-            raise ValueError(f"a stage cannot be called {name!r}: the run has its questions there")
-    named = {"recipe": [recipe.name], "problem set": recipe.problems, "stage": recipe.stages}
-    for what, names in named.items():
-        for name in names:
-            if not _NAME.fullmatch(name) or len(name.encode()) > 200:
-                raise ValueError(
-                    f"{what} name {name!r} cannot name a file: it needs 1 to 200 characters, no "
-                    "slash or control character, and no dot at its beginning"
-                )
-
-
-def _check_splits(recipe: Recipe) -> None:
-    tests, choosing, training = (
-        set(recipe.sets_for(use)) for use in ("test", "selection", "training")
-    )
-    for these, those, what in (
-        (tests, training, "evaluation and for training or search"),
-        (tests, choosing, "evaluation and for selection"),
-        (choosing, training, "selection and for training or search"),
-    ):
-        if both := sorted(these & those):
-            raise ValueError(
-                f"the problem set {both[0]!r} is used for {what}; give each a set of its own"
-            )
-
-
-def _check_inputs(recipe: Recipe, name: str, stage: StageSettings) -> None:
-    kind = recipe.kind(name)
-    for source in stage.from_:
-        if source not in recipe.stages:
-            raise ValueError(
-                f"stage {name!r} takes from {source!r}, which is no stage "
-                f"(there are: {', '.join(recipe.stages)})"
-            )
-        given = recipe.kind(source).gives
-        if given not in kind.takes and not (kind.takes_all and given != kind.gives):
-            raise ValueError(
-                f"stage {name!r} ({stage.kind}) cannot take from {source!r}, which gives "
-                f"{given}; it takes {', '.join(sorted(kind.takes)) or 'nothing'}"
-            )
-    gives = [recipe.kind(source).gives for source in stage.from_]
-    if kind.needs and kind.needs not in gives:
-        raise ValueError(
-            f"stage {name!r} ({stage.kind}) needs a stage that gives {kind.needs} in `from`"
-        )
-    for single in ("model", "reward model"):
-        if gives.count(single) > 1 and not kind.takes_all:
-            raise ValueError(f"stage {name!r} takes from more than one {single} stage")

@@ -8,6 +8,7 @@ by number, and may say so with the same ``seeds``; a report and a profile take f
 from collections.abc import Mapping
 from typing import Any
 
+from butwait.recipe.misfits import MisfitError
 from butwait.recipe.stages import StageKind
 from butwait.records import UserError
 from butwait.running.kinds import Kinds
@@ -20,7 +21,7 @@ def with_copies(content: Any, kinds: Kinds[StageKind]) -> Any:
     ``seeds: 1`` changes nothing. What is no mapping of stages, or no whole number, is left for the
     recipe's own checks.
 
-    Raises ValueError where copies cannot be paired, or a copy's name is taken.
+    Raises MisfitError where copies cannot be paired, or a copy's name is taken.
     """
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, dict) or not all(isinstance(s, dict) for s in stages.values()):
@@ -33,7 +34,8 @@ def with_copies(content: Any, kinds: Kinds[StageKind]) -> Any:
     for name, stage in stages.items():
         for new, copy in _written_out(name, stage, number, name in gathering):
             if new in written or (new != name and new in stages):
-                raise ValueError(f"`seeds` of {name!r} makes a stage {new!r}, which there is")
+                told = f"`seeds` of {name!r} makes a stage {new!r}, which there is"
+                raise MisfitError(told, ("stages", new))
             written[new] = copy
     return content | {"stages": written}
 
@@ -57,7 +59,8 @@ def _copies(
     if not isinstance(own, int) or own > 1000 or name in children:
         return 1
     if gathers and own > 1:
-        raise ValueError(f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself")
+        told = f"stage {name!r} ({stage['kind']}) looks at all seeds; it has none itself"
+        raise MisfitError(told, ("stages", name, "seeds"))
     above = {
         source: _copies(stages, source, (*children, name), gathering)
         for source in _listed(stage.get("from"))
@@ -68,7 +71,8 @@ def _copies(
         several[name] = own
     if len(set(several.values())) > 1:
         told = ", ".join(f"{source!r} has {n}" for source, n in several.items())
-        raise ValueError(f"stage {name!r} cannot pair the seeds it takes from: {told}")
+        told = f"stage {name!r} cannot pair the seeds it takes from: {told}"
+        raise MisfitError(told, ("stages", name, "from"))
     return next(iter(several.values()), 1)
 
 

@@ -58,6 +58,10 @@ def _nothing(recipe: Any, name: str) -> None:
     pass
 
 
+def _asks(settings: Any) -> bool:
+    return True
+
+
 def _no_lines(metrics: Metrics) -> Iterable[str]:
     return ()
 
@@ -87,6 +91,8 @@ class StageKind:
         supervision: where its signal comes from: the model's own rollouts and the gold answers
             (``self``), or solutions that others wrote.
         section: its part of a report's page; None: its plain figures alone.
+        asks: of its settings, whether the stage asks the recipe's engine, which must then be there
+            when the run begins.
     """
 
     settings: type[StageSettings]
@@ -102,3 +108,4 @@ class StageKind:
     label: str = ""
     supervision: Literal["self", "external traces"] = "self"
     section: Section | None = None
+    asks: Callable[[Any], bool] = _asks

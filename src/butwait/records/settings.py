@@ -1,7 +1,7 @@
 """The base of every layer's settings, and the marks of what a result depends on."""
 
 from enum import Enum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +12,11 @@ class Settings(BaseModel):
     """Unknown keys are errors; values are frozen; a field's docstring is its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def look(self, world: Any) -> None:
+        """Asks a ``running.world.World`` for the files, packages, functions, models and servers
+        that these settings name, those of settings inside of them aside. A run does so before
+        anything is computed."""
 
 
 class Mark(Enum):

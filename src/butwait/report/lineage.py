@@ -1,10 +1,13 @@
 """Which stages made the model that an evaluation looked at, and where their signal came from."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from butwait.report.collect import Evaluation
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 from butwait.reward_models.load import is_own
+
+if TYPE_CHECKING:  # it reads Parquet, and a recipe is parsed without
+    from butwait.report.collect import Evaluation
 
 
 def sources(stage: str, gives: str, records: Records, kinds: ReportedKinds) -> list[Record]:
@@ -52,7 +55,7 @@ def supervision_of(stage: str, records: Records, kinds: ReportedKinds) -> str:
     return _told(_signals(stage, records, kinds))
 
 
-def supervision_of_evaluation(row: Evaluation, records: Records, kinds: ReportedKinds) -> str:
+def supervision_of_evaluation(row: "Evaluation", records: Records, kinds: ReportedKinds) -> str:
     """The same of the model of an evaluation, and of the reward model that took part in it;
     "none" for the base model alone."""
     trained = policy_stage(row.stage, records, kinds)

@@ -1,7 +1,6 @@
 """From the log-odds of single steps to the log-odds of a path, exactly."""
 
 import numpy as np
-from scipy.special import log_expit
 
 from butwait.reward_models.settings import Aggregation
 
@@ -17,6 +16,8 @@ def aggregate(step_logits: np.ndarray, how: Aggregation) -> float:
     if not len(step_logits):
         return 0.0
     if how == "prod":
+        from scipy.special import log_expit  # here: a recipe is parsed without scipy
+
         return logit_of_log(float(log_expit(step_logits).sum()))
     return float(step_logits.min() if how == "min" else step_logits[-1])
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.special import comb
 
 MOST_ATTEMPTS = 1000
 """The most attempts a problem that maj@k can count: the counts of more overflow a float."""
@@ -45,6 +44,8 @@ def majority_at_k(correct: int, others: Iterable[int], blank: int, k: int) -> fl
 
     Raises ValueError where k is more than the attempts, or with more than ``MOST_ATTEMPTS``.
     """
+    from scipy.special import comb  # here: a recipe is parsed without scipy
+
     sizes = [size for size in others if size > 0]
     attempts = correct + sum(sizes) + blank
     _check_k(k, attempts)
@@ -65,6 +66,8 @@ def majority_at_k(correct: int, others: Iterable[int], blank: int, k: int) -> fl
 def _draws_by_ties(votes: int, rivals: Sequence[int], free: int, drawn: int) -> np.ndarray:
     """Number of draws of ``drawn`` attempts with t rivals at ``votes`` and none above, for every
     t: float64 (most ties + 1,)."""
+    from scipy.special import comb
+
     ties = min(len(rivals), drawn // votes)
     # ways[t, s]: s attempts drawn so far, t rivals tie.
     ways = np.zeros((ties + 1, drawn + 1))

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import stdtr, stdtrit
 
 LOOKS_PER_WINDOW = 4
 FEWEST_VALUES = 20
@@ -56,6 +53,9 @@ class Trend:
 
     def upper(self, alpha: float) -> float:
         """The slope that is exceeded with probability ``alpha``, a step."""
+        from scipy.optimize import brentq  # here: a recipe is parsed without scipy
+        from scipy.special import stdtr, stdtrit
+
         likely = self.weights > 1e-5 * alpha  # the others have less than alpha / 1000 together
         weights, slopes, errors = self.weights[likely], self.slopes[likely], self.errors[likely]
 
@@ -202,6 +202,8 @@ class PlateauRule:
             rho: its correlation from one value to the next.
             spacing: steps between values.
         """
+        from scipy import stats
+
         for window, share in self._windows():
             error = noise * math.sqrt(12 * (1 + rho) / (1 - rho) * spacing / window**3)
             improvement = float(stats.norm.isf(share / 2)) * error * self.horizon

@@ -1,6 +1,6 @@
 """What training takes. Imports nothing heavy."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,10 @@ class LoraSettings(Settings):
     of bfloat16's memory. Needs ``bitsandbytes``. The adapter is merged into the unquantised
     weights."""
 
+    def look(self, world: Any) -> None:
+        if self.four_bit:
+            world.package("bitsandbytes", "four_bit", "'butwait[qlora]'")
+
 
 class LaunchSettings(Settings):
     """A training on several devices of this machine, by ``accelerate launch``."""
@@ -40,6 +44,12 @@ class LaunchSettings(Settings):
     config: Resource[str] = "ddp"
     """``ddp``: every device holds the whole model; ``fsdp2``, ``zero2``, ``zero3``: parts of it;
     ``cpu``: processes without a GPU; or the path of an accelerate configuration of your own."""
+
+    def look(self, world: Any) -> None:
+        if self.config in ("zero2", "zero3"):
+            world.package("deepspeed", "config")
+        elif self.config not in ("cpu", "ddp", "fsdp2"):
+            world.file(self.config, "config")
 
 
 class OptimizerSettings(Settings):

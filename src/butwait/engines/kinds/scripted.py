@@ -17,6 +17,9 @@ class ScriptedSettings(BaseEngineSettings):
     script: Content[str]
     """``module:function`` of a function without arguments that returns a ``ScriptedEngine``."""
 
+    def look(self, world: Any) -> None:
+        world.plugin(self.script, "script")
+
 
 def _start(
     model: ModelSettings, tokenizer: Any, settings: ScriptedSettings, prompt: PromptSettings

@@ -32,6 +32,9 @@ class VllmSettings(ModelEngineSettings):
     options: Result[dict[str, Any]] = Field(default_factory=dict)
     """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
 
+    def look(self, world: Any) -> None:
+        world.package("vllm", "kind", "'butwait[vllm]'")
+
 
 def start_vllm(
     model: ModelSettings, tokenizer: Any, settings: VllmSettings, prompt: PromptSettings

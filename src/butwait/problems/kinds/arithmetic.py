@@ -21,6 +21,7 @@ from butwait.problems.overlap import text_id
 from butwait.problems.source import Asked, Source
 from butwait.records import Key, Problem, UserError
 from butwait.records.settings import Settings
+from butwait.running import mistakes
 
 SPLITS = tuple(StrEnum("Split", "pretrain train search validation test"))
 """Each holds about a fifth of all questions; ``pretrain`` taught the tiny model."""
@@ -129,9 +130,8 @@ def _load(asked: Asked) -> list[Problem]:
     try:
         settings = ArithmeticSettings(**asked.params)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise UserError(f"arithmetic: params.{name}: {first['msg']}") from error
+        told = mistakes.told(ArithmeticSettings, asked.params, error)
+        raise UserError(f"arithmetic: params: {told}") from error
     return generate(settings, asked.split or "train")
 
 

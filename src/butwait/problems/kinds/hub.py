@@ -52,4 +52,5 @@ HUB = Source(
     load=read_hub_rows,
     takes=COLUMNS | {"subset", "split", "revision"},
     rank=2,
+    remote=True,
 )

@@ -8,8 +8,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from butwait.records import UserError
+from butwait.records.settings import Settings
 from butwait.reward_models.kinds.trained import TrainedSettings, read_prompt
+from butwait.reward_models.load import REWARD_MODELS
 from butwait.reward_models.settings import RewardModelSettings
+from butwait.running import mistakes
 
 
 def read_settings(path: Path) -> RewardModelSettings:
@@ -33,9 +36,11 @@ def read_settings(path: Path) -> RewardModelSettings:
     try:
         return TypeAdapter(RewardModelSettings).validate_python(found[0])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "kind"
-        raise UserError(f"{path}: reward model, `{where}`: {first['msg']}") from error
+        kind = found[0].get("kind") if isinstance(found[0], dict) else None
+        known = isinstance(kind, str) and kind in REWARD_MODELS
+        settings = REWARD_MODELS[str(kind)].settings if known else Settings
+        told = mistakes.told(settings, found[0], error)
+        raise UserError(f"{path}: reward model: {told}") from error
 
 
 def _in_recipe(content: dict[str, Any]) -> list[Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import logsumexp
 
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
@@ -59,6 +58,9 @@ class ClassifierSettings(LocalModelSettings):
     aggregation: Result[Literal["prod", "min", "last"]] = "last"
     """One score from many steps: their product, their minimum, the last one."""
 
+    def look(self, world: Any) -> None:
+        world.model(self.name, self.revision, "name")
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -74,6 +76,8 @@ class Classes:
 
     def log_odds(self, outputs: np.ndarray) -> float:
         """Of the good class, from logits (V,). A single output is the log-odds itself."""
+        from scipy.special import logsumexp  # here: a recipe is parsed without scipy
+
         z = outputs.astype(np.float64)
         if len(z) == 1:
             return float(z[0])

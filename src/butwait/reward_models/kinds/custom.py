@@ -16,6 +16,9 @@ class CustomSettings(Settings):
     factory: Content[str]
     """``module:function`` of a function without arguments that returns a ``RewardModel``."""
 
+    def look(self, world: Any) -> None:
+        world.plugin(self.factory, "factory")
+
 
 def _load(settings: CustomSettings, policy_tokenizer: Any, policy: Policy | None) -> RewardModel:
     factory = load_plugin(settings.factory, "reward_model.factory")

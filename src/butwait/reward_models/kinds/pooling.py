@@ -40,6 +40,10 @@ class PoolingSettings(ServerSettings):
     max_requests: Resource[Annotated[int, Field(gt=0)]] = 64
     """Requests in flight at a time; one asks for all particles of a search."""
 
+    def look(self, world: Any) -> None:
+        super().look(world)
+        world.model(self.name, self.revision, "name")
+
     @property
     def checkpoint(self) -> ModelSettings:
         """Whose tokenizer is needed."""

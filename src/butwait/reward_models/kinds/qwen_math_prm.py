@@ -46,6 +46,9 @@ class QwenMathPrmSettings(LocalModelSettings):
     """One score from many steps: their product, their minimum, the last one; or ``model``: the
     whole path is shown as a single step (best in arXiv:2502.01618)."""
 
+    def look(self, world: Any) -> None:
+        world.model(self.name, self.revision, "name")
+
 
 class QwenLayouts:
     """Lays out paths.

@@ -28,6 +28,9 @@ class TrainedSettings(LocalModelSettings):
     model: Content[str]
     """Folder of the checkpoint (``RUN/STAGE/model``)."""
 
+    def look(self, world: Any) -> None:
+        world.file(f"{self.model}/{FILE}", "model")
+
 
 class TrainedRewardModel(LocalRewardModel):
     """The score of a path is the logit at the last token of its last step, as in training; where a

@@ -56,6 +56,7 @@ def data_stage(builder: Builder[Any]) -> StageKind:
         headline=_headline,
         label=builder.label,
         supervision=builder.supervision,
+        asks=lambda settings: builder.prepare(settings) is not None,
     )
 
 

@@ -167,6 +167,7 @@ GRPO = StageKind(
     run=grpo,
     headline=_headline,
     label="GRPO",
+    asks=lambda settings: False,  # it draws by `generation`
     section=REINFORCEMENT,
 )
 GRPO_DIRECT = StageKind(
@@ -178,5 +179,6 @@ GRPO_DIRECT = StageKind(
     run=grpo,
     headline=_headline,
     label="GRPO-Direct",
+    asks=lambda settings: False,
     section=REINFORCEMENT,
 )

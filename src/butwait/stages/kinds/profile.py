@@ -106,6 +106,7 @@ PROFILE = StageKind(
     gives="profile",
     takes=frozenset({"evaluation", "trees", "data"}),
     gathers=True,
+    asks=lambda settings: False,
     check=_check,
     run=profile,
     headline=_headline,

@@ -69,6 +69,7 @@ REPORT = StageKind(
     gives="report",
     gathers=True,
     takes_all=True,
+    asks=lambda settings: False,
     check=_check,
     run=report,
     headline=_headline,

@@ -41,4 +41,5 @@ SFT = StageKind(
     run=sft,
     headline=_headline,
     label="SFT",
+    asks=lambda settings: False,
 )

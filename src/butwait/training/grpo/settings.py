@@ -1,6 +1,6 @@
 """What the ``grpo`` and ``grpo_direct`` stages take. Imports nothing heavy."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,12 @@ class GenerationSettings(Settings):
     """``vllm_colocate``: GPUs that one copy of the model is spread over."""
     server: Resource[str] = "http://127.0.0.1:8000"
     """``vllm_server``: its address. vLLM must take weights (docs/grpo.md)."""
+
+    def look(self, world: Any) -> None:
+        if self.kind.startswith("vllm"):
+            world.package("vllm", "kind", "'butwait[vllm]'")
+        if self.kind == "vllm_server":
+            world.server(self.server, "server")
 
 
 class SelectionSettings(Settings):
@@ -160,6 +166,10 @@ class GrpoSettings(OptimizerSettings):
     save_steps: Resource[PositiveInt | None] = 50
     """Steps between checkpoints, from which a killed training goes on; None: no checkpoints.
     Rounded up to whole generations."""
+
+    def look(self, world: Any) -> None:
+        for tracker in self.report_to:
+            world.package(tracker, "report_to")
 
     @property
     def completions(self) -> int:

