@@ -76,21 +76,6 @@ SENTENCES = {
     ("transformers", "unknown"): "Server is pinned to 'tiny'; requested 'nobody'",
 }
 
-OPEN = {
-    ("llama_cpp", "full"): "the context in llama.cpp's list of models (meta.n_ctx) is not read",
-    **{
-        ("transformers", case): "a server that cannot list its models stops the run"
-        for case in ("steps", "whole", "turns", "too_long", "unknown")
-    },
-}
-"""What the engine gets wrong, and why."""
-
-
-def cases(*pairs: tuple[str, str]) -> list[Any]:
-    """Parameters (server, case); those of ``OPEN`` may fail."""
-    marks = {pair: [pytest.mark.xfail(reason=why, strict=False)] for pair, why in OPEN.items()}
-    return [pytest.param(*pair, marks=marks.get(pair, ())) for pair in pairs]
-
 
 @cache
 def script() -> ModuleType:
@@ -160,10 +145,10 @@ def check_tokens(grown: Grown, tolerance: float) -> None:
 @pytest.mark.parametrize("piece", [AT_ONCE, IN_PIECES], ids=["at_once", "in_pieces"])
 @pytest.mark.parametrize(
     ("server", "case"),
-    cases(
+    [
         *(("vllm", case) for case in GROWN if case != "sampled"),
         *(("llama_cpp", case) for case in GROWN if case != "shaped"),
-    ),
+    ],
 )
 def test_a_path_is_the_models(server: str, case: str, piece: int) -> None:
     grown = grow(server, case, piece)
@@ -177,7 +162,6 @@ def test_a_path_is_the_models(server: str, case: str, piece: int) -> None:
     assert (grown.steps[-1].token_ids[-1] == 2) == ended
 
 
-@pytest.mark.xfail(reason="tokens that llama.cpp leaves out are not missed", strict=False)
 def test_half_a_character_that_llama_cpp_leaves_out_is_missed() -> None:
     """It made the two tokens of ½, and gives the second alone, in a stream and at once. So the
     log-probability of the first is not to be had, and what is left is no path."""
@@ -204,7 +188,7 @@ def test_a_path_is_scored_by_vllm_alone() -> None:
     assert "no log-probabilities of given tokens" in grow("llama_cpp", "whole").error
 
 
-@pytest.mark.parametrize(("server", "case"), cases(*SENTENCES))
+@pytest.mark.parametrize(("server", "case"), SENTENCES)
 def test_what_a_server_cannot_is_one_sentence(server: str, case: str) -> None:
     grown = grow(server, case)
     assert grown.steps == []

@@ -143,7 +143,14 @@ class OpenAIEngine(RequestEngine):
             return await self._asked(served, before, sampling, seed)
         except LeftOutError as left_out:
             # llama.cpp streams no token that ends within a character, and tells all at the end.
-            return await self._asked(served, before, sampling, seed, at_once=left_out.most)
+            try:
+                return await self._asked(served, before, sampling, seed, at_once=left_out.most)
+            except LeftOutError as again:
+                raise UserError(
+                    f"the server at {self._server.url} leaves out a token that ends within a "
+                    f"character: its tokens make {again.ours!r} of {again.theirs!r}, which is no "
+                    "path of the model; serve the model with vLLM"
+                ) from again
 
     async def _asked(
         self,
@@ -162,8 +169,7 @@ class OpenAIEngine(RequestEngine):
         body |= self._stops(served, step.detector.rule, step.prefix.text)
         if at_once is None:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        maybe_fewer = at_once is None and not served.is_vllm
-        pieces = Pieces(self._tokenizer, served.gives_ids, maybe_fewer)
+        pieces = Pieces(self._tokenizer, served.gives_ids, maybe_fewer=not served.is_vllm)
         last = Reply()
         try:
             async with aclosing(self._server.events(served.path, body)) as events:
@@ -181,7 +187,7 @@ class OpenAIEngine(RequestEngine):
             # Behind the reason to end there is nothing that a step needs.
         if step.finish is None:
             self._end(step, last, pieces, len(before.token_ids), body.get("stop", ()))
-        pieces.check()
+        pieces.check(whole=at_once is not None)
         return step, len(prompt_ids) - min(last.cached_tokens, len(prompt_ids))
 
     def _end(

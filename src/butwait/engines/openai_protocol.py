@@ -43,11 +43,13 @@ class LeftOutError(Exception):
 
     Attributes:
         most: tokens that there may be.
+        ours: what its tokens say.
+        theirs: its text.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, ours: str, theirs: str) -> None:
         super().__init__()
-        self.most = most
+        self.most, self.ours, self.theirs = most, ours[:100], theirs[:100]
 
 
 class LackingError(UserError):
@@ -263,17 +265,20 @@ class Pieces:
         """The log-probability of what made no text: of EOS; 0 where the server does not tell."""
         return sum(self._pending)
 
-    def check(self) -> None:
+    def check(self, *, whole: bool) -> None:
         """Raises UserError where pieces of a text, tokenised, do not make up that text, and
-        LeftOutError where the server's tokens do not."""
+        LeftOutError where the server's tokens do not; of a ``whole`` reply, where they hold half a
+        character that its text does not."""
         if self._gives_ids and not self._maybe_fewer:
             return
         decoded = Detokenizer(self._tokenizer).decode(self._token_ids)
         if self._gives_ids:
             # A decoder may strip the space of the first token.
             theirs, ours = (text.rstrip(UNFINISHED).lstrip() for text in (self._text, decoded))
-            if theirs != ours:
-                raise LeftOutError(len(self._text.encode(errors="replace")) + 1)
+            broken = UNFINISHED in ours and UNFINISHED not in theirs
+            if broken or (theirs != ours and not whole):
+                most = len(self._text.encode(errors="replace")) + 1
+                raise LeftOutError(most, ours, theirs)
         elif decoded != self._text:
             raise UserError(
                 f"the tokenizer of {self._tokenizer.name_or_path} does not keep pieces of a "
