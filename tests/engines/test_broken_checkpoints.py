@@ -36,7 +36,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.reward_models.score_head import add_score_head, load_classifier, load_scorer
 from butwait.training.settings import LoraSettings
-from butwait.training.weights import load_policy
+from butwait.training.weights import Start
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -157,7 +157,7 @@ def test_quantised_weights_are_not_trained(folder: Path) -> None:
     edit(quantization_config={"quant_method": "gptq", "bits": 4})(folder)
     for lora in (None, LoraSettings()):
         with pytest.raises(UserError, match=r"quantised \(gptq\) and cannot be trained"):
-            load_policy(of(folder), lora)
+            Start(of(folder), lora, None, PromptSettings()).load()
     with pytest.raises(UserError, match=r"quantised \(gptq\) and cannot be trained"):
         add_score_head(of(folder), 0.0)
 

@@ -168,7 +168,7 @@ def test_deepspeed_that_is_missing_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match=r"launch\.config: zero2 needs the package deepspeed"):
+    with pytest.raises(UserError, match=r"launch\.config`: the package deepspeed is needed"):
         trained(tmp_path / "run", "stages.rl.launch={processes: 2, config: zero2}")
 
 

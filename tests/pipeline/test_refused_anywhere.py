@@ -22,7 +22,7 @@ import pytest
 from pipeline_runs import butwait, prepare
 from test_kills_anywhere import LOOP, leftovers, result
 
-STOPS = int(os.environ.get("BUTWAIT_STOPS", "6"))
+STOPS = int(os.environ.get("BUTWAIT_STOPS", "3"))
 
 EVERY_KIND = LOOP.replace(
     "stages:\n", "  given: {source: given.jsonl, columns: {solution: solution}}\nstages:\n", 1

@@ -85,7 +85,7 @@ ENGINED = "def start(*_):\n    {}\nENGINE = EngineKind(BaseEngineSettings, start
 CONTINUED = "return [type(s)({}, s.prefix, 0) for s in steps]"
 
 GIVEN = [
-    ("factory = None", FACTORY, "'mine:factory' failed in its start: TypeError"),
+    ("factory = None", FACTORY, "'mine:factory' is a NoneType and no function"),
     (
         "def factory(): pass",
         FACTORY,

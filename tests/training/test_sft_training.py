@@ -91,7 +91,8 @@ def test_the_labels_that_reach_the_model_are_those_of_the_mask(
         return policy
 
     monkeypatch.setattr("butwait.training.weights.load_causal_lm", spy)
-    settings = SHORT.model_copy(update={"max_steps": 1, "packing": packing, "max_length": 250})
+    changes = {"max_steps": 1, "warmup_ratio": 0.0, "packing": packing, "max_length": 250}
+    settings = SHORT.model_copy(update=changes)
     train_sft(model, examples, settings, tmp_path / "out", seed=0)
     got = sorted((i, t) for ids, labels in seen for i, t in zip(ids, labels, strict=True) if t >= 0)
     expected = sorted(
@@ -232,7 +233,7 @@ def test_a_model_that_mixes_packed_examples_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     model, tokenizer = save_model(tmp_path / "base")
     settings = SHORT.model_copy(update={"learning_rate": 1e30, "max_steps": 9})
-    with pytest.raises(UserError, match=r"the loss became (nan|inf) at step \d"):
+    with pytest.raises(UserError, match=r"the (loss became|gradient is) .*at step \d"):
         train_sft(model, sums(tokenizer, 4), settings, tmp_path / "out", seed=0)
     log = (tmp_path / "out/log.jsonl").read_text().splitlines()
     assert all(math.isfinite(json.loads(line)["loss"]) for line in log)

@@ -90,7 +90,7 @@ def _lower_end(sample: Sample, level: float) -> float:
         brentq(
             lambda mu: float(sample.chance_below(mu)) - (1 + level) / 2,
             1e-9 * mean,
-            mean,
+            min(mean, 1 - 1e-12),  # at 1 there is no spread
             xtol=1e-12,
             rtol=1e-9,
         )

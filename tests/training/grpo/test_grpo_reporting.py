@@ -41,10 +41,13 @@ def test_a_resume_takes_back_what_was_logged_behind_its_checkpoint(tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"report_to": ["trackio"]}, "report_to: trackio needs the package trackio: pip install"),
+        (
+            {"report_to": ["trackio"]},
+            "report_to`: the package trackio is needed and not installed: pip install",
+        ),
         (
             {"generation": {"kind": "vllm_colocate"}},
-            r"generation.kind: vllm_colocate needs the package vllm: pip install 'butwait\[vllm\]'",
+            r"kind`: the package vllm is needed and not installed: pip install 'butwait\[vllm\]'",
         ),
     ],
 )
