@@ -68,7 +68,6 @@ def close_badly() -> None:
 def test_every_end_has_its_code_and_sentence(
     capsys: pytest.CaptureFixture[str], command: Callable[[], Any], code: int, said: str
 ) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run behind "&"
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(SystemExit) as end:
         run_to_end(command)

@@ -51,6 +51,7 @@ def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) 
     assert finished(stage / "trees") == now
 
 
+@pytest.mark.slow
 def test_a_search_by_a_script_survives_kills(tmp_path: Path) -> None:
     survives_kills(tmp_path, SCRIPTED, kills=1, DELAY="0.02")
 

@@ -28,6 +28,7 @@ def run_small(recipe: str, phi: Path, question_files: Path, run: Path) -> dict[s
     return run_recipe(load_recipe(recipe, STAGES, small_phi(recipe, phi, question_files)), run)
 
 
+@pytest.mark.slow
 def test_grpo_with_a_plateau(phi: Path, question_files: Path, run: Path) -> None:
     records = run_small("phi4_grpo_plateau", phi, question_files, run)
     trained = records["grpo"]["metrics"]

@@ -48,7 +48,7 @@ def test_a_second_kill_does_not_lose_what_the_first_one_left(tmp_path: Path) -> 
         write(target, "old")
         if not killed_at(first, lambda: write(target, "new")):
             break
-        second = second + 5 if killed_at(second, lambda: write(target, "newer")) else 0
+        second = second + 11 if killed_at(second, lambda: write(target, "newer")) else 0
         if not second:
             first += 1
             assert words(target) == {"newer"}
