@@ -52,11 +52,6 @@ def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) 
 
 
 @pytest.mark.slow
-def test_a_search_by_a_script_survives_kills(tmp_path: Path) -> None:
-    survives_kills(tmp_path, SCRIPTED, kills=1, DELAY="0.02")
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_search_by_a_script_survives_twenty_kills(tmp_path: Path) -> None:
     survives_kills(tmp_path, SCRIPTED, kills=20, DELAY="0.02")
