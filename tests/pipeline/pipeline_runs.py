@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from butwait.running.stages import read_stage
@@ -86,8 +87,11 @@ def butwait(*words: str | Path, cwd: Path, **environment: str) -> subprocess.Com
 
 def finished(trees: Path) -> dict[str, int]:
     """Finished problems and shards on disk: file name -> time of writing in nanoseconds."""
-    files = [*trees.glob("shard-*.parquet"), *trees.glob(".spool/0*.parquet")]
-    return {file.name: file.stat().st_mtime_ns for file in files if file.exists()}
+    times = {}
+    for file in [*trees.glob("shard-*.parquet"), *trees.glob(".spool/0*.parquet")]:
+        with suppress(FileNotFoundError):  # a whole shard takes the place of its spool files
+            times[file.name] = file.stat().st_mtime_ns
+    return times
 
 
 def kill_after(command: list[str], cwd: Path, trees: Path, more: int, **environment: str) -> bool:
