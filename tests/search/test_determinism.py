@@ -64,6 +64,7 @@ CASES = [
         transformers,
         ParticleFilterSettings(particles=2, step=STEPS, ess_threshold=1.01),
         id="transformers, filter",
+        marks=pytest.mark.slow,
     ),
 ]
 

@@ -34,7 +34,14 @@ PACKED = FULL.model_copy(
 KEPT = FULL.model_copy(update={"keep_epochs": True, "save_steps": 4})
 
 
-@pytest.mark.parametrize("settings", [FULL, LORA, PACKED], ids=["full", "lora", "packed"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(FULL, id="full"),
+        pytest.param(LORA, id="lora", marks=pytest.mark.slow),
+        pytest.param(PACKED, id="packed", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_training_ends_as_if_it_were_not(
     tmp_path: Path, interrupted_at: Any, settings: SftSettings
 ) -> None:

@@ -97,7 +97,10 @@ def test_an_adapter_for_the_output_head_is_refused(tmp_path: Path) -> None:
         train_sft(model, sums(tokenizer, 4), settings, tmp_path / "out", seed=0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [*ARCHITECTURES[:3], *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES[3:])],
+)
 def test_whatever_its_architecture(
     architecture: str, tmp_path: Path, trained: list[torch.Tensor]
 ) -> None:
