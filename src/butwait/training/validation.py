@@ -61,7 +61,7 @@ class Validation(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step == 0:
-            remove(self._best)  # of other work in the same folder
+            remove(self._best_folder)  # of other work in the same folder
             self._look(state, control)
         else:
             self._write(state)
@@ -77,7 +77,7 @@ class Validation(TrainerCallback):
         looks = _looks(state)
         best = _best(looks) if self.settings.patience is not None else looks[-1]
         if best["step"] != state.global_step:
-            state.best_model_checkpoint = str(self._best / str(best["step"]))
+            state.best_model_checkpoint = str(self._best_folder / str(best["step"]))
             self.trainer._load_best_model()
         return {
             "validation_first": looks[0][LOSS],
@@ -87,7 +87,7 @@ class Validation(TrainerCallback):
         }
 
     @property
-    def _best(self) -> Path:
+    def _best_folder(self) -> Path:
         return self.output / "best"
 
     def _look(self, state: TrainerState, control: Any) -> None:
@@ -98,10 +98,10 @@ class Validation(TrainerCallback):
             return
         best = _best(looks)
         if best is looks[-1]:
-            kept = self._best / str(best["step"])
+            kept = self._best_folder / str(best["step"])
             with atomic_path(kept) as folder:
                 save_weights(policy_of(self.trainer), folder)
-            for other in set(self._best.glob("*")) - {kept}:
+            for other in set(self._best_folder.glob("*")) - {kept}:
                 remove(other)
         elif len(looks) - 1 - looks.index(best) >= patience:
             control.should_training_stop = True

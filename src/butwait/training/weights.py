@@ -62,12 +62,10 @@ class Start:
         policy.loaded_with = {
             name: getattr(config, name) for name in _NOT_TRAINED_WITH if hasattr(config, name)
         } | {"use_cache": True}
-        ends = policy.generation_config.eos_token_id
-        turn = turn_end(self.tokenizer, self.prompt)
-        known = eos_token_ids(ends, self.tokenizer)
-        own = policy.generation_config
+        own, turn = policy.generation_config, turn_end(self.tokenizer, self.prompt)
+        ends = own.eos_token_id
         if turn not in (ends if isinstance(ends, list) else [ends]):
-            own.eos_token_id = sorted(known | {turn})
+            own.eos_token_id = sorted(eos_token_ids(ends, self.tokenizer) | {turn})
         # What the base says of sampling (a penalty, a least length) is not what is trained with.
         policy.loaded_generation = own
         policy.generation_config = GenerationConfig(
