@@ -1,4 +1,7 @@
-"""`kill -9` at any moment of a search stage loses nothing and changes nothing."""
+"""`kill -9` at any moment of a search stage loses nothing and changes nothing.
+
+There are twenty kills with ``BUTWAIT_WHOLE=1``, and six without.
+"""
 
 import random
 from pathlib import Path
@@ -15,8 +18,12 @@ from pipeline_runs import (
     shards,
 )
 
+from whole import WHOLE
 
-def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) -> None:
+KILLS = 20 if WHOLE else 6
+
+
+def kill_often(tmp_path: Path, recipe: str, kills: int, **environment: str) -> None:
     """Runs a recipe once undisturbed and once with ``kills`` kills, and compares the bytes."""
     clean = prepare(tmp_path / "clean", recipe)
     done = butwait("run", clean, cwd=clean.parent)
@@ -53,11 +60,11 @@ def survives_kills(tmp_path: Path, recipe: str, kills: int, **environment: str) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_by_a_script_survives_twenty_kills(tmp_path: Path) -> None:
-    survives_kills(tmp_path, SCRIPTED, kills=20, DELAY="0.02")
+def test_a_search_by_a_script_survives_kills(tmp_path: Path) -> None:
+    kill_often(tmp_path, SCRIPTED, kills=KILLS, DELAY="0.02")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_search_by_a_model_survives_twenty_kills(tmp_path: Path) -> None:
-    survives_kills(tmp_path, TINY, kills=20)
+def test_a_search_by_a_model_survives_kills(tmp_path: Path) -> None:
+    kill_often(tmp_path, TINY, kills=KILLS)

@@ -4,6 +4,9 @@ weighted draws: total variation at most 0.01, evidence within three standard err
 Filters are pooled over runs, each weighted by its evidence estimate. Chains are plain averages;
 they start from their target, so what deviates is what a sweep does to it. Numbers are printed
 with ``-s`` and stand in ``docs/chains.md``.
+
+Populations of 2, 3 and 4 take half a minute each, so there every way to run a sampler is tried at
+one of the three sizes, which take turns; ``BUTWAIT_WHOLE=1`` tries each at all three.
 """
 
 from itertools import product
@@ -17,6 +20,7 @@ from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
 from butwait.search.samplers.tempering import TemperingSettings
 from butwait.search.settings import LinearAlpha
+from whole import WHOLE
 
 DRAWS = 400_000
 SCHEMES = ["systematic", "multinomial", "stratified", "residual"]
@@ -27,8 +31,10 @@ ALPHAS = {
 }
 OFF, ADAPTIVE, ON = 0.0, 0.8, 1.01
 
-# Without resampling all schemes are the same. Small populations take half a minute each, so there
-# every scheme meets every way to trigger it, and the exponents take turns.
+SIZES = (2, 3, 4)
+
+# Without resampling all schemes are the same. In small populations every scheme meets every way to
+# trigger it, and the exponents take turns.
 LARGE = [
     (4096, scheme, threshold, alpha)
     for scheme, threshold, alpha in product(SCHEMES, (OFF, ADAPTIVE, ON), ALPHAS)
@@ -36,10 +42,16 @@ LARGE = [
 ]
 SMALL = [
     (n, scheme, threshold, list(ALPHAS)[(n + turn) % len(ALPHAS)])
-    for n in (2, 3, 4)
     for turn, (threshold, scheme) in enumerate(
         [(OFF, SCHEMES[0]), *product((ADAPTIVE, ON), SCHEMES)]
     )
+    for n in (SIZES if WHOLE else [SIZES[(turn + turn // 3) % 3]])
+]
+SWEEPS = list(product(["multinomial", "systematic"], [False, True]))
+CHAINS = [
+    (n, *sweep)
+    for turn, sweep in enumerate(SWEEPS)
+    for n in (*(SIZES if WHOLE else [SIZES[turn % 3]]), 4096)
 ]
 
 
@@ -69,10 +81,7 @@ def test_filters(particles: int, scheme: str, threshold: float, alpha: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("particles", "scheme", "ancestors"),
-    list(product([2, 3, 4, 4096], ["multinomial", "systematic"], [False, True])),
-)
+@pytest.mark.parametrize(("particles", "scheme", "ancestors"), CHAINS)
 def test_particle_gibbs(particles: int, scheme: str, ancestors: bool) -> None:
     chosen = ParticleGibbsSettings(
         step=RULE,
@@ -87,7 +96,7 @@ def test_particle_gibbs(particles: int, scheme: str, ancestors: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("particles", [2, 3, 4, 4096])
+@pytest.mark.parametrize("particles", [*(SIZES if WHOLE else SIZES[2:]), 4096])
 def test_tempering(particles: int) -> None:
     _assert_close(
         TemperingSettings(

@@ -47,7 +47,7 @@ def test_every_population_size_gives_the_same_target(particles: int, runs: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("particles", "runs"), [(4, 100_000), (16, 25_000), (4096, 98)])
+@pytest.mark.parametrize(("particles", "runs"), [(4, 40_000), (16, 25_000), (4096, 98)])
 def test_the_pooled_histogram_is_within_one_percent_total_variation(
     particles: int, runs: int
 ) -> None:
@@ -57,13 +57,15 @@ def test_the_pooled_histogram_is_within_one_percent_total_variation(
     assert_exact(result, evidence)
 
 
-# Every scheme with every threshold; the exponents take turns (all with all: test_exactness.py).
+# Every scheme with every threshold, but that without resampling all schemes are the same; the
+# exponents take turns (all with all: test_exactness.py).
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("resampling", "threshold", "alpha"),
     [
         (resampling, threshold, ALPHAS[(turn + turn // 3) % 3])
         for turn, (resampling, threshold) in enumerate(product(RESAMPLING, THRESHOLDS))
+        if threshold or resampling == RESAMPLING[0]
     ],
 )
 def test_mean_evidence_is_within_one_percent_over_ten_thousand_runs(

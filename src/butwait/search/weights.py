@@ -9,10 +9,10 @@ import numpy as np
 
 def log_sum_exp(log_weights: np.ndarray) -> float:
     """log of the sum of weights, (N,) -> scalar; -inf where all are zero."""
-    top = float(np.max(log_weights))
+    top = float(log_weights.max())
     if top == -np.inf:
         return top
-    return top + float(np.log(np.sum(np.exp(log_weights - top))))
+    return top + float(np.log(np.exp(log_weights - top).sum()))
 
 
 def log_mean_exp(log_weights: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def effective_sample_size(log_weights: np.ndarray) -> float:
     total = log_sum_exp(log_weights)
     if total == -np.inf:
         return 0.0
-    return 1.0 / float(np.sum(np.exp(2.0 * (log_weights - total))))
+    return 1.0 / float(np.exp(2.0 * (log_weights - total)).sum())
 
 
 def ess_share(log_weights: np.ndarray) -> float:
