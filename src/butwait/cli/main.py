@@ -38,6 +38,60 @@ def run(
 
 
 @app.command()
+def solve(
+    question: Annotated[
+        str, typer.Argument(help="The question; a file that holds it; or - for standard input.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="tiny, smollm2, a Hugging Face id, or a folder.")
+    ] = "tiny",
+    method: Annotated[
+        str, typer.Option(help="A sampler: particle_filter, self_consistency, beam_search, ...")
+    ] = "particle_filter",
+    particles: Annotated[
+        int | None, typer.Option(min=1, help="Paths at a time; the method's default if none.")
+    ] = None,
+    reward_model: Annotated[
+        str | None,
+        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, model: ...}', or a kind."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of the policy; 1 if none.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a path; the model's default if none.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The right one, to be told whether it was found.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same search.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Answer, weight and usage as JSON, nothing else.")
+    ] = False,
+) -> None:
+    """Search one question, and look on."""
+    from butwait.cli.solve import solve_question
+
+    solve_question(
+        question,
+        as_json,
+        model=model,
+        method=method,
+        particles=particles,
+        seed=seed,
+        reward_model=reward_model,
+        engine=None if server is None else {"kind": "openai", "base_url": server},
+        sampling=None if temperature is None else {"temperature": temperature},
+        step=None if max_tokens is None else {"max_tokens": max_tokens},
+        gold=answer,
+    )
+
+
+@app.command()
 def check(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
     set_: Annotated[
