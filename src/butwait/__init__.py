@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from butwait.api.runs import run
     from butwait.api.searching import Solved, Usage, asearch, asolve, search, solve
-    from butwait.api.stored import load_trees
-    from butwait.records import Problem, SearchTree, UserError
+    from butwait.api.stored import Trees, grade, load_trees
+    from butwait.records import Grade, Problem, SearchTree, UserError
 
 _PLACES = {
+    "Grade": "records",
     "Problem": "records",
     "SearchTree": "records",
     "Solved": "api.searching",
+    "Trees": "api.stored",
     "Usage": "api.searching",
     "UserError": "records",
     "asearch": "api.searching",
     "asolve": "api.searching",
+    "grade": "api.stored",
     "load_trees": "api.stored",
     "run": "api.runs",
     "search": "api.searching",
@@ -35,14 +38,17 @@ _PLACES = {
 }
 
 __all__ = [
+    "Grade",
     "Problem",
     "SearchTree",
     "Solved",
+    "Trees",
     "Usage",
     "UserError",
     "__version__",
     "asearch",
     "asolve",
+    "grade",
     "load_trees",
     "run",
     "search",

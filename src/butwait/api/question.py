@@ -47,9 +47,9 @@ def search_recipe(
 
     Raises UserError for a method that is none, or that has no number of paths.
     """
-    model = written(model) if not isinstance(model, str) else {"name": model}
+    model = {"name": model} if isinstance(model, str) else written(model)
     suited = SUITED.get(str(model.get("name")), {})
-    sampler = {"kind": method} if isinstance(method, str) else written(method)
+    sampler: dict[str, Any] = {"kind": method} if isinstance(method, str) else written(method)
     kind = str(sampler.get("kind"))
     if kind not in SAMPLERS:
         raise UserError(

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from butwait.engines.engine import Engine
 from butwait.problems.answers import extract_answer
 from butwait.problems.grading import Grader
 from butwait.problems.overlap import text_id
-from butwait.problems.settings import ProblemSetSettings
 from butwait.problems.sources import load_problems
 from butwait.recipe.load import checked_recipe
 from butwait.recipe.recipe import Recipe
@@ -162,7 +162,7 @@ def solve(question: str | Problem, **options: Any) -> Solved:
 
 
 async def asearch(
-    problems: str | Given | Sequence[str | Problem],
+    problems: str | Path | Given | Sequence[str | Problem],
     *,
     model: str | Given = "tiny",
     method: str | Given = "particle_filter",
@@ -203,11 +203,13 @@ async def asearch(
                 return tree
 
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(problem)) for problem in asked]
+                tasks = [group.create_task(one(problem)) for problem in plan.problems]
     return [task.result() for task in tasks]
 
 
-def search(problems: str | Given | Sequence[str | Problem], **options: Any) -> list[SearchTree]:
+def search(
+    problems: str | Path | Given | Sequence[str | Problem], **options: Any
+) -> list[SearchTree]:
     """Searches many questions side by side; their trees, graded, in the order of the questions.
 
     Args:
@@ -236,9 +238,11 @@ class _Plan:
     reward_model: RewardModel | None
 
     @classmethod
-    def of(cls, given: Given, problems: Sequence[Problem], **options: Any) -> "_Plan":
+    def of(cls, given: Given, problems: Sequence[Problem] | None, **options: Any) -> "_Plan":
         content = search_recipe(problems=given, **options)
         recipe = checked_recipe(content, STAGES, "the search")
+        if problems is None:
+            problems = load_problems(recipe.problems[QUESTIONS])
         engine, judge = options["engine"], options["reward_model"]
         return cls(
             content,
@@ -315,19 +319,19 @@ def _problem(question: str | Problem, gold: str | None) -> Problem:
     return Problem(text_id(question), question, gold)
 
 
-def _problem_set(problems: str | Given | Sequence[str | Problem]) -> tuple[Given, list[Problem]]:
-    """What a recipe would say, and the problems."""
+def _problem_set(
+    problems: str | Path | Given | Sequence[str | Problem],
+) -> tuple[Given, list[Problem] | None]:
+    """What a recipe says of them; and the problems, where no source has to be read for them."""
     if isinstance(problems, str | Path):
-        problems = {"source": str(problems)}
-    if isinstance(problems, Mapping):
-        content = {"name": QUESTIONS, "problems": problems}
-        problems = ProblemSetSettings.model_validate(content["problems"])
-    if isinstance(problems, ProblemSetSettings):
-        return problems, load_problems(problems)
+        return {"source": str(problems)}, None
+    if isinstance(problems, Mapping | Settings):
+        return problems, None
     asked = [_problem(question, None) for question in problems]
-    twice = {p.id for i, p in enumerate(asked) if p.id in {q.id for q in asked[:i]}}
+    twice = [name for name, times in Counter(p.id for p in asked).items() if times > 1]
     if twice:
-        raise UserError(f"a question stands there twice: {sorted(twice)[0]!r}")
+        told = next(p.question for p in asked if p.id == twice[0])
+        raise UserError(f"a question stands there twice: {told[:80]!r}")
     return {"source": "questions.jsonl"}, asked
 
 

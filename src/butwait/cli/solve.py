@@ -93,7 +93,7 @@ class _View:
     ) -> tuple[Engine, RewardModel | None]:
         """Both, each told of here."""
         judge = None if reward_model is None else _WatchedRewardModel(reward_model, self)
-        return _WatchedEngine(engine, self), judge  # type: ignore[return-value]
+        return _WatchedEngine(engine, self), judge
 
     def extended(self, prefixes: Sequence[Prefix], steps: Sequence[Continuation]) -> None:
         self._rounds += 1
