@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from butwait.api.searching import Solved, Usage, asearch, asolve, search, solve
     from butwait.api.stored import Trees, grade, load_trees
     from butwait.records import Grade, Problem, SearchTree, UserError
+    from butwait.reward_models.reward_model import Score
 
 _PLACES = {
     "Grade": "records",
     "Problem": "records",
+    "Score": "reward_models.reward_model",
     "SearchTree": "records",
     "Solved": "api.searching",
     "Trees": "api.stored",
@@ -40,6 +42,7 @@ _PLACES = {
 __all__ = [
     "Grade",
     "Problem",
+    "Score",
     "SearchTree",
     "Solved",
     "Trees",

@@ -19,6 +19,7 @@ from butwait.reward_models.arithmetic import oracle
 from butwait.search.rows import to_row
 
 QUESTION = "Calculate 7 + 8 - 6."
+PROMPT, STEP = SUITED["tiny"]["prompt"], SUITED["tiny"]["step"]
 EXACT = {"kind": "transformers", "slots": 8, "prefill_chunk": 16, "deterministic": True}
 
 
@@ -146,7 +147,7 @@ def test_a_question_twice():
 def test_nodes_as_a_table(tmp_path: Path):
     recipe = {
         "model": {"name": "tiny"},
-        "prompt": SUITED["tiny"]["prompt"],
+        "prompt": PROMPT,
         "problems": {"q": {"source": "arithmetic", "limit": 2}},
         "stages": {
             "hunt": {

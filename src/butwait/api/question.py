@@ -15,7 +15,12 @@ STAGE = "search"
 """The stage's name in the recipe of a single search: a part of the seed of its draws."""
 QUESTIONS = "questions"
 """Its problem set's."""
-
+METHOD = "particle_filter"
+"""The method where none is named."""
+OWN_JUDGE = {"kind": "confidence"}
+"""The reward model where a method needs one and none is named: the policy's own confidence."""
+SERVER = {"kind": "openai"}
+"""The engine that an address stands for."""
 SUITED: Mapping[str, Mapping[str, Any]] = {
     "tiny": {
         "prompt": {"template": "{question}"},
@@ -25,18 +30,16 @@ SUITED: Mapping[str, Mapping[str, Any]] = {
 """Prompt and step of models that were trained for them; all others get the recipe's defaults."""
 SIZES = ("particles", "beams", "width", "samples")
 """What the samplers call the number of their paths."""
-OWN_JUDGE = {"kind": "confidence"}
-"""The reward model where a method needs one and none is named: the policy's own confidence."""
 
 
 def search_recipe(
     *,
     model: str | Mapping[str, Any] | Settings,
-    method: str | Mapping[str, Any] | Settings,
+    method: str | Mapping[str, Any] | Settings | None,
     particles: int | None,
     seed: int,
     reward_model: str | Mapping[str, Any] | Settings | RewardModel | None,
-    engine: Mapping[str, Any] | Settings | Engine | None,
+    engine: str | Mapping[str, Any] | Settings | Engine | None,
     prompt: Mapping[str, Any] | Settings | None,
     step: Mapping[str, Any] | Settings | None,
     sampling: Mapping[str, Any] | Settings | None,
@@ -49,6 +52,7 @@ def search_recipe(
     """
     model = {"name": model} if isinstance(model, str) else written(model)
     suited = SUITED.get(str(model.get("name")), {})
+    method = METHOD if method is None else method
     sampler: dict[str, Any] = {"kind": method} if isinstance(method, str) else written(method)
     kind = str(sampler.get("kind"))
     if kind not in SAMPLERS:
@@ -71,19 +75,20 @@ def search_recipe(
             sampler["step"] = rule
     if sampling is not None:
         sampler.setdefault("sampling", written(sampling))
-    stage: dict[str, Any] = {"kind": "search", "problems": QUESTIONS, "sampler": sampler}
+    stage: dict[str, Any] = {"kind": STAGE, "problems": QUESTIONS, "sampler": sampler}
     if not isinstance(reward_model, RewardModel):
         judge = reward_model
         if judge is None and record.needs_reward_model:
             judge = OWN_JUDGE
         if judge is not None:
             stage["reward_model"] = {"kind": judge} if isinstance(judge, str) else written(judge)
-    content: dict[str, Any] = {"name": "search", "model": model, "seed": seed}
+    content: dict[str, Any] = {"name": "one", "model": model, "seed": seed}
     prompt = suited.get("prompt") if prompt is None else written(prompt)
     if prompt is not None:
         content["prompt"] = dict(prompt)
     if engine is not None and not isinstance(engine, Engine):
-        content["engine"] = written(engine)
+        server = SERVER | {"base_url": engine}
+        content["engine"] = server if isinstance(engine, str) else written(engine)
     return content | {"problems": {QUESTIONS: written(problems)}, "stages": {STAGE: stage}}
 
 

@@ -95,11 +95,11 @@ async def asolve(
     question: str | Problem,
     *,
     model: str | Given = "tiny",
-    method: str | Given = "particle_filter",
+    method: str | Given | None = None,
     particles: int | None = None,
     seed: int = 0,
     reward_model: str | Given | RewardModel | None = None,
-    engine: Given | Engine | None = None,
+    engine: str | Given | Engine | None = None,
     prompt: Given | None = None,
     step: Given | None = None,
     sampling: Given | None = None,
@@ -141,14 +141,16 @@ def solve(question: str | Problem, **options: Any) -> Solved:
     Args:
         question: its text, or a ``Problem``.
         model: ``tiny``, ``smollm2``, a hub id, a folder, or a recipe's ``model``.
-        method: a sampler's name (docs/samplers.md), or a recipe's ``sampler``.
+        method: a sampler's name (docs/samplers.md), or a recipe's ``sampler``. None: the particle
+            filter.
         particles: paths at a time: a filter's particles, a beam's width, or how many samples;
             None: the sampler's default.
         seed: of every draw. The same seed and the same shapes give the same tree.
         reward_model: a recipe's ``reward_model``, the name of one that needs no more, or a
             ``RewardModel`` of your own. None: the policy's own confidence, where the method needs
             a judge.
-        engine: a recipe's ``engine``, or an ``Engine`` that runs and stays open.
+        engine: a recipe's ``engine``; the address of a server that speaks OpenAI's protocol; or an
+            ``Engine`` that runs and stays open. None: the model is run in this process.
         prompt: a recipe's ``prompt``.
         step: where a step of reasoning ends, and where a path must.
         sampling: temperature, top_p, top_k.
@@ -165,11 +167,11 @@ async def asearch(
     problems: str | Path | Given | Sequence[str | Problem],
     *,
     model: str | Given = "tiny",
-    method: str | Given = "particle_filter",
+    method: str | Given | None = None,
     particles: int | None = None,
     seed: int = 0,
     reward_model: str | Given | RewardModel | None = None,
-    engine: Given | Engine | None = None,
+    engine: str | Given | Engine | None = None,
     prompt: Given | None = None,
     step: Given | None = None,
     sampling: Given | None = None,

@@ -9,11 +9,26 @@ from butwait.cli.ending import run_to_end
 
 app = typer.Typer(
     name="butwait",
-    help="Teach a small language model to reason from its own search.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from butwait import __version__
+
+        typer.echo(f"butwait {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Teach a small language model to reason from its own search."""
 
 
 @app.command()
@@ -46,8 +61,9 @@ def solve(
         str, typer.Option(help="tiny, smollm2, a Hugging Face id, or a folder.")
     ] = "tiny",
     method: Annotated[
-        str, typer.Option(help="A sampler: particle_filter, self_consistency, beam_search, ...")
-    ] = "particle_filter",
+        str | None,
+        typer.Option(help="self_consistency, beam_search, ...; the particle filter if none."),
+    ] = None,
     particles: Annotated[
         int | None, typer.Option(min=1, help="Paths at a time; the method's default if none.")
     ] = None,
@@ -84,7 +100,7 @@ def solve(
         particles=particles,
         seed=seed,
         reward_model=reward_model,
-        engine=None if server is None else {"kind": "openai", "base_url": server},
+        engine=server,
         sampling=None if temperature is None else {"temperature": temperature},
         step=None if max_tokens is None else {"max_tokens": max_tokens},
         gold=answer,
