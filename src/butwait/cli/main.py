@@ -9,11 +9,26 @@ from butwait.cli.ending import run_to_end
 
 app = typer.Typer(
     name="butwait",
-    help="Teach a small language model to reason from its own search.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from butwait import __version__
+
+        typer.echo(f"butwait {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Teach a small language model to reason from its own search."""
 
 
 @app.command()
@@ -35,6 +50,61 @@ def run(
     from butwait.pipeline.run import run_recipe  # heavy, and of no use where the text is wrong
 
     run_recipe(loaded, run_dir or Path("runs") / loaded.name, where)
+
+
+@app.command()
+def solve(
+    question: Annotated[
+        str, typer.Argument(help="The question; a file that holds it; or - for standard input.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="tiny, smollm2, a Hugging Face id, or a folder.")
+    ] = "tiny",
+    method: Annotated[
+        str | None,
+        typer.Option(help="self_consistency, beam_search, ...; the particle filter if none."),
+    ] = None,
+    particles: Annotated[
+        int | None, typer.Option(min=1, help="Paths at a time; the method's default if none.")
+    ] = None,
+    reward_model: Annotated[
+        str | None,
+        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, model: ...}', or a kind."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of the policy; 1 if none.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a path; the model's default if none.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The right one, to be told whether it was found.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same search.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Answer, weight and usage as JSON, nothing else.")
+    ] = False,
+) -> None:
+    """Search one question, and look on."""
+    from butwait.cli.solve import solve_question
+
+    solve_question(
+        question,
+        as_json,
+        model=model,
+        method=method,
+        particles=particles,
+        seed=seed,
+        reward_model=reward_model,
+        engine=server,
+        sampling=None if temperature is None else {"temperature": temperature},
+        step=None if max_tokens is None else {"max_tokens": max_tokens},
+        gold=answer,
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from butwait.recipe.misfits import MisfitError, MisfitsError
@@ -80,6 +81,18 @@ def read_recipe(
 
     told = [(blamed(mistake), mistake.sentence) for mistake in mistakes]
     raise UserError("\n".join(in_order([*wrong, *told])))
+
+
+def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str) -> Recipe:
+    """A recipe that a program wrote. UserError tells all mistakes, each with ``origin``."""
+    wrong = Wrong()
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    recipe, mistakes = _checked(
+        parse_written(text, origin, wrong, lines=False), Path(content["name"]), kinds
+    )
+    if recipe is None or wrong:
+        raise UserError("\n".join(in_order([*wrong, *((origin, m.sentence) for m in mistakes)])))
+    return recipe
 
 
 def find_recipe(name_or_path: str) -> Path:

@@ -1,6 +1,5 @@
 """What a stage runs with: its model, its engine, its reward model."""
 
-import gc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
-from butwait.engines.load import ENGINES, LoadedEngine, load_engine
+from butwait.engines.load import ENGINES, load_engine
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages, turn_end
@@ -16,11 +15,11 @@ from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Key, Problem
 from butwait.reward_models.kinds.trained import TrainedSettings
-from butwait.reward_models.load import REWARD_MODELS, Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
+from butwait.stages.searching import loaded
 from butwait.synthesis.builder import Prompting
 
 
@@ -83,7 +82,7 @@ class StageRun:
         """How the policy of a stage is prompted, and what its tokenizer does."""
         prompt = self.recipe.prompt
         if not ENGINES.of(self.recipe.engine).runs_model:
-            engine, tokenizer, _ = self._load_engine((), ())
+            engine, tokenizer, _ = load_engine(self.recipe.engine, self.model, prompt, (), ())
             return Prompting(
                 messages=lambda p: messages(p, prompt),
                 eos_token_id=tokenizer.eos_token_id,
@@ -130,25 +129,6 @@ class StageRun:
     ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
         """The engine and the reward model of the stage, with room for these problems' prompts and
         for paths by these rules. They are freed when the block ends."""
-        engine, tokenizer, capacity = self._load_engine(problems, rules)
-        reward_model = None
-        if rewards and self.reward_model is not None:
-            settings = self.reward_model
-            settings = REWARD_MODELS.of(settings).fitted(settings, capacity)
-            policy = Policy(self.model, self.recipe.prompt)
-            reward_model = load_reward_model(settings, tokenizer, policy)
-        # A search makes many small objects, and the collector would look at all of the libraries'
-        # objects again and again.
-        gc.collect()
-        gc.freeze()
-        try:
-            yield engine, reward_model
-        finally:
-            gc.unfreeze()
-            await engine.close()
-            if reward_model is not None:
-                await reward_model.close()
-
-    def _load_engine(self, problems: Sequence[Problem], rules: Iterable[StepRule]) -> LoadedEngine:
-        recipe = self.recipe
-        return load_engine(recipe.engine, self.model, recipe.prompt, problems, rules)
+        recipe, judge = self.recipe, self.reward_model if rewards else None
+        async with loaded(recipe.engine, self.model, recipe.prompt, judge, problems, rules) as both:
+            yield both

@@ -46,18 +46,14 @@ def search(run: StageRun) -> Outcome:
 
 
 async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
-    from butwait.search.run import run_sampler
     from butwait.search.storage import TIMINGS, read_shard, write_shard
     from butwait.stages.search_progress import SearchProgress
-    from butwait.synthesis.solutions import grade_paths
+    from butwait.stages.searching import grown
 
     async with run.searching(problems, [settings.sampler.step]) as (engine, reward_model):
 
         async def one(problem: Problem) -> SearchTree:
-            key = run.key.derive(problem.id)
-            tree = await run_sampler(problem, engine, reward_model, settings.sampler, key)
-            tree.grades.update(await grade_paths(tree, problem, run.grader))
-            return tree
+            return await grown(problem, engine, reward_model, settings.sampler, run.key, run.grader)
 
         with task("searching", len(problems)) as progress:
             await map_shards(

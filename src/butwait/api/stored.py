@@ -1,0 +1,110 @@
+"""What lies on disk, and answers, for a look by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from butwait.problems.answers import answer_kind
+from butwait.problems.grading import Grader
+from butwait.records import Grade, Problem, SearchTree
+from butwait.search.storage import problem_ids, read_tree, read_trees
+from butwait.search.summary import descendants, weight_below
+
+
+class Trees:
+    """The trees of a search stage, read one at a time.
+
+    Args:
+        path: RUN/STAGE, or a shard.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        stage = Path(path) / "trees"
+        self.path = stage if stage.is_dir() else Path(path)
+        self._shards = problem_ids(self.path)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __iter__(self) -> Iterator[SearchTree]:
+        return read_trees(self.path)
+
+    def __getitem__(self, problem_id: str) -> SearchTree:
+        return read_tree(self.path, problem_id)
+
+    @property
+    def problem_ids(self) -> list[str]:
+        return list(self._shards)
+
+    def nodes(self) -> pa.Table:
+        """A row a node, the roots left out; ``.to_pandas()`` makes a data frame of it.
+
+        Columns: ``problem``; ``node`` and ``parent``, numbers in the tree (0 is its root);
+        ``depth`` in steps, from 1; ``text``; ``tokens``; ``logprob`` in nats, of the whole step;
+        ``finish``; ``reward``, a probability (null where none was asked for); ``particles``, how
+        many final particles come from it, and ``weight``, theirs together (0 where it is dead);
+        ``status`` and ``answer`` where its path was graded.
+        """
+        return pa.Table.from_pylist(
+            [row for tree in self for row in _rows(tree)],
+            schema=pa.schema(
+                [
+                    ("problem", pa.string()),
+                    ("node", pa.int32()),
+                    ("parent", pa.int32()),
+                    ("depth", pa.int32()),
+                    ("text", pa.string()),
+                    ("tokens", pa.int32()),
+                    ("logprob", pa.float64()),
+                    ("finish", pa.string()),
+                    ("reward", pa.float64()),
+                    ("particles", pa.int64()),
+                    ("weight", pa.float64()),
+                    ("status", pa.string()),
+                    ("answer", pa.string()),
+                ]
+            ),
+        )
+
+
+def _rows(tree: SearchTree) -> Iterator[dict[str, object]]:
+    particles, weights = descendants(tree), weight_below(tree)
+    depths = [0] * len(tree.nodes)
+    for number, node in enumerate(tree.nodes):
+        if number == 0:
+            continue
+        depths[number] = depths[node.parent] + 1
+        grade = tree.grades.get(number)
+        unasked = np.isnan(node.reward_logit)
+        yield {
+            "problem": tree.problem_id,
+            "node": number,
+            "parent": node.parent,
+            "depth": depths[number],
+            "text": node.text,
+            "tokens": len(node.token_ids),
+            "logprob": float(node.logprobs.sum(dtype=float)),
+            "finish": node.finish,
+            "reward": None if unasked else float(1 / (1 + np.exp(-node.reward_logit))),
+            "particles": int(particles[number]),
+            "weight": float(weights[number]),
+            "status": grade and grade.status,
+            "answer": grade and grade.answer,
+        }
+
+
+def load_trees(path: str | Path) -> Trees:
+    """The trees of a search stage: ``for tree in load_trees("runs/mine/hunt")``.
+
+    Raises UserError where there are none, or a file cannot be read.
+    """
+    return Trees(path)
+
+
+def grade(response: str, gold: str) -> Grade:
+    """Whether a response (a whole solution, or an answer alone) has the gold answer:
+    ``grade(r"so it is \\boxed{1/2}", "0.5").correct``. docs/grading.md has the rules."""
+    with Grader() as grader:
+        return grader.grade(response, Problem("", "", gold, answer_kind(gold)))

@@ -1,0 +1,165 @@
+"""``butwait solve``: one question, with a look at the particles while they are on their way."""
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from butwait.api.searching import Solved, solve
+from butwait.engines.engine import Continuation, Engine, Prefix
+from butwait.engines.settings import Sampling, StepRule
+from butwait.records import OPEN, Key, Problem, UserError
+from butwait.reward_models.reward_model import Path as RewardPath
+from butwait.reward_models.reward_model import RewardModel, Score
+from butwait.running.terminal import console, visible
+
+SHOWN = 12
+"""Paths that are shown at a time, those with most particles first."""
+
+
+def solve_question(question: str, as_json: bool, **options: Any) -> None:
+    """Searches a question, or the one in a file or on standard input (``-``), and prints what the
+    search says."""
+    text = _question(question)
+    screen = console(highlight=False)
+    view = _View()
+    live: AbstractContextManager[Any] = nullcontext()
+    if not as_json and screen.is_terminal:
+        live = Live(get_renderable=view.shown, console=screen, transient=True)
+    with live:
+        found = solve(text, watch=view.watch, **options)
+    if as_json:
+        print(json.dumps(found.row()))
+    else:
+        screen.print(_result(found))
+
+
+def _question(given: str) -> str:
+    if given == "-":
+        return sys.stdin.read().strip()
+    file = Path(given)
+    try:
+        is_file = file.is_file()
+    except OSError:  # a question may be longer than a name can be
+        is_file = False
+    if not is_file:
+        return given
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{given} is not a text in UTF-8 ({error.reason})") from error
+
+
+def _result(found: Solved) -> RenderableType:
+    usage = found.usage
+    lines = [Text(visible(line)) for line in found.text.strip().splitlines()]
+    answer = "no answer" if found.answer is None else visible(found.answer)
+    judged = {None: "", True: "  right", False: "  wrong"}[found.correct]
+    lines.append(Text(f"\n{answer}", style="bold") + Text(f"  weight {found.weight:.2f}{judged}"))
+    others = [f"{visible(a)} {share:.2f}" for a, share in found.answers if a != found.answer]
+    if others:
+        lines.append(Text("other answers: " + ", ".join(others[:SHOWN]), style="dim"))
+    lines.append(
+        Text(
+            f"{len(found.tree.leaves)} particles, {usage.policy_tokens:,} policy tokens, "
+            f"{usage.prefilled_tokens:,} prefilled, {usage.reward_tokens:,} of the reward model, "
+            f"{usage.seconds:.1f} s",
+            style="dim",
+        )
+    )
+    return Group(*lines)
+
+
+class _View:
+    """The particles' last steps, as the engine and the reward model see them."""
+
+    def __init__(self) -> None:
+        self._paths: Counter[str] = Counter()
+        self._ended: dict[str, str] = {}
+        self._rewards: dict[str, float] = {}
+        self._rounds = 0
+
+    def watch(
+        self, engine: Engine, reward_model: RewardModel | None
+    ) -> tuple[Engine, RewardModel | None]:
+        """Both, each told of here."""
+        judge = None if reward_model is None else _WatchedRewardModel(reward_model, self)
+        return _WatchedEngine(engine, self), judge
+
+    def extended(self, prefixes: Sequence[Prefix], steps: Sequence[Continuation]) -> None:
+        self._rounds += 1
+        for prefix in prefixes:
+            if self._paths[prefix.text] > 1:
+                self._paths[prefix.text] -= 1
+            else:
+                self._paths.pop(prefix.text, None)
+        for step in steps:
+            self._paths[step.prefix.text] += 1
+            if step.finish not in OPEN:
+                self._ended[step.prefix.text] = step.finish
+
+    def scored(self, paths: Sequence[RewardPath], scores: Sequence[Score]) -> None:
+        for path, score in zip(paths, scores, strict=True):
+            text = "".join(step.text for step in path.steps)
+            self._rewards[text] = 1 / (1 + math.exp(-score.logit))
+
+    def shown(self) -> RenderableType:
+        """A line a path: particles, reward, its last step."""
+        table = Table(box=None, padding=(0, 1), show_edge=False)
+        table.add_column("particles", justify="right")
+        table.add_column("reward", justify="right")
+        table.add_column(f"last step (round {self._rounds})", no_wrap=True, overflow="ellipsis")
+        for text, count in Counter(self._paths).most_common(SHOWN):
+            reward = self._rewards.get(text)
+            last = text.strip().rpartition("\n")[2]
+            end = {"eos": " .", "box": " .", "length": " (cut)"}.get(self._ended.get(text, ""), "")
+            table.add_row(
+                str(count),
+                "" if reward is None else f"{reward:.2f}",
+                Text(visible(last) + end, style="" if text not in self._ended else "bold"),
+            )
+        return table
+
+
+class _WatchedEngine:
+    """An engine whose steps are told."""
+
+    def __init__(self, engine: Engine, view: _View) -> None:
+        self._engine, self._view = engine, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def turn(self) -> Any:
+        return _WatchedEngine(self._engine.turn(), self._view)
+
+    async def extend(
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
+    ) -> list[Continuation]:
+        steps = await self._engine.extend(prefixes, rule, sampling, keys)
+        self._view.extended(prefixes, steps)
+        return steps
+
+
+class _WatchedRewardModel:
+    """A reward model whose scores are told."""
+
+    def __init__(self, model: RewardModel, view: _View) -> None:
+        self._model, self._view = model, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    async def score(self, problem: Problem, paths: Sequence[RewardPath]) -> list[Score]:
+        scores = await self._model.score(problem, paths)
+        self._view.scored(paths, scores)
+        return scores

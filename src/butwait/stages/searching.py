@@ -1,0 +1,84 @@
+"""A search over loaded models: what a stage, ``butwait.search`` and ``butwait solve`` share."""
+
+import gc
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from butwait.engines.engine import Engine
+from butwait.engines.load import EngineSettings, load_engine
+from butwait.engines.settings import ModelSettings, StepRule
+from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
+from butwait.records import Key, Problem, SearchTree
+from butwait.reward_models.load import REWARD_MODELS, Policy, load_reward_model
+from butwait.reward_models.reward_model import RewardModel
+from butwait.search.run import run_sampler
+from butwait.search.settings import SamplerSettings
+from butwait.synthesis.solutions import grade_paths
+
+
+@asynccontextmanager
+async def loaded(
+    engine: EngineSettings | Engine,
+    model: ModelSettings,
+    prompt: PromptSettings,
+    reward_model: Any,
+    problems: Sequence[Problem],
+    rules: Iterable[StepRule],
+) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
+    """An engine and a reward model with room for these problems' prompts and for paths by these
+    rules. What is loaded here is freed when the block ends.
+
+    Args:
+        engine: its settings, or one that runs and stays open.
+        model: the policy, where the engine runs one.
+        prompt: how questions are put to it.
+        reward_model: its settings; one that is loaded and stays open; or None.
+        problems: whose prompts must fit.
+        rules: whose longest path must fit.
+
+    Raises UserError for a model that cannot be found or read, or a server that does not answer.
+    """
+    running, tokenizer, capacity = None, None, None
+    policy: Any = engine
+    if not isinstance(engine, Engine):
+        policy, tokenizer, capacity = load_engine(engine, model, prompt, problems, rules)
+        running = policy
+    judge, judging = reward_model, None
+    try:
+        if reward_model is not None and not isinstance(reward_model, RewardModel):
+            settings = REWARD_MODELS.of(reward_model).fitted(reward_model, capacity)
+            judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt))
+        # A search makes many small objects, and the collector would look at all of the libraries'
+        # objects again and again.
+        gc.collect()
+        gc.freeze()
+        try:
+            yield policy, judge
+        finally:
+            gc.unfreeze()
+    finally:
+        if running is not None:
+            await running.close()
+        if judging is not None:
+            await judging.close()
+
+
+async def grown(
+    problem: Problem,
+    engine: Engine,
+    reward_model: RewardModel | None,
+    sampler: SamplerSettings,
+    key: Key,
+    grader: Grader,
+) -> SearchTree:
+    """The problem's tree, its finished paths graded.
+
+    Args:
+        key: of the search: ``Key.of(seed, stage)``. The problem's id is derived from it.
+        grader: judges paths after the search; the sampler sees no verdict.
+    """
+    tree = await run_sampler(problem, engine, reward_model, sampler, key.derive(problem.id))
+    tree.grades.update(await grade_paths(tree, problem, grader))
+    return tree

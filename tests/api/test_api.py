@@ -1,0 +1,182 @@
+"""``import butwait``: one question, many, and what lies on disk; all as a recipe does it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import butwait
+import butwait.search.settings  # a package of the same name as a function
+from butwait.api.question import SUITED
+from butwait.records import Problem, UserError
+from butwait.reward_models.arithmetic import oracle
+from butwait.search.rows import to_row
+
+QUESTION = "Calculate 7 + 8 - 6."
+PROMPT, STEP = SUITED["tiny"]["prompt"], SUITED["tiny"]["step"]
+EXACT = {"kind": "transformers", "slots": 8, "prefill_chunk": 16, "deterministic": True}
+
+
+def drawn(tree: butwait.SearchTree) -> bytes:
+    """All that a search drew and weighed, without the verdicts."""
+    return to_row(replace(tree, grades={})).to_pandas().to_json().encode()
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = "import sys, butwait; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_name_is_there():
+    for name in butwait.__all__:
+        assert getattr(butwait, name) is not None
+    assert dir(butwait) == butwait.__all__
+    assert butwait.search.settings.SAMPLERS  # it stays a package
+    with pytest.raises(AttributeError, match="has no attribute 'sovle'"):
+        butwait.sovle  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def solved() -> butwait.Solved:
+    return butwait.solve(QUESTION, particles=8, seed=3, engine=EXACT, gold="9")
+
+
+def test_what_the_answer_says(solved):
+    tree = solved.tree
+    weights = np.exp(tree.log_weights)
+    behind = sum(
+        weight
+        for weight, leaf in zip(weights, tree.leaves, strict=True)
+        if tree.nodes[leaf].finish == "box"
+        and tree.path_text(leaf).endswith(f"\\boxed{{{solved.answer}}}")
+    )
+    assert solved.weight == pytest.approx(behind)
+    assert solved.answers[0] == (solved.answer, solved.weight)
+    assert sum(share for _, share in solved.answers) <= 1 + 1e-9
+    assert solved.text.endswith(f"\\boxed{{{solved.answer}}}")
+    assert solved.correct == (solved.answer == "9")
+    assert solved.usage.policy_tokens == tree.counts.policy_tokens > 0
+    assert solved.usage.prefilled_tokens == len(tree.prompt_ids)
+    json.dumps(solved.row())
+
+
+def test_a_recipe_of_one_question_and_the_command_grow_the_same_tree(solved, tmp_path, command):
+    row = {"question": QUESTION, "answer": "9"}
+    (tmp_path / "question.jsonl").write_text(json.dumps(row))
+    recipe = yaml.safe_load(solved.recipe)
+    recipe["problems"]["questions"]["source"] = str(tmp_path / "question.jsonl")
+    butwait.run(recipe, tmp_path / "run")
+    [tree] = butwait.load_trees(tmp_path / "run" / "search")
+    assert drawn(tree) == drawn(solved.tree)
+
+    code, told, _ = command("solve", QUESTION, "--particles", "8", "--seed", "3", "--json")
+    assert code == 0
+    again = butwait.solve(QUESTION, particles=8, seed=3)
+    assert json.loads(told)["answer"] == again.answer
+    assert json.loads(told)["usage"]["policy_tokens"] == again.usage.policy_tokens
+
+
+def test_many_questions_are_searched_as_each_alone(solved):
+    other = Problem("mine", "Calculate 2 + 2 + 3.", "7", "integer")
+    first, second = butwait.search([QUESTION, other], particles=8, seed=3, engine=EXACT)
+    alone = butwait.solve(other, particles=8, seed=3, engine=EXACT)
+    assert [tree.problem_id for tree in (first, second)] == [solved.tree.problem_id, "mine"]
+    assert drawn(first) == drawn(solved.tree)
+    assert drawn(second) == drawn(alone.tree)
+
+
+def test_a_source_as_in_a_recipe():
+    given = {"source": "arithmetic", "split": "test", "limit": 2}
+    trees = butwait.search(given, method="self_consistency", particles=4)
+    assert [len(tree.leaves) for tree in trees] == [4, 4]
+    assert all(tree.grades for tree in trees)
+
+
+def test_a_reward_model_of_ones_own_is_an_object():
+    judge = oracle()
+    problem = Problem("mine", QUESTION, "9", "integer", metadata={"terms": [7, 8, -6]})
+    found = butwait.solve(problem, particles=32, reward_model=judge)
+    assert found.answer == "9"
+    assert found.weight > 0.9
+    assert "reward_model" not in found.recipe
+
+
+def test_within_a_running_loop():
+    async def both() -> tuple[butwait.Solved, butwait.Solved]:
+        options = {"method": "independent", "particles": 2}
+        return butwait.solve(QUESTION, **options), await butwait.asolve(QUESTION, **options)
+
+    one, other = asyncio.run(both())
+    assert one.text == other.text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"method": "partcle_filter"}, "did you mean particle_filter?"),
+        ({"method": "but_wait", "particles": 3, "reward_model": "perfect"}, "'perfect' is no kind"),
+        ({"particles": 0}, "`stages.search.sampler.particles`"),
+        ({"step": {"delimeters": ["\n"]}}, "did you mean delimiters?"),
+        ({"gold": "9", "engine": {"kind": "vlm"}}, "did you mean vllm?"),
+    ],
+)
+def test_mistakes_are_a_sentence(options, told):
+    with pytest.raises(UserError) as mistake:
+        butwait.solve(QUESTION, **options)
+    assert told in str(mistake.value)
+
+
+@pytest.mark.parametrize("question", ["", "  ", None, 7])
+def test_no_question(question):
+    with pytest.raises(UserError, match="a question is a text"):
+        butwait.solve(question)
+
+
+def test_a_question_twice():
+    with pytest.raises(UserError, match="stands there twice: 'Calculate"):
+        butwait.search([QUESTION, QUESTION])
+
+
+def test_nodes_as_a_table(tmp_path: Path):
+    recipe = {
+        "model": {"name": "tiny"},
+        "prompt": PROMPT,
+        "problems": {"q": {"source": "arithmetic", "limit": 2}},
+        "stages": {
+            "hunt": {
+                "kind": "search",
+                "problems": "q",
+                "sampler": {
+                    "kind": "particle_filter",
+                    "particles": 4,
+                    "step": SUITED["tiny"]["step"],
+                },
+                "reward_model": {"kind": "confidence"},
+            }
+        },
+    }
+    records = butwait.run(recipe, tmp_path)
+    trees = butwait.load_trees(tmp_path / "hunt")
+    table = trees.nodes().to_pandas()
+    assert records["hunt"]["metrics"]["problems"] == len(trees) == 2
+    assert len(table) == sum(len(tree.nodes) - 1 for tree in trees)
+    for name in trees.problem_ids:
+        tree, rows = trees[name], table[table.problem == name].set_index("node")
+        leaves = rows.loc[sorted(set(tree.leaves.tolist()))]
+        assert leaves.weight.sum() == pytest.approx(1)
+        assert leaves.particles.sum() == 4
+        assert rows.text[1] == tree.nodes[1].text
+        assert rows.tokens.sum() == sum(len(node.token_ids) for node in tree.nodes)
+        assert set(rows.status.dropna()) == {grade.status for grade in tree.grades.values()}
+
+
+def test_grading():
+    assert butwait.grade(r"so it is \boxed{1/2}", "0.5").correct
+    assert butwait.grade("3", "4").status == "wrong"
