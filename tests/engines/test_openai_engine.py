@@ -171,8 +171,8 @@ def test_a_server_that_gives_few_tokens_at_a_time_is_asked_again(run: Run) -> No
 def test_seeds_can_be_left_out(run: Run) -> None:
     for seeds in (True, False):
         with serving(Toy()) as toy:
-            steps(toy, run, whole(4), n=2, sampling=Sampling(), seeds=seeds)
-        sampled = [body for body in toy.asked if body["max_tokens"] == 4]
+            steps(toy, run, whole(6), n=2, sampling=Sampling(), seeds=seeds)
+        sampled = [body for body in toy.asked if body["max_tokens"] == 6]
         assert [("seed" in body) for body in sampled] == [seeds, seeds]
 
 
