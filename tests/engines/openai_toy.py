@@ -244,8 +244,11 @@ class _Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": entries}
         if self.toy.silent is True or (self.toy.silent == "completions" and not chat):
             choice["logprobs"] = None
+        bare = self.toy.whole_only and not chat and bool(body.get("stream"))
+        if bare:
+            choice["logprobs"] = None
         event: dict[str, Any] = {"choices": [choice]}
-        if self.toy.dialect == "vllm" and body.get("return_token_ids"):
+        if not bare and self.toy.dialect == "vllm" and body.get("return_token_ids"):
             choice["token_ids"] = ids
             other = [*prompt, EOS] if prompt and self.toy.other_prompt else prompt
             (event if chat else choice)["prompt_token_ids"] = other

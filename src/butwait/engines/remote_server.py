@@ -174,7 +174,7 @@ class RemoteServer:
         said = self.failure(reply)
         if said is None:
             return
-        code = _code(reply)
+        code = error_code(reply)
         if code is not None and 400 <= code < 500 and code not in BUSY:
             raise RefusedError(f"{self.url} refused a request: {said}", code, said)
         raise LostError(said, code or 200)
@@ -263,8 +263,10 @@ class RemoteServer:
         if status in BUSY or status >= 500:
             after = _retry_after(response.headers.get("Retry-After"))
             raise LostError(message, status, after)
-        name = self._settings.api_key_env
-        hint = f"; the key is read from {name}" if status in (401, 403) else ""
+        hint = ""
+        if status in (401, 403):
+            empty = "" if self._secret else ", which is empty"
+            hint = f"; the key is read from {self._settings.api_key_env}{empty}"
         said = self.shown(message)
         raise RefusedError(f"{self.url} refused a request with {said}{hint}", status, said)
 
@@ -326,8 +328,10 @@ def _secret(name: str) -> str:
     return secret
 
 
-def _code(reply: dict[str, Any]) -> int | None:
-    """The status of HTTP that an error in a reply would have had, where it says so."""
+def error_code(reply: Any) -> int | None:
+    """The status of HTTP that an error in a reply would have had; None where it has none."""
+    if not isinstance(reply, dict):
+        return None
     error = reply.get("error")
     where = error if isinstance(error, dict) else reply
     codes = [str(where.get(name)) for name in ("code", "status", "status_code", "http_status")]

@@ -92,8 +92,7 @@ async def probe(
         except UserError as error:
             failures[path, extended] = _of_the_way(error)
     if served is None:
-        lacking = [error for error in failures.values() if isinstance(error, LackingError)]
-        raise [*failures.values(), *lacking][-1]
+        raise _told(list(failures.values()))
     for (path, extended), failure in failures.items():
         if isinstance(failure, UnansweredError):  # can it not do this, or was it in trouble?
             try:
@@ -101,6 +100,14 @@ async def probe(
             except UserError as again:
                 _of_the_way(again)
     return served
+
+
+def _told(failures: list[UserError]) -> UserError:
+    """What is said where no way does."""
+    if all(isinstance(error, RefusedError) and error.status == 404 for error in failures):
+        return UserError(f"{failures[-1]}: engine.base_url goes up to and with /v1, no further")
+    lacking = [error for error in failures if isinstance(error, LackingError)]
+    return [*failures, *lacking][-1]
 
 
 def _of_the_way(error: UserError) -> UserError:
