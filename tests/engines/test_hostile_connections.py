@@ -97,10 +97,8 @@ def test_a_stream_that_stays_open_behind_its_end_is_closed(
     assert run(asyncio.wait_for(go(), 30)) == [A, B]
 
 
-USAGE = {
-    "choices": [],
-    "usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}},
-}
+COUNTED = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
+USAGE = sse({"choices": [], "usage": COUNTED}, done="")
 OPEN = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 BEGUN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SAID = sse(A, done="")
