@@ -168,7 +168,7 @@ DIED = {
     "llama_cpp": "peer closed connection without sending complete message body",
     "litellm": "litellm.APIConnectionError",
 }
-"""What is heard of a server that is killed after the first tokens of a path: of vLLM its worker, of
+"""What is heard of a server that is killed after the first tokens of a path: of vLLM its engine, of
 LiteLLM the llama.cpp behind it."""
 
 

@@ -22,6 +22,8 @@ from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardMode
 from butwait.reward_models.settings import Aggregation
 
 _NO_SCORES = np.zeros((0, 2))
+MANY = 6
+"""Pairs of logits that do not all add up to one by chance."""
 
 
 class PoolingSettings(ServerSettings):
@@ -120,6 +122,11 @@ class PoolingPrm(BaseRewardModel):
         answered = sum(i in rows for i in range(len(prompts)))
         if not answered == len(rows) == len(prompts):
             raise RewardModelError(f"{url} answered for {answered} of {len(prompts)} paths")
+        if _are_probabilities(np.concatenate(outputs)):
+            raise RewardModelError(
+                f"{url} gave probabilities in the place of logits: it must know use_activation "
+                "(vLLM 0.31 does)"
+            )
         return outputs
 
     async def _asked(self, body: dict[str, Any]) -> Any:
@@ -145,8 +152,10 @@ class PoolingPrm(BaseRewardModel):
         return Score(logit, layout, tokens if layout.steps else 0)
 
 
-def _logits(marks: list[Any]) -> np.ndarray:
+def _logits(marks: Any) -> np.ndarray:
     """float64 (marks, 2), with NaN for null. Raises ValueError and TypeError for another form."""
+    if not isinstance(marks, list):
+        raise TypeError(f"they are {type(marks).__name__}")
     if not marks:
         return _NO_SCORES
     for mark in marks:
@@ -157,6 +166,13 @@ def _logits(marks: list[Any]) -> np.ndarray:
     if logits.shape != (len(marks), 2):
         raise ValueError(f"they have the shape {logits.shape}")
     return logits
+
+
+def _are_probabilities(logits: np.ndarray) -> bool:
+    """Whether so many pairs (marks, 2) all add up to one that it can be no chance."""
+    if len(logits) < MANY or logits.min() < 0:
+        return False
+    return bool(np.abs(logits.sum(-1) - 1).max() < 1e-3)
 
 
 def _load(settings: PoolingSettings, policy_tokenizer: Any, policy: Policy | None) -> PoolingPrm:
