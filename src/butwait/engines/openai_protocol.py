@@ -17,7 +17,7 @@ COMPLETIONS, CHAT = "/completions", "/chat/completions"
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 """What asks for a reply in pieces, with a count of its tokens at the end."""
 USAGE_S = 1.0
-"""The longest that the count of tokens is waited for behind the reason to end."""
+"""The longest that ``usage``, the count of tokens, is waited for behind the reason to end."""
 PADDED = 1024
 """Ids beyond the tokenizer's that a model may have: vocabularies are padded to round numbers."""
 ABOVE_ZERO = 0.1
@@ -207,7 +207,7 @@ def no_numbers(url: str, logprobs: Sequence[float], *, maybe_impossible: bool = 
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """What counts tokens is not worth a run: of another form it says nothing."""
+    """A mapping as it is, and an empty one for all else: what only counts tokens stops no run."""
     return value if isinstance(value, dict) else {}
 
 
