@@ -160,7 +160,7 @@ def test_a_reply_is_whole_with_its_reason_to_end(
 ) -> None:
     """Though nothing says [DONE], the connection stays open and what is ``behind`` the reason goes
     on for ever. The usage is waited for a short time; the connection is closed in the end."""
-    monkeypatch.setattr(openai_protocol, "USAGE_S", 0.2)
+    monkeypatch.setattr(openai_protocol, "USAGE_S", 60 if cached else 0.05)
     monkeypatch.setattr(openai_protocol, "LEFTOVERS_S", 0.05)
 
     async def go() -> None:
