@@ -10,7 +10,11 @@ The server has the package's tiny model under the name ``tiny``, on this machine
 
 It is asked twice over: by the ``openai`` engine (``PATHS``; a proxy in between writes down what
 went to and fro), and by requests that other clients make (``REQUESTS``). A line of the file is one
-exchange: ``case``, ``method``, ``path``, ``body``, ``status``, ``headers``, ``reply`` (as text).
+exchange: ``case``, ``method``, ``path``, ``body``, ``status``, ``headers``, ``reply`` (as text),
+and ``cut`` where the connection broke before the reply's end.
+
+With ``--kill`` one path alone is asked for, and the process of that number is killed as soon as
+its first tokens are there: the server, the worker behind it, or what a gateway asks.
 
 With ``--reward-model`` the server pools: it has that folder's Qwen2.5-Math-PRM under the name
 ``prm``, and scores ``SOLUTIONS``.
@@ -20,6 +24,8 @@ import argparse
 import asyncio
 import http.client
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +88,9 @@ PATHS = {
     "too_long": Walk(BEGIN, settings={"mode": "completions"}, question="8" * 260),
     "unknown": Walk(BEGIN, settings={"served_model": "nobody"}),
 }
+
+DIES = Walk(StepRule(delimiters=(), max_tokens=200, stop_at_box=False))
+"""The path in the midst of which a server dies."""
 
 IDS = [1, 284, 201, 292, 25, 260, 26, 16, 2, 201, 1, 294, 201]
 TEXT = "<|im_start|>user\nCalculate 7 + 8.<|im_end|>\n<|im_start|>assistant\n"
@@ -175,14 +184,15 @@ class Recorder:
 
     Args:
         target: host and port of the server.
+        victim: the process that is killed when a path's first tokens are there.
 
     Attributes:
         case: what the next exchanges belong to.
         lines: one for each exchange.
     """
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, target: str, victim: int | None = None) -> None:
+        self.target, self.victim = target, victim
         self.case = ""
         self.lines: list[dict[str, Any]] = []
 
@@ -192,11 +202,21 @@ class Recorder:
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        reply = response.read()
+        reply, cut = b"", False
+        dies = (body or {}).get("max_tokens") == DIES.rule.max_tokens
+        try:
+            while piece := response.read1():
+                reply += piece
+                if dies and self.victim is not None:
+                    os.kill(self.victim, signal.SIGKILL)
+                    self.victim = None
+        except (http.client.IncompleteRead, ConnectionError):
+            cut = True
         connection.close()
         headers = {name: value for name in KEPT if (value := response.headers[name]) is not None}
         line = {"case": self.case, "method": method, "path": path, "body": body}
         line |= {"status": response.status, "headers": headers, "reply": reply.decode()}
+        line |= {"cut": True} if cut else {}
         self.lines.append(line)
         return response.status, headers, reply
 
@@ -255,6 +275,14 @@ def record_policy(recorder: Recorder) -> None:
         print(recorder.case, recorder.lines[-1]["status"])
 
 
+def record_death(recorder: Recorder) -> None:
+    """A path whose server dies."""
+    recorder.case = "dies"
+    with proxied(recorder) as url:
+        steps, _, error = asyncio.run(grown(made(f"{url}/v1", DIES), DIES))
+        print(recorder.case, [(step.text, step.finish) for step in steps], error or "")
+
+
 def record_reward_model(recorder: Recorder, folder: Path) -> None:
     """The scores of all solutions."""
     recorder.case = "pooling"
@@ -269,12 +297,15 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="of the server, without /v1")
     parser.add_argument("--out", type=Path, required=True, help="the .jsonl file to write")
     parser.add_argument("--reward-model", type=Path, help="folder of the model that pools")
+    parser.add_argument("--kill", type=int, help="the process to be killed in the midst of a path")
     given = parser.parse_args()
-    recorder = Recorder(urlsplit(given.url).netloc)
-    if given.reward_model is None:
-        record_policy(recorder)
-    else:
+    recorder = Recorder(urlsplit(given.url).netloc, given.kill)
+    if given.kill is not None:
+        record_death(recorder)
+    elif given.reward_model is not None:
         record_reward_model(recorder, given.reward_model)
+    else:
+        record_policy(recorder)
     with given.out.open("w", encoding="utf-8") as file:
         for line in recorder.lines:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -14,9 +14,16 @@ import numpy as np
 import torch
 from random_models import EOS, VOCABULARY, model, tokenizer
 
+from butwait.engines.servers.probe import PROBED
+
 MODEL = "toy"
 FAULTS = ("status", "broken off", "no JSON", "silence", "hung up", "error event")
 Verbatim = tuple[int, dict[str, str], bytes]
+
+
+def probing(body: dict[str, Any]) -> bool:
+    """Whether it is only to be seen how the server answers."""
+    return bool(body["max_tokens"] == PROBED and not body.get("seed"))
 
 
 def next_logprobs(path: np.ndarray | list[int]) -> np.ndarray:
@@ -36,6 +43,7 @@ class Toy:
         completions: whether it has them beside chats.
         raw: whether log-probabilities are those before the filters.
         silent: whether it gives no log-probabilities (in ``completions`` alone, or anywhere).
+        whole_only: whether log-probabilities and ids are left out of streams of completions.
         script: texts to be said one after another, token by token with -0.5 nats; empty: the
             random model.
         faults: what goes wrong with the next streams: (kind, status or seconds, headers).
@@ -48,13 +56,16 @@ class Toy:
         limit: tokens that it samples in one request at most.
         cached: prompt tokens that it says were in its cache.
         dies_after: streams after which it hangs up on every one; None: it stays.
-        asked: bodies of the streams it was asked for, faults and all.
+        asked: bodies of the streams it was asked for, faults and all, but for those of a probe.
+        probes: bodies of the streams that were to show how it answers.
+        probe_faults: what these get instead: (status, headers, body); None: the answer.
     """
 
     dialect: str = "vllm"
     completions: bool = True
     raw: bool = False
     silent: bool | str = False
+    whole_only: bool = False
     script: list[str] = field(default_factory=list)
     faults: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
     verbatim: list[Verbatim] = field(default_factory=list)
@@ -70,13 +81,15 @@ class Toy:
     context: int | None = None
     dies_after: int | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    probe_faults: list[Verbatim | None] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
 
     def draw(self, prompt: list[int], body: dict[str, Any]) -> Iterator[tuple[int, float, str]]:
         """(token, log-probability, finish) until the reply ends."""
         scripted = None
-        if self.script and body.get("stream"):
+        if self.script and body.get("stream") and not probing(body):
             scripted = [*tokenizer().encode(self.script.pop(0), add_special_tokens=False), EOS]
         rng = np.random.default_rng(body.get("seed"))
         new: list[int] = []
@@ -137,11 +150,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.path.endswith("/chat/completions")
         self.toy.headers.append(dict(self.headers))
-        if body.get("stream"):
+        streamed = bool(body.get("stream")) and not probing(body)
+        if streamed:
             self.toy.asked.append(body)
+        elif body.get("stream"):
+            self.toy.probes.append(body | {"path": self.path})
+            fault = self.toy.probe_faults.pop(0) if self.toy.probe_faults else None
+            if fault is not None:
+                return self._say(fault[0], fault[2], fault[1])
         if self.toy.dies_after is not None and len(self.toy.asked) >= self.toy.dies_after:
             return self._fail("hung up", 0, body, chat)
-        if body.get("stream") and self.toy.faults:
+        if streamed and self.toy.faults:
             kind, number, headers = self.toy.faults.pop(0)
             if kind == "status":
                 return self._say(number, {"error": {"message": "too\nbusy"}}, headers)
@@ -149,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(number)
             if kind != "silence":
                 return self._fail(kind, number, body, chat)
-        if body.get("stream") and self.toy.verbatim:
+        if streamed and self.toy.verbatim:
             status, headers, raw = self.toy.verbatim.pop(0)
             self._begin_stream(status, headers)
             for i in range(0, len(raw), self.toy.piece):
@@ -225,8 +244,11 @@ class _Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": entries}
         if self.toy.silent is True or (self.toy.silent == "completions" and not chat):
             choice["logprobs"] = None
+        bare = self.toy.whole_only and not chat and bool(body.get("stream"))
+        if bare:
+            choice["logprobs"] = None
         event: dict[str, Any] = {"choices": [choice]}
-        if self.toy.dialect == "vllm" and body.get("return_token_ids"):
+        if not bare and self.toy.dialect == "vllm" and body.get("return_token_ids"):
             choice["token_ids"] = ids
             other = [*prompt, EOS] if prompt and self.toy.other_prompt else prompt
             (event if chat else choice)["prompt_token_ids"] = other

@@ -51,8 +51,10 @@ def answer(exchanges: list[Exchange], method: str, path: str, body: Any) -> Exch
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, exchanges: list[Exchange], piece: int, *args: Any) -> None:
-        self._exchanges, self._piece = exchanges, piece
+    def __init__(
+        self, exchanges: list[Exchange], piece: int, once: list[Exchange], *args: Any
+    ) -> None:
+        self._exchanges, self._piece, self._once = exchanges, piece, once
         super().__init__(*args)
 
     def log_message(self, *_: Any) -> None: ...
@@ -64,7 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._say(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
     def _say(self, body: Any) -> None:
-        line = answer(self._exchanges, self.command, self.path, body)
+        line = answer(self._once, self.command, self.path, body)
+        if line is not None:
+            self._once.remove(line)
+        else:
+            line = answer(self._exchanges, self.command, self.path, body)
         if line is None:
             line = {"status": 418, "headers": {}, "reply": "no such request was recorded"}
         self.send_response(line["status"])
@@ -76,7 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
         for begin in range(0, len(data), self._piece):
             part = data[begin : begin + self._piece]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-        self.wfile.write(b"0\r\n\r\n")
+        if line.get("cut"):
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
 
 
 class _Server(ThreadingHTTPServer):
@@ -87,10 +96,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def replaying(exchanges: list[Exchange], piece: int = 2**20) -> Iterator[str]:
+def replaying(
+    exchanges: list[Exchange], piece: int = 2**20, once: list[Exchange] | None = None
+) -> Iterator[str]:
     """The address of a server, with ``/v1``, that gives the replies of these exchanges in chunks
-    of ``piece`` bytes."""
-    with _Server(("127.0.0.1", 0), partial(_Handler, exchanges, piece)) as server:
+    of ``piece`` bytes, and before them those of ``once``, each a single time."""
+    handler = partial(_Handler, exchanges, piece, [] if once is None else once)
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:

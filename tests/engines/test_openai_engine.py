@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,7 @@ STEPS = StepRule(max_tokens=40)
 Run = Callable[[Any], Any]
 
 
-@pytest.fixture
-def run() -> Iterator[Run]:
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_server, "LONGEST_PAUSE_S", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def ids(text: str) -> list[int]:
@@ -171,8 +163,8 @@ def test_a_server_that_gives_few_tokens_at_a_time_is_asked_again(run: Run) -> No
 def test_seeds_can_be_left_out(run: Run) -> None:
     for seeds in (True, False):
         with serving(Toy()) as toy:
-            steps(toy, run, whole(4), n=2, sampling=Sampling(), seeds=seeds)
-        sampled = [body for body in toy.asked if body["max_tokens"] == 4]
+            steps(toy, run, whole(6), n=2, sampling=Sampling(), seeds=seeds)
+        sampled = [body for body in toy.asked if body["max_tokens"] == 6]
         assert [("seed" in body) for body in sampled] == [seeds, seeds]
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -26,11 +26,12 @@ import torch
 from engine_contract import EngineCase
 from replayed_server import recorded, replaying
 
+from butwait.engines import remote_server
 from butwait.engines.engine import Continuation
 from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.openai_protocol import Reply, read
-from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.openai_protocol import CHAT, Reply, read, replies
+from butwait.engines.remote_server import RefusedError, RemoteServer
 from butwait.engines.settings import ModelSettings, Sampling
 from butwait.reward_models.kinds.pooling import PoolingSettings
 from butwait.reward_models.kinds.qwen_math_prm import QwenMathPrmSettings
@@ -64,10 +65,10 @@ most of them, but it says so behind the step's end, where nobody listens any mor
 SILENT = "gives no log-probabilities of its tokens"
 TOLD = "status 400: prompt must be a string"
 SENTENCES = {
-    ("vllm", "too_long"): "maximum context length is 256 tokens.* 268 input tokens",
+    ("vllm", "too_long"): "a prompt has 268 tokens, and the server at .* takes 256",
     ("vllm", "unknown"): "has no model 'nobody' but tiny: set engine.served_model",
     ("llama_cpp", "shaped"): "gives log-probabilities before temperature, top-k and top-p",
-    ("llama_cpp", "too_long"): r"\(268 tokens\) exceeds the available context size \(256 tokens\)",
+    ("llama_cpp", "too_long"): "a prompt has 268 tokens, and the server at .* takes 256",
     ("llama_cpp", "unknown"): "has no model 'nobody' but tiny: set engine.served_model",
     ("transformers", "steps"): SILENT,
     ("transformers", "whole"): TOLD,
@@ -162,13 +163,58 @@ def test_a_path_is_the_models(server: str, case: str, piece: int) -> None:
     assert (grown.steps[-1].token_ids[-1] == 2) == ended
 
 
+DIED = {
+    "vllm": "EngineCore encountered an issue",
+    "llama_cpp": "peer closed connection without sending complete message body",
+    "litellm": "litellm.APIConnectionError",
+}
+"""What is heard of a server that is killed after the first tokens of a path: of vLLM its engine, of
+LiteLLM the llama.cpp behind it."""
+
+
+@pytest.mark.parametrize("server", DIED)
+def test_a_path_that_breaks_off_is_none(server: str) -> None:
+    walk = script().DIES
+    with replaying(recorded(server)["dies"]) as url:
+        steps, _, error = asyncio.run(script().grown(script().made(url, walk), walk))
+    assert steps == []
+    assert f"does not answer ({DIED[server]}" in error
+
+
+@pytest.mark.parametrize("server", ["vllm", "llama_cpp"])
+def test_a_path_that_breaks_off_is_asked_for_again(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_server, "LONGEST_PAUSE_S", 0.01)
+    settings = {"mode": "completions", "retries": 1}
+    walk = replace(script().PATHS["whole"], settings=settings, scored=False)
+    broken = [line for line in recorded(server)["dies"] if (line["body"] or {}).get("seed")]
+    with replaying(recorded(server)["whole"], once=broken) as url:
+        engine = script().made(url, walk)
+        steps, _, error = asyncio.run(script().grown(engine, walk))
+    assert (error, broken) == (None, [])
+    check_tokens(Grown(walk, engine, steps, None, None), TOLERANCE[server])
+    assert [(step.text, step.finish) for step in steps] == GROWN["whole"]
+    assert engine.counters.policy_tokens == len(steps[0].token_ids)
+
+
+def test_a_gateway_that_leaves_numbers_out_of_streams_of_completions_is_asked_by_chats() -> None:
+    """Its whole replies have them, so that only a stream shows what a stream holds."""
+    walk = script().DIES
+    with replaying(recorded("litellm")["dies"]) as url:
+        engine = script().made(url, walk)
+        asyncio.run(script().grown(engine, walk))
+    served = engine._served
+    assert (served.path, served.gives_ids, served.is_vllm) == (CHAT, True, False)
+
+
 def test_half_a_character_that_llama_cpp_leaves_out_is_missed() -> None:
     """It made the two tokens of ½, and gives the second alone, in a stream and at once. So the
     log-probability of the first is not to be had, and what is left is no path."""
     [whole], streamed = ask("llama_cpp", "half"), ask("llama_cpp", "half stream")
-    for replies in ([whole], streamed):
-        assert "".join(reply.text for reply in replies) == "½7"
-        assert [token for reply in replies for token in reply.token_ids or []] == [124, 25, 2]
+    for told in ([whole], streamed):
+        assert "".join(reply.text for reply in told) == "½7"
+        assert [token for reply in told for token in reply.token_ids or []] == [124, 25, 2]
     exchanges = recorded("llama_cpp")
     said = [*exchanges["whole"], *exchanges["request: half"], *exchanges["request: half stream"]]
     walk = replace(script().PATHS["whole"], question="Calculate 7 + 8.", scored=False)
@@ -234,12 +280,8 @@ def ask(server: str, name: str, piece: int = AT_ONCE) -> list[Reply]:
         try:
             if not body.get("stream"):
                 return [read(await remote.json(path, body))]
-            replies: list[Reply] = []
-            with suppress(LostError):  # some say no [DONE]: the reason to end is end enough
-                async with aclosing(remote.events(path, body)) as events:
-                    async for event in events:
-                        replies.append(read(event))
-            return replies
+            async with aclosing(replies(remote, path, body)) as pieces:
+                return [piece async for piece in pieces]
         finally:
             await remote.close()
 

@@ -19,8 +19,8 @@ from butwait.reward_models.kinds.pooling import PoolingPrm, PoolingSettings
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
 
 MARK = make_tokenizer().convert_tokens_to_ids("<extra_0>")
-Reply = tuple[int, Any]
-"""HTTP status, and the body: JSON, or bytes as they are."""
+Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+"""HTTP status, the body (JSON, or bytes as they are), and headers."""
 
 
 class Server(ThreadingHTTPServer):
@@ -43,8 +43,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body, self.headers["Authorization"]))
-        status, reply = self.server.replies.pop(0) if self.server.replies else (200, answer(body))
+        replies = self.server.replies
+        status, reply, *headers = replies.pop(0) if replies else (200, answer(body))
         self.send_response(status)
+        for name, value in headers[0].items() if headers else ():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
 
@@ -126,6 +129,27 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
     assert score.logit == pytest.approx((score.tokens - 1) / 10)
 
 
+def test_an_error_that_may_pass_is_asked_again(server: Server) -> None:
+    server.replies = [(200, {"error": {"message": "busy", "code": code}}) for code in (503, "429")]
+    [score] = scores(model(server), path("Yes."))
+    assert len(server.asked) == 3
+    assert score.tokens > 0
+
+
+def test_probabilities_are_no_logits(server: Server) -> None:
+    """A server that does not know ``use_activation`` gives them without a word."""
+    rows = [{"index": i, "data": [[1 - p, p]]} for i, p in enumerate((0.5, 1, 0, 0.25, 0.9, 0.1))]
+    server.replies = [(200, {"data": rows})]
+    with pytest.raises(RewardModelError, match="probabilities in the place of logits"):
+        scores(model(server), *[path("Yes.")] * 6)
+
+
+def test_a_redirect_names_its_target(server: Server) -> None:
+    server.replies = [(308, {}, {"Location": "https://other.example/pooling"})]
+    with pytest.raises(UserError, match=r"reward_model\.base_url to https://other\.example$"):
+        scores(model(server), path("Yes."))
+
+
 def test_the_key_comes_from_the_environment(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +184,17 @@ def test_the_key_comes_from_the_environment(
         ((200, {"data": [{"index": 0, "data": [[0.0, None]]}]}), RewardModelError, "NaN"),
         ((200, {"data": [{"index": 0, "data": [[0.0, math.inf]]}]}), RewardModelError, "infinite"),
         ((308, {}), UserError, r"sends on \(status 308\)"),
+        ((200, {"data": [{"index": 0, "data": [[0, 1, 2, 3]]}]}), RewardModelError, r"\(1, 4\)"),
+        ((200, {"data": [{"index": 0, "data": [0.0, 1.0]}]}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": 0, "data": [["0", "1"]]}]}), RewardModelError, "logit is '0'"),
+        ((200, {"data": [{"index": 0, "data": [[0, True]]}]}), RewardModelError, "logit is True"),
+        ((200, {"data": [{"index": 0, "embedding": [0, 1]}]}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": 0, "data": None}]}), RewardModelError, "no two logits"),
+        ((200, {"data": [{"index": "0", "data": []}]}), RewardModelError, "0 of 1 paths"),
+        ((200, {"error": {"message": "too long", "code": 400}}), UserError, "request: too long"),
+        ((401, {"error": "no"}), UserError, "key is read from OPENAI_API_KEY, which is empty"),
+        ((404, {"detail": "Not Found"}), UserError, r"Not Found: a vLLM server .*--runner pooling"),
+        ((400, {"error": {"message": "maximum context length"}}), UserError, "context length"),
     ],
 )
 def test_an_answer_that_is_no_score_is_an_error_at_once(

@@ -22,24 +22,18 @@ from butwait.engines.model_engine import RequestEngine
 from butwait.engines.openai_protocol import (
     CHAT,
     COMPLETIONS,
+    STREAMED,
     LeftOutError,
     Mode,
     Pieces,
     Reply,
-    Served,
+    about_the_context,
     echoed,
-    is_int,
-    mapping,
     no_numbers,
-    probe,
-    read,
+    replies,
 )
-from butwait.engines.remote_server import (
-    LostError,
-    RefusedError,
-    RemoteServer,
-    UnansweredError,
-)
+from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.servers.probe import Served, context, probe
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages
@@ -125,7 +119,12 @@ class OpenAIEngine(RequestEngine):
         prefilled, seed, requests = 0, key.seed32(), 1
         while step.finish is None:
             ask = partial(self._request, served, step, sampling, seed)
-            step, ran = await self._server.again(ask)
+            try:
+                step, ran = await self._server.again(ask)
+            except RefusedError as error:
+                if not about_the_context(error):
+                    raise
+                raise UserError(f"{error}: set engine.capacity to the server's context") from error
             prefilled += ran
             # The server may stop for a reason of its own (a limit per request): on from there.
             seed, requests = key.derive("request", requests).seed32(), requests + 1
@@ -167,24 +166,17 @@ class OpenAIEngine(RequestEngine):
         body |= served.sampled(sampling) | {"max_tokens": most}
         body |= {"seed": seed} if self._seeds else {}
         body |= self._stops(served, step.detector.rule, step.prefix.text)
-        if at_once is None:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body |= STREAMED if at_once is None else {}
         pieces = Pieces(self._tokenizer, served.gives_ids, maybe_fewer=not served.is_vllm)
         last = Reply()
-        try:
-            async with aclosing(self._server.events(served.path, body)) as events:
-                async for event in events:
-                    reply = read(event)
-                    self._check_prompt(reply, prompt_ids)
-                    taken = pieces.take(reply)
-                    last = last.then(reply)
-                    step.add(*taken)
-                    if step.finish is not None and last.finish is None:
-                        break  # the server does not know that the step is over
-        except LostError:
-            if last.finish is None:
-                raise
-            # Behind the reason to end there is nothing that a step needs.
+        async with aclosing(replies(self._server, served.path, body)) as arriving:
+            async for reply in arriving:
+                self._check_prompt(reply, prompt_ids)
+                if last.finish is None:  # behind the reason to end there are no tokens
+                    step.add(*pieces.take(reply))
+                last = last.then(reply)
+                if step.finish is not None and last.finish is None:
+                    break  # the server does not know that the step is over
         if step.finish is None:
             self._end(step, last, pieces, len(before.token_ids), body.get("stop", ()))
         pieces.check(whole=at_once is not None)
@@ -195,10 +187,7 @@ class OpenAIEngine(RequestEngine):
     ) -> None:
         """What the server's own reason to stop means for a step that goes on by its tokens, of
         which it had so many ``before``; it was told to stop at these ``strings``."""
-        if last.finish is None:
-            raise LostError("a reply has no end")
-        if last.finish not in ("stop", "length"):
-            raise LostError(f"a reply ended with {last.finish!r}")
+        last.check_end()
         no_path = step.prefix.completion_length + len(step.token_ids) == 0
         if no_path and (pieces.empty or last.finish == "length"):
             raise LostError(f"a reply has no token, and ended with {last.finish!r}")
@@ -237,11 +226,21 @@ class OpenAIEngine(RequestEngine):
         """What says where to go on, and the tokens that the server must run for it."""
         prefix = step.prefix
         path: list[int] = [*prefix.token_ids.tolist(), *step.token_ids.tolist()]
+        body = self._every(served.path)
         if served.path == COMPLETIONS:
-            return {"model": self._name, "prompt": path, "logprobs": 1}, path
+            return {**body, "prompt": path}, path
         text = self._detokenizer.decode(path[prefix.prompt_length :])
-        body, prompt_ids = self._turn(prefix, text)
-        return {"model": self._name, "logprobs": True, **body}, prompt_ids
+        turn, prompt_ids = self._turn(prefix, text)
+        return body | turn, prompt_ids
+
+    def _every(self, path: str) -> dict[str, Any]:
+        """What every request to a path holds, whatever step it is for."""
+        if path == COMPLETIONS:
+            return {"model": self._name, "logprobs": 1}
+        body: dict[str, Any] = {"model": self._name, "logprobs": True}
+        if options := dict(self._prompt.template_options):
+            body["chat_template_kwargs"] = options
+        return body
 
     def _turn(self, prefix: Prefix, text: str) -> tuple[dict[str, Any], list[int]]:
         """Messages of a chat whose last turn is to be continued. Raises UserError where the chat
@@ -253,13 +252,11 @@ class OpenAIEngine(RequestEngine):
                 "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
                 "by their messages; use engine.mode: completions"
             )
-        options = dict(self._prompt.template_options)
-        body: dict[str, Any] = {"messages": chat}
-        if options:
-            body["chat_template_kwargs"] = options
         if not text:
-            return body, prompt_ids.tolist()
-        render = partial(self._tokenizer.apply_chat_template, tokenize=False, **options)
+            return {"messages": chat}, prompt_ids.tolist()
+        render = partial(
+            self._tokenizer.apply_chat_template, tokenize=False, **self._prompt.template_options
+        )
         turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
         try:
             whole = render(turn, continue_final_message=True)
@@ -270,8 +267,10 @@ class OpenAIEngine(RequestEngine):
                 f"the chat template of {self._tokenizer.name_or_path} edits a turn that is "
                 "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
             )
-        body |= {"messages": turn, "continue_final_message": True, "add_generation_prompt": False}
-        return body, self._tokenizer.encode(whole, add_special_tokens=False)
+        going_on = {"continue_final_message": True, "add_generation_prompt": False}
+        return {"messages": turn, **going_on}, self._tokenizer.encode(
+            whole, add_special_tokens=False
+        )
 
     def _stops(self, served: Served, rule: StepRule, text: str) -> dict[str, Any]:
         """Strings at which a step ends for certain. A server that is not known to keep them in
@@ -330,7 +329,9 @@ class OpenAIEngine(RequestEngine):
                 limit = await context(self._server, self._name)
                 if limit is not None:
                     self._capacity = min(self._capacity or limit, limit)
-                self._served = await probe(self._server, self._name, self._paths, prefix)
+                seed = {"seed": 0} if self._seeds else {}
+                requests = {path: self._every(path) | STREAMED | seed for path in self._paths}
+                self._served = await probe(self._server, requests, prefix)
         return self._served
 
     def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
@@ -341,45 +342,3 @@ class OpenAIEngine(RequestEngine):
                 "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
                 "temperature 1 alone, or set engine.any_logprobs: true"
             )
-
-
-async def context(server: RemoteServer, name: str) -> int | None:
-    """Tokens of the model's context, from the server's list of models; None where it has no list or
-    does not say. Raises UserError where the list does not have the model."""
-    try:
-        reply = await server.again(partial(server.json, "/models"), probing=True)
-    except RefusedError as error:
-        if error.status in (401, 403):
-            raise
-        return None
-    except UnansweredError as error:
-        if not error.unable:
-            raise
-        return None
-    listed = _listed(reply)
-    if listed and name not in listed:
-        raise UserError(
-            f"the server at {server.url} has no model {name!r} but "
-            f"{server.shown(', '.join(sorted(listed)[:5]))}: set engine.served_model"
-        )
-    about = listed.get(name, {})
-    limit: Any = about.get("max_model_len") or mapping(about.get("meta")).get("n_ctx")  # llama.cpp
-    return limit if is_int(limit) and limit > 0 else None
-
-
-def _listed(reply: Any) -> dict[str, dict[str, Any]]:
-    """What is known of each model by its name, from a list in one of several shapes."""
-    models = reply
-    for key in ("data", "models"):
-        if isinstance(models, dict):
-            models = models.get(key) or models
-    if isinstance(models, dict) and models.get("object") == "model":
-        models = [models]
-    listed = {}
-    for model in models if isinstance(models, list) else []:
-        about = model if isinstance(model, dict) else {"id": model}
-        aliases = about.get("aliases")
-        names = [about.get(key) for key in ("id", "name", "model")]
-        names += aliases if isinstance(aliases, list) else []
-        listed.update({name: about for name in names if isinstance(name, str)})
-    return listed

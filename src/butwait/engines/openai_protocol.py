@@ -1,34 +1,37 @@
-"""OpenAI's protocol, which each server speaks in its own way: what they say, read into one form,
-and how one of them answers, asked before the first step."""
+"""OpenAI's protocol, which each server speaks in its own way: what they say, read into one form."""
 
+import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import product
+import re
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from butwait.engines.detokenizer import UNFINISHED, Detokenizer, text_tokens
-from butwait.engines.engine import Prefix
-from butwait.engines.remote_server import (
-    LostError,
-    RefusedError,
-    RemoteServer,
-    UnansweredError,
-)
-from butwait.engines.settings import Sampling
+from butwait.engines.remote_server import LEFTOVERS_S, LostError, RefusedError, RemoteServer
 from butwait.records import UserError
 
 Mode = Literal["auto", "completions", "chat"]
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
-CERTAIN = -1e-6
-"""Nats: the log-probability of the only token that a filter left, but for rounding."""
-PROBED = 4
-"""Tokens that the server is asked for to see how it answers. They are in no count."""
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+"""What asks for a reply in pieces, with a count of its tokens at the end."""
+USAGE_S = 1.0
+"""The longest that ``usage``, the count of tokens, is waited for behind the reason to end."""
 PADDED = 1024
 """Ids beyond the tokenizer's that a model may have: vocabularies are padded to round numbers."""
 ABOVE_ZERO = 0.1
 """Nats that rounding in bfloat16 may lift a log-probability above 0."""
+_TOO_LONG = re.compile(
+    r"context[ _](length|size|window)|(maximum|max)[ _](\w+[ _])?length|too many tokens"
+    r"|(prompt|inputs?|request|sequence)\b.{0,40}\b(too long|exceeds|longer than|less than \d)",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(
+    r"model_not_found|no (such )?model\b|(unknown|invalid) model|not have access"
+    r"|model\b.{0,100}\b(not (exist|found|available|loaded)|is unknown)",
+    re.IGNORECASE,
+)
 _TOKEN_ID = "token_id:"
 _PASS = "surrogatepass"
 _FINISHES = {
@@ -50,10 +53,6 @@ class LeftOutError(Exception):
     def __init__(self, most: int, ours: str, theirs: str) -> None:
         super().__init__()
         self.most, self.ours, self.theirs = most, ours[:100], theirs[:100]
-
-
-class LackingError(UserError):
-    """A server answers, and leaves out what is needed."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,13 @@ class Reply:
             stop=self.stop if later.stop is None else later.stop,
             cached_tokens=later.cached_tokens or self.cached_tokens,
         )
+
+    def check_end(self) -> None:
+        """Raises LostError for a reply that did not end as it should."""
+        if self.finish is None:
+            raise LostError("a reply has no end")
+        if self.finish not in ("stop", "length"):
+            raise LostError(f"a reply ended with {self.finish!r}")
 
 
 @contextmanager
@@ -130,6 +136,43 @@ def read(body: dict[str, Any]) -> Reply:
     )
 
 
+async def replies(
+    server: RemoteServer, path: str, body: dict[str, Any]
+) -> AsyncGenerator[Reply, None]:
+    """The pieces of a reply as they come. It is whole with its reason to end: behind that, the
+    count of tokens and the end of the stream are waited for a short time, and no error counts.
+    Raises LostError and RefusedError, and UserError as ``read`` does."""
+    deadline = None
+    async with aclosing(server.events(path, body)) as events:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    event = await anext(events, None)
+                reply = None if event is None else read(event)
+            except (TimeoutError, LostError, RefusedError):
+                if deadline is None:
+                    raise
+                return
+            if reply is None:
+                return
+            now = asyncio.get_running_loop().time()
+            if deadline is None and reply.finish is not None:
+                deadline = now + USAGE_S
+            if deadline is not None and reply.prompt_tokens is not None:
+                deadline = min(deadline, now + LEFTOVERS_S)
+            yield reply
+
+
+def about_the_context(error: RefusedError) -> bool:
+    """Whether a server says that a request is too long for the model."""
+    return error.status == 413 or bool(_TOO_LONG.search(error.said))
+
+
+def about_the_model(error: RefusedError) -> bool:
+    """Whether a server says that it has no such model."""
+    return bool(_NO_MODEL.search(error.said))
+
+
 @_in_our_form()
 def echoed(body: dict[str, Any], path: list[int]) -> list[float] | None:
     """The log-probabilities of a path, in nats, where all but its last token were echoed and the
@@ -164,7 +207,7 @@ def no_numbers(url: str, logprobs: Sequence[float], *, maybe_impossible: bool = 
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """What counts tokens is not worth a run: of another form it says nothing."""
+    """A mapping as it is, and an empty one for all else: what only counts tokens stops no run."""
     return value if isinstance(value, dict) else {}
 
 
@@ -308,84 +351,3 @@ class Pieces:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise LostError("a reply's text is no Unicode")
         return text
-
-
-@dataclass(frozen=True)
-class Served:
-    """How a server answers.
-
-    Attributes:
-        path: where completions or chats are asked for.
-        extended: whether it takes vLLM's further parameters.
-        gives_ids: whether it says which tokens it sampled.
-        is_vllm: whether it understood ``return_token_ids``, and so keeps stop strings in its text.
-        of_the_policy: whether log-probabilities are those after temperature, top-k and top-p.
-    """
-
-    path: str
-    extended: bool
-    gives_ids: bool = False
-    is_vllm: bool = False
-    of_the_policy: bool = False
-
-    def sampled(self, sampling: Sampling) -> dict[str, Any]:
-        """The parameters of sampling, all of them: a server has defaults of its own, which come
-        from the model's generation settings."""
-        body: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        body |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
-        if self.extended:
-            body |= {"top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0}
-            body |= {"watermarking": False, "return_token_ids": True}
-        elif sampling.top_k:
-            body["top_k"] = sampling.top_k
-        return body
-
-
-async def probe(server: RemoteServer, name: str, paths: Sequence[str], prefix: Prefix) -> Served:
-    """Asks a model's server in every way that these paths allow, the fullest first, with the tokens
-    of a prompt, until one gives what is needed. Raises UserError where none does."""
-    failures: list[UserError] = []
-    for path, extended in product(paths, (True, False)):
-        try:
-            return await _probe(server, name, path, extended, prefix)
-        except (LackingError, RefusedError, UnansweredError) as error:
-            forbidden = isinstance(error, RefusedError) and error.status in (401, 403)
-            if forbidden or (isinstance(error, UnansweredError) and not error.unable):
-                raise
-            failures.append(error)
-    lacking = [error for error in failures if isinstance(error, LackingError)]
-    raise [*failures, *lacking][-1]
-
-
-async def _probe(
-    server: RemoteServer, name: str, path: str, extended: bool, prefix: Prefix
-) -> Served:
-    # A prompt that says nothing, so that no model is certain of what follows; where the filters
-    # leave one token, only log-probabilities of the policy are zero.
-    served = Served(path, extended)
-    body = served.sampled(Sampling(top_k=int(extended))) | {"max_tokens": PROBED, "seed": 0}
-    if path == COMPLETIONS:
-        body |= {"prompt": prefix.token_ids[::-1].tolist(), "logprobs": 1}
-    else:
-        body |= {"messages": [{"role": "user", "content": "?!"}], "logprobs": True}
-    body["model"] = name
-
-    async def ask() -> Reply:
-        answer = await server.json(path, body)
-        server.check(answer)
-        return read(answer)
-
-    reply = await server.again(ask, probing=True)
-    if all(map(math.isnan, reply.logprobs)):
-        raise LackingError(
-            f"the server at {server.url} gives no log-probabilities of its tokens: they are a "
-            "part of every search tree"
-        )
-    if wrong := no_numbers(server.url, reply.logprobs):
-        raise LackingError(wrong)
-    return replace(
-        served,
-        gives_ids=reply.token_ids is not None,
-        is_vllm=reply.prompt_ids is not None,
-        of_the_policy=extended and min(reply.logprobs) > CERTAIN,
-    )

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BUSY = frozenset({408, 425, 429})
 """Statuses, beside 5xx, after which asking again may help."""
-AWAY = frozenset({*BUSY, 502, 503, 504})
+AWAY = frozenset({*BUSY, *range(502, 600)} - {505})
 """Statuses that say nothing of the request itself: another one would fail as well."""
 LONGEST_PAUSE_S = 30.0
 """Between two attempts, where the server names no time itself."""
@@ -36,7 +36,7 @@ LONGEST_OBEYED_S = 600.0
 """The longest ``Retry-After`` that is waited for."""
 CONNECT_S = 30.0
 """The longest that a connection may take to be made."""
-LEFTOVERS_S = 1.0
+LEFTOVERS_S = 0.2
 """The longest that the end of a stream is waited for when all of it that counts is there."""
 _CREDENTIALS = re.compile(r"//[^/]*@")
 
@@ -46,11 +46,13 @@ class RefusedError(UserError):
 
     Attributes:
         status: of HTTP, or the code of an error that a reply holds.
+        said: the server's own words; "" for a redirect.
     """
 
-    def __init__(self, sentence: str, status: int) -> None:
+    def __init__(self, sentence: str, status: int, said: str = "") -> None:
         super().__init__(sentence)
         self.status = status
+        self.said = said
 
 
 class UnansweredError(UserError):
@@ -172,9 +174,9 @@ class RemoteServer:
         said = self.failure(reply)
         if said is None:
             return
-        code = _code(reply)
+        code = error_code(reply)
         if code is not None and 400 <= code < 500 and code not in BUSY:
-            raise RefusedError(f"{self.url} refused a request: {said}", code)
+            raise RefusedError(f"{self.url} refused a request: {said}", code, said)
         raise LostError(said, code or 200)
 
     async def close(self) -> None:
@@ -261,10 +263,12 @@ class RemoteServer:
         if status in BUSY or status >= 500:
             after = _retry_after(response.headers.get("Retry-After"))
             raise LostError(message, status, after)
-        name = self._settings.api_key_env
-        hint = f"; the key is read from {name}" if status in (401, 403) else ""
-        sentence = f"{self.url} refused a request with {self.shown(message)}{hint}"
-        raise RefusedError(sentence, status)
+        hint = ""
+        if status in (401, 403):
+            empty = "" if self._secret else ", which is empty"
+            hint = f"; the key is read from {self._settings.api_key_env}{empty}"
+        said = self.shown(message)
+        raise RefusedError(f"{self.url} refused a request with {said}{hint}", status, said)
 
     def _event(self, kind: str, data: str) -> dict[str, Any] | None:
         """What an event says; None for one of another kind, which is not for us."""
@@ -324,8 +328,10 @@ def _secret(name: str) -> str:
     return secret
 
 
-def _code(reply: dict[str, Any]) -> int | None:
-    """The status of HTTP that an error in a reply would have had, where it says so."""
+def error_code(reply: Any) -> int | None:
+    """The status of HTTP that an error in a reply would have had; None where it has none."""
+    if not isinstance(reply, dict):
+        return None
     error = reply.get("error")
     where = error if isinstance(error, dict) else reply
     codes = [str(where.get(name)) for name in ("code", "status", "status_code", "http_status")]

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from butwait.engines.settings import ModelSettings, ServerSettings
-from butwait.records import Problem
+from butwait.records import Problem, UserError
 from butwait.records.settings import Content, Resource, Result
 from butwait.reward_models.kinds.qwen_math_prm import QwenLayouts
 from butwait.reward_models.load import Policy, RewardModelKind
@@ -22,6 +22,8 @@ from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardMode
 from butwait.reward_models.settings import Aggregation
 
 _NO_SCORES = np.zeros((0, 2))
+MANY = 6
+"""Pairs of logits that do not all add up to one by chance."""
 
 
 class PoolingSettings(ServerSettings):
@@ -96,13 +98,23 @@ class PoolingPrm(BaseRewardModel):
             "encoding_format": "float",
             "use_activation": False,
         }
-        answer = await self._server.again(partial(self._server.json, "/pooling", body))
+        from butwait.engines.remote_server import RefusedError
+
         url = f"{self._server.url}/pooling"
+        try:
+            answer = await self._server.again(partial(self._asked, body))
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            raise UserError(
+                f"{error}: a vLLM server pools there (--runner pooling), under the name "
+                f"{body['model']!r} (reward_model.served_model)"
+            ) from error
         if said := self._server.failure(answer):
             raise RewardModelError(f"{url} gave no two logits per step but an error: {said}")
         try:
             rows = {row["index"]: row["data"] for row in answer["data"]}
-            outputs = [np.array(rows[i], np.float64).reshape(-1, 2) for i in sorted(rows)]
+            outputs = [_logits(rows[i]) for i in sorted(rows)]
         except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise RewardModelError(
                 f"{url} gave no two logits per step ({error}): is it a Qwen2.5-Math-PRM?"
@@ -110,7 +122,20 @@ class PoolingPrm(BaseRewardModel):
         answered = sum(i in rows for i in range(len(prompts)))
         if not answered == len(rows) == len(prompts):
             raise RewardModelError(f"{url} answered for {answered} of {len(prompts)} paths")
+        if _are_probabilities(np.concatenate(outputs)):
+            raise RewardModelError(
+                f"{url} gave probabilities in the place of logits: it must know use_activation "
+                "(vLLM 0.31 does)"
+            )
         return outputs
+
+    async def _asked(self, body: dict[str, Any]) -> Any:
+        from butwait.engines.remote_server import error_code
+
+        answer = await self._server.json("/pooling", body)
+        if error_code(answer) is not None:
+            self._server.check(answer)  # says itself whether asking again may help
+        return answer
 
     def _score(self, problem: Problem, layout: Layout, output: np.ndarray, tokens: int) -> Score:
         if len(output) != self._layouts.judged(layout):
@@ -125,6 +150,29 @@ class PoolingPrm(BaseRewardModel):
             )
         logit = self.checked(self._layouts.logit(output), problem)
         return Score(logit, layout, tokens if layout.steps else 0)
+
+
+def _logits(marks: Any) -> np.ndarray:
+    """float64 (marks, 2), with NaN for null. Raises ValueError and TypeError for another form."""
+    if not isinstance(marks, list):
+        raise TypeError(f"they are {type(marks).__name__}")
+    if not marks:
+        return _NO_SCORES
+    for mark in marks:
+        for value in mark:
+            if isinstance(value, bool | str):  # which numpy would take
+                raise TypeError(f"a logit is {value!r:.20}")
+    logits = np.array(marks, np.float64)
+    if logits.shape != (len(marks), 2):
+        raise ValueError(f"they have the shape {logits.shape}")
+    return logits
+
+
+def _are_probabilities(logits: np.ndarray) -> bool:
+    """Whether so many pairs (marks, 2) all add up to one that it can be no chance."""
+    if len(logits) < MANY or logits.min() < 0:
+        return False
+    return bool(np.abs(logits.sum(-1) - 1).max() < 1e-3)
 
 
 def _load(settings: PoolingSettings, policy_tokenizer: Any, policy: Policy | None) -> PoolingPrm:
