@@ -141,7 +141,7 @@ class _Run:
         """From the last checkpoint, if there is one, to the end; then writes the model and returns
         the metrics."""
         try:
-            resume(self._trainer, self._work, self._restore)
+            self._moved = resume(self._trainer, self._settings, self._work, self._restore)
         except AttributeError as error:
             # vLLM's CPU build packs weights on processors with matrix tiles (AMX).
             if "weight_loader" not in str(error):
@@ -320,6 +320,7 @@ class _Run:
             "stopped": self._facts.get("stopped", {}).get("reason"),
             **vars(self._sampler.tally),
             **trainer.counted,
+            "moved": self._moved,
             "reward_first": history[0]["reward"] if history else None,
             "reward_last": history[-1]["reward"] if history else None,
             "look_tokens": sum(look["policy_tokens"] for look in looks.past) if looks else 0,
