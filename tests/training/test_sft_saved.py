@@ -17,6 +17,7 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Example, UserError
 from butwait.training import checkpoints, weights
+from butwait.training.encode import check_packing
 from butwait.training.saved import Probe
 from butwait.training.settings import LoraSettings, SftSettings, ValidationSettings
 from butwait.training.sft import train_sft
@@ -115,7 +116,11 @@ def test_however_it_was_trained(
         assert (logits(on_disk(tmp_path / "out" / saved)) - trained[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(
+    "lora",
+    [None, pytest.param(LORA, marks=pytest.mark.slow)],
+    ids=["all weights", "adapters"],
+)
 def test_a_saved_model_that_is_another_one_ends_the_training(
     lora: LoraSettings | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,17 +224,29 @@ def test_the_router_of_a_mixture_of_experts_adds_no_loss(architecture: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "architecture",
-    [
-        "GraniteMoe",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe")
-        ),
-    ],
+    "architecture", ["Mixtral", "Qwen2Moe", "Qwen3Moe", "GraniteMoe", "Olmoe", "Llama"]
 )
+def test_packed_examples_are_kept_apart(architecture: str) -> None:
+    """The order of a sum over experts depends on how many tokens chose one: that is no leak."""
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=64, pad_token_id=0, **SIZES, **MIXTURE
+    )
+    check_packing(AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_packing_by_a_model_that_refuses_it_is_one_sentence() -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError("this kernel can't keep packed sequences apart")
+
+    policy = AutoModelForCausalLM.from_config(transformers.LlamaConfig(vocab_size=64, **SIZES))
+    policy.model.norm.register_forward_hook(refused)
+    with pytest.raises(UserError, match=r"cannot be trained on packed .* set packing: false"):
+        check_packing(policy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["Mixtral", "Qwen3Moe", "GraniteMoe", "Olmoe"])
 def test_a_mixture_of_experts_is_packed_like_others(architecture: str, tmp_path: Path) -> None:
-    """The order of its sums depends on how many tokens chose an expert: that is no leak."""
     model, tokenizer = save_model(tmp_path / "base", architecture)
     change_config(model, **MIXTURE)
     settings = SHORT.model_copy(update={"max_steps": 1, "batch_size": 8, "warmup_ratio": 0.0})
