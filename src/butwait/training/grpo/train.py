@@ -325,11 +325,11 @@ class _Run:
         merged = None if lora is None else start.merge(self._output, self._probe)
         if lora is not None and lora.four_bit:
             return merged
-        return self._facts["trained"].get(best.name)
+        return self._facts.get("losses", {}).get(best.name)
 
     def _keep(self, folder: Path) -> None:
         """Writes the weights of the best look so far, and notes what they say."""
-        self._facts.setdefault("trained", {})[folder.name] = self._probe.measure(self._policy)
+        self._facts.setdefault("losses", {})[folder.name] = self._probe.measure(self._policy)
         self._trainer.save_weights(folder)
 
     def _metrics(self) -> dict[str, Any]:
