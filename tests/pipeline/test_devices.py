@@ -92,9 +92,15 @@ MOMENTS = int(os.environ.get("BUTWAIT_KILLS", "3"))
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_workers_of_a_killed_run_end_with_it_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    """Killed when the launcher has started, when the workers have, and after steps."""
+    """Killed when the launcher has started, when the workers have, and after steps.
+    ``BUTWAIT_KILLS`` is how many kills there are; 30 is ten moments of each signal."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    options = ("steps=12", "batch_size=8", "save_steps=1", "launch={processes: 2, config: cpu}")
+    options = (
+        f"steps={6 + 2 * MOMENTS}",
+        "batch_size=8",
+        "save_steps=1",
+        "launch={processes: 2, config: cpu}",
+    )
     words = ["run", "recipe.yaml", "--run-dir", "run"]
     for option in options:
         words += ["--set", f"stages.rl.{option}"]
@@ -111,7 +117,7 @@ def test_the_workers_of_a_killed_run_end_with_it_and_the_next_run_goes_on(tmp_pa
         assert run.wait() != 0
     done = subprocess.run([sys.executable, "-m", "butwait", *words], cwd=tmp_path, check=True)
     assert done.returncode == 0
-    assert [json.loads(line)["step"] for line in log.open()] == list(range(1, 13))
+    assert [json.loads(line)["step"] for line in log.open()] == list(range(1, 7 + 2 * MOMENTS))
 
 
 def _tree_at(run: int, stage: int, log: Path) -> list[psutil.Process]:

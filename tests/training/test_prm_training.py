@@ -25,6 +25,7 @@ from butwait.training.prm import UNLABELLED, pad, score_prefixes, step_loss, to_
 from butwait.training.rollouts import Rollout, split_questions
 from butwait.training.settings import PrmSettings, ValidationSettings
 from butwait.training.validation import split_rows
+from butwait.training.weights import save_weights
 
 TINY = ModelSettings(name="tiny", device="cpu")
 PROMPT = PromptSettings(template="{question}")
@@ -125,6 +126,19 @@ def test_a_separable_toy_is_learned(trained):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
     assert result["steps"] == 30
+
+
+@pytest.mark.slow
+def test_a_saved_model_that_is_another_one_ends_the_stage(toy, tmp_path, monkeypatch):
+    def lossy(model, folder):
+        model.score.weight.data[0, 3] += 1
+        save_weights(model, folder)
+        model.score.weight.data[0, 3] -= 1
+
+    monkeypatch.setattr(prm, "save_weights", lossy)
+    short = FAST.model_copy(update={"max_steps": 2})
+    with pytest.raises(UserError, match=r"is not the one that was trained: on 4 rows"):
+        train_prm(TINY, toy, short, PROMPT, tmp_path, KEY)
 
 
 def test_trained_tokens_are_counted(trained, toy):

@@ -1,21 +1,27 @@
 """The model on disk is the trained one, whatever its architecture and what was trained of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from peft import PeftModel
 from sft_cases import SIZES, save_model, sums
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
-from butwait.records import UserError
+from butwait.records import Example, UserError
 from butwait.training import checkpoints, weights
-from butwait.training.settings import LoraSettings, SftSettings
+from butwait.training.encode import check_packing
+from butwait.training.saved import Probe
+from butwait.training.settings import LoraSettings, SftSettings, ValidationSettings
 from butwait.training.sft import train_sft
+from butwait.training.validation import split_rows
 from butwait.training.weights import Start
 
 SHORT = SftSettings(learning_rate=1e-2, max_steps=6, batch_size=4, save_steps=None)
@@ -45,9 +51,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     said = []
     save = Start.save
 
-    def saved(start: Start, policy: Any, *others: Any) -> None:
+    def saved(start: Start, policy: Any, *others: Any, **named: Any) -> float | None:
         said.append(logits(policy))
-        save(start, policy, *others)
+        return save(start, policy, *others, **named)
 
     monkeypatch.setattr(Start, "save", saved)
     return said
@@ -58,6 +64,23 @@ def on_disk(folder: Path) -> PreTrainedModel:
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     return model
+
+
+HELD = ValidationSettings(share=0.2, every=100)
+
+
+def loss_on_disk(folder: Path, examples: list[Example]) -> float:
+    """Nats a token on the questions that ``HELD`` keeps from training, by plain transformers."""
+    names = [example.problem_id for example in examples]
+    policy, total, tokens = on_disk(folder), 0.0, 0
+    for example in split_rows(examples, names, HELD.share, 0)[1]:
+        ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
+        with torch.no_grad():
+            said = policy(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        kept = torch.tensor([False] * (len(example.prompt_ids) - 1) + example.loss_mask.tolist())
+        total -= float(said.gather(1, ids[0, 1:, None])[kept].sum())
+        tokens += int(kept.sum())
+    return total / tokens
 
 
 ARCHITECTURES = ["Llama", "Granite", "Mixtral", "Qwen3Moe", "GraniteMoe", "Olmoe"]
@@ -81,12 +104,70 @@ def test_however_it_was_trained(
     model, tokenizer = save_model(tmp_path / "base")
     change_config(model, **fields)
     settings = SHORT.model_copy(update={"lora": lora, "keep_epochs": True, "epochs": 2.0})
-    settings = settings.model_copy(update={"max_steps": None})
-    train_sft(model, sums(tokenizer, 8), settings, tmp_path / "out", seed=0)
+    settings = settings.model_copy(update={"max_steps": None, "validation": HELD})
+    examples = sums(tokenizer, 10)
+    ended = train_sft(model, examples, settings, tmp_path / "out", seed=0)
+    assert loss_on_disk(tmp_path / "out/model", examples) == pytest.approx(
+        ended["validation_last"], abs=1e-5
+    )
     before = logits(on_disk(tmp_path / "base"))
     assert (trained[0] - before).abs().max() > 0.1
     for saved in ("model", "epochs/2/model"):
         assert (logits(on_disk(tmp_path / "out" / saved)) - trained[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [None, pytest.param(LORA, marks=pytest.mark.slow)],
+    ids=["all weights", "adapters"],
+)
+def test_a_saved_model_that_is_another_one_ends_the_training(
+    lora: LoraSettings | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that is lost on the way to the disk is found by the stage itself."""
+    model, tokenizer = save_model(tmp_path / "base")
+    save = weights.save_weights
+
+    def lossy(policy: Any, folder: Path, *others: Any) -> None:
+        if not isinstance(policy, PeftModel):
+            policy.model.layers[1].mlp.down_proj.weight.data[3] = 0
+        save(policy, folder, *others)
+
+    monkeypatch.setattr(weights, "save_weights", lossy)
+    settings = SHORT.model_copy(update={"lora": lora})
+    told = (
+        r"is not the one that was trained: on 4 rows its loss is (\S+) nats.*and (\S+) in training"
+    )
+    with pytest.raises(UserError, match=told) as refused:
+        train_sft(model, sums(tokenizer, 8), settings, tmp_path / "out", seed=0)
+    found, trained = map(float, re.search(told, str(refused.value)).groups())  # type: ignore[union-attr]
+    assert abs(found - trained) > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LORA], ids=["all weights", "adapters"])
+def test_in_any_precision(lora: LoraSettings | None, precision: str, tmp_path: Path) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    settings = SHORT.model_copy(update={"lora": lora, "precision": precision})
+    train_sft(model, sums(tokenizer, 8), settings, tmp_path / "out", seed=0)
+
+
+def test_a_look_at_a_model_changes_nothing() -> None:
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(vocab_size=64, attention_dropout=0.5, **SIZES)
+    ).train()
+    drawn = torch.get_rng_state()
+    probe = Probe([([5, 6, 7], [-100, 6, 7]), (np.arange(9, dtype=np.int32),) * 2])
+    expected = probe.measure(policy)
+    assert policy.training
+    assert torch.equal(torch.get_rng_state(), drawn)
+    policy.eval()
+    rows = [torch.tensor([[5, 6, 7]]), torch.arange(9)[None]]
+    with torch.no_grad():
+        sums = [float(policy(input_ids=r, labels=r).loss) * (r.numel() - 1) for r in rows]
+    assert expected == pytest.approx(sum(sums) / 11, abs=1e-6)
 
 
 def test_an_adapter_for_the_output_head_is_refused(tmp_path: Path) -> None:
@@ -106,7 +187,12 @@ def test_whatever_its_architecture(
 ) -> None:
     model, tokenizer = save_model(tmp_path / "base", architecture)
     change_config(model, **MIXTURE, rope_parameters={"rope_theta": 5e5, "rope_type": "default"})
-    train_sft(model, sums(tokenizer, 8), SHORT, tmp_path / "out", seed=0)
+    examples = sums(tokenizer, 10)
+    settings = SHORT.model_copy(update={"validation": HELD})
+    ended = train_sft(model, examples, settings, tmp_path / "out", seed=0)
+    assert loss_on_disk(tmp_path / "out/model", examples) == pytest.approx(
+        ended["validation_last"], abs=1e-5
+    )
     saved = on_disk(tmp_path / "out/model")
     assert (logits(saved) - trained[0]).abs().max() < 1e-5
     # Readers of the older layout find the base of the rotary embeddings too.
@@ -135,6 +221,43 @@ def test_the_router_of_a_mixture_of_experts_adds_no_loss(architecture: str, tmp_
         total -= float(picked[kept].sum().detach())
         tokens += int(kept.sum())
     assert first["loss_first"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["Mixtral", "Qwen2Moe", "Qwen3Moe", "GraniteMoe", "Olmoe", "Llama"]
+)
+def test_packed_examples_are_kept_apart(architecture: str) -> None:
+    """The order of a sum over experts depends on how many tokens chose one: that is no leak."""
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=64, pad_token_id=0, **SIZES, **MIXTURE
+    )
+    check_packing(AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_packing_by_a_model_that_refuses_it_is_one_sentence() -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError("this kernel can't keep packed sequences apart")
+
+    policy = AutoModelForCausalLM.from_config(transformers.LlamaConfig(vocab_size=64, **SIZES))
+    policy.model.norm.register_forward_hook(refused)
+    with pytest.raises(UserError, match=r"cannot be trained on packed .* set packing: false"):
+        check_packing(policy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["Mixtral", "Qwen3Moe", "GraniteMoe", "Olmoe"])
+def test_a_mixture_of_experts_is_packed_like_others(architecture: str, tmp_path: Path) -> None:
+    model, tokenizer = save_model(tmp_path / "base", architecture)
+    change_config(model, **MIXTURE)
+    settings = SHORT.model_copy(update={"max_steps": 1, "batch_size": 8, "warmup_ratio": 0.0})
+    packed = settings.model_copy(update={"packing": True, "max_length": 120})
+    examples = sums(tokenizer, 8)
+    apart, together = (
+        train_sft(model, examples, how, tmp_path / str(how.packing), seed=0)
+        for how in (settings, packed)
+    )
+    assert together["packed_rows"] < len(examples)
+    assert together["loss_first"] == pytest.approx(apart["loss_first"], abs=2e-6)
 
 
 @pytest.mark.parametrize("step", [1, 4, 6])

@@ -73,6 +73,12 @@ def silence() -> None:
     _silent = True
 
 
+def tell(line: str) -> None:
+    """A line about the work that begins."""
+    if not _silent:
+        print(f"  {visible(line)}", flush=True)
+
+
 @contextmanager
 def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task]:
     """Shows ``description`` with ``total`` units of work until the block ends."""

@@ -22,8 +22,10 @@ from butwait.running.packages import require
 from butwait.running.progress import task
 from butwait.running.refusals import refusals_told
 from butwait.training.checkpoints import Marker, WorkFolder
-from butwait.training.settings import OptimizationSettings
+from butwait.training.optimizers import Beginning, choose_optimizer
+from butwait.training.settings import OptimizationSettings, OptimizerSettings
 from butwait.training.validation import Validation
+from butwait.training.weights import policy_of
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "epoch")
 
@@ -42,8 +44,9 @@ def fit(
     ``trainer.counted``, a dictionary of counts, goes into checkpoints and comes back from them.
 
     Returns:
-        steps, epochs, the counts, loss_first and loss_last (of the first and last logged step),
-        and the figures of the validation.
+        steps, epochs, the counts, moved (share of the trained weights that are others than before,
+        None where devices hold parts of them), loss_first and loss_last (of the first and last
+        logged step), and the figures of the validation.
     """
     for tracker in settings.report_to:
         require(tracker, f"report_to: {tracker}")
@@ -57,20 +60,30 @@ def fit(
             trainer.add_callback(validation)  # before the marker: it may end the training
         for callback in (marker, *shown, *callbacks):
             trainer.add_callback(callback)
-        resume(trainer, work, trainer.counted.update)
+        moved = resume(trainer, settings, work, trainer.counted.update)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         **trainer.counted,
+        "moved": moved,
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
         **({} if validation is None else validation.figures()),
     }
 
 
-def resume(trainer: Any, work: WorkFolder, restore: Callable[[dict[str, Any]], None]) -> None:
-    """Trains from the last checkpoint, whose facts ``restore`` is given, or from the start."""
+def resume(
+    trainer: Any,
+    settings: OptimizerSettings,
+    work: WorkFolder,
+    restore: Callable[[dict[str, Any]], None],
+) -> float | None:
+    """Trains from the last checkpoint, whose facts ``restore`` is given, or from the start.
+    Returns the share of the trained weights that are others than before the first step."""
+    choose_optimizer(trainer, settings)
+    beginning = Beginning.of(trainer.model)
+    beginning.warn(settings)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Sane())
     with PartialState().main_process_first():
@@ -78,6 +91,7 @@ def resume(trainer: Any, work: WorkFolder, restore: Callable[[dict[str, Any]], N
     if checkpoint is not None:
         restore(checkpoint[1])
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
+    return beginning.moved(policy_of(trainer))
 
 
 @dataclass(eq=False)

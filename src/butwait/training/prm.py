@@ -31,6 +31,7 @@ from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import WorkFolder
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.rollouts import Rollout, rollout_figures, split_questions
+from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import PrmSettings
 from butwait.training.validation import Validation, split_rows
 from butwait.training.weights import save_weights
@@ -72,7 +73,8 @@ def train_prm(
         main figures.
 
     Raises:
-        UserError: no rollout is left to train on or to audit with.
+        UserError: no rollout is left to train on or to audit with; a saved model that is not the
+            one that was trained.
     """
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
@@ -111,6 +113,11 @@ def train_prm(
             save_weights(model, folder)
             tokenizer.save_pretrained(folder)
             write_note(folder, tokenizer, prompt)
+        probe = Probe([(row["input_ids"], row["labels"]) for row in examples[:ROWS]], _row_loss)
+        said = probe.measure(model)
+        del model
+        release(trainer)
+        check_saved(output / "model", start, probe, said, load_scorer)
     return {
         **rollout_figures(rollouts),
         "examples": len(examples),
@@ -141,6 +148,14 @@ class _Trainer(Trainer):
         if model.training:
             self.counted["trained_tokens"] += int(inputs["attention_mask"].sum())
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def _row_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The sum over the labelled tokens. Logits (t, 1), labels (t,)."""
+    labelled = labels != UNLABELLED
+    return binary_cross_entropy_with_logits(
+        logits.squeeze(-1)[labelled], labels[labelled], reduction="sum"
+    )
 
 
 def _labelled(inputs: dict[str, Any]) -> int:

@@ -55,6 +55,10 @@ class LaunchSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW, precision and checkpoints: what every training by gradient descent takes."""
 
+    optimizer: Result[Literal["adamw", "adamw_8bit", "adamw_4bit"]] = "adamw"
+    """AdamW, with moments as wide as the weights, or in 8 or 4 bits (torchao's, which must be
+    installed). The latter two round the updates of bfloat16 weights at random, so that small ones
+    are not lost."""
     learning_rate: Result[Positive] = 1e-5
     """Peak learning rate of AdamW."""
     batch_size: Result[PositiveInt] = 16
@@ -69,8 +73,9 @@ class OptimizerSettings(Settings):
     """The gradient is scaled down to this norm."""
     precision: Result[Literal["float32", "mixed", "bfloat16"]] = "float32"
     """``float32``; ``mixed``: float32 weights, bfloat16 arithmetic; ``bfloat16``: bfloat16 weights
-    too, which takes the least memory but loses small updates to rounding. It decides the dtype of
-    the weights that are trained and saved; ``model.dtype`` does not."""
+    too, which takes the least memory but loses small updates to rounding, except with an
+    ``optimizer`` that rounds at random. It decides the dtype of the weights that are trained and
+    saved; ``model.dtype`` does not."""
     gradient_checkpointing: Resource[bool] = False
     """Compute activations again in the backward pass: less memory, about 20 % slower."""
     save_steps: Resource[PositiveInt | None] = 500
@@ -78,6 +83,10 @@ class OptimizerSettings(Settings):
     holds weights and optimizer state; the last two are kept until the training ends."""
     logging_steps: Result[PositiveInt] = 1
     """Steps between lines of ``log.jsonl``; a line is their mean."""
+
+    def look(self, world: Any) -> None:
+        if self.optimizer != "adamw":
+            world.package("torchao", "optimizer", "'butwait[torchao]'")
 
 
 class ValidationSettings(Settings):
@@ -107,6 +116,11 @@ class OptimizationSettings(OptimizerSettings):
     """Optimizer steps; None: as many as ``epochs`` gives."""
     accumulation_steps: Result[PositiveInt] = 1
     """Forward passes per optimizer step."""
+
+    def look(self, world: Any) -> None:
+        super().look(world)
+        for tracker in self.report_to:
+            world.package(tracker, "report_to")
 
 
 class SftSettings(OptimizationSettings):

@@ -21,6 +21,7 @@ from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import KeepEpochs, WorkFolder
 from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
+from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import SftSettings
 from butwait.training.validation import Validation, split_rows
 from butwait.training.weights import Start, lora_config, policy_of
@@ -59,7 +60,8 @@ def train_sft(
 
     Raises:
         UserError: bad examples (see ``make_rows``), a model that cannot be packed, adapted or
-            held in memory, a loss that is no number, a full disk.
+            held in memory, a loss that is no number, a full disk, a saved model that is not the
+            one that was trained.
     """
     tokenizer = load_tokenizer(model)
     layout = prompt or PromptSettings()
@@ -93,15 +95,20 @@ def train_sft(
         trainer = _trainer(policy, tokenizer, rows, settings, arguments)
         epochs = KeepEpochs(output / "epochs", "adapter" if settings.lora else "model")
         kept = [epochs] if settings.keep_epochs else []
-        validation = None
+        validation, probed = None, rows
         if settings.validation is not None:
-            others = make_rows(held, tokenizer, layout, limit, settings.too_long)
-            seen = Dataset.from_dict({"input_ids": others.input_ids, "labels": others.labels})
+            probed = make_rows(held, tokenizer, layout, limit, settings.too_long)
+            seen = Dataset.from_dict({"input_ids": probed.input_ids, "labels": probed.labels})
             validation = Validation(settings.validation, seen, _labelled, output)
+        probe = Probe(list(zip(probed.input_ids, probed.labels, strict=True))[:ROWS])
+        del policy  # the trainer's, which is released below
         figures = fit(trainer, settings, work, output, "sft", *kept, validation=validation)
-        start.save(policy_of(trainer), output)
+        trained = start.save(policy_of(trainer), output, probe=probe)
+        assert trained is not None
         if settings.keep_epochs:
             _finish_epochs(start, output)
+        release(trainer)
+        check_saved(output / "model", start.weights, probe, trained)
     return {
         "examples": len(rows.input_ids),
         "dropped_too_long": rows.dropped_too_long,

@@ -26,6 +26,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
+from butwait.training.saved import Probe
 from butwait.training.settings import LoraSettings
 
 _NOT_TRAINED_WITH = ("use_cache", "output_router_logits", "router_aux_loss_coef")
@@ -77,7 +78,13 @@ class Start:
             _untie(policy)
         return policy
 
-    def save(self, policy: Any, output: Path, gathered: dict[str, Any] | None = None) -> None:
+    def save(
+        self,
+        policy: Any,
+        output: Path,
+        gathered: dict[str, Any] | None = None,
+        probe: Probe | None = None,
+    ) -> float | None:
         """Writes ``output/model``: an ordinary checkpoint with tokenizer, chat template and
         generation config. Where the model was adapted, ``output/adapter`` too, and
         ``output/model`` with the adapter in the weights.
@@ -86,20 +93,29 @@ class Start:
             policy: what was trained; an adapted model is of no use afterwards.
             output: the stage's folder.
             gathered: see ``gathered_weights``.
+            probe: what the saved model is to be compared by.
+
+        Returns:
+            What the probe finds of what was trained; with ``four_bit``, of the adapter on
+            unquantised weights.
         """
+        if self.lora is not None and self.lora.four_bit:
+            with atomic_path(output / "adapter") as folder:
+                save_weights(policy, folder)
+            # Merged into four-bit weights, the update would be rounded away.
+            return self.merge(output, probe)
+        trained = None if probe is None else probe.measure(policy)
         if self.lora is None:
-            return self._save_model(policy, output, gathered)
+            self._save_model(policy, output, gathered)
+            return trained
         with atomic_path(output / "adapter") as folder:
             save_weights(policy, folder)
-        if self.lora.four_bit:
-            # Merged into four-bit weights, the update would be rounded away.
-            self.merge(output)
-        else:
-            self._save_model(policy.merge_and_unload(), output)
+        self._save_model(policy.merge_and_unload(), output)
+        return trained
 
-    def merge(self, output: Path) -> None:
+    def merge(self, output: Path, probe: Probe | None = None) -> float | None:
         """Writes ``output/model`` from ``output/adapter`` and the weights that it was trained on,
-        in their full precision and in main memory."""
+        in their full precision and in main memory. Returns what the probe finds of both."""
         assert self.lora is not None
         whole = replace(
             self,
@@ -107,7 +123,9 @@ class Start:
             lora=self.lora.model_copy(update={"four_bit": False}),
         )
         adapted = PeftModel.from_pretrained(whole.load(), output / "adapter")
+        trained = None if probe is None else probe.measure(adapted)
         self._save_model(adapted.merge_and_unload(), output)
+        return trained
 
     def save_tokenizer(self, folder: Path) -> None:
         """The tokenizer, with the chat template of one's own that the questions were put by."""

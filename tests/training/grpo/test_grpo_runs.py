@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 from grpo_recipes import DIRECT, GRPO, rows, run_stages, without_times, write_recipe
+from safetensors.torch import load_file, save_file
 
+from butwait.records import UserError
 from butwait.search.storage import read_shard
 from butwait.training.fit import Log
 from butwait.training.grpo import searches
+from butwait.training.weights import Start
 from whole import WHOLE
 
 MODES = ("mixed", "expert_iteration", "replace", "pf_group")
@@ -178,6 +181,32 @@ def test_an_interrupted_training_ends_as_if_it_were_not(
     assert set(asked.values()) == ({1} if name == "mixed" else set())
     if name == "mixed":
         assert record(whole)["metrics"]["mixed_policies"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("looks", "lora"),
+    [(True, {"rank": 4}), (False, None)],
+    ids=["adapters of the best look", "weights of the last step"],
+)
+def test_a_saved_policy_that_is_another_one_ends_the_stage(
+    looks: bool, lora: dict[str, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = {"problems": "held_out", "every": 1} if looks else None
+    stage = GRPO | SHORT | {"kind": "grpo", "selection": look, "lora": lora, "learning_rate": 1e-3}
+    run = run_stages(tmp_path / "right", grpo=stage)
+    assert record(run / "grpo")["metrics"]["moved"] > 0.5
+    save = Start.save_tokenizer
+
+    def spoiled(start: Start, folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"] *= 1.5
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        save(start, folder)
+
+    monkeypatch.setattr(Start, "save_tokenizer", spoiled)
+    with pytest.raises(UserError, match=r"is not the one that was trained: on 4 rows its loss"):
+        run_stages(tmp_path / "wrong", grpo=stage)
 
 
 @pytest.mark.slow

@@ -168,6 +168,7 @@ class GrpoSettings(OptimizerSettings):
     Rounded up to whole generations."""
 
     def look(self, world: Any) -> None:
+        super().look(world)
         for tracker in self.report_to:
             world.package(tracker, "report_to")
 
@@ -198,6 +199,12 @@ class GrpoSettings(OptimizerSettings):
             raise ValueError(
                 "subset: questions are chosen by solved_by and solve_rate; length and "
                 "same_questions_as are for data"
+            )
+        if self.optimizer != "adamw" and self.launch and self.launch.config.startswith("zero"):
+            raise ValueError(
+                f"optimizer: {self.optimizer} is not for launch.config: {self.launch.config}, "
+                "whose DeepSpeed keeps float32 weights of its own; take optimizer: adamw, or "
+                "launch.config: fsdp2"
             )
         if self.plateau and self.plateau.signal == "accuracy" and self.selection is None:
             raise ValueError("plateau.signal: accuracy needs `selection`, whose looks it follows")

@@ -48,7 +48,9 @@ from butwait.training.grpo.trainer import (
     check_devices,
     check_whole_model,
     grpo_arguments,
+    is_sharded,
 )
+from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.weights import Start, gathered_weights, lora_config, policy_of
 
 
@@ -98,7 +100,8 @@ def train_grpo(material: GrpoMaterial, settings: GrpoSettings, output: Path) -> 
     Raises:
         UserError: settings that do not fit the devices, a package that is not installed, a vLLM
             server that cannot be reached, a question that leaves no room, a model that cannot be
-            loaded or held in memory, a loss that is no number, a full disk.
+            loaded or held in memory, a loss that is no number, a full disk, a saved model that is
+            not the one that was trained.
     """
     if not material.problems:
         raise UserError("no question is left to train on: widen `subset`, or give other problems")
@@ -141,7 +144,7 @@ class _Run:
         """From the last checkpoint, if there is one, to the end; then writes the model and returns
         the metrics."""
         try:
-            resume(self._trainer, self._work, self._restore)
+            self._moved = resume(self._trainer, self._settings, self._work, self._restore)
         except AttributeError as error:
             # vLLM's CPU build packs weights on processors with matrix tiles (AMX).
             if "weight_loader" not in str(error):
@@ -150,11 +153,15 @@ class _Run:
                 "generation.kind: vllm_colocate: vLLM packs its weights on this processor and "
                 "takes no new ones; take generation.kind: engine or generate"
             ) from error
-        gathered = gathered_weights(self._trainer)
+        gathered, metrics = gathered_weights(self._trainer), self._metrics()
         if self._trainer.accelerator.is_main_process:
-            self._save(gathered)
+            trained = self._save(gathered)
+            release(self._trainer)
+            if trained is not None:
+                folder = self._output / "model"
+                check_saved(folder, self._start.weights, self._probe, trained)
         self._trainer.accelerator.wait_for_everyone()
-        return self._metrics()
+        return metrics
 
     # How a generation comes about.
 
@@ -205,6 +212,12 @@ class _Run:
             deterministic=drawing.deterministic,
             capacity=longest + self._settings.longest_path,
         )
+
+    @cached_property
+    def _probe(self) -> Probe:
+        """The first questions, as they are put to the policy."""
+        prompts = map(self._material.prompting.prompt_ids, self._material.problems[:ROWS])
+        return Probe([(ids, ids) for ids in prompts])
 
     # What the training is made of.
 
@@ -261,8 +274,7 @@ class _Run:
         selection = self._settings.selection
         if selection is None or self._material.evaluate is None:
             return None
-        save = self._trainer.save_weights
-        return Looks(self._output, selection.every, self._look, save, self._facts)
+        return Looks(self._output, selection.every, self._look, self._keep, self._facts)
 
     def _add_callbacks(self, stack: ExitStack) -> None:
         trainer, settings, output = self._trainer, self._settings, self._output
@@ -298,18 +310,27 @@ class _Run:
 
     # What is left of it.
 
-    def _save(self, gathered: dict[str, Any] | None) -> None:
+    def _save(self, gathered: dict[str, Any] | None) -> float | None:
+        """Writes the model; returns the loss that it must have on the probe's rows, None where
+        it cannot be known."""
         start, lora = self._start, self._settings.lora
         if self._looks is None:
-            start.save(self._policy, self._output, gathered)
-            return
+            probe = None if is_sharded(self._trainer) else self._probe
+            return start.save(self._policy, self._output, gathered, probe)
         best = self._looks.weights(self._looks.best["step"])
         with atomic_path(self._output / ("model" if lora is None else "adapter")) as folder:
             shutil.copytree(best, folder)
             if lora is None:
                 start.save_tokenizer(folder)
-        if lora is not None:
-            start.merge(self._output)
+        merged = None if lora is None else start.merge(self._output, self._probe)
+        if lora is not None and lora.four_bit:
+            return merged
+        return self._facts.get("losses", {}).get(best.name)
+
+    def _keep(self, folder: Path) -> None:
+        """Writes the weights of the best look so far, and notes what they say."""
+        self._facts.setdefault("losses", {})[folder.name] = self._probe.measure(self._policy)
+        self._trainer.save_weights(folder)
 
     def _metrics(self) -> dict[str, Any]:
         trainer, looks = self._trainer, self._looks
@@ -320,6 +341,7 @@ class _Run:
             "stopped": self._facts.get("stopped", {}).get("reason"),
             **vars(self._sampler.tally),
             **trainer.counted,
+            "moved": self._moved,
             "reward_first": history[0]["reward"] if history else None,
             "reward_last": history[-1]["reward"] if history else None,
             "look_tokens": sum(look["policy_tokens"] for look in looks.past) if looks else 0,

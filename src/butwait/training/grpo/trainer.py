@@ -291,12 +291,16 @@ def check_devices(settings: GrpoSettings, processes: int) -> int:
     return settings.completions // share
 
 
+def is_sharded(trainer: Any) -> bool:
+    """Whether every device holds a part of the weights only."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+
 def check_whole_model(trainer: Any, settings: GrpoSettings) -> None:
     """Raises UserError where the weights are spread over devices and this process is to draw
     completions: the devices would wait for each other in every forward pass, at different times."""
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    sharded = trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
-    if not sharded:
+    if not is_sharded(trainer):
         return
     if settings.generation.kind == "engine":
         raise UserError(
