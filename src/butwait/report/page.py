@@ -37,6 +37,7 @@ from butwait.report.kinds import PageMaterial, Record, ReportedKinds, Section, k
 from butwait.report.lineage import ancestry, describe_model, supervision_of_evaluation
 from butwait.report.profiles import shown
 from butwait.report.ranking import Ranking, rankings
+from butwait.report.rounds import rounds_of
 from butwait.report.samples import side_by_side
 from butwait.report.sections import PROFILES, REINFORCEMENT, REWARD_MODELS, SEARCHES
 from butwait.report.svg import series_variable
@@ -94,6 +95,7 @@ def write_report(
         rankings(rows, comparisons),
         {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
         published(stages, kinds),
+        rounds_of(run, stages, rows, comparisons, kinds),
     )
     parts, page = _parts(PageMaterial(run, stages, kinds, colours), results), folder / "report.html"
     _write(page, "page.html", recipe=recipe_name, verdict=results.verdict, parts=parts)
@@ -137,6 +139,7 @@ class Results:
     rankings: Sequence[Ranking]
     supervision: Mapping[str, str]
     published: Mapping[str, dict[str, Any]]
+    rounds: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +163,13 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
         stages = stages_of.pop(section, None)
         return Part(section.title, section.template, stages and section.data(material, stages))
 
+    seconds = {s["name"]: formats.finite(s.get("seconds")) or 0.0 for s in material.stages}
     ranked = results.rankings and {"results": results, "colours": material.colours}
     return [
         part
         for part in (
             Part("Arms, ranked", "ranking.html", ranked),
+            Part("Rounds", "rounds.html", results.rounds and (results.rounds, seconds)),
             Part("Evaluations", "evaluations.html", _evaluations(material, results)),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
@@ -301,6 +306,7 @@ def summary_of(
             "comparisons": results.comparisons,
             "rankings": [asdict(ranking) for ranking in results.rankings],
             "reinforcement": reinforcement,
+            **({"rounds": results.rounds} if results.rounds else {}),
         }
     )
 
