@@ -163,13 +163,12 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
         stages = stages_of.pop(section, None)
         return Part(section.title, section.template, stages and section.data(material, stages))
 
-    seconds = {s["name"]: formats.finite(s.get("seconds")) or 0.0 for s in material.stages}
     ranked = results.rankings and {"results": results, "colours": material.colours}
     return [
         part
         for part in (
             Part("Arms, ranked", "ranking.html", ranked),
-            Part("Rounds", "rounds.html", results.rounds and (results.rounds, seconds)),
+            Part("Rounds", "rounds.html", _rounds(material, results)),
             Part("Evaluations", "evaluations.html", _evaluations(material, results)),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
@@ -182,6 +181,15 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Provenance", "provenance.html", material.stages),
         )
         if part.data
+    ]
+
+
+def _rounds(material: PageMaterial, results: Results) -> list[tuple[dict[str, Any], list[float]]]:
+    """Each loop, and the wall time of each of its rounds."""
+    seconds = {s["name"]: formats.finite(s.get("seconds")) or 0.0 for s in material.stages}
+    return [
+        (loop, [sum(seconds[name] for name in row["stages"]) for row in loop["rounds"]])
+        for loop in results.rounds
     ]
 
 
