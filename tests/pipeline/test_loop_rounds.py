@@ -1,13 +1,16 @@
-"""Rounds of a loop: what is pooled, what is computed anew, and what a kill leaves."""
+"""Rounds of a loop: what is pooled, what is computed anew, and what a stop leaves."""
 
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_runs import PLUGIN, kill_after
+from pipeline_runs import PLUGIN, finished
 
+from butwait.records import UserError
+from butwait.search import run as search_run
 from butwait.search.storage import read_trees
 from butwait.synthesis.dataset import load_examples
 
@@ -26,7 +29,7 @@ stages:
     reward_model: {kind: confidence}
     sampler: {kind: particle_filter, particles: 8, step: {delimiters: ["\\n"], max_tokens: 96}}
   data_1: &data {kind: verified, from: [hunt_1], per_question: 2, balance: true}
-  sft_1: &sft {kind: sft, from: [data_1], max_steps: 1, learning_rate: 3.0e-4}
+  sft_1: &sft {kind: sft, from: [data_1], max_steps: 2, learning_rate: 3.0e-4}
   hunt_2: {<<: *hunt, from: [sft_1]}
   data_2: {<<: *data, from: [hunt_2, hunt_1]}
   sft_2: {<<: *sft, from: [data_2]}
@@ -50,17 +53,30 @@ def numbers(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_second_round(own_folder: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_second_round(
+    own_folder: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (own_folder / "mine.yaml").write_text(LOOP)
-    # Killed in the second round's search, a run goes on there, to the same numbers.
-    trees, words = own_folder / "killed" / "hunt_2" / "trees", ["run", "mine.yaml", "--run-dir"]
-    assert kill_after([*words, "killed"], own_folder, trees, 1)
-    status, said, _ = command(*words, "killed")
+    # Stopped in the second round's search, a run goes on there, to the same numbers.
+    words, calls, sampled = ["run", "mine.yaml", "--run-dir"], count(1), search_run.run_sampler
+
+    async def stops(*given: Any) -> Any:
+        if next(calls) == 4 + 3:  # four questions a round
+            raise UserError("the machine is taken away")
+        return await sampled(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search_run, "run_sampler", stops)
+        assert command(*words, "stopped")[0] == 2
+    assert len(finished(own_folder / "stopped" / "hunt_2" / "trees")) < 4
+    status, said, _ = command(*words, "stopped")
     assert (status, computed(said)) == (0, [*SECOND, "report"])
     status, said, _ = command(*words, "whole")
     assert (status, computed(said)) == (0, [*FIRST, *SECOND, "report"])
-    killed, whole = (numbers(own_folder / name) for name in ("killed", "whole"))
-    assert killed == whole
+    stopped, whole = (numbers(own_folder / name) for name in ("stopped", "whole"))
+    assert stopped == whole
 
     # The table's figures are those of the files.
     run = own_folder / "whole"
