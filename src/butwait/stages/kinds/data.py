@@ -133,8 +133,8 @@ async def _prepared(
     """What the builder asks of the policies that searched, and its cost. Each model is asked about
     its own searches, by the rules of the first of them."""
     of_model: dict[Any, list[str]] = {}
-    for search in searches:
-        of_model.setdefault(run.model_of(search), []).append(search)
+    for name in searches:
+        of_model.setdefault(run.model_of(name), []).append(name)
     answers: list[Any] = []
     cost = Counter[str]()
     for own in of_model.values():
