@@ -124,6 +124,11 @@ def test_supervision_goes_through_all_rounds() -> None:
     assert supervision_of("again", stages, KINDS) == "external reward"
 
 
+def test_the_lineage_names_each_stage_once() -> None:
+    told = ancestry("more", records(*FIRST, *SECOND))
+    assert told == "more ← pooled ← hunt + again ← prm + sft ← data"
+
+
 def example(problem_id: str, text: str, stage: str) -> Example:
     ids = np.arange(len(text), dtype=np.int32)
     return Example(

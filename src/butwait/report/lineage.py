@@ -97,7 +97,7 @@ def ancestry(stage: str, records: Records) -> str:
     """
     line, frontier, seen = [], [stage], set[str]()
     while frontier:
-        fresh = [name for name in frontier if name not in seen]
+        fresh = list(dict.fromkeys(name for name in frontier if name not in seen))
         seen.update(fresh)
         if fresh:
             line.append(" + ".join(fresh))
