@@ -125,6 +125,10 @@ def _circle(recipe: Any) -> Iterator[MisfitError]:
     while ready := [name for name, sources in waiting.items() if not sources & set(waiting)]:
         for name in ready:
             del waiting[name]
+    # What only waits for a circle is no part of it.
+    while ends := [name for name in waiting if not any(name in s for s in waiting.values())]:
+        for name in ends:
+            del waiting[name]
     if waiting:
         told = f"these stages take from each other: {', '.join(waiting)}"
         yield MisfitError(told, ("stages", next(iter(waiting)), "from"))

@@ -1,6 +1,6 @@
 """Which stages made the model that an evaluation looked at, and where their signal came from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
@@ -74,17 +74,11 @@ def _told(signals: set[str]) -> str:
 
 def _signals(stage: str, records: Records, kinds: ReportedKinds) -> set[str]:
     """Of a stage and all that it stands on."""
-    found, waiting, seen = set[str](), [stage], set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in records:
-            continue
-        seen.add(name)
-        record = records[name]
-        found.add(kind_of(record, kinds).supervision)
+    found = set[str]()
+    for name in upstream([stage], records):
+        found.add(kind_of(records[name], kinds).supervision)
         if not sources(name, "reward model", records, kinds):
-            found |= _reward_signals(record)
-        waiting += _inputs(record)
+            found |= _reward_signals(records[name])
     return found
 
 
@@ -103,12 +97,23 @@ def ancestry(stage: str, records: Records) -> str:
     """
     line, frontier, seen = [], [stage], set[str]()
     while frontier:
-        fresh = [name for name in frontier if name not in seen]
+        fresh = list(dict.fromkeys(name for name in frontier if name not in seen))
         seen.update(fresh)
         if fresh:
             line.append(" + ".join(fresh))
         frontier = [up for name in fresh for up in _inputs(records.get(name, {}))]
     return " ← ".join(line)
+
+
+def upstream(stages: Iterable[str | None], records: Records) -> set[str]:
+    """These stages and all that they stand on, as far as there are records of them."""
+    waiting, seen = list(stages), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name is not None and name in records and name not in seen:
+            seen.add(name)
+            waiting += _inputs(records[name])
+    return seen
 
 
 def _inputs(record: Record) -> Sequence[str]:

@@ -37,6 +37,7 @@ from butwait.report.kinds import PageMaterial, Record, ReportedKinds, Section, k
 from butwait.report.lineage import ancestry, describe_model, supervision_of_evaluation
 from butwait.report.profiles import shown
 from butwait.report.ranking import Ranking, rankings
+from butwait.report.rounds import rounds_of
 from butwait.report.samples import side_by_side
 from butwait.report.sections import PROFILES, REINFORCEMENT, REWARD_MODELS, SEARCHES
 from butwait.report.svg import series_variable
@@ -94,6 +95,7 @@ def write_report(
         rankings(rows, comparisons),
         {row.key: supervision_of_evaluation(row, records, kinds) for row in rows},
         published(stages, kinds),
+        rounds_of(run, stages, rows, comparisons, kinds),
     )
     parts, page = _parts(PageMaterial(run, stages, kinds, colours), results), folder / "report.html"
     _write(page, "page.html", recipe=recipe_name, verdict=results.verdict, parts=parts)
@@ -137,6 +139,7 @@ class Results:
     rankings: Sequence[Ranking]
     supervision: Mapping[str, str]
     published: Mapping[str, dict[str, Any]]
+    rounds: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
         part
         for part in (
             Part("Arms, ranked", "ranking.html", ranked),
+            Part("Rounds", "rounds.html", _rounds(material, results)),
             Part("Evaluations", "evaluations.html", _evaluations(material, results)),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
@@ -177,6 +181,15 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Provenance", "provenance.html", material.stages),
         )
         if part.data
+    ]
+
+
+def _rounds(material: PageMaterial, results: Results) -> list[tuple[dict[str, Any], list[float]]]:
+    """Each loop, and the wall time of each of its rounds."""
+    seconds = {s["name"]: formats.finite(s.get("seconds")) or 0.0 for s in material.stages}
+    return [
+        (loop, [sum(seconds[name] for name in row["stages"]) for row in loop["rounds"]])
+        for loop in results.rounds
     ]
 
 
@@ -301,6 +314,7 @@ def summary_of(
             "comparisons": results.comparisons,
             "rankings": [asdict(ranking) for ranking in results.rankings],
             "reinforcement": reinforcement,
+            **({"rounds": results.rounds} if results.rounds else {}),
         }
     )
 

@@ -10,6 +10,7 @@ from butwait.report.collect import Evaluation, by_name
 from butwait.report.formats import finite
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 from butwait.report.lineage import policy_stage, tell_apart
+from butwait.report.loops import Rounds
 
 MUCH_TRUNCATED = 0.05
 """A larger share of truncated attempts is said beside the verdict."""
@@ -51,7 +52,9 @@ def judge(
     chosen = headline(records, by_key, comparisons, kinds)
     if chosen is not None:
         a, b = by_key[chosen["a"]], by_key[chosen["b"]]
-        names = tell_apart(a.stage, b.stage, records, kinds)
+        first, second = tell_apart(a.stage, b.stage, records, kinds)
+        rounds = Rounds(records, kinds)
+        names = first + rounds.told(a.stage), second + rounds.told(b.stage)
         return Verdict(_sentence(a, b, chosen, names), is_evidence(chosen), chosen, caveats)
     if rows:
         solved = "; ".join(
@@ -74,20 +77,24 @@ def headline(
 
     By design, not by result: first a trained model against the base, then two models, by the
     same method on the same set; among those plain sampling, then the set with the most questions,
-    scored or not; the recipe's order decides what is left.
+    scored or not, then the last round of a loop; the recipe's order decides what is left.
     """
     known = [c for c in comparisons if c.get("a") in rows and c.get("b") in rows]
 
-    def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, int]:
+    rounds = Rounds(records, kinds)
+
+    def rank(comparison: dict[str, Any]) -> tuple[bool, bool, bool, bool, int, int]:
         a, b = rows[comparison["a"]], rows[comparison["b"]]
         unscored = (a.metrics.get("excluded") or {}).get("problems") or ()
-        trained = [policy_stage(row.stage, records, kinds) is not None for row in (a, b)]
+        models = [policy_stage(row.stage, records, kinds) for row in (a, b)]
+        trained = [model is not None for model in models]
         return (
             not (a.set == b.set and a.method == b.method),
             trained != [False, True],
             a.stage == b.stage,
             not b.plain,
             -int(a.figure("n") or 0) - len(unscored),
+            -max(1, rounds.number(models[1]["name"] if models[1] else None)),
         )
 
     return min(known, key=rank, default=None)

@@ -126,6 +126,7 @@ class Searcher:
         rule, sampling: of the search.
         folder: where a builder keeps what is finished, so that a killed one goes on there.
         shard_size, concurrency: of the search, in questions.
+        stages: the search stages whose model it is; None: all of them.
     """
 
     engine: Engine
@@ -134,11 +135,13 @@ class Searcher:
     folder: Path
     shard_size: int
     concurrency: int
+    stages: frozenset[str] | None = None
 
 
 Prepare = Callable[[Material[Any], Searcher], Awaitable[tuple[Any, dict[str, int]]]]
 """What a builder asks the policy before it builds: gives ``Material.prepared`` and its cost in
-tokens."""
+tokens. Where several models searched, each is asked, and what they give are mappings that are
+joined."""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,10 @@ class SolutionsSettings(DataSettings):
     (``shortest``, ``median``, ``longest``), by the last ``reward``, or those that share the
     fewest phrases (``diverse``). The default is the one that favours no length: every other rule
     teaches something beside correctness."""
+    balance: Result[bool] = False
+    """Of several searches in ``from`` (the rounds of a loop), a question's solutions are taken from
+    each in turn, the first one of the list first; else from all together, where the search that
+    solved it more often gives more."""
 
 
 class MistakeSettings(SolutionsSettings):

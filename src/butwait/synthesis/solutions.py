@@ -4,6 +4,7 @@ attempts."""
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,11 +88,23 @@ def correct_solutions(
 
 def choose(pool: Sequence[Solution], settings: SolutionsSettings, key: Key) -> list[Solution]:
     """At most ``per_question`` solutions in the order of preference of the rule ``choose``; ties in
-    random order.
+    random order. With ``balance``, one of each search in turn, in that order within a search.
 
     Raises UserError for ``reward`` where the search asked no reward model.
     """
     shuffled = [pool[i] for i in key.generator().permutation(len(pool))]
+    if not settings.balance:
+        return _preferred(shuffled, settings)
+    searches = dict.fromkeys(solution.source.stage for solution in pool)
+    rows = [
+        _preferred([s for s in shuffled if s.source.stage == own], settings) for own in searches
+    ]
+    in_turn = (s for turn in zip_longest(*rows) for s in turn if s is not None)
+    return list(islice(in_turn, settings.per_question))
+
+
+def _preferred(shuffled: list[Solution], settings: SolutionsSettings) -> list[Solution]:
+    """The first ``per_question`` by the rule, which keeps the order of ties."""
     match settings.choose:
         case "random":
             ordered = shuffled
@@ -100,10 +113,10 @@ def choose(pool: Sequence[Solution], settings: SolutionsSettings, key: Key) -> l
         case "longest":
             ordered = sorted(shuffled, key=lambda s: -len(s.token_ids))
         case "median":
-            middle = np.median([len(s.token_ids) for s in pool]) if pool else 0
+            middle = np.median([len(s.token_ids) for s in shuffled]) if shuffled else 0
             ordered = sorted(shuffled, key=lambda s: abs(len(s.token_ids) - middle))
         case "reward":
-            if any(np.isnan(s.reward) for s in pool):
+            if any(np.isnan(s.reward) for s in shuffled):
                 raise UserError(
                     "choose: reward needs the rewards of a search with a reward model; choose "
                     "random, shortest, median, longest or diverse for this one"

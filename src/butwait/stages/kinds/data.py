@@ -72,12 +72,12 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
 
     settings: Any = run.settings
     searches = {stage.path.name: stage.path / "trees" for stage in run.inputs("trees")}
-    policy = next(iter(searches)) if builder.needs_trees else run.name
+    policies = list(searches) if builder.needs_trees else [run.name]
     trees, sets = SearchedTrees(searches), _sets(run, searches)
     material = Material(
         trees=trees,
         problems=[problem for name in sets for problem in run.problems(name)],
-        prompting=run.prompting(policy),
+        prompting=run.prompting(policies[0]),
         settings=settings,
         key=run.key,
         allowed=allowed(run, settings.subset),
@@ -105,7 +105,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
         builder=settings.kind,
         settings=settings.model_dump(mode="json", exclude={"kind", "from_"}, exclude_defaults=True),
         sources=sets,
-        model=run.model_of(policy).name,
+        model=", ".join(dict.fromkeys(run.model_of(search).name for search in policies)),
         recipe=run.recipe.name,
         seed=run.recipe.seed,
         tokenizer_fingerprint=material.prompting.tokenizer_fingerprint,
@@ -130,21 +130,35 @@ def allowed(run: StageRun, subset: SubsetSettings) -> set[str] | None:
 async def _prepared(
     run: StageRun, prepare: Prepare, material: Material[Any], searches: list[str]
 ) -> tuple[Any, dict[str, int]]:
-    """What the builder asks of the policy that searched, and its cost."""
-    if len({run.model_of(search) for search in searches}) > 1:
-        raise UserError(
-            f"confirm: the searches {', '.join(searches)} used several models; make a "
-            f"{material.settings.kind} stage for each"
-        )
-    search: Any = run.recipe.stages[searches[0]]
-    rule, sampling = search.sampler.step, search.sampler.sampling
-    searcher = replace(run, name=searches[0])
-    async with searcher.searching(material.problems, [rule], rewards=False) as (engine, _):
-        folder = run.folder / "confirmations"
-        return await prepare(
-            material,
-            Searcher(engine, rule, sampling, folder, search.shard_size, search.concurrency),
-        )
+    """What the builder asks of the policies that searched, and its cost. Each model is asked about
+    its own searches, by the rules of the first of them."""
+    of_model: dict[Any, list[str]] = {}
+    for name in searches:
+        of_model.setdefault(run.model_of(name), []).append(name)
+    answers: list[Any] = []
+    cost = Counter[str]()
+    for own in of_model.values():
+        search: Any = run.recipe.stages[own[0]]
+        rule, sampling = search.sampler.step, search.sampler.sampling
+        searcher = replace(run, name=own[0])
+        async with searcher.searching(material.problems, [rule], rewards=False) as (engine, _):
+            folder = run.folder / "confirmations"
+            answer, spent = await prepare(
+                material,
+                Searcher(
+                    engine,
+                    rule,
+                    sampling,
+                    folder if len(of_model) == 1 else folder / own[0],
+                    search.shard_size,
+                    search.concurrency,
+                    frozenset(own),
+                ),
+            )
+        answers.append(answer)
+        cost.update(spent)
+    joined = answers[0] if len(answers) == 1 else {k: v for a in answers for k, v in a.items()}
+    return joined, dict(cost)
 
 
 def _sets(run: StageRun, searches: Iterable[str]) -> list[str]:

@@ -29,7 +29,8 @@ def report(run: StageRun) -> Outcome:
     own["seconds"] = round(time.monotonic() - started, 3)
     stages, kinds, top = [*records, own], run.recipe.kinds(), run.folder.parent
     summary = write_report(top, stages, run.recipe.name, comparisons, arms, kinds, run.folder)
-    return {name: summary[name] for name in ("verdict", "rankings")}, {}
+    told = ("verdict", "rankings", "rounds")
+    return {name: summary[name] for name in told if name in summary}, {}
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:
@@ -38,15 +39,39 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         yield f"Arms on {ranking['set']} by {ranking['method']}:"
         for place, arm in enumerate(ranking["arms"], start=1):
             yield f"{place}. {_ranked(arm)}"
+    for loop in metrics.get("rounds", ()):
+        yield f"Rounds of {loop['loop']}:"
+        for row in loop["rounds"]:
+            yield f"{row['round']}. {_round(row)}"
 
 
 def _ranked(arm: Metrics) -> str:
-    low, high = arm["interval"]
     seeds = f" ({arm['seeds']} seeds)" if arm["seeds"] > 1 else ""
     unsure = ", ".join(arm["not_told_apart_from"])
-    return f"{arm['arm']}{seeds}: {arm['pass_at_1']:.1%} [{100 * low:.1f}, {100 * high:.1f}]" + (
+    return f"{arm['arm']}{seeds}: {_rate(arm)}" + (
         f"; not told apart from {unsure}" if unsure else ""
     )
+
+
+def _round(row: Metrics) -> str:
+    told = (
+        f"{row['model'] or 'base'} solves {row['solved']} of {row['questions']} by search, "
+        f"{row['first_solved']} for the first time"
+    )
+    if row["training"]:
+        told += f"; {row['new_examples']} new of {row['examples']} examples"
+    if row["evaluation"]:
+        told += f"; then {_rate(row['evaluation'])}"
+    if gain := row["gain"]:
+        low, high = gain["interval"]
+        told += f", {100 * gain['delta']:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+        told += "" if gain["told_apart"] else ", not told apart from the round before"
+    return told
+
+
+def _rate(row: Metrics) -> str:
+    low, high = row["interval"]
+    return f"{row['pass_at_1']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _check(recipe: Any, name: str) -> None:

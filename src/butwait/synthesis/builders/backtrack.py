@@ -109,7 +109,11 @@ async def confirm_branches(
     async def one(problem_id: str) -> dict[Branch, Confirmation]:
         own = material.key.derive("question", problem_id)  # as in ``by_question``
         question = Question(by_id[problem_id], trees.of(problem_id), own, BuildCounts())
-        branches = unconfirmed(plan(material, question))
+        branches = {
+            branch: stored
+            for branch, stored in unconfirmed(plan(material, question)).items()
+            if searcher.stages is None or stored.stage in searcher.stages
+        }
         return await confirm(question.problem, branches, searcher, grader, completions, own)
 
     with task("confirming branches", len(asked)) as progress:
