@@ -17,4 +17,4 @@ def run() -> Iterator[Callable[[Any], Any]]:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server is asked again without waiting long."""
-    monkeypatch.setattr("butwait.engines.remote_server.LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("butwait.engines.servers.remote_server.LONGEST_PAUSE_S", 0.01)

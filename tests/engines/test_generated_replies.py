@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openai_toy import Toy, serving
 from test_openai_engine import PROBLEM, TURNS, Run, engine_of
 
-from butwait.engines.remote_server import LostError
+from butwait.engines.servers.remote_server import LostError
 from butwait.records import UserError
 
 pytestmark = pytest.mark.usefixtures("short_pauses")

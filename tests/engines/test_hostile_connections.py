@@ -13,8 +13,8 @@ from test_openai_engine import Run
 
 from butwait.engines import openai_protocol, remote_server
 from butwait.engines.kinds.openai import OpenAISettings
-from butwait.engines.openai_protocol import Reply, replies
-from butwait.engines.remote_server import RemoteServer
+from butwait.engines.servers.openai_protocol import Reply, replies
+from butwait.engines.servers.remote_server import RemoteServer
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 

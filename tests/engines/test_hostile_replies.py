@@ -13,7 +13,7 @@ from openai_toy import Toy, Verbatim, next_logprobs, serving
 from random_models import EOS, VOCABULARY
 from test_openai_engine import PLAIN, PROBLEM, TURNS, Run, engine_of, ids, steps
 
-from butwait.engines.remote_server import RemoteServer
+from butwait.engines.servers.remote_server import RemoteServer
 from butwait.records import UserError
 
 pytestmark = pytest.mark.usefixtures("short_pauses")

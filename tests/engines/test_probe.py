@@ -11,7 +11,7 @@ from hostile_replies import RULE
 from openai_toy import Toy, Verbatim, serving
 from test_openai_engine import PLAIN, PROBLEM, TURNS, Run, engine_of, ids, steps
 
-from butwait.engines.openai_protocol import CHAT, COMPLETIONS
+from butwait.engines.servers.openai_protocol import CHAT, COMPLETIONS
 from butwait.records import UserError
 
 pytestmark = pytest.mark.usefixtures("short_pauses")

@@ -30,8 +30,8 @@ from butwait.engines import remote_server
 from butwait.engines.engine import Continuation
 from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
-from butwait.engines.openai_protocol import CHAT, Reply, read, replies
-from butwait.engines.remote_server import RefusedError, RemoteServer
+from butwait.engines.servers.openai_protocol import CHAT, Reply, read, replies
+from butwait.engines.servers.remote_server import RefusedError, RemoteServer
 from butwait.engines.settings import ModelSettings, Sampling
 from butwait.reward_models.kinds.pooling import PoolingSettings
 from butwait.reward_models.kinds.qwen_math_prm import QwenMathPrmSettings

@@ -21,7 +21,7 @@ from butwait.engines.models import (
     resolve,
 )
 from butwait.engines.openai import OpenAIEngine
-from butwait.engines.openai_protocol import CHAT
+from butwait.engines.servers.openai_protocol import CHAT
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings

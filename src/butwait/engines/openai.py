@@ -19,7 +19,7 @@ import numpy as np
 
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
 from butwait.engines.model_engine import RequestEngine
-from butwait.engines.openai_protocol import (
+from butwait.engines.servers.openai_protocol import (
     CHAT,
     COMPLETIONS,
     STREAMED,
@@ -32,8 +32,8 @@ from butwait.engines.openai_protocol import (
     no_numbers,
     replies,
 )
-from butwait.engines.remote_server import LostError, RefusedError, RemoteServer
 from butwait.engines.servers.probe import Served, context, probe
+from butwait.engines.servers.remote_server import LostError, RefusedError, RemoteServer
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.prompts import Message, messages

@@ -38,7 +38,7 @@ def start_openai(
     prompt is none."""
     from butwait.engines.models import checkpoint_eos_token_ids
     from butwait.engines.openai import OpenAIEngine
-    from butwait.engines.remote_server import RemoteServer
+    from butwait.engines.servers.remote_server import RemoteServer
 
     if settings.mode == "chat" and prompt.style != "chat":
         raise UserError("engine.mode: chat needs prompt.style: chat")

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from butwait.engines.engine import Prefix
-from butwait.engines.openai_protocol import (
+from butwait.engines.servers.openai_protocol import (
     COMPLETIONS,
     Reply,
     about_the_context,
@@ -19,7 +19,7 @@ from butwait.engines.openai_protocol import (
     no_numbers,
     replies,
 )
-from butwait.engines.remote_server import RefusedError, RemoteServer, UnansweredError
+from butwait.engines.servers.remote_server import RefusedError, RemoteServer, UnansweredError
 from butwait.engines.settings import Sampling
 from butwait.records import UserError
 

@@ -63,7 +63,7 @@ class PoolingPrm(BaseRewardModel):
     """
 
     def __init__(self, settings: PoolingSettings, tokenizer: Any) -> None:
-        from butwait.engines.remote_server import RemoteServer
+        from butwait.engines.servers.remote_server import RemoteServer
 
         super().__init__()
         self._layouts = QwenLayouts(tokenizer, settings.aggregation)
@@ -98,7 +98,7 @@ class PoolingPrm(BaseRewardModel):
             "encoding_format": "float",
             "use_activation": False,
         }
-        from butwait.engines.remote_server import RefusedError
+        from butwait.engines.servers.remote_server import RefusedError
 
         url = f"{self._server.url}/pooling"
         try:
@@ -130,7 +130,7 @@ class PoolingPrm(BaseRewardModel):
         return outputs
 
     async def _asked(self, body: dict[str, Any]) -> Any:
-        from butwait.engines.remote_server import error_code
+        from butwait.engines.servers.remote_server import error_code
 
         answer = await self._server.json("/pooling", body)
         if error_code(answer) is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from butwait.engines.detokenizer import UNFINISHED, Detokenizer, text_tokens
-from butwait.engines.remote_server import LEFTOVERS_S, LostError, RefusedError, RemoteServer
+from butwait.engines.servers.remote_server import LEFTOVERS_S, LostError, RefusedError, RemoteServer
 from butwait.records import UserError
 
 Mode = Literal["auto", "completions", "chat"]
