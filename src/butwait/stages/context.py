@@ -16,7 +16,7 @@ from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Key, Problem
 from butwait.reward_models.kinds.trained import TrainedSettings
-from butwait.reward_models.load import REWARD_MODELS, Policy, load_reward_model
+from butwait.reward_models.load import Policy, fitted, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.stages import Stage
@@ -134,7 +134,7 @@ class StageRun:
         reward_model = None
         if rewards and self.reward_model is not None:
             settings = self.reward_model
-            settings = REWARD_MODELS.of(settings).fitted(settings, capacity)
+            settings = fitted(settings, capacity)
             policy = Policy(self.model, self.recipe.prompt)
             reward_model = load_reward_model(settings, tokenizer, policy)
         # A search makes many small objects, and the collector would look at all of the libraries'
