@@ -32,7 +32,7 @@ def missing_device(device: str) -> str | None:
     if not count:
         built = kind == "cuda" and torch.version.cuda is None and torch.version.hip is None
         why = " (this torch was built without it)" if built else ""
-        return f"there is no device {device!r} on this machine{why}: set auto or cpu"
+        return f"there is no {device!r} on this machine{why}: set auto or cpu"
     if int(number or 0) >= count:
         return f"there is no {device!r} on this machine: the last one is {kind}:{count - 1}"
     return None
