@@ -1,7 +1,9 @@
 """Commands in processes of their own that need not import anything: a server forks each."""
 
+import importlib
 import multiprocessing
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -9,14 +11,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HEAVY = (
-    "butwait.cli.main", "butwait.pipeline.run", "butwait.report.page", "butwait.stages.kinds",
-    "butwait.synthesis.stored", "butwait.training.grpo.direct", "butwait.training.grpo.train",
-    "butwait.training.prm", "butwait.training.sft", "butwait.engines.transformers",
-    "butwait.problems.equality.worker", "matplotlib.figure",
+    "butwait.cli.main", "butwait.pipeline.run", "butwait.report.page", "butwait.synthesis.stored",
+    "butwait.training.grpo.direct", "butwait.training.grpo.train", "butwait.training.prm",
+    "butwait.training.sft", "butwait.engines.transformers", "butwait.problems.equality.worker",
+    "matplotlib.figure",
 )  # fmt: skip
+_KINDS = (
+    "butwait.stages.kinds", "butwait.search.samplers", "butwait.engines.kinds",
+    "butwait.reward_models.kinds", "butwait.synthesis.builders", "butwait.problems.kinds",
+)  # fmt: skip
+
+
+def _modules(package: str) -> list[str]:
+    path = importlib.import_module(package).__path__
+    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(path)]
+
+
 STREAMS = ("stdout.txt", "stderr.txt")
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(list(_HEAVY))
+# The kinds first: their settings read their own source, slowly once many modules are there.
+_server.set_forkserver_preload([*(name for kinds in _KINDS for name in _modules(kinds)), *_HEAVY])
 
 
 class Ended(NamedTuple):
