@@ -148,10 +148,10 @@ class _Errors:
         """A key that YAML reads as something else than text, or that has a forbidden shape."""
         key = error["input"]
         if isinstance(key, str):
-            what = error["type"]
+            if error["type"] != "string_pattern_mismatch":
+                return Mistake(place, ": this name cannot be had here")
             told = "holds characters that a name cannot have (letters, digits, _ . - and a letter "
-            rest = "or digit first)" if what == "string_pattern_mismatch" else "cannot be had here"
-            return Mistake(place, f": this name {told if rest.startswith('or') else ''}{rest}")
+            return Mistake(place, f": this name {told}or digit first)")
         around = ".".join(map(str, place[:-1]))
         told = f"`{around}`: the key {shown(key)} must be text: put it in quotes"
         return Mistake(place, told, None)

@@ -19,14 +19,15 @@ from urllib.request import getproxies, proxy_bypass
 from butwait.records import UserError
 from butwait.records.settings import Settings
 from butwait.running.devices import missing_device, missing_gpus
+from butwait.running.identity import SHIPPED
 from butwait.running.plugins import load_plugin
 
 CONNECT_S = 3.0
 """Seconds that a server has to take a connection."""
 HUB_S = 5.0
 """Seconds that the hub has to answer."""
-SHIPPED = ("tiny", "smollm2")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""What an id of a Hugging Face model looks like; a folder inside of another may look so too."""
 
 
 Place = tuple[str | int, ...]
@@ -247,7 +248,7 @@ def _model(name: str, revision: str | None) -> Any:
         return Lack((), f"the folder {path} holds no model: it has no config.json")
     if path.is_file():
         return None
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         return Lack(
             (),
             f"there is no model {name!r}: no such folder, and not a Hugging Face id "
