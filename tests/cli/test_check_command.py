@@ -57,6 +57,8 @@ def folder(own_folder: Path) -> Path:
     (own_folder / "toys.py").write_text(TOYS)
     (own_folder / "mine.yaml").write_text(RECIPE)
     (own_folder / "empty").mkdir()
+    (own_folder / "lora").mkdir()
+    (own_folder / "lora" / "adapter_config.json").write_text("{}")
     return own_folder
 
 
@@ -122,6 +124,12 @@ MISSING = [
         [f"{LATER}.reward_model={{kind: trained, model: runs/mine/learned}}"],
         "no file 'runs/mine/learned/butwait_reward_model.json'; what the stage 'learned' makes is",
     ),
+    (["model.name=lora"], "the folder lora holds an adapter (LoRA), not a model: merge it"),
+    (
+        [f"{LATER}.reward_model={{kind: classifier, name: lora}}"],
+        "`stages.later.reward_model.name`: the folder lora holds an adapter (LoRA)",
+    ),
+    (["model.name=toys.py"], "toys.py is a file: a model is named by the folder that holds it"),
     (["model.device=cuda:1"], "`model.device`: there is no 'cuda:1' on this machine"),
     (["model.device=gpu"], "`model.device`: 'gpu' is no device: write auto, cpu, cuda or cuda:1"),
     (["model.device='cuda:'"], "`model.device`: 'cuda:' is no device"),

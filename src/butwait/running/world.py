@@ -241,13 +241,17 @@ def _model(name: str, revision: str | None) -> Any:
         return None
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            told = (
+                f"the folder {path} holds an adapter (LoRA), not a model: merge it into its model"
+            )
+            return Lack((), f"{told}, save that with the tokenizer, and name its folder")
         if (path / "config.json").is_file():
             return _read_config(path / "config.json")
-        if any((path / other).is_file() for other in ("adapter_config.json", "params.json")):
-            return None  # told, or taken, where it is loaded
         return Lack((), f"the folder {path} holds no model: it has no config.json")
     if path.is_file():
-        return None
+        told = f"{path} is a file: a model is named by the folder that holds it"
+        return Lack((), f"{told} (a GGUF file is served: engine.kind: openai)")
     if not HUB_ID.fullmatch(name):
         return Lack(
             (),
