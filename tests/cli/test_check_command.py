@@ -57,7 +57,10 @@ def folder(own_folder: Path) -> Path:
     (own_folder / "toys.py").write_text(TOYS)
     (own_folder / "mine.yaml").write_text(RECIPE)
     (own_folder / "empty").mkdir()
-    (own_folder / "lora").mkdir()
+    for name in ("lora", "sft/adapter", "sft/model"):
+        (own_folder / name).mkdir(parents=True)
+    (own_folder / "sft/adapter/adapter_config.json").write_text("{}")
+    (own_folder / "sft/model/config.json").write_text("{}")
     (own_folder / "lora" / "adapter_config.json").write_text("{}")
     return own_folder
 
@@ -124,6 +127,7 @@ MISSING = [
         [f"{LATER}.reward_model={{kind: trained, model: runs/mine/learned}}"],
         "no file 'runs/mine/learned/butwait_reward_model.json'; what the stage 'learned' makes is",
     ),
+    (["model.name=sft/adapter"], "not a model: its merged weights are in sft/model"),
     (["model.name=lora"], "the folder lora holds an adapter (LoRA), not a model: merge it"),
     (
         [f"{LATER}.reward_model={{kind: classifier, name: lora}}"],

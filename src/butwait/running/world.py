@@ -242,10 +242,12 @@ def _model(name: str, revision: str | None) -> Any:
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
-            told = (
-                f"the folder {path} holds an adapter (LoRA), not a model: merge it into its model"
-            )
-            return Lack((), f"{told}, save that with the tokenizer, and name its folder")
+            told = f"the folder {path} holds an adapter (LoRA), not a model: "
+            merged = path.parent / "model"  # where a stage of butwait puts it
+            if path.name == "adapter" and (merged / "config.json").is_file():
+                return Lack((), f"{told}its merged weights are in {merged}")
+            rest = "merge it into its model, save that with the tokenizer, and name its folder"
+            return Lack((), told + rest)
         if (path / "config.json").is_file():
             return _read_config(path / "config.json")
         return Lack((), f"the folder {path} holds no model: it has no config.json")
