@@ -57,6 +57,11 @@ def folder(own_folder: Path) -> Path:
     (own_folder / "toys.py").write_text(TOYS)
     (own_folder / "mine.yaml").write_text(RECIPE)
     (own_folder / "empty").mkdir()
+    for name in ("lora", "sft/adapter", "sft/model"):
+        (own_folder / name).mkdir(parents=True)
+    (own_folder / "sft/adapter/adapter_config.json").write_text("{}")
+    (own_folder / "sft/model/config.json").write_text("{}")
+    (own_folder / "lora" / "adapter_config.json").write_text("{}")
     return own_folder
 
 
@@ -111,6 +116,39 @@ MISSING = [
     ([f"{LATER}.reward_model={{kind: pooling, base_url: 'http://x:y'}}"], "is no address"),
     (["stages.trained.lora={four_bit: true}"], "the package bitsandbytes is needed"),
     (["model.name=./gone"], "`model.name`: there is no model './gone'"),
+    (["model.name=empty/model"], "'empty/model' (nor is there such a folder in empty/), and the"),
+    (
+        ["model.name=runs/mine/trained/model"],
+        "no model 'runs/mine/trained/model': no such folder, and not a Hugging Face id (tiny and "
+        "smollm2 are the names that butwait itself knows); what the stage 'trained' makes is taken "
+        "by naming it in `from`",
+    ),
+    (
+        [f"{LATER}.reward_model={{kind: trained, model: runs/mine/learned}}"],
+        "no file 'runs/mine/learned/butwait_reward_model.json'; what the stage 'learned' makes is",
+    ),
+    (["model.name=sft/adapter"], "not a model: its merged weights are in sft/model"),
+    (["model.name=lora"], "the folder lora holds an adapter (LoRA), not a model: merge it"),
+    (
+        [f"{LATER}.reward_model={{kind: classifier, name: lora}}"],
+        "`stages.later.reward_model.name`: the folder lora holds an adapter (LoRA)",
+    ),
+    (["model.name=toys.py"], "toys.py is a file: a model is named by the folder that holds it"),
+    (["model.device=cuda:1"], "`model.device`: there is no 'cuda:1' on this machine"),
+    (["model.device=gpu"], "`model.device`: 'gpu' is no device: write auto, cpu, cuda or cuda:1"),
+    (["model.device='cuda:'"], "`model.device`: 'cuda:' is no device"),
+    (
+        [f"{LATER}.reward_model={{kind: classifier, name: tiny, device: cuda}}"],
+        "`stages.later.reward_model.device`: there is no 'cuda' on this machine",
+    ),
+    (
+        [
+            "stages.rl={kind: grpo, problems: sums, questions: 4, group: 4, step: {max_tokens: 8}, "
+            "launch: {processes: 2}}"
+        ],
+        "`stages.rl.launch.processes`: 2 processes need a GPU each, and this machine has none",
+    ),
+    (["stages.trained.report_to=[trackio]"], "the package trackio is needed and not installed"),
     (["problems.sums={source: gone.jsonl}"], "gone.jsonl"),
     (["problems.sums={source: 'toys:gone'}"], "has no 'gone'"),
     (
@@ -125,6 +163,13 @@ MISSING = [
         "`stages.rl.launch.config`: there is no file 'gone.yaml'",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine with a CPU alone."""
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda **_: None)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 0)
 
 
 @pytest.mark.parametrize("what", ["check", "run"])
@@ -225,6 +270,7 @@ def test_a_hub_that_cannot_be_asked_is_a_warning(folder: Path, command: Run) -> 
 def test_shipped_recipes_pass(command: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where their packages are installed; what they take from the hub is a warning off-line."""
     monkeypatch.setattr(World, "package", lambda *words: None)
+    monkeypatch.setattr(World, "gpus", lambda *words: None)
     monkeypatch.setattr("butwait.problems.sources.load_problems", lambda settings: [])
     code, out, said = command("check", name)
     assert code == 0, said
@@ -281,7 +327,7 @@ def test_what_the_hub_says(
     def download(*words: object, **options: object) -> str:
         raise error.__new__(error)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", download)
     world = World()
     world.model("org/model", None, "name")
     (lack,) = world.lacks
@@ -330,3 +376,37 @@ def test_settings_of_ones_own_say_what_they_need(folder: Path, command: Run) -> 
     assert code == 2
     assert "`look` of Tabled ends in ZeroDivisionError" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_device_matters_only_where_weights_are_run(folder: Path, command: Run) -> None:
+    with listening() as url:
+        words = [f"engine={{kind: openai, base_url: '{url}'}}", "model.device=cuda"]
+        code, _, said = command("check", "mine.yaml", *sets(words))
+        assert code == 2  # the stage `trained` trains here
+        lean = RECIPE.replace("  trained: {kind: sft, from: [learned], max_steps: 1}\n", "")
+        (folder / "mine.yaml").write_text(lean)
+        assert command("check", "mine.yaml", *sets(words))[0] == 0
+    code, _, said = command(
+        "check", "mine.yaml", "--set", "engine={kind: transformers}", "--set", "model.device=cuda"
+    )
+    assert code == 2
+    assert said.count("no 'cuda' on this") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "told"),
+    [("cuda", 1, None), ("cuda:0", 1, None), ("cuda:1", 1, "the last one is cuda:0"),
+     ("xpu", 1, "there is no 'xpu'"), ("auto", 0, None), ("cpu:0", 0, None)],
+)  # fmt: skip
+def test_devices_of_this_machine(
+    device: str, count: int, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from butwait.running.devices import missing_device
+
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: count)
+    found = missing_device(device)
+    assert (found is None) == (told is None)
+    assert told is None or told in str(found)

@@ -1,6 +1,7 @@
 """A user's mistakes: one clear sentence, exit code 2, nothing lost."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -145,6 +146,30 @@ def test_mistakes_in_a_file_to_grade(
     assert code == 2
     assert said in sentence
     assert not (folder / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("toys", "--out toys is a folder; give the name of a file"),
+        ("in.jsonl", "--out in.jsonl is the file that is read"),
+        ("hard.jsonl", "--out hard.jsonl is the file that is read"),
+        ("in.jsonl/x", "in.jsonl is no folder"),
+        ("pipe", "pipe is a device or a pipe"),
+        ("/dev/null", "/dev/null is a device or a pipe"),
+    ],
+)
+def test_where_verdicts_cannot_be_written(folder: Path, run: Run, out: str, said: str) -> None:
+    before = '{"id": 1, "gold": "3", "pred": "3"}\n'
+    (folder / "in.jsonl").write_text(before)
+    (folder / "hard.jsonl").hardlink_to(folder / "in.jsonl")
+    (folder / "toys").mkdir()
+    os.mkfifo(folder / "pipe")
+    code, sentence = run("grade", "--jsonl", "in.jsonl", "--out", out)
+    assert code == 2
+    assert said in sentence
+    assert (folder / "in.jsonl").read_text() == before
+    assert not Path("/dev/null").is_file()
 
 
 def test_a_folder_without_trees(folder: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ from architectures import REFUSED, RUNS, VOCABULARY, tiny_config, tiny_model
 from transformers import LlamaConfig, Mistral3Config
 
 from butwait.engines import slots as slots_module
-from butwait.engines.cache import context_limit
+from butwait.engines.cache import context_limit, layer_windows
 from butwait.engines.checkpoints.configs import causal_lm_class
 from butwait.engines.slots import SlotModel
 from butwait.records import UserError
@@ -73,6 +73,25 @@ def test_what_cannot_be_right_is_refused_before_anything_runs(kind: str, says: s
     with pytest.raises(UserError, match=says) as raised:
         SlotModel(tiny_model(kind), 2, 64)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "modernbert-decoder"])
+def test_windows_that_are_longer_than_the_trial_are_those_of_the_configuration(kind: str) -> None:
+    config = tiny_config(kind)
+    config.sliding_window = 16
+    torch.manual_seed(0)
+    model = causal_lm_class(config).from_config(config).eval()
+    assert 16 in layer_windows(model.config, False)
+    slots = SlotModel(model, 3, 64, prefill_chunk=7)
+    texts = [np.random.default_rng(n).integers(1, VOCABULARY, n) for n in (40, 11, 37)]
+    rows = slots.run([(slots.acquire(), 0, text) for text in texts], "all")
+    for text, row in zip(texts, rows, strict=True):
+        assert float((row.double().log_softmax(-1) - alone(model, text)).abs().max()) < 1e-4
+
+
+def test_keys_of_different_shapes_are_known_before_weights_are_read() -> None:
+    with pytest.raises(UserError, match="gemma4_unified_text models with keys of different shapes"):
+        layer_windows(tiny_config("gemma4_unified_text"), False)
 
 
 def test_a_scorer_on_a_model_that_goes_wrong_is_refused_as_well() -> None:

@@ -1,7 +1,7 @@
-"""A full disk, a limit of the system, Ctrl-C and SIGTERM at any moment of a loop of every kind of
-stage: one sentence, and the run goes on to the same summary.
+"""A full disk, a limit of the system, Ctrl-C and SIGTERM in every kind of stage: one sentence, and
+the run goes on to the same summary.
 
-``BUTWAIT_STOPS`` is how many stops by a signal there are.
+``BUTWAIT_SEED`` draws other moments.
 """
 
 import json
@@ -11,24 +11,39 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from pipeline_runs import butwait, prepare
+from pipeline_runs import prepare
 from test_kills_anywhere import LOOP, leftovers, result
+from warm_runs import start
 
-STOPS = int(os.environ.get("BUTWAIT_STOPS", "3"))
+from butwait.recipe.load import load_recipe
+from butwait.stages.kinds import STAGES
 
-EVERY_KIND = LOOP.replace(
-    "stages:\n", "  given: {source: given.jsonl, columns: {solution: solution}}\nstages:\n", 1
-).replace(
-    "  report: {kind: report}\n",
-    """  outside: {kind: external, problems: given}
+EVERY_KIND = (
+    LOOP.replace("limit: 12", "limit: 6")
+    .replace("steps: 3", "steps: 2")
+    .replace("max_steps: 4", "max_steps: 2")
+    .replace(
+        "problems:\n",
+        "problems:\n  given: {source: given.jsonl, columns: {solution: solution}}\n",
+        1,
+    )
+    .replace(
+        "  report: {kind: report}\n",
+        """  outside: {kind: external, problems: given}
+  hesitant:
+    kind: search
+    problems: hunt
+    sampler: {kind: but_wait, samples: 6, phrase: "\\n", rounds: 2, stable: null,
+      step: {delimiters: [], max_tokens: 160}}
+  thoughts: {kind: but_wait, from: [hesitant]}
+  stitched: {kind: stitch, from: [search]}
   grpo:
     kind: grpo
     problems: hunt
@@ -42,6 +57,7 @@ EVERY_KIND = LOOP.replace(
   looks: {kind: profile, from: [search, verified], sources: [search, verified]}
   report: {kind: report}
 """,
+    )
 )
 
 
@@ -61,11 +77,10 @@ def prepared(folder: Path) -> Path:
 
 
 class Undisturbed(NamedTuple):
-    """A finished run: its recipe's folder, what came out, and how long it took in seconds."""
+    """A finished run: its recipe's folder and what came out."""
 
     folder: Path
     result: Any
-    seconds: float
 
     @property
     def run(self) -> Path:
@@ -75,22 +90,13 @@ class Undisturbed(NamedTuple):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = prepared(tmp_path_factory.mktemp("undisturbed"))
-    started = time.monotonic()
-    done = butwait("run", "mine.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return Undisturbed(folder, result(folder / "runs/mine"), time.monotonic() - started)
+    done = start("run", "mine.yaml", cwd=folder, said=folder).end()
+    assert done.code == 0, done.said
+    return Undisturbed(folder, result(folder / "runs/mine"))
 
 
 def kilobytes(folder: Path) -> int:
     return sum(-(-file.stat().st_size // 4096) * 4 for file in folder.rglob("*") if file.is_file())
-
-
-def stage_under_way(run: Path) -> str:
-    """The stage that is begun and not finished."""
-    for file in run.glob("*/stage.json"):
-        if json.loads(file.read_text())["status"] != "complete":
-            return file.parent.name
-    return ""
 
 
 @pytest.fixture
@@ -114,80 +120,68 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", at], check=True)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_a_disk_that_becomes_full_in_any_stage(
-    disk: Callable[[int], Path], undisturbed: Undisturbed
-) -> None:
-    """Every stage once more beside all others, with a part of the room that it takes."""
-    plenty = 10**6
-    run = disk(plenty) / "run"
-    draws = random.Random(int(os.environ.get("BUTWAIT_SEED", "0")))
-    hit = []
-    shutil.copytree(undisturbed.run, run)
-    for name in sorted(file.parent.name for file in run.glob("*/stage.json")):
-        takes = kilobytes(run / name)
-        shutil.rmtree(run / name)
-        used = shutil.disk_usage(run).used // 1024
-        disk(used + 24 + draws.randint(0, takes * 2 // 3))
-        words = ("run", "mine.yaml", "--run-dir", run)
-        full = butwait(*words, cwd=undisturbed.folder)
-        if full.returncode != 0:
-            assert full.returncode == 2, full.stderr
-            assert len(full.stderr.strip().splitlines()) == 1, full.stderr
-            assert full.stderr.startswith("butwait: the disk is full"), full.stderr
-            assert str(run) in full.stderr
-            assert "run the same command again" in full.stderr
-            hit.append(name)
-        disk(plenty)
-        again = butwait(*words, cwd=undisturbed.folder)
-        assert again.returncode == 0, again.stderr
-        assert result(run) == undisturbed.result, name
-    assert leftovers(run) == []
-    print(hit)
-    assert len(hit) > 9
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600 + 120 * STOPS)
-def test_a_signal_at_any_moment(tmp_path: Path, undisturbed: Undisturbed) -> None:
-    expected, length = undisturbed.result, undisturbed.seconds
-    folder = prepared(tmp_path / "stopped")
-    run = folder / "runs/mine"
-    draws = random.Random(int(os.environ.get("BUTWAIT_SEED", "0")))
-    stops, hits = 0, Counter[str]()
-    while stops < STOPS:
-        sent = draws.choice((signal.SIGINT, signal.SIGTERM))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "butwait", "run", "mine.yaml"],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        # What comes before its first line is Python's own start.
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(draws.uniform(0, 0.3) * length)
-        asked = time.monotonic()
-        process.send_signal(sent)
-        _, said = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == 128 + sent, said
-        assert said.strip() == "butwait: stopped; the same command goes on where it was"
-        assert time.monotonic() - asked < 12
-        stops += 1
-        hits[stage_under_way(run)] += 1
-    print(dict(hits))
-    assert butwait("run", "mine.yaml", cwd=folder).returncode == 0
-    assert result(run) == expected
-    assert leftovers(run) == []
+def test_every_kind_of_stage_has_its_case(tmp_path: Path) -> None:
+    recipe = load_recipe(str(prepared(tmp_path / "all") / "mine.yaml"), STAGES)
+    assert {stage.kind for stage in recipe.stages.values()} == set(STAGES)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_a_full_disk_and_a_signal_in_every_stage(
+    disk: Callable[[int], Path], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """Every stage once more beside all others: with a part of the room that it takes, then stopped
+    in the middle, then to its end."""
+    plenty = 10**6
+    run = disk(plenty) / "run"
+    draws = random.Random(int(os.environ.get("BUTWAIT_SEED", "0")))
+    shutil.copytree(undisturbed.run, run)
+    words = ("run", "mine.yaml", "--run-dir", run)
+    stopped = 0
+    for name in sorted(file.parent.name for file in run.glob("*/stage.json")):
+        takes = kilobytes(run / name)
+        seconds = json.loads((run / name / "stage.json").read_text())["seconds"]
+        shutil.rmtree(run / name)
+        # What a stage of small files took may have held room that it did not need.
+        for room in (24 + draws.randint(0, takes * 2 // 3), 0):
+            shutil.rmtree(run / name, ignore_errors=True)
+            disk(shutil.disk_usage(run).used // 1024 + room)
+            full = start(*words, cwd=undisturbed.folder, said=tmp_path).end()
+            if full.code != 0:
+                break
+            disk(plenty)
+        assert full.code == 2, (name, full.said)
+        assert len(full.said.strip().splitlines()) == 1, full.said
+        assert full.said.startswith("butwait: the disk is full"), full.said
+        assert str(run) in full.said
+        assert "run the same command again" in full.said
+        disk(plenty)
+        signalled = draws.choice((signal.SIGINT, signal.SIGTERM))
+        going = start(*words, cwd=undisturbed.folder, said=tmp_path)
+        while going.process.is_alive() and not under_way(run / name, tmp_path / "stdout.txt"):
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0, 0.7) * seconds)
+        if going.process.is_alive():
+            os.kill(going.process.pid or 0, signalled)
+        ended = going.end()
+        if ended.code != 0:  # it was faster
+            assert ended.code == 128 + signalled, (name, ended.said)
+            assert ended.said.strip() == "butwait: stopped; the same command goes on where it was"
+            stopped += 1
+            again = start(*words, cwd=undisturbed.folder, said=tmp_path).end()
+            assert again.code == 0, (name, again.said)
+        assert result(run) == undisturbed.result, name
+    assert leftovers(run) == []
+    assert stopped > 5
+
+
+def under_way(stage: Path, said: Path) -> bool:
+    """Whether a run has come to a stage."""
+    return f" {stage.name} (" in said.read_text() and (stage / "stage.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_limit_on_the_size_of_files_and_on_open_files(
     tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
@@ -198,19 +192,11 @@ def test_a_limit_on_the_size_of_files_and_on_open_files(
         (resource.RLIMIT_NOFILE, (9,), "too many open files"),
     ):
         for limit in limits:
-            done = subprocess.run(
-                [sys.executable, "-m", "butwait", "run", "mine.yaml"],
-                cwd=folder,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                check=False,
-                preexec_fn=lambda kind=kind, limit=limit: resource.setrlimit(kind, (limit, limit)),
-            )
-            assert done.returncode == 2, (limit, done.stderr)
-            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-            assert says in done.stderr
-            assert "run the same command again" in done.stderr
-            print(limit, done.stderr)
-    assert butwait("run", "mine.yaml", cwd=folder).returncode == 0
+            lower = partial(resource.setrlimit, kind, (limit, limit))
+            done = start("run", "mine.yaml", cwd=folder, said=tmp_path, prepare=lower).end()
+            assert done.code == 2, (limit, done.said)
+            assert len(done.said.strip().splitlines()) == 1, done.said
+            assert says in done.said
+            assert "run the same command again" in done.said
+    assert start("run", "mine.yaml", cwd=folder, said=tmp_path).end().code == 0
     assert result(folder / "runs/mine") == undisturbed.result

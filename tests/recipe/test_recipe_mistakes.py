@@ -219,6 +219,34 @@ def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
     assert not [line for line in lines if "'search', which is no stage" in line]
 
 
+def test_what_does_not_fit_between_stages_and_inside_of_settings_is_told_whole() -> None:
+    own = RECIPE.replace(
+        "  report: ",
+        """  own: {kind: verified, from: [search], subset: {solved_by: sft, same_questions_as: prm,
+    solve_rate: [0.9, 0.1], length: [1, 0]}}
+  looks: {kind: profile, from: [search, after], sources: [sft, hunt, hunt]}
+  rl: {kind: grpo, problems: hunt, questions: 3, group: 5, plateau: {signal: accuracy},
+    reward: {overlong_tokens: 9}, step: {max_tokens: 8}}
+  report: """,
+    )
+    told = "\n".join(mistakes(own))
+    for sentence in (
+        "`stages.own.subset.solve_rate`: the first bound must not be above",
+        "`stages.own.subset.length`: the first bound must not be above",
+        "stage 'looks' takes from 'search', which its `sources` lack",
+        "stage 'looks' takes from 'after', which its `sources` lack",
+        "stage 'looks': the source 'sft' is a stage; add it",
+        "stage 'looks': sources names one twice ('hunt')",
+        "`stages.rl`: questions x group (15) must be a multiple",
+        "`stages.rl`: plateau.signal: accuracy needs `selection`",
+        "`stages.rl`: reward.overlong_tokens (9) must not exceed",
+    ):
+        assert sentence in told, told
+    told = "\n".join(mistakes(own.replace("[0.9, 0.1], length: [1, 0]", "[0, 1]")))
+    assert "subset.solved_by names 'sft', which is no search stage" in told
+    assert "subset.same_questions_as names 'prm', which is no data stage" in told
+
+
 def test_a_mistake_of_a_stage_with_seeds_or_of_an_anchor_is_told_once() -> None:
     seeds = mistakes(RECIPE.replace("kind: sft,", "kind: sft, seeds: 3, epochs: x,"))
     assert seeds == ["mine.yaml:15: `stages.sft.epochs` must be a number, not 'x'"]

@@ -1,12 +1,20 @@
 """A user's own function that fails, gives something else or hangs: one sentence, exit code 2, and
 what is finished is kept."""
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from butwait.records import Example, Span, UserError
+from butwait.synthesis.builder import BuildCounts, Built
+from butwait.synthesis.given import checked_build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
@@ -24,7 +32,13 @@ from butwait.records import Example
 from butwait.recipe.stages import StageKind, StageSettings
 from butwait.reward_models.reward_model import BaseRewardModel, Score
 from butwait.search.settings import CommonSettings, Sampler
-from toys import policy
+from butwait.records import Span
+from butwait.records.settings import Settings
+from butwait.reward_models.load import RewardModelKind
+from butwait.stages.kinds.data import data_stage
+from butwait.synthesis.builder import BuildCounts, Builder, Built
+from butwait.synthesis.settings import DataSettings
+from toys import policy, reward
 
 class Own(StageSettings):
     pass
@@ -82,6 +96,28 @@ SAMPLED = "stages.search.sampler={kind: 'mine:SAMPLER'}"
 STAGE = "def run(stage):\n    {}\nSTAGE = StageKind(settings=Own, gives='counts', run=run)\n"
 STAGED = "stages.own={kind: 'mine:STAGE'}"
 ENGINED = "def start(*_):\n    {}\nENGINE = EngineKind(BaseEngineSettings, start)\n"
+RECORD = (
+    "class Judge(Settings):\n    kind: str\n"
+    "RECORD = RewardModelKind(Judge, lambda *_: reward(), {})\n"
+)
+RECORDED = "stages.search.reward_model={kind: 'mine:RECORD'}"
+BUILDER = """
+class Mine(DataSettings):
+    pass
+def example(**other):
+    mask = np.ones(2, bool)
+    ids = np.array([1, 2], np.int32)
+    given = dict(problem_id="q00", prompt_ids=ids, completion_ids=ids, loss_mask=mask, spans=(),
+                 prompt=[], text="", tokenizer_fingerprint="x")
+    return Example(**(given | other))
+async def ask(material, searcher):
+    pass
+def build(material):
+    {}
+BUILDER = data_stage(Builder(Mine, build, label='x'))
+"""
+EXAMPLE = BUILDER.format("return Built([example({})], BuildCounts())")
+BUILT = "stages.own={kind: 'mine:BUILDER', from: [search]}"
 CONTINUED = "return [type(s)({}, s.prefix, 0) for s in steps]"
 
 GIVEN = [
@@ -165,6 +201,21 @@ GIVEN = [
     (STAGE.format("pass"), STAGED, "gives None in its run; it must return (metrics, cost)"),
     (STAGE.format("return {'x': float('nan')}, {}"), STAGED, "two mappings that JSON can hold"),
     (STAGE.format("sys.exit(3)"), STAGED, "'mine:STAGE' failed in run: SystemExit (3) at mine.py"),
+    (RECORD.format("fitted=lambda s, n: None"), RECORDED, "gives None in its fitted"),
+    (
+        RECORD.format("decoder=lambda s: 3"),
+        RECORDED,
+        "gives 3 (int) in its decoder; it must return",
+    ),
+    (RECORD.format("fitted=lambda s, n: 1 / 0"), RECORDED, "failed in <lambda>: ZeroDivisionError"),
+    (BUILDER.format("return None"), BUILT, "gives None in its build; it must return a Built of"),
+    (BUILDER.format("1 / 0"), BUILT, "'mine:BUILDER' failed in build: ZeroDivisionError"),
+    (EXAMPLE.format("problem_id='x'"), BUILT, "problem_id is that of a problem"),
+    (
+        BUILDER.replace("label='x'", "label='x', prepare=lambda settings: ask").format("pass"),
+        BUILT,
+        "gives None in its prepare; it must return a pair",
+    ),
     (ENGINED.format("pass"), "engine={kind: 'mine:ENGINE'}", "it must return an engine"),
 ]
 """(what the plugin is, --set, what is said of it)"""
@@ -295,3 +346,46 @@ def test_a_time_limit_that_is_no_number(
     code, _, said = command("run", "mine.yaml")
     assert code == 2
     assert f"BUTWAIT_PLUGIN_TIMEOUT='{given}' is no number of seconds" in said
+
+
+EXAMPLES = [
+    ({"problem_id": "x"}, "problem_id is that of a problem"),
+    ({"problem_id": [1]}, "problem_id is that of a problem"),
+    ({"completion_ids": [1, 2]}, "are token ids, int32 (n,)"),
+    ({"prompt_ids": np.zeros((1, 2), int)}, "are token ids, int32 (n,)"),
+    ({"loss_mask": np.ones(3, bool)}, "loss_mask is bool (n,)"),
+    ({"loss_mask": None}, "loss_mask is bool (n,)"),
+    ({"spans": None}, "spans are Spans inside of the completion"),
+    ({"spans": (Span("doubt", 1, 9, ""),)}, "spans are Spans inside of the completion"),
+    ({"text": None}, "text and tokenizer_fingerprint are texts"),
+    ({"prompt": "hello"}, "prompt is a list of messages"),
+    ({"provenance": {"a": {1}}}, "provenance is a mapping that JSON can hold"),
+    ({"provenance": [1]}, "provenance is a mapping that JSON can hold"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), EXAMPLES, ids=[says for _, says in EXAMPLES])
+def test_an_example_that_is_none(given: dict[str, Any], says: str) -> None:
+    ids, mask = np.array([1, 2], np.int32), np.ones(2, bool)
+    whole = Example("q", ids, ids, mask, (Span("solution", 0, 2, "a"),), [], "", "x", {})
+    counts = BuildCounts()
+    assert checked_build("a:b", Built([whole], counts), {"q"}).examples == [whole]
+    with pytest.raises(UserError, match=re.escape(says)):
+        checked_build("a:b", Built([whole, replace(whole, **given)], counts), {"q"})
+
+
+@pytest.mark.parametrize(
+    ("built", "says"),
+    [
+        (Built(None, BuildCounts()), "gives None in its build; it must return a list of Examples"),
+        (Built(iter([]), BuildCounts()), "must return a list of Examples"),
+        (Built([None], BuildCounts()), "one is of another type"),
+        (Built([], None), "a Built of Examples and BuildCounts"),
+        (Built([], BuildCounts(trees="2")), "BuildCounts of whole numbers"),
+        (Built([], BuildCounts(facts={"a": 0.5})), "BuildCounts of whole numbers"),
+        (Built([], BuildCounts(candidate_lengths=None)), "BuildCounts of whole numbers"),
+    ],
+)
+def test_a_data_set_that_is_none(built: Any, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        checked_build("a:b", built, {"q"})

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from butwait.records import UserError
-from butwait.running.tables import names_file, read_table
+from butwait.running import tables
+from butwait.running.tables import names_file, read_table, rows_of_arrow
 
 ROWS = [{"q": "a", "n": 1}, {"q": "b", "n": 2}]
 compress = partial(gzip.compress, mtime=0)  # the same test on every worker
@@ -171,3 +172,38 @@ def test_a_name_says_whether_it_is_a_file() -> None:
     assert all(map(names_file, files.split()))
     ids = "gsm8k openai/gsm8k a/model.v1.5 my_module:function gym:chain_sum arithmetic ./folder"
     assert not any(map(names_file, ids.split()))
+
+
+def test_short_floats_at_any_depth_are_the_decimals_that_they_stand_for(tmp_path: Path) -> None:
+    short, half = pa.float32(), pa.float16()
+    columns = {
+        "s": pa.array([{"x": 0.1, "y": "k"}, None], pa.struct([("x", short), ("y", pa.string())])),
+        "l": pa.array([[0.1, None], None], pa.list_(short)),
+        "h": pa.array([0.1, 2], half),
+        "m": pa.array([[("k", 0.1)], []], pa.map_(pa.string(), short)),
+        "d": pa.StructArray.from_arrays([pa.array(["x", "y"]).dictionary_encode()], ["q"]),
+        "n": pa.array([[{"v": [0.3]}], []], pa.list_(pa.struct([("v", pa.large_list(short))]))),
+        "w": pa.array([[0.1], [1 / 3]], pa.list_(pa.float64(), 1)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert list(read_table(tmp_path / "t.parquet").values()) == [
+        {"s": {"x": 0.1, "y": "k"}, "l": [0.1, None], "h": 0.1, "m": [("k", 0.1)],
+         "d": {"q": "x"}, "n": [{"v": [0.3]}], "w": [0.1]},
+        {"s": None, "l": None, "h": 2.0, "m": [], "d": {"q": "y"}, "n": [], "w": [1 / 3]},
+    ]  # fmt: skip
+    told = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array([0.1, 0.7], short))
+    assert rows_of_arrow(pa.table({"d": told})) == [{"d": 0.1}, {"d": 0.7}]
+
+
+def test_gzip_files_that_hold_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BOMB_SIZE", 1 << 16)
+    packed = compress(LINES.encode())
+    for content, told in (
+        (compress(b'{"a": 1}\n' * (1 << 17)), "unpacks to more than 200 times its size"),
+        (compress(packed), "was packed by gzip twice"),
+        (packed[:-9], "is a damaged gzip file"),
+        (packed + b"rubbish", "is a damaged gzip file"),
+    ):
+        with pytest.raises(UserError, match=told):
+            table(tmp_path, "t.jsonl.gz", content)
+    assert len(table(tmp_path, "t.jsonl.gz", packed + packed)) == 4  # two members are one file

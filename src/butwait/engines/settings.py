@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from butwait.records.settings import Content, Device, Resource, Result, Settings, Shape
+from butwait.running.devices import DeviceName
 
 SENTENCE_MARKS = ".!?"
 """What a sentence may end with."""
@@ -63,7 +64,7 @@ class ModelSettings(Settings):
     revision: Result[str | None] = None
     """Commit of a Hugging Face id; pin it for a run to be repeatable."""
     dtype: Result[Literal["float32", "bfloat16"]] = "float32"
-    device: Device[str] = "auto"
+    device: Device[DeviceName] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
 
     def look(self, world: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from butwait.records.settings import Resource, Result, Settings
+from butwait.records.settings import Resource, Result, Settings, refuse_all
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.search.settings import SAMPLERS, SamplerSettings
 from butwait.statistics.passk import MOST_ATTEMPTS
@@ -56,7 +56,6 @@ class EvaluateSettings(Settings):
 
     @model_validator(mode="after")
     def _clusters_are_of_its_sets(self) -> "EvaluateSettings":
-        for name in self.clusters:
-            if name not in self.problems:
-                raise ValueError(f"clusters names {name!r}, which is not among `problems`")
+        others = [name for name in self.clusters if name not in self.problems]
+        refuse_all(f"clusters names {name!r}, which is not among `problems`" for name in others)
         return self

@@ -14,6 +14,7 @@ from butwait.problems.source import kind_of
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Problem, UserError
+from butwait.running.devices import missing_device
 from butwait.running.mistakes import one_line
 from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
@@ -52,11 +53,13 @@ def look_around(
     What cannot be known now (a hub that does not answer) is a warning, and so is a path that will
     be cut. ``problems``: by set; those that are not known are left out.
     """
-    world, names = World(), list(stages)
+    world, names = World(stages=recipe.stages), list(stages)
     if any(_needs_model(recipe, name) for name in names):
         world.look(recipe.model, ("model",), _nothing)
     if any(recipe.kind(name).asks(recipe.stages[name]) for name in names):
         world.look(recipe.engine, ("engine",), _nothing)
+    for wrong in filter(None, (_wrong_device(recipe, name) for name in names)):
+        world.lacks.append(Lack(("model", "device"), wrong))
     for name in names:
         place = ("stages", name)
         # The reward model of a `prm` stage in `from` goes before the stage's own.
@@ -135,6 +138,19 @@ def _needs_model(recipe: Recipe, name: str) -> bool:
     trains = kind.gives in ("model", "reward model")
     runs = trains or ENGINES.of(recipe.engine).runs_model
     return runs and not kind.takes_all and not recipe.inputs(name, "model")
+
+
+def _wrong_device(recipe: Recipe, name: str) -> str | None:
+    """What is wrong with ``model.device`` where a stage runs weights there: its policy's, or its
+    trained reward model's."""
+    kind, device = recipe.kind(name), recipe.model.device
+    if kind.gives in ("model", "reward model") or recipe.inputs(name, "reward model"):
+        told = missing_device(device)
+        if told is not None:
+            return told
+    if not kind.asks(recipe.stages[name]):
+        return None
+    return ENGINES.of(recipe.engine).wrong_device(recipe.engine, device)
 
 
 def _unrewarded(recipe: Recipe, name: str) -> Iterator[Lack]:

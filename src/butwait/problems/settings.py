@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from butwait.problems.source import PARTICULAR, kind_of
-from butwait.records.settings import Result, Settings
+from butwait.records.settings import Result, Settings, refuse_all
 
 
 class Columns(Settings):
@@ -86,8 +86,8 @@ class ProblemSetSettings(Settings):
 
     @model_validator(mode="after")
     def _fields_fit_the_source(self) -> "ProblemSetSettings":
-        for name in sorted((PARTICULAR - kind_of(self.source).takes) & self.model_fields_set):
-            raise ValueError(f"{name} has no meaning for the source {self.source!r}")
+        unused = sorted((PARTICULAR - kind_of(self.source).takes) & self.model_fields_set)
+        refuse_all(f"{name} has no meaning for the source {self.source!r}" for name in unused)
         return self
 
 

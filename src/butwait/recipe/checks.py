@@ -32,11 +32,10 @@ def misfits(recipe: Any) -> Iterator[MisfitError]:
 
 
 def _own(recipe: Any, name: str) -> Iterator[MisfitError]:
-    """What the stage's kind finds, one thing at most."""
+    """What the stage's kind finds."""
     try:
-        recipe.kind(name).check(recipe, name)
-    except MisfitError as found:
-        yield found
+        for keys, told in recipe.kind(name).check(recipe, name) or ():
+            yield MisfitError(told, ("stages", name, *keys))
     except ValueError as error:
         yield MisfitError(str(error), ("stages", name))
     except Exception as error:

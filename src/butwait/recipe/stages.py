@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from butwait.records.settings import Resource, Result, Settings
+from butwait.records.settings import Resource, Result, Settings, Unfit
 from butwait.report.kinds import Section
 
 Metrics = dict[str, Any]
@@ -54,8 +54,8 @@ class OneSetStage(StageSettings):
         return (self.problems, *self.selection_sets)
 
 
-def _nothing(recipe: Any, name: str) -> None:
-    pass
+def _nothing(recipe: Any, name: str) -> Iterable[Unfit]:
+    return ()
 
 
 def _asks(settings: Any) -> bool:
@@ -81,8 +81,8 @@ class StageKind:
         gathers: it looks at all seeds of an arm together, and has none itself.
         takes_all: it may take anything but what it gives; without a ``from`` it takes from every
             stage that does not do so.
-        check: of a ``Recipe`` and a stage's name: raises ValueError for what does not fit between
-            that stage and the others.
+        check: of a ``Recipe`` and a stage's name: gives all that does not fit between that stage
+            and the others; or raises ValueError for one thing.
         run: does the stage (a ``stages.context.StageRun``). It may be called again after a kill:
             what it finds on disk it does not repeat.
         headline: a finished stage's result in a line or two, for a terminal.
@@ -103,7 +103,7 @@ class StageKind:
     sets: Literal["test", "training", "none"] = "none"
     gathers: bool = False
     takes_all: bool = False
-    check: Callable[[Any, str], None] = _nothing
+    check: Callable[[Any, str], Iterable[Unfit] | None] = _nothing
     headline: Callable[[Metrics], Iterable[str]] = _no_lines
     label: str = ""
     supervision: Literal["self", "external traces"] = "self"

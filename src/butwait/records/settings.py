@@ -1,11 +1,16 @@
 """The base of every layer's settings, and the marks of what a result depends on."""
 
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 T = TypeVar("T")
+
+Unfit = tuple[tuple[str | int, ...], str]
+"""Something of a stage that does not fit to the rest of its recipe: the keys below the stage that
+it stands under, and a sentence."""
 
 
 class Settings(BaseModel):
@@ -17,6 +22,24 @@ class Settings(BaseModel):
         """Asks a ``running.world.World`` for the files, packages, functions, models and servers
         that these settings name, those of settings inside of them aside. A run does so before
         anything is computed."""
+
+
+class SeveralError(ValueError):
+    """Several things that do not fit inside of settings.
+
+    Attributes:
+        sentences: at least one.
+    """
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__("; ".join(sentences))
+        self.sentences = tuple(sentences)
+
+
+def refuse_all(sentences: Iterable[str]) -> None:
+    """For a validator that finds several mistakes. Raises SeveralError where there are any."""
+    if found := list(sentences):
+        raise SeveralError(found)
 
 
 class Mark(Enum):

@@ -10,6 +10,7 @@ from butwait.records.settings import Settings
 from butwait.reward_models.plugin import load_plugin_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.kinds import Kinds
+from butwait.running.plugins import wrong
 
 
 class Policy(NamedTuple):
@@ -62,6 +63,26 @@ def load_reward_model(
     if ":" in kind:
         return load_plugin_model(kind, load, settings, policy_tokenizer, policy)
     return load(settings, policy_tokenizer, policy)
+
+
+def fitted(settings: Any, tokens: int | None) -> Any:
+    """``RewardModelKind.fitted`` of these settings. UserError for a plugin that gives none."""
+    found = REWARD_MODELS.of(settings).fitted(settings, tokens)
+    if not isinstance(found, Settings):
+        raise wrong(settings.kind, "its fitted", found, "settings")
+    return found
+
+
+def decoder(settings: Any) -> tuple[ModelSettings, bool] | None:
+    """``RewardModelKind.decoder`` of these settings. UserError for a plugin that gives something
+    else."""
+    found: Any = REWARD_MODELS.of(settings).decoder(settings)
+    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], ModelSettings)
+    if found is not None and not pair:
+        raise wrong(
+            settings.kind, "its decoder", found, "a ModelSettings and true or false, or None"
+        )
+    return found
 
 
 def is_own(settings: Any) -> bool:

@@ -1,12 +1,13 @@
 """What reward models share of their settings. Imports nothing heavy."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from butwait.engines.settings import ModelSettings
 from butwait.records.settings import Device, Result, Settings, Shape
 from butwait.reward_models.load import REWARD_MODELS
+from butwait.running.devices import DeviceName
 
 Aggregation = Literal["prod", "min", "last", "model"]
 
@@ -19,7 +20,7 @@ class LocalModelSettings(Settings):
 
     dtype: Result[Literal["float32", "bfloat16"]] = "float32"
     """Of its weights and arithmetic; scores are float32 in any case."""
-    device: Device[str] = "auto"
+    device: Device[DeviceName] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
     slots: Shape[Annotated[int, Field(gt=0)]] = 64
     """Rows of the KV cache: the most paths whose scored part is kept at a time. A path that loses
@@ -32,6 +33,9 @@ class LocalModelSettings(Settings):
     deterministic: Result[bool] = False
     """Fixed shapes (all slots, ``capacity``, ``prefill_chunk``), so that a score does not depend on
     what shares the batch."""
+
+    def look(self, world: Any) -> None:
+        world.device(self.device, "device")
 
     def checkpoint(self, name: str, revision: str | None = None) -> ModelSettings:
         """A model of the hub or a folder, run as these settings say."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from butwait.records import UserError
 from butwait.running.refusals import refusals_told
 
 # Names on the way: not whole yet; whole, and to come back unless its successor came; to go.
@@ -25,11 +26,35 @@ def atomic_path(target: Path) -> Iterator[Path]:
     aside for a moment: ``recover``, which the next writer of the target calls, puts it back if the
     new did not come. What the disk refuses, a full one for example, is a UserError.
     """
+    _check_replaceable(target)
     with refusals_told(f"{target} was not written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target.parent, f".{glob.escape(target.name)}.*")
         with _replacing(target) as temporary:
             yield temporary
+
+
+def check_output(target: Path, *inputs: Path, option: str = "--out") -> None:
+    """Whether a file can be written there, before what is to be in it is computed.
+
+    Raises UserError for a folder, a device or a pipe, something inside of a file, and one of the
+    inputs, which would be lost.
+    """
+    if target.is_dir():
+        raise UserError(f"{option} {target} is a folder; give the name of a file")
+    _check_replaceable(target)
+    around = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not around.is_dir():
+        raise UserError(f"{option} {target}: {around} is no folder; choose another name")
+    for read in inputs:
+        if target.exists() and read.exists() and target.samefile(read):
+            raise UserError(f"{option} {target} is the file that is read; choose another name")
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises UserError where a rename would put a file in place of a device or a pipe."""
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise UserError(f"{target} is a device or a pipe; choose the name of a file")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from butwait.records.settings import Mark, Settings
 from butwait.running.plugins import source_file
 
 _PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
-_SHIPPED = ("tiny", "smollm2")  # found by their names, whatever folders there are
+SHIPPED = ("tiny", "smollm2")  # found by their names, whatever folders there are
 
 
 def identity(*parts: Any) -> str:
@@ -89,7 +89,7 @@ def content(name: str) -> Any:
         source = source_file(name)
         return [name.partition(":")[2], file_digest(source)] if source else name
     path = Path(name).expanduser()
-    if name in _SHIPPED or not os.path.exists(path):
+    if name in SHIPPED or not os.path.exists(path):
         return name
     if path.is_file():
         return file_digest(path)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from butwait.records.settings import SeveralError
 from butwait.running.expected import choices, describe, either, keys_of, meant, nearest, types_at
 from butwait.running.kinds import Kinds
 
@@ -121,6 +122,9 @@ class _Errors:
         if isinstance(found := getattr(cause, "found", None), tuple):  # told with their places
             for each in found:
                 yield Mistake(each.place, str(each), None)
+        elif isinstance(cause, SeveralError):
+            for sentence in cause.sentences:
+                yield Mistake(place, f": {sentence}")
         elif "[key]" in error["loc"] or error["type"] == "invalid_key":
             yield self.key(place, error)
         elif error["type"] == "extra_forbidden":
@@ -144,10 +148,10 @@ class _Errors:
         """A key that YAML reads as something else than text, or that has a forbidden shape."""
         key = error["input"]
         if isinstance(key, str):
-            what = error["type"]
+            if error["type"] != "string_pattern_mismatch":
+                return Mistake(place, ": this name cannot be had here")
             told = "holds characters that a name cannot have (letters, digits, _ . - and a letter "
-            rest = "or digit first)" if what == "string_pattern_mismatch" else "cannot be had here"
-            return Mistake(place, f": this name {told if rest.startswith('or') else ''}{rest}")
+            return Mistake(place, f": this name {told}or digit first)")
         around = ".".join(map(str, place[:-1]))
         told = f"`{around}`: the key {shown(key)} must be text: put it in quotes"
         return Mistake(place, told, None)

@@ -19,6 +19,10 @@ from butwait.records import UserError
 from butwait.running.json_lines import Row, decoded, parsed, reason, rows_of_text
 
 _DELIMITERS = ",;\t|"
+_UNPACKED_AT_A_TIME = 1 << 24
+_BOMB_SIZE, _BOMB_RATIO = 1 << 28, 200
+"""Bytes that any gzip file may unpack to, and how many times its size beyond. Text of tables packs
+to a tenth or a fiftieth."""
 _LONGEST_CELL = 2**31 - 1
 _OTHER_SUFFIX = re.compile(
     r"\.(7z|arrow|avro|bz2|db|docx?|feather|gz|html?|ipynb|lz4|md|np[yz]|ods|orc|pickle|pkl|pt|py"
@@ -96,7 +100,7 @@ def _content(path: Path) -> bytes:
     try:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            data = _unpacked(path, data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
     except OSError as error:
@@ -105,6 +109,24 @@ def _content(path: Path) -> bytes:
         if data.startswith(start):
             raise UserError(f"{path} is {what}")
     return data
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    """What a gzip file holds. Raises UserError for one that holds far more than any table, and for
+    one that was packed twice."""
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while part := file.read(_UNPACKED_AT_A_TIME):
+            parts.append(part)
+            size += len(part)
+            if size > max(_BOMB_SIZE, _BOMB_RATIO * len(data)):
+                raise UserError(
+                    f"{path} unpacks to more than {_BOMB_RATIO} times its size ({size >> 20} MiB "
+                    "and more): this is no table; unpack it, and look at it"
+                )
+    if parts and parts[0].startswith(b"\x1f\x8b"):
+        raise UserError(f"{path} was packed by gzip twice; unpack it once")
+    return b"".join(parts)
 
 
 def _lines(path: Path, data: bytes) -> dict[str, Row]:
@@ -233,16 +255,37 @@ def _parquet(path: Path, data: bytes) -> dict[str, Row]:
 
 
 def rows_of_arrow(table: Any) -> list[Row]:
-    """The rows of a ``pyarrow.Table``. Numbers of 32 bits are the decimals that they stand for:
-    0.1 and not 0.10000000149011612."""
-    import pyarrow as pa
-    import pyarrow.compute
+    """The rows of a ``pyarrow.Table``. Numbers of 32 and 16 bits, nested ones too, are the decimals
+    that they stand for: 0.1 and not 0.10000000149011612."""
+    rows: list[Row] = table.to_pylist()
+    for column in table.schema:
+        if "float" in str(column.type):  # not in double, nor in text
+            for row in rows:
+                row[column.name] = _shortest(row[column.name], column.type)
+    return rows
 
-    for index, field in enumerate(table.schema):
-        if pa.types.is_float32(field.type):
-            column = pa.compute.cast(pa.compute.cast(table[index], pa.string()), pa.float64())
-            table = table.set_column(index, field.name, column)
-    return table.to_pylist()
+
+def _shortest(value: Any, kind: Any) -> Any:
+    """A value of an Arrow type, its short floats as the shortest decimals that stand for them."""
+    import numpy as np
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if pa.types.is_float32(kind):
+        return float(str(np.float32(value)))
+    if pa.types.is_float16(kind):
+        return float(str(np.float16(value)))
+    if pa.types.is_dictionary(kind):
+        return _shortest(value, kind.value_type)
+    if pa.types.is_struct(kind):
+        return {part.name: _shortest(value[part.name], part.type) for part in kind}
+    if pa.types.is_map(kind):
+        types = (kind.key_type, kind.item_type)
+        return [tuple(map(_shortest, pair, types)) for pair in value]
+    if isinstance(value, list):
+        return [_shortest(item, kind.value_type) for item in value]
+    return value
 
 
 _READERS: dict[str, Callable[[Path, bytes], dict[str, Row]]] = {

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
@@ -18,14 +18,16 @@ from urllib.request import getproxies, proxy_bypass
 
 from butwait.records import UserError
 from butwait.records.settings import Settings
+from butwait.running.devices import missing_device, missing_gpus
+from butwait.running.identity import SHIPPED
 from butwait.running.plugins import load_plugin
 
 CONNECT_S = 3.0
 """Seconds that a server has to take a connection."""
 HUB_S = 5.0
 """Seconds that the hub has to answer."""
-SHIPPED = ("tiny", "smollm2")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""What an id of a Hugging Face model looks like; a folder inside of another may look so too."""
 
 
 Place = tuple[str | int, ...]
@@ -53,9 +55,11 @@ class World:
 
     Attributes:
         lacks: what was not there, in order.
+        stages: names of the recipe's stages, whose folders may have been meant.
     """
 
     lacks: list[Lack] = field(default_factory=list)
+    stages: Collection[str] = ()
     _place: Place = ()
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
@@ -83,13 +87,26 @@ class World:
         """A file that must exist."""
         path = Path(name).expanduser()
         if not path.is_file():
-            self.lack(key, f"there is no file {name!r}" + (" (a folder)" if path.is_dir() else ""))
+            told = f"there is no file {name!r}" + (" (a folder)" if path.is_dir() else "")
+            self.lack(key, told + self._stage_in(name))
 
     def package(self, package: str, key: str, install: str | None = None) -> None:
         """A package that must be installed. ``install``: its name for pip, if it is another."""
         if find_spec(package) is None:
             told = f"the package {package} is needed and not installed"
             self.lack(key, f"{told}: pip install {install or package}")
+
+    def device(self, name: str, key: str) -> None:
+        """A device that this machine must have."""
+        told = self._once("device", name, missing_device)
+        if told is not None:
+            self.lack(key, told)
+
+    def gpus(self, count: int, key: str) -> None:
+        """So many GPUs, one a process."""
+        told = missing_gpus(count)
+        if told is not None:
+            self.lack(key, told)
 
     def plugin(self, name: str, key: str) -> None:
         """``module:function`` of something that is called."""
@@ -107,7 +124,7 @@ class World:
         """A model's folder or hub id."""
         found = self._once("model", name, lambda name: _model(name, revision), revision or "")
         if isinstance(found, Lack):
-            self.lack(key, found.told, warning=found.warning)
+            self.lack(key, found.told + self._stage_in(name), warning=found.warning)
 
     def peek(self, name: str, revision: str | None) -> dict[str, Any] | None:
         """The configuration of a model that was looked at, where it was found."""
@@ -119,6 +136,12 @@ class World:
         found = self._once("dataset", name, lambda name: _dataset(name, revision), revision or "")
         if found is not None:
             self.lacks.append(Lack(place, found.told, found.warning))
+
+    def _stage_in(self, name: str) -> str:
+        """What to say where a name may be meant for what a stage of the same recipe makes."""
+        stage = next((part for part in reversed(Path(name).parts) if part in self.stages), None)
+        told = f"; what the stage {stage!r} makes is taken by naming it in `from`"
+        return "" if stage is None else told
 
     def _once(self, what: str, name: str, look: Callable[[str], Any], more: str = "") -> Any:
         known = (what, name, more)
@@ -218,14 +241,20 @@ def _model(name: str, revision: str | None) -> Any:
         return None
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            told = f"the folder {path} holds an adapter (LoRA), not a model: "
+            merged = path.parent / "model"  # where a stage of butwait puts it
+            if path.name == "adapter" and (merged / "config.json").is_file():
+                return Lack((), f"{told}its merged weights are in {merged}")
+            rest = "merge it into its model, save that with the tokenizer, and name its folder"
+            return Lack((), told + rest)
         if (path / "config.json").is_file():
             return _read_config(path / "config.json")
-        if any((path / other).is_file() for other in ("adapter_config.json", "params.json")):
-            return None  # told, or taken, where it is loaded
         return Lack((), f"the folder {path} holds no model: it has no config.json")
     if path.is_file():
-        return None
-    if not _HUB_ID.fullmatch(name):
+        told = f"{path} is a file: a model is named by the folder that holds it"
+        return Lack((), f"{told} (a GGUF file is served: engine.kind: openai)")
+    if not HUB_ID.fullmatch(name):
         return Lack(
             (),
             f"there is no model {name!r}: no such folder, and not a Hugging Face id "
@@ -243,10 +272,18 @@ def _read_config(path: Path) -> Any:
 
 
 def _hub_config(name: str, revision: str | None) -> Any:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
 
     kept = try_to_load_from_cache(name, "config.json", revision=revision)
     if not isinstance(kept, str):
+        # Asked once: the download would ask a hub that is not there for half a minute.
+        url = hf_hub_url(name, "config.json", revision=revision)
+        get_hf_file_metadata(url, timeout=HUB_S)
         kept = hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_S)
     return _read_config(Path(kept))
 
@@ -265,6 +302,10 @@ def _of_hub(look: Callable[[], Any], what: str, name: str, revision: str | None)
     from huggingface_hub import errors
 
     at = f" at revision {revision!r}" if revision else ""
+    first, slash, _ = name.partition("/")
+    is_path = bool(slash) and os.path.isdir(first)
+    if is_path:
+        at += f" (nor is there such a folder in {first}/)"
     try:
         return look()
     except errors.GatedRepoError:
@@ -279,5 +320,7 @@ def _of_hub(look: Callable[[], Any], what: str, name: str, revision: str | None)
         return Lack((), f"the {what} {name!r}{at} has no config.json")
     except Exception as error:  # whatever a network does; what matters is looked at when it is used
         del error
-    told = f"the hub cannot be asked for the {what} {name!r}{at}; it must be in the cache by then"
-    return Lack((), told, warning=True)
+    told = f"the hub cannot be asked for the {what} {name!r}{at}"
+    if is_path:  # most likely misspelt
+        return Lack((), f"{told}, and the cache lacks it: mend the path, or the network")
+    return Lack((), f"{told}; it must be in the cache by then", warning=True)

@@ -2,7 +2,7 @@
 
 from butwait.engines.flops import DecoderFlops, flops_of
 from butwait.engines.load import ENGINES
-from butwait.reward_models.load import REWARD_MODELS
+from butwait.reward_models.load import decoder
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.stages.context import StageRun
 
@@ -17,5 +17,5 @@ def stage_flops(run: StageRun) -> tuple[DecoderFlops | None, DecoderFlops | None
 
 def _reward_model_flops(settings: RewardModelSettings | None) -> DecoderFlops | None:
     # A score is read off the last hidden states: mostly no language-model head runs.
-    decoder = None if settings is None else REWARD_MODELS.of(settings).decoder(settings)
-    return None if decoder is None else flops_of(decoder[0], head=decoder[1])
+    found = None if settings is None else decoder(settings)
+    return None if found is None else flops_of(found[0], head=found[1])

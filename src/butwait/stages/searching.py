@@ -11,7 +11,7 @@ from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree
-from butwait.reward_models.load import REWARD_MODELS, Policy, load_reward_model
+from butwait.reward_models.load import Policy, fitted, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.run import run_sampler
 from butwait.search.settings import SamplerSettings
@@ -48,7 +48,7 @@ async def loaded(
     judge, judging = reward_model, None
     try:
         if reward_model is not None and not isinstance(reward_model, RewardModel):
-            settings = REWARD_MODELS.of(reward_model).fitted(reward_model, capacity)
+            settings = fitted(reward_model, capacity)
             judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt))
         # A search makes many small objects, and the collector would look at all of the libraries'
         # objects again and again.

@@ -11,6 +11,7 @@ import numpy as np
 from butwait.engines.engine import Engine
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Example, Key, Problem, SearchTree
+from butwait.records.settings import Unfit
 from butwait.running.kinds import Kinds
 from butwait.synthesis.settings import DataSettings
 
@@ -155,8 +156,8 @@ class Builder(Generic[S]):
         supervision: what the builder itself adds to where the signal came from.
         needs_trees: whether it cannot do without a search. Otherwise the stage names a problem set
             (``problems``).
-        check: of a ``Recipe``, a stage's name and its settings: raises ValueError for what does not
-            fit between that stage and the others, the subset's rules aside.
+        check: of a ``Recipe``, a stage's name and its settings: gives all that does not fit between
+            that stage and the others, the subset's rules aside; or raises ValueError for one thing.
         prepare: for settings that need the policy once more, what is asked of it; else None.
     """
 
@@ -165,7 +166,7 @@ class Builder(Generic[S]):
     label: str
     supervision: Literal["self", "external traces"] = "self"
     needs_trees: bool = True
-    check: Callable[[Any, str, S], None] = lambda recipe, name, settings: None
+    check: Callable[[Any, str, S], Iterable[Unfit] | None] = lambda recipe, name, settings: ()
     prepare: Callable[[S], Prepare | None] = lambda settings: None
 
 

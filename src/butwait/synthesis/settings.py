@@ -1,12 +1,13 @@
 """What all builders of training data take. Imports nothing heavy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from butwait.records.settings import Content, Result, Settings
+from butwait.records.settings import Content, Result, Settings, Unfit
 from butwait.synthesis.phrases import PhraseKind, load_phrases
 
 Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
@@ -72,31 +73,29 @@ class SubsetSettings(Settings):
     length: Result[tuple[Share, Share] | None] = None
     """Only examples whose length in tokens lies between these two quantiles of all examples'."""
 
-    @model_validator(mode="after")
-    def _in_order(self) -> "SubsetSettings":
-        for name in ("solve_rate", "length"):
-            bounds = getattr(self, name)
-            if bounds is not None and bounds[0] > bounds[1]:
-                raise ValueError(f"{name}: the first bound must not be above the second")
-        return self
+    @field_validator("solve_rate", "length")
+    @classmethod
+    def _in_order(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and bounds[0] > bounds[1]:
+            raise ValueError("the first bound must not be above the second")
+        return bounds
 
-    def check(self, recipe: Any, name: str) -> None:
-        """Whether the stage ``name`` of a ``Recipe`` takes from the stages that the rules need.
-
-        Raises:
-            ValueError: the first rule that it does not.
-        """
+    def check(self, recipe: Any, name: str) -> Iterator[Unfit]:
+        """The rules that need a stage which the stage ``name`` of a ``Recipe`` does not take
+        from."""
         trees, data = recipe.inputs(name, "trees"), recipe.inputs(name, "data")
         for rule, wanted, there, what in (
             ("solved_by", self.solved_by, trees, "no search stage"),
             ("same_questions_as", self.same_questions_as, data, "no data stage"),
         ):
             if wanted is not None and wanted not in there:
-                raise ValueError(
+                told = (
                     f"stage {name!r}: subset.{rule} names {wanted!r}, which is {what} in its `from`"
                 )
+                yield ("subset", rule), told
         if self.solve_rate is not None and not trees:
-            raise ValueError(f"stage {name!r}: subset.solve_rate needs a search stage in `from`")
+            told = f"stage {name!r}: subset.solve_rate needs a search stage in `from`"
+            yield ("subset", "solve_rate"), told
 
 
 class DataSettings(Settings):

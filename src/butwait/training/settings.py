@@ -50,6 +50,8 @@ class LaunchSettings(Settings):
             world.package("deepspeed", "config")
         elif self.config not in ("cpu", "ddp", "fsdp2"):
             world.file(self.config, "config")
+        if self.config in ("ddp", "fsdp2", "zero2", "zero3"):
+            world.gpus(self.processes, "processes")
 
 
 class OptimizerSettings(Settings):

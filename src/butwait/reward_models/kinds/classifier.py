@@ -59,6 +59,7 @@ class ClassifierSettings(LocalModelSettings):
     """One score from many steps: their product, their minimum, the last one."""
 
     def look(self, world: Any) -> None:
+        super().look(world)
         world.model(self.name, self.revision, "name")
 
 

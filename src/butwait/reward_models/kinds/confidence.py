@@ -48,6 +48,10 @@ class ConfidenceSettings(LocalModelSettings):
     """The measure's value that gives a logit of 0; None: 0. Self-certainty has no natural one, so
     it must be given there (see docs/reward_models.md)."""
 
+    def look(self, world: Any) -> None:
+        if self.measure == "self_certainty":
+            super().look(world)
+
     @model_validator(mode="after")
     def _centred(self) -> "ConfidenceSettings":
         if self.measure == "self_certainty" and self.centre is None:

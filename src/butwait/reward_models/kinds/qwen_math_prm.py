@@ -47,6 +47,7 @@ class QwenMathPrmSettings(LocalModelSettings):
     whole path is shown as a single step (best in arXiv:2502.01618)."""
 
     def look(self, world: Any) -> None:
+        super().look(world)
         world.model(self.name, self.revision, "name")
 
 

@@ -29,6 +29,7 @@ class TrainedSettings(LocalModelSettings):
     """Folder of the checkpoint (``RUN/STAGE/model``)."""
 
     def look(self, world: Any) -> None:
+        super().look(world)
         world.file(f"{self.model}/{FILE}", "model")
 
 

@@ -6,7 +6,7 @@ derives both. Unlike a single filter, whose average has a bias of O(1/N), the ch
 N >= 2 once it has forgotten its start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from butwait.engines.engine import Engine
 from butwait.records import Key, Problem, SearchTree
-from butwait.records.settings import Result
+from butwait.records.settings import Result, refuse_all
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import TreeBuilder
 from butwait.search.frontier import Frontier
@@ -51,23 +51,22 @@ class ConditionalSettings(PopulationSettings):
         return chosen
 
     @model_validator(mode="after")
-    def _some_sweep_is_left(self) -> Self:
+    def _a_chain_can_be_made(self) -> Self:
+        refuse_all(self._misfits())
+        return self
+
+    def _misfits(self) -> Iterator[str]:
         if self.burn_in >= self.iterations:
-            raise ValueError(
+            yield (
                 f"a burn_in of {self.burn_in} leaves none of {self.iterations} iterations; make "
                 "it smaller, or iterations larger"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _scores_are_of_the_sampled_policy(self) -> Self:
         how = self.sampling
         if self.ancestor_sampling and (how.temperature, how.top_p, how.top_k) != (1, 1, 0):
-            raise ValueError(
+            yield (
                 "ancestor_sampling needs temperature 1, top_p 1 and top_k 0: engines score given "
                 "tokens under the policy as it is; set these, or ancestor_sampling to false"
             )
-        return self
 
 
 class ParticleGibbsSettings(ConditionalSettings, FilterSettings):

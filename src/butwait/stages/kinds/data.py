@@ -12,19 +12,18 @@ from pydantic import Field, create_model
 
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
-from butwait.records import Example, UserError
-from butwait.records.settings import Result
+from butwait.records import UserError
+from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
-from butwait.running.plugins import wrong
 from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
     Builder,
-    Built,
     Material,
     Prepare,
     Searcher,
 )
+from butwait.synthesis.given import checked_build, checked_preparation
 from butwait.synthesis.settings import SubsetSettings
 
 PROVED = 4
@@ -85,12 +84,11 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
-        prepared, cost = asyncio.run(_prepared(run, prepare, material, list(searches)))
+        found = asyncio.run(_prepared(run, prepare, material, list(searches)))
+        prepared, cost = checked_preparation(settings.kind, found)
         material = replace(material, prepared=prepared)
-    built = builder.build(material)
-    if not isinstance(built, Built) or not all(isinstance(e, Example) for e in built.examples):
-        raise wrong(settings.kind, "its build", built, "a Built of Examples")
     by_id = {problem.id: problem for problem in material.problems}
+    built = checked_build(settings.kind, builder.build(material), by_id)
     for example in built.examples[:PROVED]:
         problem = by_id[example.problem_id]
         if not is_rebuilt(example, problem, trees.at, material.prompting):
@@ -181,10 +179,10 @@ def _headline(metrics: Metrics) -> Iterator[str]:
     )
 
 
-def _check(builder: Builder[Any], recipe: Any, name: str) -> None:
+def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:
     settings = recipe.stages[name]
-    settings.subset.check(recipe, name)
-    builder.check(recipe, name, settings)
+    yield from settings.subset.check(recipe, name)
+    yield from builder.check(recipe, name, settings) or ()
 
 
 KINDS = tuple(data_stage(BUILDERS[kind]) for kind in BUILDERS)

@@ -11,7 +11,7 @@ from butwait.engines.engine import Engine
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import Attempt
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
@@ -94,15 +94,14 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions"
 
 
-def _check(recipe: Any, name: str) -> None:
+def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     epoch = recipe.stages[name].checkpoint
     trained = [recipe.stages[source] for source in recipe.inputs(name, "model")]
     kept = (model for model in trained if hasattr(model, "keeps"))
     if epoch is not None and not any(model.keeps(epoch) for model in kept):
-        raise ValueError(
-            f"stage {name!r}: checkpoint: {epoch} needs an sft stage in `from` with "
-            f"keep_epochs: true and at least {epoch} epochs (max_steps unset)"
-        )
+        told = f"stage {name!r}: checkpoint: {epoch} needs an sft stage in `from` with "
+        told += f"keep_epochs: true and at least {epoch} epochs (max_steps unset)"
+        yield ("checkpoint",), told
 
 
 EVALUATE = StageKind(

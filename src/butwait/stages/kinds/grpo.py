@@ -9,7 +9,7 @@ from butwait.engines.settings import Sampling
 from butwait.evaluation.settings import MethodSettings
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Attempt, Problem, UserError
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.report.sections import REINFORCEMENT
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
@@ -154,8 +154,8 @@ def _reward(mean: float | None) -> str:
     return "unknown (no answer could be graded)" if mean is None else f"{mean:.3f}"
 
 
-def _check(recipe: Any, name: str) -> None:
-    recipe.stages[name].subset.check(recipe, name)
+def _check(recipe: Any, name: str) -> Iterator[Unfit]:
+    yield from recipe.stages[name].subset.check(recipe, name)
 
 
 GRPO = StageKind(

@@ -9,7 +9,7 @@ from pydantic import Field
 from butwait.profile.sources import Source, SourceSolution, read_source
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import UserError
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.report.sections import PROFILES
 from butwait.running.files import write_json
 from butwait.stages.context import StageRun
@@ -84,21 +84,21 @@ def _headline(metrics: Metrics) -> Iterator[str]:
     yield from metrics["sentences"]
 
 
-def _check(recipe: Any, name: str) -> None:
+def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     stage = recipe.stages[name]
-    if len(set(stage.sources)) < len(stage.sources):
-        raise ValueError(f"stage {name!r}: sources names one twice; name each once")
-    unused = [source for source in stage.from_ if source not in stage.sources]
-    if unused:
-        raise ValueError(
-            f"stage {name!r} takes from {unused[0]!r}, which its `sources` lack; add it there "
-            "or leave it out of `from`"
-        )
-    for used in stage.problem_sets:
-        if used in recipe.stages and used not in recipe.problems:
-            raise ValueError(
-                f"stage {name!r}: the source {used!r} is a stage; add it to `from` too"
+    for i, source in enumerate(stage.sources):
+        if source in stage.sources[:i]:
+            yield (
+                ("sources", i),
+                f"stage {name!r}: sources names one twice ({source!r}); name each once",
             )
+        elif source in recipe.stages and source not in (*stage.from_, *recipe.problems):
+            told = f"stage {name!r}: the source {source!r} is a stage; add it to `from` too"
+            yield ("sources", i), told
+    for i, source in enumerate(stage.from_):
+        if source not in stage.sources:
+            told = f"stage {name!r} takes from {source!r}, which its `sources` lack; add it there "
+            yield ("from", i), f"{told}or leave it out of `from`"
 
 
 PROFILE = StageKind(

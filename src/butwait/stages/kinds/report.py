@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
+from butwait.records.settings import Unfit
 from butwait.report.settings import ReportSettings
 from butwait.stages.context import StageRun
 
@@ -74,7 +75,7 @@ def _rate(row: Metrics) -> str:
     return f"{row['pass_at_1']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _check(recipe: Any, name: str) -> None:
+def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     reported = {
         f"{recipe.stages[source].arm or source}/{problem_set}/{method}"
         for source in recipe.inputs(name, "evaluation")
@@ -83,10 +84,9 @@ def _check(recipe: Any, name: str) -> None:
     }
     for key in recipe.stages[name].published:
         if key not in reported:
-            raise ValueError(
-                f"stage {name!r}: published names {key!r}, which it does not report "
-                f"(it reports: {', '.join(sorted(reported)) or 'no evaluation'})"
-            )
+            told = f"stage {name!r}: published names {key!r}, which it does not report "
+            told += f"(it reports: {', '.join(sorted(reported)) or 'no evaluation'})"
+            yield ("published", key), told
 
 
 REPORT = StageKind(

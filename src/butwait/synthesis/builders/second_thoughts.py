@@ -4,11 +4,11 @@ The trees are those of the sampler ``but_wait`` (s1's budget forcing, Muennighof
 2501.19393): the phrase between two thoughts is a node of finish ``inserted``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from butwait.records import COMPLETE, Example, Grade, UserError
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.search.settings import SAMPLERS
 from butwait.synthesis.builder import Builder, Built, Material, Prompting
 from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
@@ -147,14 +147,13 @@ def _forcing() -> str:
     return " | ".join(kind for kind in SAMPLERS if SAMPLERS[kind].second_thoughts)
 
 
-def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> None:
+def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> Iterator[Unfit]:
     for search in recipe.inputs(name, "trees"):
         sampler = recipe.stages[search].sampler
         if not SAMPLERS.of(sampler).second_thoughts:
-            raise ValueError(
-                f"stage {name!r} ({settings.kind}) takes from {search!r}, whose sampler is "
-                f"{sampler.kind}; it needs a search with sampler.kind: {_forcing()}"
-            )
+            told = f"stage {name!r} ({settings.kind}) takes from {search!r}, whose sampler is "
+            told += f"{sampler.kind}; it needs a search with sampler.kind: {_forcing()}"
+            yield ("from",), told
 
 
 BUT_WAIT = Builder(

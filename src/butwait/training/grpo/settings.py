@@ -1,11 +1,12 @@
 """What the ``grpo`` and ``grpo_direct`` stages take. Imports nothing heavy."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from butwait.engines.settings import StepRule
-from butwait.records.settings import Resource, Result, Settings, Shape
+from butwait.records.settings import Resource, Result, Settings, Shape, refuse_all
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.settings import SamplerSettings
 from butwait.synthesis.builders.backtrack import BacktrackSettings
@@ -189,14 +190,18 @@ class GrpoSettings(OptimizerSettings):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
+        refuse_all(self._unfit())
+        return self
+
+    def _unfit(self) -> Iterator[str]:
         share = self.batch_size * self.minibatches
         if self.completions % share:
-            raise ValueError(
+            yield (
                 f"questions x group ({self.completions}) must be a multiple of batch_size x "
                 f"minibatches ({share}); change one of them"
             )
         if self.subset.length is not None or self.subset.same_questions_as is not None:
-            raise ValueError(
+            yield (
                 "subset: questions are chosen by solved_by and solve_rate; length and "
                 "same_questions_as are for data"
             )
@@ -207,14 +212,13 @@ class GrpoSettings(OptimizerSettings):
                 "launch.config: fsdp2"
             )
         if self.plateau and self.plateau.signal == "accuracy" and self.selection is None:
-            raise ValueError("plateau.signal: accuracy needs `selection`, whose looks it follows")
+            yield ("plateau.signal: accuracy needs `selection`, whose looks it follows")
         zone = self.reward.overlong_tokens
         if zone is not None and zone > self.step.max_tokens:
-            raise ValueError(
+            yield (
                 f"reward.overlong_tokens ({zone}) must not exceed step.max_tokens "
                 f"({self.step.max_tokens})"
             )
-        return self
 
 
 class FlooredSettings(Settings):
@@ -289,29 +293,32 @@ class GrpoDirectSettings(GrpoSettings):
 
     @model_validator(mode="after")
     def _search_fits_the_policy(self) -> Self:
+        refuse_all(self._unfit_search())
+        return self
+
+    def _unfit_search(self) -> Iterator[str]:
         how = self.sampler.sampling
         if (how.temperature, how.top_p, how.top_k) != (self.temperature, 1.0, 0):
-            raise ValueError(
+            yield (
                 f"sampler.sampling must be the trained policy: temperature {self.temperature:g}, "
                 "top_p 1 and top_k 0"
             )
         if self.plateau and self.plateau.signal == "reward" and self.mode != "mixed":
-            raise ValueError(
+            yield (
                 f"plateau.signal: reward is not that of the policy alone in the mode {self.mode}; "
                 "take signal: accuracy"
             )
         if self.solutions is not None and self.solutions > self.group:
-            raise ValueError(f"solutions ({self.solutions}) must not exceed group ({self.group})")
+            yield (f"solutions ({self.solutions}) must not exceed group ({self.group})")
         if self.generation.kind != "engine":
-            raise ValueError(
+            yield (
                 "grpo_direct searches with generation.kind: engine; vLLM and generate() are for "
                 "the grpo stage"
             )
         if self.backtrack is not None and not self.learns_solutions:
-            raise ValueError(f"backtrack: the mode {self.mode} learns no examples")
+            yield (f"backtrack: the mode {self.mode} learns no examples")
         if self.backtrack is not None and self.backtrack.confirm is not None:
-            raise ValueError(
+            yield (
                 "backtrack.confirm: branches are not completed in the loop; leave it out, or make "
                 "the data in a stage of its own"
             )
-        return self

@@ -1,0 +1,48 @@
+"""Names of devices, and whether this machine has them. torch is imported where it must be asked."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_WITHOUT_NUMBER = ("auto", "mps")
+_NUMBERED = ("cpu", "cuda", "xpu", "hpu", "tpu")
+
+
+def _named(device: str) -> str:
+    kind, colon, number = device.partition(":")
+    numbered = kind in _NUMBERED and (not colon or (number.isascii() and number.isdigit()))
+    if not numbered and device not in _WITHOUT_NUMBER:
+        raise ValueError(f"{device!r} is no device: write auto, cpu, cuda or cuda:1")
+    return device
+
+
+DeviceName = Annotated[str, AfterValidator(_named)]
+"""``auto``, a kind of device, or a kind with a number."""
+
+
+def missing_device(device: str) -> str | None:
+    """What is wrong with a device on this machine, as a sentence; None where it is there."""
+    kind, _, number = device.partition(":")
+    if kind in ("auto", "cpu"):
+        return None
+    import torch
+
+    has = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if has is not None and has.type == kind else 0
+    if not count:
+        built = kind == "cuda" and torch.version.cuda is None and torch.version.hip is None
+        why = " (this torch was built without it)" if built else ""
+        return f"there is no {device!r} on this machine{why}: set auto or cpu"
+    if int(number or 0) >= count:
+        return f"there is no {device!r} on this machine: the last one is {kind}:{count - 1}"
+    return None
+
+
+def missing_gpus(wanted: int) -> str | None:
+    """What is wrong where each of ``wanted`` processes needs a GPU of its own; None: nothing."""
+    import torch
+
+    count = torch.accelerator.device_count()
+    if wanted <= count:
+        return None
+    return f"{wanted} processes need a GPU each, and this machine has {count or 'none'}"
