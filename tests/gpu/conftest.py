@@ -6,7 +6,7 @@
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,11 +32,11 @@ def tiny(device: str) -> ModelSettings:
 
 
 @pytest.fixture
-def held(device: str) -> Iterator[object]:
+def held(device: str) -> Callable[[], int]:
     """A function that tells the bytes that this process holds on the device."""
 
     def held() -> int:
         gc.collect()
         return torch.cuda.memory_reserved() if device.startswith("cuda") else 0
 
-    yield held
+    return held
