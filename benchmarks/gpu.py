@@ -20,16 +20,18 @@ import time
 import traceback
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # the other check cannot be forked
 
 # Imported before the parts are forked, once for all. Nothing here may touch the card: a process
 # that did cannot be forked.
-from gpu_parts import PARTS, Figures, SkippedError
+from gpu_parts import PARTS, Figures, SkippedError, touch_card
 
 from butwait.running.files import write_json
 
@@ -76,6 +78,17 @@ def commit() -> str | None:
     return said or os.environ.get("BUTWAIT_COMMIT")
 
 
+def context(small: bool) -> BaseContext:
+    """How parts are started: forked, unless something that was imported has touched the card."""
+    fork: BaseContext = multiprocessing.get_context("fork")
+    if small:
+        return fork
+    trial = fork.Process(target=touch_card)
+    trial.start()
+    trial.join(60)
+    return fork if trial.exitcode == 0 else multiprocessing.get_context("spawn")
+
+
 def work(name: str, small: bool, output: Path) -> None:
     """One part, in its own process."""
     os.setsid()  # what it starts ends with it
@@ -101,12 +114,19 @@ def stop(process: BaseProcess) -> None:
         process.join(GRACE)
 
 
-def run_part(name: str, seconds: float, small: bool, folder: Path, about: dict[str, Any]) -> str:
+def run_part(
+    start: BaseContext,
+    name: str,
+    seconds: float,
+    small: bool,
+    folder: Path,
+    about: dict[str, Any],
+) -> str:
     """Runs a part for so many seconds at most and completes its file. Returns how it ended."""
     output = folder / f"{name}.json"
     output.unlink(missing_ok=True)
     started = time.monotonic()
-    process = multiprocessing.get_context("fork").Process(target=work, args=(name, small, output))
+    process = start.Process(target=work, args=(name, small, output))
     process.start()
     process.join(seconds)
     cut = process.is_alive()
@@ -145,13 +165,14 @@ def main() -> None:
         parser.error("nvidia-smi finds no card here; --rehearse runs the parts on the CPU")
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if arguments.rehearse else "0"
     arguments.output.mkdir(parents=True, exist_ok=True)
+    start = context(arguments.rehearse)
     end, failed = time.monotonic() + 60 * arguments.minutes, False
     for name in arguments.parts:
         seconds = min(PARTS[name].seconds, end - time.monotonic())
         if seconds < 5:
             print(f"{name}: not run, no time is left", flush=True)
             continue
-        ended = run_part(name, seconds, arguments.rehearse, arguments.output, about)
+        ended = run_part(start, name, seconds, arguments.rehearse, arguments.output, about)
         failed |= ended == "failed"
         print(f"{name}: {ended}", flush=True)
     sys.exit(failed)
