@@ -92,6 +92,7 @@ def context(small: bool) -> BaseContext:
 def work(name: str, small: bool, output: Path) -> None:
     """One part, in its own process."""
     os.setsid()  # what it starts ends with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a part that is cut tells what it has
     figures = Figures(output)
     try:
         PARTS[name].run(figures, small)

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,14 +229,14 @@ def engine_speed(figures: Figures, small: bool) -> None:
     timed(lambda: serve(engine, asked, few))
     full = timed(lambda: serve(engine, asked, even))
     figures.add(all_rows=full, at_least=40_000, memory=memory())
-    uneven = scripted_lengths(2 * rows, 2 * tokens)
-    figures.add(uneven_lengths=timed(lambda: serve(engine, asked, uneven)))
     short = timed(lambda: serve(engine, asked, few))
     figures.add(**busy(lambda: timed(lambda: serve(engine, asked, few)), short["seconds"]))
+    uneven = scripted_lengths(2 * rows, tokens)
+    figures.add(uneven_lengths=timed(lambda: serve(engine, asked, uneven)))
 
 
 def forks(figures: Figures, small: bool) -> None:
-    shape, problems, particles = (TINY, 1, 8) if small else (SMOLLM2, 4, 128)
+    shape, problems, particles = (TINY, 1, 8) if small else (SMOLLM2, 2, 64)
     model = random_model(AutoModelForCausalLM.from_config, LlamaConfig, shape)
     asked = questions(problems, 64)
     engine = make_engine(model, made_up_words(shape["vocab_size"]), problems * particles + 8, 512)
@@ -314,6 +315,10 @@ def seed_size(figures: Figures, small: bool) -> None:
             asyncio.run(engine.extend([engine.start(p) for p in questions(rows // 8, prompt)],
                                       whole(1), SAMPLING, [Key.of(0)] * (rows // 8)))  # fmt: skip
             figures.add(particles=rows, prefill=clock.rate(rows // 8 * prompt))
+            eight = partial(timed, partial(run_plain_tokens, engine, rows, prompt, 8))
+            few = eight()
+            figures.add(few_tokens=few)
+            figures.add(**busy(eight, few["seconds"]))
             compare(figures, engine, real, questions(1, prompt), rows, tokens, step)
             break
         except UserError as error:
@@ -326,10 +331,6 @@ def seed_size(figures: Figures, small: bool) -> None:
             rows = rows * 3 // 4 // 8 * 8
             if rows < 16:
                 raise
-    few = timed(lambda: run_plain_tokens(engine, rows, prompt, 8))
-    figures.add(
-        **busy(lambda: timed(lambda: run_plain_tokens(engine, rows, prompt, 8)), few["seconds"])
-    )
 
 
 async def run_plain_tokens(engine: TransformersEngine, rows: int, prompt: int, tokens: int) -> int:
