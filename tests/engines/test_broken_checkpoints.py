@@ -120,6 +120,7 @@ def test_ids_of_the_hub_that_hold_something_else(
         load_causal_lm(ModelSettings(name="org/lora", revision="7"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="transformers keeps FP8 where a card is seen")
 def test_weights_whose_quantisation_is_undone_have_the_dtype_of_the_settings(folder: Path) -> None:
     """As transformers does with FP8 on a CPU; what was not quantised kept the file's dtype."""
     file = folder / "model.safetensors"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine_contract import CHECKS, GREEDY, KEY, EngineCase, whole
 from random_models import CONFIGURATIONS, EOS, model, tokenizer
+from transformers.integrations import sdpa_attention
 
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.kinds.transformers import TransformersSettings
@@ -372,6 +373,31 @@ def test_bfloat16_runs_and_scores_in_float32() -> None:
     expected = path.gather(1, torch.from_numpy(result.token_ids).long()[:, None])[:, 0]
     assert result.logprobs.dtype == np.float32
     np.testing.assert_allclose(result.logprobs, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral, window of 8"])
+def test_grouped_heads_give_the_numbers_of_repeated_ones(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card, where they are asked for; the library's own choice comes back."""
+    choice = sdpa_attention.use_gqa_in_sdpa
+
+    def completions() -> list[Continuation]:
+        an_engine = engine(model(kind, torch.float64))
+        starts = [an_engine.start(problem(text)) for text in ("2 + 2", "Why is the sky blue?")]
+        return asyncio.run(an_engine.extend(starts, whole(24), GREEDY, [KEY] * 2))
+
+    results = [completions()]
+    widths: list[int] = []
+    monkeypatch.setattr(
+        "butwait.engines.cache.shares_heads", lambda model, tokens: not widths.append(tokens)
+    )
+    results.append(completions())
+    assert widths.count(1) >= 24
+    for repeated, shared in zip(*results, strict=True):
+        np.testing.assert_array_equal(repeated.token_ids, shared.token_ids)
+        np.testing.assert_allclose(repeated.logprobs, shared.logprobs, atol=1e-5)
+    assert sdpa_attention.use_gqa_in_sdpa is choice
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

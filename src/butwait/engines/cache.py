@@ -2,12 +2,15 @@
 ``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations import sdpa_attention
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
 from butwait.records import UserError
@@ -221,14 +224,38 @@ def run_pass(
     """
     columns = torch.from_numpy(positions).to(model.device)
     cache.plan(first, columns, longest)
-    return model(
-        input_ids=torch.from_numpy(ids).to(model.device),
-        attention_mask=attention.masks(columns, longest, model.dtype),
-        position_ids=columns.clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        **extra,
-    ).logits
+    with grouped_heads(shares_heads(model, ids.shape[1])):
+        return model(
+            input_ids=torch.from_numpy(ids).to(model.device),
+            attention_mask=attention.masks(columns, longest, model.dtype),
+            position_ids=columns.clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
+        ).logits
+
+
+def shares_heads(model: Any, tokens: int) -> bool:
+    """Whether PyTorch's own grouped heads are asked for: on a card, for one token a row in half
+    precision, where they were measured (docs/results/gpu.md)."""
+    return tokens == 1 and model.device.type == "cuda" and model.dtype.itemsize == 2
+
+
+@contextmanager
+def grouped_heads(wanted: bool) -> Iterator[None]:
+    """While it is open, and wanted, heads that share keys and values share them in memory too.
+    Where there is a mask, some versions of transformers copy them for every head, which takes
+    most of the time of a decoded token."""
+    library: Any = sdpa_attention
+    before = getattr(library, "use_gqa_in_sdpa", None)
+    if not wanted or before is None:
+        yield
+        return
+    library.use_gqa_in_sdpa = lambda mask, key, value: key.shape[-1] == value.shape[-1] <= 256
+    try:
+        yield
+    finally:
+        library.use_gqa_in_sdpa = before
 
 
 def is_out_of_memory(error: Exception) -> bool:

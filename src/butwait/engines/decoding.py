@@ -46,7 +46,8 @@ class PolicyBatcher(Batcher[PathJob]):
         super().__init__(model)
         # Jobs whose tokens are in the cache go first: the others may need their slots.
         self._continuing: deque[PathJob] = deque()
-        self._live = LiveRows(model.slots, model.model.device)
+        self._device = model.model.device
+        self._live = LiveRows(model.slots, self._device)
 
     async def run_jobs(self, jobs: Sequence[PathJob]) -> None:
         # Those that begin with the very same tokens share a start.
@@ -62,7 +63,7 @@ class PolicyBatcher(Batcher[PathJob]):
     def _clear(self) -> None:
         super()._clear()
         self._continuing.clear()
-        self._live = LiveRows(self._model.slots, self._model.model.device)
+        self._live = LiveRows(self._model.slots, self._device)
 
     def _drop(self, call: Call) -> None:
         for queue in (self._continuing, self._waiting):

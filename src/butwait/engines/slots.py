@@ -129,9 +129,10 @@ class SlotModel:
         self._free.append(slot)
 
     def close(self) -> None:
-        """Frees the cache's memory; all slots are empty then."""
+        """Frees the cache's memory and lets go of the model; nothing is run afterwards."""
         self._cache.reset()
         self.lengths[:] = 0
+        self.model = None
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Run], want: Literal["last", "all"]) -> Any:

@@ -86,6 +86,7 @@ class TransformersEngine(ModelEngine):
         self._batcher.release(prefix.handle for prefix in prefixes)
 
     async def close(self) -> None:
+        """Frees the cache, and lets go of the model."""
         self._batcher.close("the engine was closed")
 
     def _job(self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key) -> StepJob:

@@ -13,6 +13,7 @@ from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
 from butwait.records import UserError
+from butwait.running.devices import give_memory_back
 from butwait.running.files import atomic_path
 from butwait.running.plugins import calling, wrong
 from butwait.running.refusals import refusals_told
@@ -103,7 +104,11 @@ def _outcome(run: StageRun) -> Outcome:
     launch = getattr(run.settings, "launch", None)
     if launch is not None:
         return run_on_devices(run, launch)
-    kind, outcome = run.settings.kind, run.recipe.kind(run.name).run(run)
+    kind = run.settings.kind
+    try:
+        outcome = run.recipe.kind(run.name).run(run)
+    finally:
+        give_memory_back()
     if ":" in kind:
         _check(kind, outcome)
     return outcome

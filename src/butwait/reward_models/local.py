@@ -1,6 +1,5 @@
 """What the reward models that run in this process share: paths in slots, one logit each out."""
 
-import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -14,6 +13,7 @@ from butwait.problems.tokens import ids_of, text_ids
 from butwait.records import Problem
 from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score, Step
 from butwait.reward_models.settings import LocalModelSettings
+from butwait.running.devices import give_memory_back
 
 NOTHING = np.zeros(0, np.int32)
 
@@ -146,15 +146,10 @@ class LocalRewardModel(BaseRewardModel):
 
     async def close(self) -> None:
         """Gives the weights and the cache back, to the device too."""
-        import torch
-
         if self._scorer is not None:
             self._scorer.close("the reward model was closed")
             self._scorer = None
-            # A model's parts may hold each other.
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            give_memory_back()
 
     def _start(self, prompt: np.ndarray) -> Layout:
         """The layout of a path without steps; ``prompt`` is int32 (p,)."""

@@ -1,5 +1,8 @@
-"""Names of devices, and whether this machine has them. torch is imported where it must be asked."""
+"""Devices: their names, whether this machine has them, and what a stage leaves on one. torch is
+imported where it must be asked."""
 
+import gc
+import sys
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -46,3 +49,12 @@ def missing_gpus(wanted: int) -> str | None:
     if wanted <= count:
         return None
     return f"{wanted} processes need a GPU each, and this machine has {count or 'none'}"
+
+
+def give_memory_back() -> None:
+    """Gives the device what nothing here uses any more: the next stage, or a server beside this
+    process, may need it. Where nobody imported torch, nothing is held."""
+    gc.collect()  # a model's parts may hold each other
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
