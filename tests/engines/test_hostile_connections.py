@@ -11,8 +11,8 @@ import pytest
 from hostile_replies import NO_HTTP, A, B, sse
 from test_openai_engine import Run
 
-from butwait.engines import openai_protocol, remote_server
 from butwait.engines.kinds.openai import OpenAISettings
+from butwait.engines.servers import openai_protocol, remote_server
 from butwait.engines.servers.openai_protocol import Reply, replies
 from butwait.engines.servers.remote_server import RemoteServer
 

@@ -11,10 +11,10 @@ from engine_contract import CHECKS, GREEDY, KEY, EngineCase, scores_are_the_mode
 from openai_toy import MODEL, Toy, next_logprobs, serving, tokenizer_with_chat
 from random_models import EOS
 
-from butwait.engines import remote_server
 from butwait.engines.engine import Continuation, Engine, Prefix, ScoringUnsupportedError
 from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
+from butwait.engines.servers import remote_server
 from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError

@@ -26,10 +26,10 @@ import torch
 from engine_contract import EngineCase
 from replayed_server import recorded, replaying
 
-from butwait.engines import remote_server
 from butwait.engines.engine import Continuation
 from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
+from butwait.engines.servers import remote_server
 from butwait.engines.servers.openai_protocol import CHAT, Reply, read, replies
 from butwait.engines.servers.remote_server import RefusedError, RemoteServer
 from butwait.engines.settings import ModelSettings, Sampling

@@ -13,7 +13,7 @@ import pytest
 from scipy.special import expit, logit
 from test_qwen_prm import PROBLEM, make_tokenizer
 
-from butwait.engines import remote_server
+from butwait.engines.servers import remote_server
 from butwait.records import UserError
 from butwait.reward_models.kinds.pooling import PoolingPrm, PoolingSettings
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
