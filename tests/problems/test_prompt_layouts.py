@@ -129,6 +129,8 @@ def test_a_template_of_ones_own_where_the_tokenizer_has_none() -> None:
         ("{% if %}", "Expected an expression"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{% for i in range(90000) %}" * 3 + "x" + "{% endfor %}" * 3, "loops on and on"),
+        ("{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n else '' }}{% endmacro %}{{ f(90) }}", "on"),
     ],
 )
 def test_whatever_goes_wrong_in_a_template_is_one_sentence(template: str, said: str) -> None:

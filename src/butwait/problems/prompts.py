@@ -1,6 +1,9 @@
 """From a problem to the prompt's token ids."""
 
 import datetime
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +14,8 @@ from butwait.problems.tokens import following, ids_of, joined, part, special_tok
 from butwait.records import Problem, UserError
 
 _ANSWER = "The answer is 2."
+_MOST_LINES = 1_000_000
+"""Lines of a chat template that are run for one prompt: half a second. Real ones run hundreds."""
 Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
@@ -166,10 +171,35 @@ def _render(
     if "strftime_now" in template:
         template = _dated(prompt.date) + template
     options = {k: v for k, v in prompt.template_options.items() if k != "chat_template"}
-    text: str = tokenizer.apply_chat_template(
-        chat, chat_template=template, add_generation_prompt=opened, tokenize=False, **options
-    )
+    with _bounded():
+        text: str = tokenizer.apply_chat_template(
+            chat, chat_template=template, add_generation_prompt=opened, tokenize=False, **options
+        )
     return text
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Ends a chat template that loops on and on with a RuntimeError: a model's folder may come from
+    anybody, and Jinja's sandbox bounds each loop but not loops inside of loops."""
+    lines = 0
+
+    def line(frame: Any, event: str, value: Any) -> Any:
+        nonlocal lines
+        lines += 1
+        if lines > _MOST_LINES:
+            raise RuntimeError(f"it loops on and on: {_MOST_LINES:,} of its lines were run")
+        return line
+
+    def call(frame: Any, event: str, value: Any) -> Any:
+        return line if frame.f_code.co_filename == "<template>" else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _dated(date: datetime.date) -> str:
