@@ -1,5 +1,6 @@
 """What the reward models that run in this process share: paths in slots, one logit each out."""
 
+import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -149,6 +150,7 @@ class LocalRewardModel(BaseRewardModel):
         if self._scorer is not None:
             self._scorer.close("the reward model was closed")
             self._scorer = None
+            gc.collect()  # a model's parts may hold each other
             give_memory_back()
 
     def _start(self, prompt: np.ndarray) -> Layout:

@@ -53,8 +53,9 @@ def missing_gpus(wanted: int) -> str | None:
 
 def give_memory_back() -> None:
     """Gives the device what nothing here uses any more: the next stage, or a server beside this
-    process, may need it. Where nobody imported torch, nothing is held."""
-    gc.collect()  # a model's parts may hold each other
+    process, may need it. Where no device was used there is nothing to give: the collector, which
+    takes a second in a large process, is not asked."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
+        gc.collect()  # a model's parts may hold each other
         torch.cuda.empty_cache()

@@ -103,7 +103,9 @@ def check_saved(
 def _plainly(model: ModelSettings) -> Any:
     try:
         with no_progress_bars():
-            return causal_lm_class(read_config(model)).from_pretrained(model.name)
+            return causal_lm_class(read_config(model)).from_pretrained(
+                model.name, trust_remote_code=False
+            )
     except Exception as error:  # whatever a broken file makes of the library
         raise UserError(
             f"the model saved in {model.name} cannot be loaded: {reason(error)}"

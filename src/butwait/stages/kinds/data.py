@@ -2,7 +2,7 @@
 ``statistics.json``."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, Stag
 from butwait.records import UserError
 from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
+from butwait.running.plugins import wrong
 from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
@@ -84,8 +85,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
-        found = asyncio.run(_prepared(run, prepare, material, list(searches)))
-        prepared, cost = checked_preparation(settings.kind, found)
+        prepared, cost = asyncio.run(_prepared(run, prepare, material, list(searches)))
         material = replace(material, prepared=prepared)
     by_id = {problem.id: problem for problem in material.problems}
     built = checked_build(settings.kind, builder.build(material), by_id)
@@ -130,9 +130,9 @@ async def _prepared(
 ) -> tuple[Any, dict[str, int]]:
     """What the builder asks of the policies that searched, and its cost. Each model is asked about
     its own searches, by the rules of the first of them."""
-    of_model: dict[Any, list[str]] = {}
+    kind, of_model = material.settings.kind, defaultdict[Any, list[str]](list)
     for name in searches:
-        of_model.setdefault(run.model_of(name), []).append(name)
+        of_model[run.model_of(name)].append(name)
     answers: list[Any] = []
     cost = Counter[str]()
     for own in of_model.values():
@@ -141,7 +141,7 @@ async def _prepared(
         searcher = replace(run, name=own[0])
         async with searcher.searching(material.problems, [rule], rewards=False) as (engine, _):
             folder = run.folder / "confirmations"
-            answer, spent = await prepare(
+            found = await prepare(
                 material,
                 Searcher(
                     engine,
@@ -153,6 +153,9 @@ async def _prepared(
                     frozenset(own),
                 ),
             )
+        answer, spent = checked_preparation(kind, found)
+        if len(of_model) > 1 and not isinstance(answer, dict):
+            raise wrong(kind, "its prepare", answer, "a mapping, where several models searched")
         answers.append(answer)
         cost.update(spent)
     joined = answers[0] if len(answers) == 1 else {k: v for a in answers for k, v in a.items()}
