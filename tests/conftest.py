@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,14 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries made while they were imported is looked at by no later collection: there
+    are hundreds, of half a second each."""
+    gc.collect()
+    gc.freeze()
+
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -53,11 +53,14 @@ async def loaded(
         # A search makes many small objects, and the collector would look at all of the libraries'
         # objects again and again.
         gc.collect()
-        gc.freeze()
+        frozen = gc.get_freeze_count() > 0  # by the program around, or for a search beside this one
+        if not frozen:
+            gc.freeze()
         try:
             yield policy, judge
         finally:
-            gc.unfreeze()
+            if not frozen:
+                gc.unfreeze()
     finally:
         if running is not None:
             await running.close()
