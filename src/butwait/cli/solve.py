@@ -114,6 +114,8 @@ class _View:
 
     def shown(self) -> RenderableType:
         """A line a path: particles, reward, its last step."""
+        if not self._rounds:
+            return Text("loading the model", style="dim")
         table = Table(box=None, padding=(0, 1), show_edge=False)
         table.add_column("particles", justify="right")
         table.add_column("reward", justify="right")
