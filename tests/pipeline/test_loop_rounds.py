@@ -10,8 +10,8 @@ import pytest
 from pipeline_runs import PLUGIN, finished
 
 from butwait.records import UserError
-from butwait.search import run as search_run
 from butwait.search.storage import read_trees
+from butwait.stages import searching
 from butwait.synthesis.dataset import load_examples
 
 LOOP = """# Two rounds, small.
@@ -60,7 +60,7 @@ def test_a_second_round(
 ) -> None:
     (own_folder / "mine.yaml").write_text(LOOP)
     # Stopped in the second round's search, a run goes on there, to the same numbers.
-    words, calls, sampled = ["run", "mine.yaml", "--run-dir"], count(1), search_run.run_sampler
+    words, calls, sampled = ["run", "mine.yaml", "--run-dir"], count(1), searching.run_sampler
 
     async def stops(*given: Any) -> Any:
         if next(calls) == 4 + 3:  # four questions a round
@@ -68,7 +68,7 @@ def test_a_second_round(
         return await sampled(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(search_run, "run_sampler", stops)
+        patch.setattr(searching, "run_sampler", stops)
         assert command(*words, "stopped")[0] == 2
     assert len(finished(own_folder / "stopped" / "hunt_2" / "trees")) < 4
     status, said, _ = command(*words, "stopped")
