@@ -177,6 +177,34 @@ def test_nodes_as_a_table(tmp_path: Path):
         assert set(rows.status.dropna()) == {grade.status for grade in tree.grades.values()}
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--reward-model", "{kind: confidence, scale: 2.0"], "--reward-model"),
+        (["--reward-model", "{kind: confidence, sale: 2.0}"], "did you mean scale?"),
+        (["--reward-model", "{kind: [confidence]}"], "say which kind of reward model it is"),
+        (["--temperature", "nan"], "temperature"),
+        (["--particles", "0"], "--particles"),
+    ],
+)
+def test_mistakes_in_a_terminal(words, told, command):
+    code, _, said = command("solve", QUESTION, *words)
+    assert code == 2
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_a_reward_model_in_a_terminal_is_that_of_a_recipe(command, own_folder):
+    (own_folder / "question.txt").write_text(QUESTION + "\n")
+    words = ["--particles", "8", "--json", "--reward-model", "{kind: confidence, scale: 3.0}"]
+    code, said, _ = command("solve", "question.txt", *words)
+    judge = {"kind": "confidence", "scale": 3.0}
+    assert code == 0
+    assert json.loads(said)["answers"] == [
+        list(pair) for pair in butwait.solve(QUESTION, particles=8, reward_model=judge).answers
+    ]
+
+
 def test_grading():
     assert butwait.grade(r"so it is \boxed{1/2}", "0.5").correct
     assert butwait.grade("3", "4").status == "wrong"

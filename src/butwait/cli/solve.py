@@ -17,6 +17,7 @@ from rich.text import Text
 from butwait.api.searching import Solved, solve
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.settings import Sampling, StepRule
+from butwait.recipe.written import Wrong, parse_written
 from butwait.records import OPEN, Key, Problem, UserError
 from butwait.reward_models.reward_model import Path as RewardPath
 from butwait.reward_models.reward_model import RewardModel, Score
@@ -26,7 +27,7 @@ SHOWN = 12
 """Paths that are shown at a time, those with most particles first."""
 
 
-def solve_question(question: str, as_json: bool, **options: Any) -> None:
+def solve_question(question: str, as_json: bool, reward_model: str | None, **options: Any) -> None:
     """Searches a question, or the one in a file or on standard input (``-``), and prints what the
     search says."""
     text = _question(question)
@@ -35,8 +36,9 @@ def solve_question(question: str, as_json: bool, **options: Any) -> None:
     live: AbstractContextManager[Any] = nullcontext()
     if not as_json and screen.is_terminal:
         live = Live(get_renderable=view.shown, console=screen, transient=True)
+    judge = _reward_model(reward_model)
     with live:
-        found = solve(text, watch=view.watch, **options)
+        found = solve(text, watch=view.watch, reward_model=judge, **options)
     if as_json:
         print(json.dumps(found.row()))
     else:
@@ -57,6 +59,17 @@ def _question(given: str) -> str:
         return file.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
         raise UserError(f"{given} is not a text in UTF-8 ({error.reason})") from error
+
+
+def _reward_model(given: str | None) -> Any:
+    """The name of a kind, or settings as a recipe writes them in a line."""
+    if given is None or "{" not in given:
+        return given
+    wrong = Wrong()
+    found = parse_written(given, "--reward-model", wrong, lines=False)
+    for _, told in wrong:
+        raise UserError(f"--reward-model: {told}")
+    return found.plain()
 
 
 def _result(found: Solved) -> RenderableType:
