@@ -139,6 +139,11 @@ def test_no_question(question):
         butwait.solve(question)
 
 
+def test_an_option_that_there_is_not():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'particle'"):
+        butwait.search([QUESTION], particle=3)
+
+
 def test_a_question_twice():
     with pytest.raises(UserError, match="stands there twice: 'Calculate"):
         butwait.search([QUESTION, QUESTION])

@@ -2,7 +2,7 @@
 name. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from butwait.engines.engine import Engine
 from butwait.records import UserError
@@ -10,6 +10,9 @@ from butwait.records.settings import Settings
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.expected import meant
 from butwait.search.settings import SAMPLERS
+
+Given = Mapping[str, Any] | Settings
+"""Settings as a recipe writes them, or parsed."""
 
 STAGE = "search"
 """The stage's name in the recipe of a single search: a part of the seed of its draws."""
@@ -32,18 +35,32 @@ SIZES = ("particles", "beams", "width", "samples")
 """What the samplers call the number of their paths."""
 
 
+class SearchOptions(TypedDict, total=False):
+    """What a search takes beside its questions (``butwait.solve`` says what each is)."""
+
+    model: str | Given
+    method: str | Given | None
+    particles: int | None
+    seed: int
+    reward_model: str | Given | RewardModel | None
+    engine: str | Given | Engine | None
+    prompt: Given | None
+    step: Given | None
+    sampling: Given | None
+
+
 def search_recipe(
+    problems: Given,
     *,
-    model: str | Mapping[str, Any] | Settings,
-    method: str | Mapping[str, Any] | Settings | None,
-    particles: int | None,
-    seed: int,
-    reward_model: str | Mapping[str, Any] | Settings | RewardModel | None,
-    engine: str | Mapping[str, Any] | Settings | Engine | None,
-    prompt: Mapping[str, Any] | Settings | None,
-    step: Mapping[str, Any] | Settings | None,
-    sampling: Mapping[str, Any] | Settings | None,
-    problems: Mapping[str, Any] | Settings,
+    model: str | Given = "tiny",
+    method: str | Given | None = None,
+    particles: int | None = None,
+    seed: int = 0,
+    reward_model: str | Given | RewardModel | None = None,
+    engine: str | Given | Engine | None = None,
+    prompt: Given | None = None,
+    step: Given | None = None,
+    sampling: Given | None = None,
 ) -> dict[str, Any]:
     """The content of the recipe whose stage ``search`` does this. Objects (an engine, a reward
     model) are left out of it: they cannot be written down.
@@ -92,7 +109,7 @@ def search_recipe(
     return content | {"problems": {QUESTIONS: written(problems)}, "stages": {STAGE: stage}}
 
 
-def written(settings: Mapping[str, Any] | Settings) -> dict[str, Any]:
+def written(settings: Given) -> dict[str, Any]:
     """Settings as a recipe writes them."""
     if isinstance(settings, Settings):
         return settings.model_dump(mode="json", by_alias=True, exclude_unset=True) | (

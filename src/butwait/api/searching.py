@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import yaml
 
-from butwait.api.question import QUESTIONS, STAGE, search_recipe
+from butwait.api.question import QUESTIONS, STAGE, Given, SearchOptions, search_recipe
 from butwait.engines.engine import Engine
 from butwait.problems.answers import extract_answer
 from butwait.problems.grading import Grader
@@ -30,8 +30,15 @@ from butwait.stages.searching import grown, loaded
 
 T = TypeVar("T")
 
-Given = Mapping[str, Any] | Settings
-"""Settings as a recipe writes them, or parsed."""
+Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
+"""Takes what a search is about to use and gives what it uses in its place."""
+
+
+OnTree = Callable[[SearchTree], None]
+
+
+def ignored(tree: SearchTree) -> None:
+    """Nobody asked to be told."""
 
 
 @dataclass(frozen=True)
@@ -94,33 +101,13 @@ class Solved:
 async def asolve(
     question: str | Problem,
     *,
-    model: str | Given = "tiny",
-    method: str | Given | None = None,
-    particles: int | None = None,
-    seed: int = 0,
-    reward_model: str | Given | RewardModel | None = None,
-    engine: str | Given | Engine | None = None,
-    prompt: Given | None = None,
-    step: Given | None = None,
-    sampling: Given | None = None,
     gold: str | None = None,
-    watch: Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]] | None = None,
+    watch: Watch | None = None,
+    **options: Unpack[SearchOptions],
 ) -> Solved:
     """``solve`` as a coroutine."""
     problem = _problem(question, gold)
-    plan = _Plan.of(
-        {"source": "question.jsonl"},
-        [problem],
-        model=model,
-        method=method,
-        particles=particles,
-        seed=seed,
-        reward_model=reward_model,
-        engine=engine,
-        prompt=prompt,
-        step=step,
-        sampling=sampling,
-    )
+    plan = _Plan.of({"source": "question.jsonl"}, [problem], options)
     with Grader() as grader:
         async with plan.loaded() as both:
             policy, judge = watch(*both) if watch is not None else both
@@ -130,7 +117,13 @@ async def asolve(
         return await _solved(plan, problem, tree, seconds, grader)
 
 
-def solve(question: str | Problem, **options: Any) -> Solved:
+def solve(
+    question: str | Problem,
+    *,
+    gold: str | None = None,
+    watch: Watch | None = None,
+    **options: Unpack[SearchOptions],
+) -> Solved:
     """Searches one question and says what the search says.
 
     ::
@@ -160,39 +153,19 @@ def solve(question: str | Problem, **options: Any) -> Solved:
     Raises:
         UserError: a mistake in what was given, in one sentence.
     """
-    return run_now(asolve(question, **options))
+    return run_now(asolve(question, gold=gold, watch=watch, **options))
 
 
 async def asearch(
     problems: str | Path | Given | Sequence[str | Problem],
     *,
-    model: str | Given = "tiny",
-    method: str | Given | None = None,
-    particles: int | None = None,
-    seed: int = 0,
-    reward_model: str | Given | RewardModel | None = None,
-    engine: str | Given | Engine | None = None,
-    prompt: Given | None = None,
-    step: Given | None = None,
-    sampling: Given | None = None,
     concurrency: int = 64,
-    on_tree: Callable[[SearchTree], None] = lambda tree: None,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
 ) -> list[SearchTree]:
     """``search`` as a coroutine."""
     given, asked = _problem_set(problems)
-    plan = _Plan.of(
-        given,
-        asked,
-        model=model,
-        method=method,
-        particles=particles,
-        seed=seed,
-        reward_model=reward_model,
-        engine=engine,
-        prompt=prompt,
-        step=step,
-        sampling=sampling,
-    )
+    plan = _Plan.of(given, asked, options)
     places = asyncio.Semaphore(concurrency)
     with Grader() as grader:
         async with plan.loaded() as (policy, judge):
@@ -210,7 +183,11 @@ async def asearch(
 
 
 def search(
-    problems: str | Path | Given | Sequence[str | Problem], **options: Any
+    problems: str | Path | Given | Sequence[str | Problem],
+    *,
+    concurrency: int = 64,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
 ) -> list[SearchTree]:
     """Searches many questions side by side; their trees, graded, in the order of the questions.
 
@@ -219,14 +196,15 @@ def search(
             or questions: texts or ``Problem``s.
         concurrency: questions in flight at a time.
         on_tree: called with each tree when it is grown.
-        **options: as of ``solve``.
+        **options: as of ``solve``: model, method, particles, seed, reward_model, engine, prompt,
+            step, sampling.
 
     For trees on disk, that survive a kill, run a recipe (``butwait.run``).
 
     Raises:
         UserError: a mistake in what was given, in one sentence.
     """
-    return run_now(asearch(problems, **options))
+    return run_now(asearch(problems, concurrency=concurrency, on_tree=on_tree, **options))
 
 
 @dataclass(frozen=True)
@@ -240,12 +218,14 @@ class _Plan:
     reward_model: RewardModel | None
 
     @classmethod
-    def of(cls, given: Given, problems: Sequence[Problem] | None, **options: Any) -> "_Plan":
-        content = search_recipe(problems=given, **options)
+    def of(
+        cls, given: Given, problems: Sequence[Problem] | None, options: SearchOptions
+    ) -> "_Plan":
+        content = search_recipe(given, **options)
         recipe = checked_recipe(content, STAGES, "the search")
         if problems is None:
             problems = load_problems(recipe.problems[QUESTIONS])
-        engine, judge = options["engine"], options["reward_model"]
+        engine, judge = options.get("engine"), options.get("reward_model")
         return cls(
             content,
             recipe,
