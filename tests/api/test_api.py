@@ -13,7 +13,7 @@ import yaml
 
 import butwait
 import butwait.search.settings  # a package of the same name as a function
-from butwait.api.question import SUITED
+from butwait.api.question import SUITED, search_recipe
 from butwait.records import Problem, UserError
 from butwait.reward_models.arithmetic import oracle
 from butwait.search.rows import to_row
@@ -75,12 +75,39 @@ def test_a_recipe_of_one_question_and_the_command_grow_the_same_tree(solved, tmp
     butwait.run(recipe, tmp_path / "run")
     [tree] = butwait.load_trees(tmp_path / "run" / "search")
     assert drawn(tree) == drawn(solved.tree)
+    assert tree.grades == solved.tree.grades
 
     code, told, _ = command("solve", QUESTION, "--particles", "8", "--seed", "3", "--json")
     assert code == 0
     again = butwait.solve(QUESTION, particles=8, seed=3)
     assert json.loads(told)["answer"] == again.answer
     assert json.loads(told)["usage"]["policy_tokens"] == again.usage.policy_tokens
+
+
+def test_what_is_named_wins_over_the_method():
+    filtered = {"kind": "particle_filter", "particles": 4, "step": {"max_tokens": 64}}
+    content = search_recipe(
+        {"source": "q.jsonl"},
+        method=filtered,
+        particles=8,
+        step={"delimiters": ["\n"]},
+        sampling={"temperature": 0.5},
+    )
+    assert content["stages"]["search"]["sampler"] == {
+        "kind": "particle_filter",
+        "particles": 8,
+        "step": {"max_tokens": 64, "delimiters": ["\n"]},
+        "sampling": {"temperature": 0.5},
+    }
+    assert filtered["particles"] == 4
+
+
+def test_a_shorter_limit_leaves_plain_samples_one_step():
+    content = search_recipe(
+        {"source": "q.jsonl"}, model="mine", method="self_consistency", step={"max_tokens": 9}
+    )
+    wanted = {"delimiters": [], "max_tokens": 9}
+    assert content["stages"]["search"]["sampler"]["step"] == wanted
 
 
 def test_many_questions_are_searched_as_each_alone(solved):

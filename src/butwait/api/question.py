@@ -62,8 +62,9 @@ def search_recipe(
     step: Given | None = None,
     sampling: Given | None = None,
 ) -> dict[str, Any]:
-    """The content of the recipe whose stage ``search`` does this. Objects (an engine, a reward
-    model) are left out of it: they cannot be written down.
+    """The content of the recipe whose stage ``search`` does this. What is named beside ``method``
+    wins over what stands in it. Objects (an engine, a reward model) are left out: they cannot be
+    written down.
 
     Raises UserError for a method that is none, or that has no number of paths.
     """
@@ -82,16 +83,15 @@ def search_recipe(
         size = next((name for name in SIZES if name in record.settings.model_fields), None)
         if size is None:
             raise UserError(f"the method {kind} has no number of particles; leave particles out")
-        sampler.setdefault(size, particles)
-    if "step" not in sampler:
-        rule = dict(suited.get("step", {})) | ({} if step is None else written(step))
-        whole = record.settings.model_fields["step"].default  # plain samples are one step
-        if step is None and not whole.delimiters:
-            rule |= {"delimiters": []}
-        if rule:
-            sampler["step"] = rule
+        sampler[size] = particles
+    rule = dict(suited.get("step", {}))
+    if not record.settings.model_fields["step"].default.delimiters:
+        rule["delimiters"] = []  # plain samples are one step
+    rule = written(sampler.get("step", rule)) | written({} if step is None else step)
+    if rule:
+        sampler["step"] = rule
     if sampling is not None:
-        sampler.setdefault("sampling", written(sampling))
+        sampler["sampling"] = written(sampler.get("sampling", {})) | written(sampling)
     stage: dict[str, Any] = {"kind": STAGE, "problems": QUESTIONS, "sampler": sampler}
     if not isinstance(reward_model, RewardModel):
         judge = reward_model

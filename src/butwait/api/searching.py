@@ -14,7 +14,7 @@ import yaml
 
 from butwait.api.question import QUESTIONS, STAGE, Given, SearchOptions, search_recipe
 from butwait.engines.engine import Engine
-from butwait.problems.answers import extract_answer
+from butwait.problems.answers import answer_kind, extract_answer
 from butwait.problems.grading import Grader
 from butwait.problems.overlap import text_id
 from butwait.problems.sources import load_problems
@@ -128,7 +128,7 @@ def solve(
 
     ::
 
-        found = butwait.solve("8 + 7 + 9 = ?", model="tiny", particles=8, seed=0)
+        found = butwait.solve("Calculate 7 + 8 - 6.", model="tiny", particles=8, seed=0)
         print(found.answer, found.weight, found.usage.policy_tokens)
 
     Args:
@@ -146,7 +146,8 @@ def solve(
             ``Engine`` that runs and stays open. None: the model is run in this process.
         prompt: a recipe's ``prompt``.
         step: where a step of reasoning ends, and where a path must.
-        sampling: temperature, top_p, top_k.
+        sampling: temperature, top_p, top_k. This, ``step`` and ``particles`` win over what stands
+            in ``method``.
         gold: the right answer, if the paths shall be graded; the search does not see it.
         watch: given the engine and the reward model, returns those that are used: to look on.
 
@@ -246,10 +247,10 @@ class _Plan:
 
     def loaded(self) -> Any:
         return loaded(
-            self.engine or self.recipe.engine,
+            self.recipe.engine if self.engine is None else self.engine,
             self.recipe.model,
             self.recipe.prompt,
-            self.reward_model or self.stage.reward_model,
+            self.stage.reward_model if self.reward_model is None else self.reward_model,
             self.problems,
             [self.stage.sampler.step],
         )
@@ -295,10 +296,13 @@ async def _solved(
 
 def _problem(question: str | Problem, gold: str | None) -> Problem:
     if isinstance(question, Problem):
-        return question if gold is None else replace(question, answer=gold)
+        if gold is None:
+            return question
+        return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"a question is a text, and this is {question!r}")
-    return Problem(text_id(question), question, gold)
+    kind = "math" if gold is None else answer_kind(gold)
+    return Problem(text_id(question), question, gold, kind)
 
 
 def _problem_set(
