@@ -1,4 +1,5 @@
-"""A pool of grading processes that can be killed, callable from any thread."""
+"""A pool of grading processes that can be killed, callable from any thread: for algebra
+(``equality.worker``) and for judges of one's own (``problems.verifying``)."""
 
 import contextlib
 import json
@@ -11,14 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from butwait.problems.equality.worker import Verdict
 from butwait.records import UserError
 
 _START_LIMIT = 120.0
 """Seconds until a new process must have loaded math-verify, on a busy machine too."""
-_WORKER = "butwait.problems.equality.worker"
 _PATIENCE = 60.0
 """Seconds for each second of the processor that a case may use, until its process counts as stuck.
 
@@ -38,9 +38,16 @@ class WorkerPool:
     that made the pool ends, however it ends.
     """
 
-    def __init__(self, size: int, time_limit: float, memory_limit: int) -> None:
-        """size: processes; time_limit: processor seconds a case; memory_limit: bytes a process."""
-        self._size, self._time_limit, self._memory_limit = size, time_limit, memory_limit
+    def __init__(self, module: str, words: Sequence[object], size: int, time_limit: float) -> None:
+        """
+        Args:
+            module: what a process runs. It says ``ready`` and answers each line with a line.
+            words: of its command line.
+            size: processes.
+            time_limit: processor seconds that it gives a case.
+        """
+        self._command = [sys.executable, "-P", "-m", module, *map(str, words)]
+        self._size, self._time_limit = size, time_limit
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(size):
             self._idle.put(None)
@@ -49,8 +56,8 @@ class WorkerPool:
         self._closed = False
         self._owner = os.getpid()
 
-    def verdict(self, gold: str, answer: str) -> Verdict:
-        """What a process says of the case; ``limit`` where no verdict comes within the limits.
+    def ask(self, case: Mapping[str, Any]) -> str:
+        """What a process says of the case, a line.
 
         Waits for a free process.
 
@@ -64,7 +71,7 @@ class WorkerPool:
             for last_attempt in (False, True):
                 worker = worker or self._start()
                 try:
-                    return worker.ask(gold, answer)
+                    return worker.ask(case)
                 except (WorkerDiedError, OSError):  # a TimeoutError is an OSError
                     self._discard(worker)
                     worker = None
@@ -103,7 +110,7 @@ class WorkerPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this Grader is closed")
-            worker = _Worker(self._time_limit, self._memory_limit)
+            worker = _Worker(self._command, self._time_limit)
             self._workers.add(worker)
             return worker
 
@@ -117,13 +124,13 @@ class WorkerPool:
 class _Worker:
     """One process and its two pipes; used by one thread at a time."""
 
-    def __init__(self, time_limit: float, memory_limit: int) -> None:
+    def __init__(self, command: Sequence[str], time_limit: float) -> None:
         self._time_limit = time_limit
         self._started = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         # A session of its own: the whole family can be killed, and Ctrl-C does not reach it.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _WORKER, str(time_limit), str(memory_limit)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -131,17 +138,13 @@ class _Worker:
             bufsize=0,
         )
 
-    def ask(self, gold: str, answer: str) -> Verdict:
-        """The verdict. TimeoutError where it does not come in time; WorkerDiedError."""
+    def ask(self, case: Mapping[str, Any]) -> str:
+        """The reply. TimeoutError where it does not come in time; WorkerDiedError."""
         if not self._started:
             self._wait_for_start()
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
-        reply = self._read_line(_PATIENCE * (1 + self._time_limit))
-        for verdict in get_args(Verdict):
-            if reply == verdict:
-                return verdict
-        raise WorkerDiedError(f"a grading process answered {reply!r}")
+        self._process.stdin.write(json.dumps(case).encode() + b"\n")
+        return self._read_line(_PATIENCE * (1 + self._time_limit))
 
     def _wait_for_start(self) -> None:
         try:
