@@ -6,14 +6,15 @@ is needed. ``docs/grading.md`` states every rule.
 """
 
 import asyncio
+import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from butwait.problems.answers import (
     box_closed,
@@ -33,9 +34,12 @@ from butwait.problems.equality.compare import (
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
 from butwait.records import AnswerKind, Grade, Problem, Status
+from butwait.running.plugins import folders
 
 T = TypeVar("T")
 
+VERIFIER_S = 20.0
+"""Seconds by the clock that a verifier of one's own may take for an answer."""
 _CACHE_SIZE = 50_000
 _STATUS: dict[Verdict, Status] = {
     "equal": "correct",
@@ -62,7 +66,11 @@ class Grader:
             memory_limit: bytes of address space of one grading process.
         """
         self.workers = workers or min(8, os.cpu_count() or 1)
-        self._pool = WorkerPool(self.workers, time_limit, memory_limit)
+        algebra = "butwait.problems.equality.worker"
+        self._pool = WorkerPool(algebra, (time_limit, memory_limit), self.workers, time_limit)
+        own = "butwait.problems.verifying"
+        self._judges = WorkerPool(own, (VERIFIER_S,), self.workers, VERIFIER_S)
+        self.failures: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="butwait-grading")
         self._verdicts: OrderedDict[tuple[str, str], Status] = OrderedDict()
         self._lock = Lock()
@@ -85,6 +93,7 @@ class Grader:
     def close(self) -> None:
         """Ends the grading processes. A second call does nothing."""
         self._pool.close()
+        self._judges.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def grade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
@@ -98,6 +107,8 @@ class Grader:
             problem: its gold answers and its ``answer_kind`` are used.
             finish: why the completion ended; ``length`` without a closed box is ``truncated``.
         """
+        if problem.verifier is not None:
+            return self._verified(text, problem, finish)
         readings = [_read(text, one, finish) for one in _alone(problem)]
         return _best(
             reading
@@ -108,6 +119,8 @@ class Grader:
 
     async def agrade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
         """``grade`` without blocking the event loop while algebra runs."""
+        if problem.verifier is not None:
+            return await self._in_thread(self._verified, text, problem, finish)
         grades = []
         for one in _alone(problem):
             reading = _read(text, one, finish)
@@ -143,6 +156,32 @@ class Grader:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, function, *args)
 
+    def _verified(self, text: str, problem: Problem, finish: str) -> Grade:
+        """The verdict of the problem's own verifier. What has none is ``ungradable``."""
+        answer = extract_answer(text, problem.answer_kind)
+        if finish == "length" and (answer is None or not box_closed(text)):
+            return Grade(None, "truncated", 0.0)
+        case = {
+            "verifier": problem.verifier,
+            "folders": folders(),
+            "question": problem.question,
+            "answer": answer,
+            "metadata": {**problem.metadata, "gold": problem.answer, "response": text},
+        }
+        try:
+            said = json.loads(self._judges.ask(case))
+        except WorkerDiedError as error:
+            said = {"failed": str(error)}
+        if "failed" in said:
+            with self._lock:
+                self.failures[said["failed"]] += 1
+            return Grade(answer, "ungradable")
+        score, status = said["score"], said["status"]
+        if status is None:
+            missing = "no_answer" if answer is None else "wrong"
+            status = "correct" if score >= 1.0 else missing
+        return Grade(answer, status, score)
+
     def _compare(self, gold: str, answer: str) -> Status:
         status = _compare_here(gold, answer)
         if status is not None:
@@ -152,10 +191,10 @@ class Grader:
                 self._verdicts.move_to_end((gold, answer))
                 return self._verdicts[gold, answer]
         try:
-            verdict = self._pool.verdict(gold, answer)
+            verdict = self._pool.ask({"gold": gold, "answer": answer})
         except WorkerDiedError:
             return "ungradable"
-        status = _STATUS[verdict]
+        status = _STATUS[verdict]  # type: ignore[index]
         with self._lock:
             self._verdicts[gold, answer] = status
             if len(self._verdicts) > _CACHE_SIZE:

@@ -73,6 +73,10 @@ class ProblemSetSettings(Settings):
     """How questions of evaluation sets are found in it, to be left out: ``words`` compares whole
     questions and stretches of 13 and 8 words, ``whole`` only whole questions; None is ``whole``
     for generated questions, which share their wording, and ``words`` for all others."""
+    verifier: str | None = None
+    """Judges answers in place of the rules of equality: ``module:function`` of (question, extracted
+    answer or None, metadata with ``gold`` and ``response``) that gives a score in [0, 1], or
+    (score, status). Modules are found beside the recipe. ``gym:`` sets have reasoning-gym's own."""
     licence: str | None = None
     """Licence of the source, for the cards of data made from it."""
     params: dict[str, Any] = Field(default_factory=dict)

@@ -14,10 +14,12 @@ class Grade:
     answer: the answer read from the text, None where there is none.
     status: the verdict. Only ``correct`` counts as correct; ``ungradable`` is never counted as
         either and is reported beside every rate.
+    score: what a verifier of one's own gave, in [0, 1]; None where answers are compared.
     """
 
     answer: str | None
     status: Status
+    score: float | None = None
 
     @property
     def correct(self) -> bool:

@@ -20,6 +20,7 @@ class Problem:
         source: the problem set it came from (a name, a file, a hub id).
         metadata: other columns of the source that were asked for (level, subject, ...).
         also: further gold answers; an answer that equals any of them, or ``answer``, is right.
+        verifier: ``module:function``, or ``gym:TASK``, that judges answers; None: they are compared.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Problem:
     source: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    verifier: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "also", tuple(self.also))  # a list where it was read from a file
@@ -40,8 +42,9 @@ class Problem:
         return self.also if self.answer is None else (self.answer, *self.also)
 
     def row(self) -> dict[str, Any]:
-        """Its fields by name, as a file keeps them; ``also`` where there is any."""
+        """Its fields by name, as a file keeps them; ``also`` and ``verifier`` where there are any."""
         fields = asdict(self)
-        if not self.also:
-            del fields["also"]
+        for name in ("also", "verifier"):
+            if not fields[name]:
+                del fields[name]
         return fields
