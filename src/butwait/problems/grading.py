@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from butwait.problems.answers import (
     box_closed,

@@ -20,6 +20,10 @@ class Asked(Protocol):
     params: dict[str, Any]
 
 
+def _none(source: str) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Source:
     """A kind of problem source.
@@ -33,6 +37,8 @@ class Source:
             parameter ``size`` is ``offset`` + ``limit`` where it is not given.
         rank: kinds of a lower rank are asked first.
         remote: whether it must be fetched: it is asked for, and not read, to check a recipe.
+        verifier: of the setting ``source``: the verifier of its own answers, where it has one.
+        keeps: columns that its problems always keep as metadata, for the verifier.
     """
 
     matches: Callable[[str], bool]
@@ -41,6 +47,8 @@ class Source:
     generated: bool = False
     rank: int = 0
     remote: bool = False
+    verifier: Callable[[str], str | None] = _none
+    keeps: tuple[str, ...] = ()
 
 
 COLUMNS = frozenset(

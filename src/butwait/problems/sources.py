@@ -17,6 +17,7 @@ from butwait.problems.settings import Columns, ProblemSetSettings
 from butwait.problems.source import kind_of
 from butwait.records import Key, Problem, UserError
 from butwait.running.json_lines import Row
+from butwait.running.plugins import load_plugin
 from butwait.running.terminal import visible
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,10 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     problems = [problem for problem in loaded if isinstance(problem, Problem)]
     if rows := _placed(loaded):
         problems = _Table(settings.source, full, rows).problems()
+    if verifier := full.verifier or kind.verifier(full.source):
+        if ":" in verifier and full.verifier:
+            load_plugin(verifier, f"{settings.source}: verifier")
+        problems = [replace(problem, verifier=verifier) for problem in problems]
     problems = _selected(problems, full)
     if not problems:
         raise UserError(
@@ -137,9 +142,12 @@ class _Table:
             answer=golds[0] if golds else None,
             solution=self._text(row, place, columns.solution),
             source=self.source,
-            metadata={name: self._kept(row, place, name) for name in columns.metadata or ()},
+            metadata={name: self._kept(row, place, name) for name in self._metadata(columns)},
             also=golds[1:],
         )
+
+    def _metadata(self, columns: Columns) -> Iterable[str]:
+        return dict.fromkeys([*(columns.metadata or ()), *kind_of(self.settings.source).keeps])
 
     def _text(self, row: Row, place: str, column: str | None) -> str | None:
         return text_of(cell(row, column), f"{self.source}: {place}", column) if column else None

@@ -98,7 +98,9 @@ def verdict(name: str, verify: Verify, case: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"the verifier {name!r} gives {said!r:.80}, and a score is in [0, 1]")
     if status is not None and status not in get_args(Status):
         known = ", ".join(get_args(Status))
-        raise UserError(f"the verifier {name!r} gives the status {status!r:.40} (there are: {known})")
+        raise UserError(
+            f"the verifier {name!r} gives the status {status!r:.40} (there are: {known})"
+        )
     return {"score": float(score), "status": status}
 
 

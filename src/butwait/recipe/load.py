@@ -24,6 +24,7 @@ from butwait.records import UserError
 from butwait.running.expected import meant
 from butwait.running.kinds import Kinds
 from butwait.running.mistakes import Mistake, in_order, misread, refused
+from butwait.running.plugins import find_modules_in
 
 Where = Callable[[tuple[Any, ...]], str]
 """The line, or the ``--set`` word, of a place in a recipe."""
@@ -59,6 +60,7 @@ def read_recipe(
             file and the line, or the ``--set`` word, that it comes from.
     """
     path, wrong = find_recipe(name_or_path), Wrong()
+    find_modules_in(path.parent)
     text = _read(path, (), wrong)
     changed = _with_overrides(text, overrides, wrong)
     recipe, mistakes = _checked(changed, path, kinds)

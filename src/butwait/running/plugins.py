@@ -33,10 +33,12 @@ _NOT_USERS = tuple(
     for folder in (_OURS, *(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")))
 )
 _loaded: dict[str, str] = {}  # module -> the plugin of it that was loaded last
+_places: list[str] = []  # folders beside the current one
 
 
 def load_plugin(name: str, what: str) -> Any:
-    """The object that ``module:function`` names; modules in the current folder are found too.
+    """The object that ``module:function`` names; modules in the current folder and beside the
+    recipe are found too.
 
     Args:
         name: such as ``my_rewards:strict``.
@@ -60,7 +62,7 @@ def load_plugin(name: str, what: str) -> Any:
         meant = f"; did you mean {near[0]}?" if near and near[0] != module_name else ""
         raise UserError(
             f"{what}: {name!r} cannot be imported ({_text(error)}); it must be installed, or a "
-            f"file in the current folder{meant}"
+            f"file in the current folder or beside the recipe{meant}"
         ) from error
     except BaseException as error:  # whatever a user's module raises, SystemExit too
         raise UserError(
@@ -149,10 +151,22 @@ def source_file(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
+def find_modules_in(folder: Path) -> None:
+    """Modules in this folder are found from now on, after those in the current one."""
+    place = str(folder.resolve())
+    if place not in _places:
+        _places.append(place)
+
+
+def folders() -> list[str]:
+    """Where a user's own modules are looked for, the first first."""
+    return list(dict.fromkeys([str(Path.cwd()), *_places]))
+
+
 def _find_modules_here() -> None:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    for place in reversed(folders()):
+        if place not in sys.path:
+            sys.path.insert(0, place)
 
 
 # What a user's own code raised.

@@ -1,4 +1,5 @@
-"""Rows of a reasoning-gym task (Stojanovski et al. 2025, arXiv:2505.24760).
+"""Rows of a reasoning-gym task (Stojanovski et al. 2025, arXiv:2505.24760). Its own scorer judges
+the answers (``problems.verifying``): in many tasks several are right, or a copy of the gold is not.
 
 reasoning-gym seeds item i with ``seed + i``: two sets whose ranges [seed, seed + size) overlap
 share questions. ``overlap.disjoint`` is the guard against that.
@@ -30,8 +31,13 @@ def generate_rows(asked: Asked) -> list[Row]:
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"gym:{name} refuses the parameters {params}: {error}") from error
     return [
-        {**item["metadata"], "question": item["question"], "answer": item["answer"]}
-        for item in items
+        {
+            **item["metadata"],
+            "question": item["question"],
+            "answer": item["answer"],
+            "gym": {"params": params, "item": number},
+        }
+        for number, item in enumerate(items)
     ]
 
 
@@ -40,4 +46,6 @@ GYM = Source(
     load=generate_rows,
     takes=COLUMNS | {"params"},
     generated=True,
+    verifier=lambda source: source,
+    keeps=("gym",),
 )

@@ -27,14 +27,16 @@ _COMMON_SCRIPTS = frozenset({"LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", 
 
 
 def reward(completion: Completion, settings: RewardSettings, max_tokens: int) -> float | None:
-    """1 for a correct answer, else 0, and what ``settings`` add.
+    """1 for a correct answer, else 0, or what a verifier of one's own gave; and what ``settings``
+    add.
 
     None where the completion must move nothing: its answer cannot be graded, or it repeats another
     one of a group that may not.
     """
     if completion.grade.status == "ungradable" or completion.repeated:
         return None
-    worth = float(completion.grade.correct)
+    score = completion.grade.score
+    worth = float(completion.grade.correct) if score is None else score
     worth += settings.format * has_format(completion.text)
     if settings.overlong_tokens is not None:
         worth += overlong(completion.length, max_tokens, settings.overlong_tokens)
