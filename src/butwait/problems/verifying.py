@@ -1,9 +1,9 @@
 """A process that asks verifiers: ``python -m butwait.problems.verifying TIME_LIMIT``.
 
-A verifier judges an answer in place of the rules of equality. It is ``module:function`` of a user's
-own, called with (question, extracted answer or None, metadata), where the metadata hold ``gold`` and
-``response`` beside the columns that were kept; or ``gym:TASK``, reasoning-gym's own scorer. It gives
-a score in [0, 1], or (score, status).
+A verifier judges an answer in place of the rules of equality. It is ``module:function`` of a
+user's own, called with (question, extracted answer or None, metadata), where the metadata hold
+``gold`` and ``response`` beside the columns that were kept; or ``gym:TASK``, reasoning-gym's own
+scorer. It gives a score in [0, 1], or (score, status).
 
 Modules are imported once; then every case is a fork, so that a verifier that hangs, or ends the
 process, spoils no other case. A case may take so many seconds by the clock.
@@ -54,11 +54,11 @@ def _judged(case: dict[str, Any], limit: float) -> dict[str, Any]:
     if child == 0:
         os.close(read)
         try:
-            said = json.dumps(verdict(case["verifier"], verify, case))
+            found = verdict(case["verifier"], verify, case)
         except BaseException as error:  # whatever it is, the case has no verdict
-            said = json.dumps({"failed": str(error) or type(error).__name__})
+            found = {"failed": str(error) or type(error).__name__}
         with open(write, "w", encoding="utf-8") as pipe:
-            pipe.write(said)
+            json.dump(found, pipe)
         os._exit(0)
     os.close(write)
     try:
@@ -70,13 +70,12 @@ def _judged(case: dict[str, Any], limit: float) -> dict[str, Any]:
         return {"failed": f"the verifier {case['verifier']!r} took longer than {limit:g} s"}
     if not said:
         return {"failed": f"the verifier {case['verifier']!r} ended its process"}
-    found: dict[str, Any] = json.loads(said)
-    return found
+    return dict(json.loads(said))
 
 
 def _read(pipe: int, limit: float) -> bytes | None:
     """All that comes until the pipe closes; None where it does not in time."""
-    deadline, parts = time.monotonic() + limit, []
+    deadline, parts = time.monotonic() + limit, list[bytes]()
     with selectors.DefaultSelector() as selector, open(pipe, "rb", buffering=0) as file:
         selector.register(file, selectors.EVENT_READ)
         while selector.select(max(0.0, deadline - time.monotonic())):
@@ -126,8 +125,11 @@ def _of_gym(task: str) -> Verify:
     def verify(question: str, answer: str | None, metadata: dict[str, Any]) -> float:
         made = metadata["gym"]
         dataset = items(json.dumps(made["params"]))
-        score: float = dataset.score_answer(answer, dataset[made["item"]])
-        return score
+        item = dataset[made["item"]]
+        try:
+            return float(dataset.score_answer(answer, item))
+        except Exception:  # many scorers fail at what they cannot read
+            return 0.0
 
     return verify
 

@@ -20,7 +20,8 @@ class Problem:
         source: the problem set it came from (a name, a file, a hub id).
         metadata: other columns of the source that were asked for (level, subject, ...).
         also: further gold answers; an answer that equals any of them, or ``answer``, is right.
-        verifier: ``module:function``, or ``gym:TASK``, that judges answers; None: they are compared.
+        verifier: ``module:function``, or ``gym:TASK``, that judges answers; None: they are
+            compared.
     """
 
     id: str
@@ -42,7 +43,8 @@ class Problem:
         return self.also if self.answer is None else (self.answer, *self.also)
 
     def row(self) -> dict[str, Any]:
-        """Its fields by name, as a file keeps them; ``also`` and ``verifier`` where there are any."""
+        """Its fields by name, as a file keeps them; ``also`` and ``verifier`` where there are
+        any."""
         fields = asdict(self)
         for name in ("also", "verifier"):
             if not fields[name]:
