@@ -78,6 +78,8 @@ def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, d
                 reported = True
             for line in _headline(recipe, name, stage):
                 _say(f"  {line}")
+            for why, answers in grader.unjudged():
+                _say(f"  {answers} answers are ungradable: {why}")
             done[name] = stage
     if reported:
         _say(f"The report: {run / 'report.html'}")

@@ -70,7 +70,7 @@ class Grader:
         self._pool = WorkerPool(algebra, (time_limit, memory_limit), self.workers, time_limit)
         own = "butwait.problems.verifying"
         self._judges = WorkerPool(own, (VERIFIER_S,), self.workers, VERIFIER_S)
-        self.failures: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="butwait-grading")
         self._verdicts: OrderedDict[tuple[str, str], Status] = OrderedDict()
         self._lock = Lock()
@@ -136,6 +136,12 @@ class Grader:
             grades.append(reading)
         return _best(grades)
 
+    def unjudged(self) -> list[tuple[str, int]]:
+        """Why verifiers gave no verdict, and how often, since this was asked last."""
+        with self._lock:
+            told, self._failures = self._failures.most_common(), Counter()
+        return told
+
     def equal(self, a: str, b: str, kind: AnswerKind) -> bool:
         """Whether two extracted answers are the same answer, for majority votes.
 
@@ -174,7 +180,7 @@ class Grader:
             said = {"failed": str(error)}
         if "failed" in said:
             with self._lock:
-                self.failures[said["failed"]] += 1
+                self._failures[said["failed"]] += 1
             return Grade(answer, "ungradable")
         score, status = said["score"], said["status"]
         if status is None:

@@ -300,7 +300,7 @@ def _written(value: Any) -> Any:
 def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
     """Shuffled, cut to offset and limit, without unanswered problems."""
     if settings.drop_unanswered:
-        answered = [p for p in problems if p.answer is not None]
+        answered = [p for p in problems if p.answer is not None or p.verifier is not None]
         if len(answered) < len(problems):
             logger.warning(
                 "%s: %d of %d problems have no gold answer and are left out",
@@ -315,9 +315,9 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
     end = None if settings.limit is None else settings.offset + settings.limit
     chosen = problems[settings.offset : end]
     for problem in chosen:
-        if problem.answer is None:
+        if problem.answer is None and problem.verifier is None:
             raise UserError(
                 f"{problem.source}: problem {visible(problem.id)[:_SHOWN]} has no gold answer; "
-                "mend it, or set drop_unanswered: true"
+                "mend it, set drop_unanswered: true, or name a verifier"
             )
     return chosen

@@ -27,15 +27,17 @@ def generate_rows(asked: Asked) -> list[Row]:
     if name not in DATASETS:
         raise UserError(f"reasoning-gym has no task {name!r}; see reasoning_gym.factory.DATASETS")
     try:
-        items = list(create_dataset(name, **params))
+        dataset = create_dataset(name, **params)
+        items = list(dataset)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"gym:{name} refuses the parameters {params}: {error}") from error
+    made = params | {"seed": dataset.seed, "size": dataset.size}  # drawn where it is not given
     return [
         {
             **item["metadata"],
             "question": item["question"],
             "answer": item["answer"],
-            "gym": {"params": params, "item": number},
+            "gym": {"params": made, "item": number},
         }
         for number, item in enumerate(items)
     ]
