@@ -184,3 +184,37 @@ def test_a_set_names_its_verifier(own_folder: Path) -> None:
         UserError, match=r"verifier: the module 'judges' has no 'haf'; did you mean"
     ):
         load_problems(ProblemSetSettings.model_validate(settings | {"verifier": "judges:haf"}))
+
+
+RECIPE = """
+model: {name: tiny, device: cpu}
+prompt: {template: "{question}"}
+problems:
+  some: {source: arithmetic, split: search, limit: 6, verifier: "judges:same"}
+  held: {source: arithmetic, split: test, limit: 4, verifier: "judges:fails"}
+stages:
+  hunt:
+    kind: search
+    problems: some
+    sampler: &sampler {kind: self_consistency, samples: 4, step: {max_tokens: 64}}
+  verified: {kind: verified, from: [hunt]}
+  base: {kind: evaluate, problems: [held], methods: {vote: {sampler: *sampler}}}
+"""
+
+
+def test_a_whole_recipe_is_judged_by_it(own_folder: Path, command) -> None:
+    """It lies beside the recipe; and its source is a part of what a result depends on."""
+    there = own_folder / "there"
+    there.mkdir()
+    (there / "judges.py").write_text(JUDGES)
+    (there / "mine.yaml").write_text(RECIPE)
+    code, said, told = command("run", "there/mine.yaml")
+    assert code == 0, told
+    assert "answers are ungradable: the plugin 'judges:fails' failed in its call" in said
+    hunt = json.loads((own_folder / "runs/mine/hunt/stage.json").read_text())
+    assert 0 < hunt["metrics"]["solved"] <= 6
+    code, said, _ = command("run", "there/mine.yaml")
+    assert said.count("finished before") == 3
+    (there / "judges.py").write_text(JUDGES.replace("0.5", "0.6"))
+    code, said, _ = command("run", "there/mine.yaml")
+    assert "finished before" not in said

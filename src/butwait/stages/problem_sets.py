@@ -10,7 +10,7 @@ from butwait.problems.sources import load_problems
 from butwait.recipe.recipe import Recipe
 from butwait.records import Problem, UserError
 from butwait.running.files import atomic_path
-from butwait.running.identity import fingerprint
+from butwait.running.identity import content, fingerprint
 from butwait.running.json_lines import dump_rows, read_rows
 
 
@@ -108,7 +108,9 @@ def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
 
 def _fingerprint(problems: list[Problem]) -> str:
     # The source is a place. Rows are hashed as text: metadata may hold NaN.
-    return fingerprint(dump_rows(problem.row() | {"source": ""} for problem in problems))
+    rows = dump_rows(problem.row() | {"source": ""} for problem in problems)
+    judges = {p.verifier: content(p.verifier) for p in problems if p.verifier is not None}
+    return fingerprint([rows, judges] if judges else rows)
 
 
 def _write(target: Path, problems: list[Problem]) -> None:
