@@ -15,47 +15,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from butwait.api.comparing import Comparison, compare
+    from butwait.api.finished import (
+        DataSet,
+        Evaluation,
+        Finished,
+        Searched,
+        TrainedModel,
+        TrainedRewardModel,
+    )
     from butwait.api.runs import run
     from butwait.api.searching import Solved, Usage, asearch, asolve, search, solve
+    from butwait.api.stages import (
+        aevaluate,
+        build,
+        evaluate,
+        train_grpo,
+        train_prm,
+        train_sft,
+    )
     from butwait.api.stored import Trees, grade, load_trees
     from butwait.records import Grade, Problem, SearchTree, UserError
     from butwait.reward_models.reward_model import Score
 
 _PLACES = {
+    "Comparison": "api.comparing",
+    "DataSet": "api.finished",
+    "Evaluation": "api.finished",
+    "Finished": "api.finished",
     "Grade": "records",
     "Problem": "records",
     "Score": "reward_models.reward_model",
     "SearchTree": "records",
+    "Searched": "api.finished",
     "Solved": "api.searching",
+    "TrainedModel": "api.finished",
+    "TrainedRewardModel": "api.finished",
     "Trees": "api.stored",
     "Usage": "api.searching",
     "UserError": "records",
+    "aevaluate": "api.stages",
     "asearch": "api.searching",
     "asolve": "api.searching",
+    "build": "api.stages",
+    "compare": "api.comparing",
+    "evaluate": "api.stages",
     "grade": "api.stored",
     "load_trees": "api.stored",
     "run": "api.runs",
     "search": "api.searching",
     "solve": "api.searching",
+    "train_grpo": "api.stages",
+    "train_prm": "api.stages",
+    "train_sft": "api.stages",
 }
 
 __all__ = [
+    "Comparison",
+    "DataSet",
+    "Evaluation",
+    "Finished",
     "Grade",
     "Problem",
     "Score",
     "SearchTree",
+    "Searched",
     "Solved",
+    "TrainedModel",
+    "TrainedRewardModel",
     "Trees",
     "Usage",
     "UserError",
     "__version__",
+    "aevaluate",
     "asearch",
     "asolve",
+    "build",
+    "compare",
+    "evaluate",
     "grade",
     "load_trees",
     "run",
     "search",
     "solve",
+    "train_grpo",
+    "train_prm",
+    "train_sft",
 ]
 
 

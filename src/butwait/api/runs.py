@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from butwait.api.loops import apart, one_run
+from butwait.api.objects import plain
+from butwait.pipeline.preflight import Where, nowhere
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import checked_recipe, read_recipe
 from butwait.stages.kinds import STAGES
@@ -28,8 +31,11 @@ def run(
         UserError: a mistake in the recipe, its data or its models, or a full disk. What was
             finished is kept.
     """
+    where: Where = nowhere
     if isinstance(recipe, Mapping):
-        checked = checked_recipe({"name": "run", **recipe}, STAGES, "the recipe")
-        return run_recipe(checked, Path(run_dir or Path("runs") / checked.name))
-    checked, where = read_recipe(str(recipe), STAGES, overrides)
-    return run_recipe(checked, Path(run_dir or Path("runs") / checked.name), where)
+        content = plain({"name": "run", **recipe}, "", stored=True)
+        checked = checked_recipe(content, STAGES, "the recipe")
+    else:
+        checked, where = read_recipe(str(recipe), STAGES, overrides)
+    folder = Path(run_dir or Path("runs") / checked.name)
+    return apart(lambda: one_run(lambda: run_recipe(checked, folder, where)))

@@ -1,23 +1,35 @@
 """Searching questions: ``solve`` for one, ``search`` for many; each also as a coroutine."""
 
 import asyncio
-import threading
+import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack, overload
 
 import numpy as np
 import yaml
 
-from butwait.api.question import QUESTIONS, STAGE, Given, SearchOptions, search_recipe
+from butwait.api.finished import Finished, Searched
+from butwait.api.loops import apart, first_alone, run_now
+from butwait.api.objects import is_held
+from butwait.api.problems import Problems, ProblemSets, problem_of, problems_of
+from butwait.api.question import (
+    QUESTIONS,
+    STAGE,
+    Given,
+    SearchOptions,
+    search_recipe,
+    search_words,
+    told_by,
+)
+from butwait.api.stages import stored_search
 from butwait.engines.engine import Engine
-from butwait.problems.answers import answer_kind, extract_answer
+from butwait.problems.answers import extract_answer
 from butwait.problems.grading import Grader
-from butwait.problems.overlap import text_id
 from butwait.problems.sources import load_problems
+from butwait.problems.verifying import Verify
 from butwait.recipe.load import checked_recipe
 from butwait.recipe.recipe import Recipe
 from butwait.records import Key, Problem, SearchTree, UserError
@@ -28,7 +40,7 @@ from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
 from butwait.stages.searching import grown, loaded
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
 """Takes what a search is about to use and gives what it uses in its place."""
@@ -69,12 +81,12 @@ class Solved:
         text: the solution that speaks for it: the heaviest path with this answer.
         answers: every answer with its share, the heaviest first. Paths without an answer have the
             rest.
-        correct: whether the answer is right, where a gold answer was given.
+        correct: whether the answer is right, where a gold answer or a verifier was given.
         tree: the whole search.
         usage: what it cost.
         recipe: the recipe whose stage ``search`` grows the same tree, as YAML: with ``question``
-            in a file ``question.jsonl``. An engine or a reward model that was given as an object
-            is not in it.
+            in a file ``question.jsonl``. What was given as an object (an engine, a reward model, a
+            function of a notebook) is not in it.
     """
 
     answer: str | None
@@ -106,15 +118,17 @@ async def asolve(
     **options: Unpack[SearchOptions],
 ) -> Solved:
     """``solve`` as a coroutine."""
-    problem = _problem(question, gold)
-    plan = _Plan.of({"source": "question.jsonl"}, [problem], options)
-    with Grader() as grader:
+    plan = _Plan.of("solve", {"source": "question.jsonl"}, [problem_of(question, gold)], options)
+    (problem,) = plan.problems
+    with plan.grader() as grader:
         async with plan.loaded() as both:
             policy, judge = watch(*both) if watch is not None else both
             began = time.perf_counter()
             tree = await grown(problem, policy, judge, plan.stage.sampler, plan.key, grader)
             seconds = time.perf_counter() - began
-        return await _solved(plan, problem, tree, seconds, grader)
+        solved = await _solved(plan, problem, tree, seconds, grader)
+        _tell_unjudged(grader)
+    return solved
 
 
 def solve(
@@ -133,21 +147,26 @@ def solve(
 
     Args:
         question: its text, or a ``Problem``.
-        model: ``tiny``, ``smollm2``, a hub id, a folder, or a recipe's ``model``.
-        method: a sampler's name (docs/samplers.md), or a recipe's ``sampler``. None: the particle
-            filter.
+        model: ``tiny``, ``smollm2``, a hub id, a folder, a recipe's ``model``, or what a training
+            gave.
+        method: a sampler's name (docs/samplers.md), a recipe's ``sampler``, or the record of one's
+            own. None: the particle filter.
         particles: paths at a time: a filter's particles, a beam's width, or how many samples;
             None: the sampler's default.
         seed: of every draw. The same seed and the same shapes give the same tree.
-        reward_model: a recipe's ``reward_model``, the name of one that needs no more, or a
-            ``RewardModel`` of your own. None: the policy's own confidence, where the method needs
-            a judge.
+        reward_model: a recipe's ``reward_model``, the name of one that needs no more, what
+            ``train_prm`` gave, or a ``RewardModel`` of your own. None: the policy's own
+            confidence, where the method needs a judge.
         engine: a recipe's ``engine``; the address of a server that speaks OpenAI's protocol; or an
             ``Engine`` that runs and stays open. None: the model is run in this process.
         prompt: a recipe's ``prompt``.
         step: where a step of reasoning ends, and where a path must.
         sampling: temperature, top_p, top_k. This, ``step`` and ``particles`` win over what stands
             in ``method``.
+        verifier: judges answers in place of the rules of equality (docs/extending.md):
+            ``module:function``, or a function, of a notebook too. It is asked in processes that
+            are forked from this one before models are loaded, each answer for 20 s at most; what
+            fails there is ``ungradable``.
         gold: the right answer, if the paths shall be graded; the search does not see it.
         watch: given the engine and the reward model, returns those that are used: to look on.
 
@@ -157,18 +176,51 @@ def solve(
     return run_now(asolve(question, gold=gold, watch=watch, **options))
 
 
+@overload
 async def asearch(
-    problems: str | Path | Given | Sequence[str | Problem],
+    problems: Problems,
     *,
+    run_dir: None = None,
+    name: None = None,
     concurrency: int = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
-) -> list[SearchTree]:
-    """``search`` as a coroutine."""
+) -> list[SearchTree]: ...
+
+
+@overload
+async def asearch(
+    problems: ProblemSets,
+    *,
+    run_dir: str | Path | Finished,
+    name: str | None = None,
+    concurrency: int = 64,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
+) -> Searched: ...
+
+
+async def asearch(
+    problems: Any,
+    *,
+    run_dir: str | Path | Finished | None = None,
+    name: str | None = None,
+    concurrency: int = 64,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
+) -> list[SearchTree] | Searched:
+    """``search`` as a coroutine. On disk it runs in a thread, which goes on where the coroutine is
+    cancelled."""
+    if run_dir is not None:
+        return await asyncio.to_thread(
+            lambda: stored_search(problems, run_dir, name, concurrency, on_tree, options)
+        )
+    if name is not None:
+        raise UserError("search: name is the name of a stage on disk; give run_dir too")
     given, asked = _problem_set(problems)
-    plan = _Plan.of(given, asked, options)
+    plan = _Plan.of("search", given, asked, options)
     places = asyncio.Semaphore(concurrency)
-    with Grader() as grader:
+    with first_alone(), plan.grader() as grader:
         async with plan.loaded() as (policy, judge):
 
             async def one(problem: Problem) -> SearchTree:
@@ -180,31 +232,64 @@ async def asearch(
 
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(problem)) for problem in plan.problems]
+        _tell_unjudged(grader)
     return [task.result() for task in tasks]
 
 
+@overload
 def search(
-    problems: str | Path | Given | Sequence[str | Problem],
+    problems: Problems,
     *,
+    run_dir: None = None,
+    name: None = None,
     concurrency: int = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
-) -> list[SearchTree]:
+) -> list[SearchTree]: ...
+
+
+@overload
+def search(
+    problems: ProblemSets,
+    *,
+    run_dir: str | Path | Finished,
+    name: str | None = None,
+    concurrency: int = 64,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
+) -> Searched: ...
+
+
+def search(
+    problems: Any,
+    *,
+    run_dir: str | Path | Finished | None = None,
+    name: str | None = None,
+    concurrency: int = 64,
+    on_tree: OnTree = ignored,
+    **options: Unpack[SearchOptions],
+) -> list[SearchTree] | Searched:
     """Searches many questions side by side; their trees, graded, in the order of the questions.
 
     Args:
         problems: a recipe's ``source`` (``gsm8k``, ``mine.csv``), a whole problem set of a recipe,
             or questions: texts or ``Problem``s.
+        run_dir: a run's folder: the search is a stage there, whose trees survive a kill, and the
+            same call finds them. A handle of that run goes on with its recipe. None: the trees are
+            in memory.
+        name: of the stage; ``search``, or that with a number.
         concurrency: questions in flight at a time.
-        on_tree: called with each tree when it is grown.
+        on_tree: called with each tree when it is grown, or, of a stage, when all are.
         **options: as of ``solve``: model, method, particles, seed, reward_model, engine, prompt,
-            step, sampling.
-
-    For trees on disk, that survive a kill, run a recipe (``butwait.run``).
+            step, sampling, verifier.
 
     Raises:
         UserError: a mistake in what was given, in one sentence.
     """
+    if run_dir is not None:
+        return apart(lambda: stored_search(problems, run_dir, name, concurrency, on_tree, options))
+    if name is not None:
+        raise UserError("search: name is the name of a stage on disk; give run_dir too")
     return run_now(asearch(problems, concurrency=concurrency, on_tree=on_tree, **options))
 
 
@@ -217,23 +302,47 @@ class _Plan:
     problems: Sequence[Problem]
     engine: Engine | None
     reward_model: RewardModel | None
+    verifiers: Mapping[str, Verify]
 
     @classmethod
     def of(
-        cls, given: Given, problems: Sequence[Problem] | None, options: SearchOptions
+        cls,
+        function: str,
+        given: Given,
+        problems: Sequence[Problem] | None,
+        options: SearchOptions,
     ) -> "_Plan":
+        """``function`` is the one that was called, for sentences."""
         content = search_recipe(given, **options)
-        recipe = checked_recipe(content, STAGES, "the search")
+        words = search_words(content["stages"][STAGE]["sampler"])
+        with told_by(function, STAGE, words):
+            recipe = checked_recipe(content, STAGES, function)
+        asked = recipe.problems[QUESTIONS]
         if problems is None:
-            problems = load_problems(recipe.problems[QUESTIONS])
-        engine, judge = options.get("engine"), options.get("reward_model")
+            problems = load_problems(asked)
+        elif asked.verifier is not None:
+            problems = [replace(problem, verifier=asked.verifier) for problem in problems]
+        engine, judge, verify = map(options.get, ("engine", "reward_model", "verifier"))
         return cls(
             content,
             recipe,
             problems,
             engine if isinstance(engine, Engine) else None,
             judge if isinstance(judge, RewardModel) else None,
+            {str(asked.verifier): verify} if callable(verify) else {},
         )
+
+    def grader(self) -> Grader:
+        return Grader(verifiers=self.verifiers)
+
+    @property
+    def written(self) -> str:
+        """The recipe as YAML, without a verifier that only this process holds."""
+        asked = dict(self.content["problems"][QUESTIONS])
+        if is_held(str(asked.get("verifier"))):
+            del asked["verifier"]
+        content = self.content | {"problems": {QUESTIONS: asked}}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     @property
     def stage(self) -> SearchStage:
@@ -277,12 +386,13 @@ async def _solved(
     behind = [share for share, leaves in shares.values() if chosen.leaf in leaves]
     answers = sorted(((a, share) for a, (share, _) in shares.items()), key=lambda pair: -pair[1])
     grade = tree.grades.get(chosen.node)
+    judged = problem.answer is not None or problem.verifier is not None
     return Solved(
         answer=chosen.answer,
         weight=behind[0] if behind and chosen.answer is not None else 0.0,
         text=tree.path_text(chosen.node),
         answers=tuple(answers),
-        correct=None if problem.answer is None or grade is None else grade.correct,
+        correct=grade.correct if grade is not None and judged else None,
         tree=tree,
         usage=Usage(
             tree.counts.policy_tokens,
@@ -290,55 +400,19 @@ async def _solved(
             tree.counts.reward_tokens,
             seconds,
         ),
-        recipe=yaml.safe_dump(plan.content, sort_keys=False, allow_unicode=True),
+        recipe=plan.written,
     )
 
 
-def _problem(question: str | Problem, gold: str | None) -> Problem:
-    if isinstance(question, Problem):
-        if gold is None:
-            return question
-        return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"a question is a text, and this is {question!r}")
-    kind = "math" if gold is None else answer_kind(gold)
-    return Problem(text_id(question), question, gold, kind)
-
-
-def _problem_set(
-    problems: str | Path | Given | Sequence[str | Problem],
-) -> tuple[Given, list[Problem] | None]:
+def _problem_set(problems: Problems) -> tuple[Given, list[Problem] | None]:
     """What a recipe says of them; and the problems, where no source has to be read for them."""
     if isinstance(problems, str | Path):
         return {"source": str(problems)}, None
     if isinstance(problems, Mapping | Settings):
         return problems, None
-    asked = [_problem(question, None) for question in problems]
-    twice = [name for name, times in Counter(p.id for p in asked).items() if times > 1]
-    if twice:
-        told = next(p.question for p in asked if p.id == twice[0])
-        raise UserError(f"a question stands there twice: {told[:80]!r}")
-    return {"source": "questions.jsonl"}, asked
+    return {"source": "questions.jsonl"}, problems_of(problems)
 
 
-def run_now(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine; in a notebook, whose loop is running, by a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    results: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(asyncio.run(work))
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="butwait")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return results[0]
+def _tell_unjudged(grader: Grader) -> None:
+    for why, answers in grader.unjudged():
+        logger.warning("%d answers are ungradable: %s", answers, why)

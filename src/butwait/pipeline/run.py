@@ -3,6 +3,7 @@
 import filecmp
 import json
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,21 @@ from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.running.terminal import console, plain, visible
 from butwait.stages.context import StageRun
-from butwait.stages.problem_sets import load_problem_sets
+from butwait.stages.problem_sets import LoadedSet, load_problem_sets
 
 _console = console(highlight=False, soft_wrap=True)
 
 
-def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, dict[str, Any]]:
+def run_recipe(
+    recipe: Recipe, run: Path, where: Where = nowhere, finished: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Runs every stage that is not finished yet, in order.
 
     Args:
         recipe: what to run.
         run: the run's folder; a stopped run goes on where it was, a finished one does nothing.
         where: places of the recipe in its file, for mistakes.
+        finished: stages that the caller holds results of; none is computed anew.
 
     Returns:
         stage name -> its record (the content of its stage.json).
@@ -54,6 +58,8 @@ def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, d
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
         due = due_stages(recipe, run, problems, versions)
+        if lost := [name for name in due if name in finished]:
+            raise UserError(_lost(lost, run, problems))
         asked = {name: loaded.problems for name, loaded in problems.items()}
         found = look_around(recipe, due, asked, where)
         for warning in found.warnings:
@@ -84,6 +90,17 @@ def run_recipe(recipe: Recipe, run: Path, where: Where = nowhere) -> dict[str, d
     if reported:
         _say(f"The report: {run / 'report.html'}")
     return {name: stage.record for name, stage in done.items()}
+
+
+def _lost(stages: Sequence[str], run: Path, problems: Mapping[str, LoadedSet]) -> str:
+    """What to say of finished stages that would be others now."""
+    dropped = [name for name, loaded in problems.items() if loaded.dropped]
+    return (
+        f"{', '.join(stages)} of {run} would be computed anew, for the questions, files or "
+        "settings are no longer those it was made from"
+        + (f" (questions of {', '.join(dropped)} stand in another set too)" if dropped else "")
+        + ": ask for it again, after what must not share its questions"
+    )
 
 
 def _say(line: str) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -33,6 +33,8 @@ from butwait.problems.equality.compare import (
 )
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
+from butwait.problems.held import HeldVerifier
+from butwait.problems.verifying import Verify
 from butwait.records import AnswerKind, Grade, Problem, Status
 from butwait.running.plugins import folders
 
@@ -57,19 +59,30 @@ class Grader:
     """
 
     def __init__(
-        self, *, workers: int | None = None, time_limit: float = 1.0, memory_limit: int = 1 << 30
+        self,
+        *,
+        workers: int | None = None,
+        time_limit: float = 1.0,
+        memory_limit: int = 1 << 30,
+        verifiers: Mapping[str, Verify] | None = None,
     ) -> None:
         """
         Args:
             workers: grading processes at most; by default one a core, no more than 8.
             time_limit: seconds of the processor that the algebra of one comparison may use.
             memory_limit: bytes of address space of one grading process.
+            verifiers: functions that this process holds, by what a problem's ``verifier`` calls
+                them.
         """
         self.workers = workers or min(8, os.cpu_count() or 1)
         algebra = "butwait.problems.equality.worker"
         self._pool = WorkerPool(algebra, (time_limit, memory_limit), self.workers, time_limit)
         own = "butwait.problems.verifying"
         self._judges = WorkerPool(own, (VERIFIER_S,), self.workers, VERIFIER_S)
+        self._held = {
+            name: HeldVerifier(verify, self.workers, VERIFIER_S)
+            for name, verify in (verifiers or {}).items()
+        }
         self._failures: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="butwait-grading")
         self._verdicts: OrderedDict[tuple[str, str], Status] = OrderedDict()
@@ -94,6 +107,8 @@ class Grader:
         """Ends the grading processes. A second call does nothing."""
         self._pool.close()
         self._judges.close()
+        for held in self._held.values():
+            held.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def grade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
@@ -174,8 +189,9 @@ class Grader:
             "answer": answer,
             "metadata": {**problem.metadata, "gold": problem.answer, "response": text},
         }
+        held = self._held.get(problem.verifier or "", self._judges)
         try:
-            said = json.loads(self._judges.ask(case))
+            said = json.loads(held.ask(case))
         except WorkerDiedError as error:
             said = {"failed": str(error)}
         if "failed" in said:

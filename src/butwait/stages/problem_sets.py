@@ -99,11 +99,13 @@ def load_problem_sets(
 
 def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
     """The sets that ``load_problem_sets`` kept in a folder."""
-    sets = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        problems = [Problem(**row) for row in read_rows(file)]
-        sets[file.stem] = LoadedSet(problems, Counter(), _fingerprint(problems))
-    return sets
+    return {file.stem: stored_problem_set(file) for file in sorted(folder.glob("*.jsonl"))}
+
+
+def stored_problem_set(file: Path) -> LoadedSet:
+    """One of them."""
+    problems = [Problem(**row) for row in read_rows(file)]
+    return LoadedSet(problems, Counter(), _fingerprint(problems))
 
 
 def _fingerprint(problems: list[Problem]) -> str:

@@ -1,0 +1,104 @@
+"""Questions as a program gives them: texts, ``Problem``s, a source, a problem set of a recipe."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from butwait.api.objects import place_of, plain
+from butwait.api.question import Given, Verifier, written
+from butwait.problems.answers import answer_kind
+from butwait.problems.kinds.kept import SUFFIX
+from butwait.problems.overlap import text_id
+from butwait.problems.settings import ProblemSetSettings
+from butwait.records import Problem, UserError
+from butwait.records.settings import Settings
+from butwait.running.expected import nearest
+from butwait.running.files import atomic_path
+from butwait.running.identity import fingerprint
+from butwait.running.json_lines import dump_rows
+
+Problems = str | Path | Given | Sequence[str | Problem]
+"""A recipe's ``source``, a whole problem set of a recipe, or questions."""
+ProblemSets = Problems | Mapping[str, Problems]
+"""Or several sets by name."""
+
+
+def problem_of(question: str | Problem, gold: str | None = None) -> Problem:
+    """A question with its gold answer, if it has one. UserError for what is no question."""
+    if isinstance(question, Problem):
+        if gold is None:
+            return question
+        return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"a question is a text, and this is {question!r:.80}")
+    kind = "math" if gold is None else answer_kind(gold)
+    return Problem(text_id(question), question, gold, kind)
+
+
+def problems_of(questions: Any) -> list[Problem]:
+    """Questions of a program. UserError for what is none, and for one that stands there twice."""
+    if not isinstance(questions, Iterable) or hasattr(questions, "columns"):
+        raise UserError(
+            f"problems: questions are a list of texts or Problems, or a source, and this is a "
+            f"{type(questions).__name__}"
+        )
+    asked = [problem_of(question) for question in questions]
+    if not asked:
+        raise UserError("problems: there is no question")
+    twice = [name for name, times in Counter(p.id for p in asked).items() if times > 1]
+    if twice:
+        told = next(p.question for p in asked if p.id == twice[0])
+        raise UserError(f"a question stands there twice: {told[:80]!r}")
+    return asked
+
+
+def by_name(problems: ProblemSets) -> dict[str | None, Problems]:
+    """Problem sets by name; None is the name of one that was given without."""
+    if not isinstance(problems, Mapping):
+        return {None: problems}
+    keys = list(ProblemSetSettings.model_fields)
+    if any(nearest(key, keys) in keys[:1] or key in keys for key in problems):
+        return {None: problems}
+    return {str(name): given for name, given in problems.items()}
+
+
+def set_content(problems: Problems, run: Path, verifier: Verifier | None) -> dict[str, Any]:
+    """A problem set as a recipe in this run writes it. Questions go to a file of the run."""
+    content: dict[str, Any]
+    if isinstance(problems, str | Path):
+        content = {"source": str(problems)}
+    elif isinstance(problems, Mapping | Settings):
+        content = written(problems, "problems", stored=True)
+    else:
+        content = {"source": str(_stored(problems_of(problems), run))}
+    if verifier is not None:
+        named = isinstance(verifier, str)
+        content["verifier"] = verifier if named else place_of(verifier, "verifier", stored=True)
+    return content
+
+
+def set_name(content: Mapping[str, Any]) -> str:
+    """What a problem set is called that nobody named: after its source, and its split."""
+    source = str(content.get("source", ""))
+    if source.endswith(SUFFIX):
+        return "questions"
+    last = source.rstrip("/").rpartition("/")[2]
+    if not source.startswith("gym:"):
+        last = last.partition(".")[0] or last
+    words = (last, content.get("split"))
+    parts = (re.sub(r"[^\w-]+", "-", str(word)).strip("-") for word in words if word)
+    return "-".join(filter(None, parts)) or "questions"
+
+
+def _stored(problems: list[Problem], run: Path) -> Path:
+    """The file of these problems, called by their content."""
+    rows = [plain(problem.row(), "problems", stored=True) for problem in problems]
+    file = run / "problems" / "given" / f"{fingerprint(dump_rows(rows))}{SUFFIX}"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as path:
+            path.write_text(dump_rows(rows), encoding="utf-8")
+    return file
