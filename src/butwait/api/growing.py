@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from butwait.api.finished import HANDLES, Finished
-from butwait.api.loops import one_run
-from butwait.api.objects import plain
+from butwait.api.objects import Verifier, plain
 from butwait.api.problems import Problems, ProblemSets, by_name, set_content, set_name
-from butwait.api.question import Verifier, Words, told_by
+from butwait.api.question import Words, told_by
 from butwait.pipeline.run import run_recipe
 from butwait.problems.settings import ProblemSetSettings
 from butwait.recipe.load import checked_recipe
@@ -54,6 +53,7 @@ class Call:
         run_dir: a folder, or a handle whose run and recipe are gone on with.
         name: of the stage; None: after its kind.
         words: see ``told_by``.
+        arguments: all that the function has, beside the settings of the stage.
     """
 
     function: str
@@ -68,15 +68,16 @@ class Call:
     run_dir: str | Path | Finished | None = None
     name: str | None = None
     words: Words = field(default_factory=dict)
+    arguments: Sequence[str] = ()
 
 
 def made(call: Call) -> Finished:
-    """The stage of a call, computed or found.
+    """The stage of a call, computed or found. One call at a time: it takes names.
 
     Raises UserError for a mistake in what was given, before anything is computed, and where an
     input would have to be computed anew.
     """
-    check_keys(call.function, call.kind, call.settings)
+    _check_words(call)
     run = run_of(call.run_dir, call.inputs)
     settings, named = _without_handles(call.settings)
     settings = plain(settings, "", stored=True)
@@ -102,35 +103,31 @@ def made(call: Call) -> Finished:
     name, recipe, content = _named(call, content, stage, names)
     names.save()
     with told_by(call.function, name, call.words):
-        records = one_run(
-            lambda: run_recipe(
-                recipe,
-                run,
-                lambda place: call.function,
-                finished=[other for other in recipe.stages if other != name],
-            )
-        )
+        others = [other for other in recipe.stages if other != name]
+        records = run_recipe(recipe, run, lambda place: call.function, finished=others)
     return HANDLES.get(recipe.kind(name).gives, Finished)(run, name, records[name], content)
 
 
-def check_keys(function: str, kind: str, settings: Mapping[str, Any]) -> None:
-    """Raises UserError for a keyword that is no setting of the kind of stage."""
-    if kind not in STAGES:
-        raise UserError(
-            f"{function}: there is no {kind!r}{meant(kind, list(STAGES))} "
-            "(docs/reference.md lists them; module:NAME is one's own)"
-        )
-    known = [key for key in STAGES[kind].settings.model_fields if key not in _OWN]
-    for key in settings:
+def _check_words(call: Call) -> None:
+    """Raises UserError for a keyword that is no setting of the kind of stage, and for a name that
+    is none."""
+    known = [key for key in STAGES[call.kind].settings.model_fields if key not in _OWN]
+    for key in call.settings:
         if key not in known:
-            told = f"{function} has no argument {key!r}{meant(key, known)}"
-            raise UserError(f"{told} (settings of a {kind} stage: {', '.join(sorted(known))})")
+            near = meant(key, [*known, *call.arguments])
+            told = f"{call.function} has no argument {key!r}{near}"
+            listed = ", ".join([*call.arguments, *sorted(set(known) - set(call.arguments))])
+            raise UserError(f"{told} (it has: {listed})")
+    if call.name is not None and not isinstance(call.name, str):
+        raise UserError(f"{call.function}: name is a text, and this is {call.name!r:.60}")
 
 
 def run_of(run_dir: str | Path | Finished | None, inputs: Iterable[Finished]) -> Path:
     """The run that a call belongs to: that which is named, else that of its inputs."""
     if isinstance(run_dir, Finished):
         return run_dir.run
+    if run_dir is not None and not isinstance(run_dir, str | Path):
+        raise UserError(f"run_dir is a folder or a handle, and this is {run_dir!r:.60}")
     if run_dir is not None:
         return Path(run_dir)
     return next((source.run for source in inputs), DEFAULT_RUN)
@@ -202,7 +199,7 @@ def _joined(call: Call, bases: Sequence[Finished]) -> dict[str, Any]:
         if not _same(content, call.shared, key):
             raise UserError(
                 f"{call.function}: {key} is another one than that of {bases[0].name!r}, and a run "
-                "has one; leave it out, or give another run_dir (a trained model goes there as model)"
+                "has one; leave it out, or give another run_dir (a trained model can be its model)"
             )
     return content
 
@@ -299,16 +296,14 @@ class _Names:
                 raise UserError(f"{file} is damaged ({type(error).__name__}); remove it") from error
 
     def free(self, part: str, wanted: str, asked: Any, taken: Iterable[str]) -> str:
-        """``wanted``, or the first number of it, that stands for this already or for nothing."""
-        mark = _mark(part, asked)
-        for number in count(1):
-            name = wanted if number == 1 else f"{wanted}-{number}"
-            known = self._known[part].get(name)
-            if known == mark:
+        """``wanted``, or that with a number: what stands for this already, else the first that
+        stands for nothing that was computed."""
+        mark, ours = _mark(part, asked), re.compile(rf"{re.escape(wanted)}(-\d+)?")
+        for name, known in self._known[part].items():
+            if known == mark and ours.fullmatch(name):
                 return name
-            if known is None and name not in taken and not self._on_disk(part, name):
-                return name
-        raise AssertionError("unreachable")
+        tried = (f"{wanted}-{number}" if number > 1 else wanted for number in count(1))
+        return next(n for n in tried if n not in taken and not self._on_disk(part, n))
 
     def take(self, part: str, name: str, asked: Any) -> None:
         """From now on the name stands for this."""
@@ -322,7 +317,7 @@ class _Names:
             raise UserError(f"run_dir: {self._run} cannot be written ({error.strerror})") from error
 
     def _on_disk(self, part: str, name: str) -> bool:
-        """Whether a run by hand has this name."""
+        """Whether the run has something of this name."""
         places = {"problems": f"problems/{name}.jsonl", "stages": name}
         return (self._run / places[part]).exists()
 

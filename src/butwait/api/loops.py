@@ -20,14 +20,12 @@ def run_now(work: Coroutine[Any, Any, T]) -> T:
 def one_run(work: Callable[[], T]) -> T:
     """The result of a run, which has loops of its own; of several threads' one at a time."""
     with _ONE_RUN:
-        return work()
+        return apart(work)
 
 
 def apart(work: Callable[[], T]) -> T:
     """The result of what must have no running loop around it."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_a_loop():
         with first_alone():
             return work()
     results: list[T] = []
@@ -46,6 +44,14 @@ def apart(work: Callable[[], T]) -> T:
         with first_alone():
             raise failed[0]
     return results[0]
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -7,9 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from butwait.problems.verifying import Verify
 from butwait.records import UserError
 from butwait.records.settings import Settings
 from butwait.running.kinds import name_of
+from butwait.running.plugins import load_plugin
+
+Verifier = str | Verify
+"""``module:function``, or the function."""
 
 _HELD = "in_memory"
 """The module of what no module holds; it is in no file."""
@@ -79,6 +84,18 @@ def place_of(thing: Any, argument: str, *, stored: bool) -> str:
     name = f"{_name(thing)}_{len(vars(module))}"
     setattr(module, name, thing)
     return f"{_HELD}:{name}"
+
+
+def verifier_place(verifier: Verifier, *, stored: bool) -> str:
+    """``module:function`` of a verifier. UserError for what is none, or, where ``stored``, for a
+    function that stands in no module."""
+    if isinstance(verifier, str):
+        if not verifier.startswith("gym:"):
+            load_plugin(verifier, "verifier")
+        return verifier
+    if not callable(verifier) or isinstance(verifier, type):
+        raise UserError(f"verifier: it is module:function or a function, not {verifier!r:.60}")
+    return place_of(verifier, "verifier", stored=stored)
 
 
 def is_held(place: str) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from butwait.api.objects import place_of, plain
-from butwait.api.question import Given, Verifier, written
+from butwait.api.objects import Verifier, plain, verifier_place
+from butwait.api.question import Given, written
 from butwait.problems.answers import answer_kind
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
@@ -73,10 +73,16 @@ def set_content(problems: Problems, run: Path, verifier: Verifier | None) -> dic
     elif isinstance(problems, Mapping | Settings):
         content = written(problems, "problems", stored=True)
     else:
-        content = {"source": str(_stored(problems_of(problems), run))}
+        asked = problems_of(problems)
+        for problem in asked:
+            if problem.answer is None and problem.verifier is None and verifier is None:
+                raise UserError(
+                    f"problems: {problem.question[:80]!r} has no gold answer, which a stage on "
+                    "disk needs; give Problem(id, question, answer), or a verifier"
+                )
+        content = {"source": str(_stored(asked, run))}
     if verifier is not None:
-        named = isinstance(verifier, str)
-        content["verifier"] = verifier if named else place_of(verifier, "verifier", stored=True)
+        content["verifier"] = verifier_place(verifier, stored=True)
     return content
 
 

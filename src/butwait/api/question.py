@@ -2,12 +2,12 @@
 name. Imports no torch."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
 from butwait.api.finished import TrainedModel, TrainedRewardModel
-from butwait.api.objects import place_of, plain
+from butwait.api.objects import Verifier, plain, verifier_place
 from butwait.engines.engine import Engine
 from butwait.records import UserError
 from butwait.records.settings import Settings
@@ -22,8 +22,6 @@ Method = str | Given | Sampler
 """A sampler by name, by its settings, or the record of one's own."""
 Model = str | Given | TrainedModel
 Judge = str | Given | RewardModel | TrainedRewardModel
-Verifier = str | Callable[[str, str | None, dict[str, Any]], Any]
-"""``module:function``, or the function."""
 Words = Mapping[str, str]
 """Place in a stage, as a recipe has it -> the argument that says it."""
 
@@ -96,8 +94,7 @@ def search_recipe(
     shared = shared_content(model, seed, prompt, None if isinstance(engine, Engine) else engine)
     asked = written(problems, "problems")
     if verifier is not None:
-        named = isinstance(verifier, str)
-        asked["verifier"] = verifier if named else place_of(verifier, "verifier", stored=False)
+        asked["verifier"] = verifier_place(verifier, stored=False)
     return {"name": "one"} | shared | {"problems": {QUESTIONS: asked}, "stages": {STAGE: stage}}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from butwait.api.loops import apart, one_run
+from butwait.api.loops import one_run
 from butwait.api.objects import plain
 from butwait.pipeline.preflight import Where, nowhere
 from butwait.pipeline.run import run_recipe
@@ -38,4 +38,4 @@ def run(
     else:
         checked, where = read_recipe(str(recipe), STAGES, overrides)
     folder = Path(run_dir or Path("runs") / checked.name)
-    return apart(lambda: one_run(lambda: run_recipe(checked, folder, where)))
+    return one_run(lambda: run_recipe(checked, folder, where))

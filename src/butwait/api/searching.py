@@ -1,7 +1,6 @@
 """Searching questions: ``solve`` for one, ``search`` for many; each also as a coroutine."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 import yaml
 
 from butwait.api.finished import Finished, Searched
-from butwait.api.loops import apart, first_alone, run_now
+from butwait.api.loops import first_alone, run_now
 from butwait.api.objects import is_held
 from butwait.api.problems import Problems, ProblemSets, problem_of, problems_of
 from butwait.api.question import (
@@ -25,6 +24,7 @@ from butwait.api.question import (
     told_by,
 )
 from butwait.api.stages import stored_search
+from butwait.api.stored import tell_unjudged
 from butwait.engines.engine import Engine
 from butwait.problems.answers import extract_answer
 from butwait.problems.grading import Grader
@@ -39,8 +39,6 @@ from butwait.search.selection import answer_classes, leaf_answers, select
 from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
 from butwait.stages.searching import grown, loaded
-
-logger = logging.getLogger(__name__)
 
 Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
 """Takes what a search is about to use and gives what it uses in its place."""
@@ -81,7 +79,8 @@ class Solved:
         text: the solution that speaks for it: the heaviest path with this answer.
         answers: every answer with its share, the heaviest first. Paths without an answer have the
             rest.
-        correct: whether the answer is right, where a gold answer or a verifier was given.
+        correct: whether the answer is right, where a gold answer or a verifier was given that
+            could judge it.
         tree: the whole search.
         usage: what it cost.
         recipe: the recipe whose stage ``search`` grows the same tree, as YAML: with ``question``
@@ -127,7 +126,7 @@ async def asolve(
             tree = await grown(problem, policy, judge, plan.stage.sampler, plan.key, grader)
             seconds = time.perf_counter() - began
         solved = await _solved(plan, problem, tree, seconds, grader)
-        _tell_unjudged(grader)
+        tell_unjudged(grader)
     return solved
 
 
@@ -232,7 +231,7 @@ async def asearch(
 
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(problem)) for problem in plan.problems]
-        _tell_unjudged(grader)
+        tell_unjudged(grader)
     return [task.result() for task in tasks]
 
 
@@ -287,7 +286,7 @@ def search(
         UserError: a mistake in what was given, in one sentence.
     """
     if run_dir is not None:
-        return apart(lambda: stored_search(problems, run_dir, name, concurrency, on_tree, options))
+        return stored_search(problems, run_dir, name, concurrency, on_tree, options)
     if name is not None:
         raise UserError("search: name is the name of a stage on disk; give run_dir too")
     return run_now(asearch(problems, concurrency=concurrency, on_tree=on_tree, **options))
@@ -386,7 +385,7 @@ async def _solved(
     behind = [share for share, leaves in shares.values() if chosen.leaf in leaves]
     answers = sorted(((a, share) for a, (share, _) in shares.items()), key=lambda pair: -pair[1])
     grade = tree.grades.get(chosen.node)
-    judged = problem.answer is not None or problem.verifier is not None
+    judged = grade is not None and grade.status != "ungradable"
     return Solved(
         answer=chosen.answer,
         weight=behind[0] if behind and chosen.answer is not None else 0.0,
@@ -411,8 +410,3 @@ def _problem_set(problems: Problems) -> tuple[Given, list[Problem] | None]:
     if isinstance(problems, Mapping | Settings):
         return problems, None
     return {"source": "questions.jsonl"}, problems_of(problems)
-
-
-def _tell_unjudged(grader: Grader) -> None:
-    for why, answers in grader.unjudged():
-        logger.warning("%d answers are ungradable: %s", answers, why)

@@ -2,6 +2,7 @@
 stage to the recipe of its inputs and runs it (``api.growing``)."""
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +16,8 @@ from butwait.api.finished import (
     TrainedRewardModel,
 )
 from butwait.api.growing import Call, in_run, made, run_of
-from butwait.api.loops import apart
-from butwait.api.objects import place_of
+from butwait.api.loops import one_run
+from butwait.api.objects import Verifier, place_of
 from butwait.api.problems import ProblemSets
 from butwait.api.question import (
     METHOD,
@@ -26,7 +27,6 @@ from butwait.api.question import (
     Method,
     Model,
     SearchOptions,
-    Verifier,
     judge_content,
     sampler_content,
     search_words,
@@ -113,7 +113,7 @@ def evaluate(
         name=name,
         words=words,
     )
-    return cast(Evaluation, apart(lambda: made(call)))
+    return cast(Evaluation, one_run(lambda: made(call)))
 
 
 async def aevaluate(problems: ProblemSets, **options: Any) -> Evaluation:
@@ -157,7 +157,7 @@ def stored_search(
         name=name,
         words=search_words(sampler),
     )
-    found = cast(Searched, made(call))
+    found = cast(Searched, one_run(lambda: made(call)))
     for tree in found:
         on_tree(tree)
     return found
@@ -227,7 +227,7 @@ def build(
         settings=own | settings,
         name=name,
     )
-    return cast(DataSet, apart(lambda: made(call)))
+    return cast(DataSet, one_run(lambda: made(call)))
 
 
 def train_sft(
@@ -263,8 +263,9 @@ def train_sft(
         inputs=[*([] if model is None else [model]), *handles],
         settings=settings,
         name=name,
+        arguments=_arguments(train_sft),
     )
-    return cast(TrainedModel, apart(lambda: made(call)))
+    return cast(TrainedModel, one_run(lambda: made(call)))
 
 
 def train_grpo(
@@ -327,7 +328,7 @@ def train_grpo(
         settings=settings,
         name=name,
     )
-    return cast(TrainedModel, apart(lambda: made(call)))
+    return cast(TrainedModel, one_run(lambda: made(call)))
 
 
 def train_prm(
@@ -364,7 +365,7 @@ def train_prm(
         settings=settings,
         name=name,
     )
-    return cast(TrainedRewardModel, apart(lambda: made(call)))
+    return cast(TrainedRewardModel, one_run(lambda: made(call)))
 
 
 def _call(
@@ -415,8 +416,14 @@ def _call(
         shared=shared if whose is not None else {},
         begun=begun,
         run_dir=run if run_dir is None else run_dir,
+        arguments=_arguments(globals().get(function, stored_search)),
         **more,
     )
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
 
 
 def _model(model: Model | None, run_dir: RunDir | None) -> Model:
@@ -444,12 +451,14 @@ def _methods(
         below = f"methods.{name}"
         words = search_words(sampler, f"{below}.") | {f"{below}.k": "k", below: "method"}
         return {name: {"sampler": sampler} | attempts}, words
+    if not isinstance(methods, Mapping) or not methods:
+        raise UserError("evaluate: methods are a mapping: name -> a method")
     for argument, given in (("method", method), ("particles", particles)):
         if given is not None:
             raise UserError(f"evaluate: {argument} has no meaning beside methods; leave one out")
     found = {}
     for name, each in methods.items():
-        whole = isinstance(each, Mapping) and ("sampler" in each or set(each) <= {"k"})
+        whole = isinstance(each, Mapping) and "kind" not in each
         content: dict[str, Any] = (
             dict(cast(Mapping[str, Any], each)) if whole else {"sampler": each}
         )

@@ -1,16 +1,20 @@
 """What lies on disk, and answers, for a look by hand."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from butwait.api.objects import Verifier, verifier_place
 from butwait.problems.answers import answer_kind
 from butwait.problems.grading import Grader
-from butwait.records import Grade, Problem, SearchTree
+from butwait.records import AnswerKind, Grade, Problem, SearchTree
 from butwait.search.storage import problem_ids, read_tree, read_trees
 from butwait.search.summary import descendants, weight_below
+
+logger = logging.getLogger(__name__)
 
 
 class Trees:
@@ -103,8 +107,30 @@ def load_trees(path: str | Path) -> Trees:
     return Trees(path)
 
 
-def grade(response: str, gold: str) -> Grade:
+def grade(
+    response: str, gold: str | None, *, question: str = "", verifier: Verifier | None = None
+) -> Grade:
     """Whether a response (a whole solution, or an answer alone) has the gold answer:
-    ``grade(r"so it is \\boxed{1/2}", "0.5").correct``. docs/grading.md has the rules."""
-    with Grader() as grader:
-        return grader.grade(response, Problem("", "", gold, answer_kind(gold)))
+    ``grade(r"so it is \\boxed{1/2}", "0.5").correct``. docs/grading.md has the rules.
+
+    Args:
+        response: what is judged.
+        gold: the right answer; None where the ``verifier`` needs none.
+        question: for the ``verifier``.
+        verifier: judges in place of the rules (docs/extending.md): ``module:function``, or a
+            function, of a notebook too. Where it fails, the verdict is ``ungradable``, and a
+            warning says why.
+    """
+    kind: AnswerKind = "math" if gold is None else answer_kind(gold)
+    name = None if verifier is None else verifier_place(verifier, stored=False)
+    held = {str(name): verifier} if callable(verifier) else {}
+    with Grader(verifiers=held) as grader:
+        verdict = grader.grade(response, Problem("", question, gold, kind, verifier=name))
+        tell_unjudged(grader)
+    return verdict
+
+
+def tell_unjudged(grader: Grader) -> None:
+    """Logs why verifiers gave no verdict."""
+    for why, answers in grader.unjudged():
+        logger.warning("%d answers are ungradable: %s", answers, why)

@@ -95,12 +95,13 @@ def run_recipe(
 def _lost(stages: Sequence[str], run: Path, problems: Mapping[str, LoadedSet]) -> str:
     """What to say of finished stages that would be others now."""
     dropped = [name for name, loaded in problems.items() if loaded.dropped]
-    return (
-        f"{', '.join(stages)} of {run} would be computed anew, for the questions, files or "
-        "settings are no longer those it was made from"
-        + (f" (questions of {', '.join(dropped)} stand in another set too)" if dropped else "")
-        + ": ask for it again, after what must not share its questions"
-    )
+    told = f"{', '.join(stages)} of {run} would be computed anew: "
+    if dropped:
+        return (
+            f"{told}questions of {', '.join(dropped)} stand in another set of the run too, and sets "
+            "are kept apart; take other questions, or begin with the set that shall keep them"
+        )
+    return f"{told}questions, files or settings have changed since; ask for it again first"
 
 
 def _say(line: str) -> None:
