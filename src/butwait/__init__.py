@@ -15,7 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from butwait.api.answers import Solved, Usage
     from butwait.api.comparing import Comparison, compare
+    from butwait.api.evaluating import aevaluate, evaluate
     from butwait.api.finished import (
         DataSet,
         Evaluation,
@@ -25,16 +27,9 @@ if TYPE_CHECKING:
         TrainedRewardModel,
     )
     from butwait.api.runs import run
-    from butwait.api.searching import Solved, Usage, asearch, asolve, search, solve
-    from butwait.api.stages import (
-        aevaluate,
-        build,
-        evaluate,
-        train_grpo,
-        train_prm,
-        train_sft,
-    )
+    from butwait.api.searching import asearch, asolve, search, solve
     from butwait.api.stored import Trees, grade, load_trees
+    from butwait.api.training import build, train_grpo, train_prm, train_sft
     from butwait.records import Grade, Problem, SearchTree, UserError
     from butwait.reward_models.reward_model import Score
 
@@ -48,26 +43,26 @@ _PLACES = {
     "Score": "reward_models.reward_model",
     "SearchTree": "records",
     "Searched": "api.finished",
-    "Solved": "api.searching",
+    "Solved": "api.answers",
     "TrainedModel": "api.finished",
     "TrainedRewardModel": "api.finished",
     "Trees": "api.stored",
-    "Usage": "api.searching",
+    "Usage": "api.answers",
     "UserError": "records",
-    "aevaluate": "api.stages",
+    "aevaluate": "api.evaluating",
     "asearch": "api.searching",
     "asolve": "api.searching",
-    "build": "api.stages",
+    "build": "api.training",
     "compare": "api.comparing",
-    "evaluate": "api.stages",
+    "evaluate": "api.evaluating",
     "grade": "api.stored",
     "load_trees": "api.stored",
     "run": "api.runs",
     "search": "api.searching",
     "solve": "api.searching",
-    "train_grpo": "api.stages",
-    "train_prm": "api.stages",
-    "train_sft": "api.stages",
+    "train_grpo": "api.training",
+    "train_prm": "api.training",
+    "train_sft": "api.training",
 }
 
 __all__ = [

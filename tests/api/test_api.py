@@ -67,7 +67,9 @@ def test_what_the_answer_says(solved):
     json.dumps(solved.row())
 
 
-def test_a_recipe_of_one_question_and_the_command_grow_the_same_tree(solved, tmp_path, command):
+def test_a_recipe_of_one_question_and_the_command_grow_the_same_tree(
+    solved, tmp_path, command, monkeypatch
+):
     row = {"question": QUESTION, "answer": "9"}
     (tmp_path / "question.jsonl").write_text(json.dumps(row))
     recipe = yaml.safe_load(solved.recipe)
@@ -77,9 +79,15 @@ def test_a_recipe_of_one_question_and_the_command_grow_the_same_tree(solved, tmp
     assert drawn(tree) == drawn(solved.tree)
     assert tree.grades == solved.tree.grades
 
+    seen: list[butwait.Solved] = []
+    monkeypatch.setattr(
+        "butwait.cli.solve.solve",
+        lambda *words, **options: (seen.append(butwait.solve(*words, **options)), seen[0])[1],
+    )
     code, told, _ = command("solve", QUESTION, "--particles", "8", "--seed", "3", "--json")
     assert code == 0
     again = butwait.solve(QUESTION, particles=8, seed=3)
+    assert drawn(seen[0].tree) == drawn(again.tree)
     assert json.loads(told)["answer"] == again.answer
     assert json.loads(told)["usage"]["policy_tokens"] == again.usage.policy_tokens
 
@@ -149,7 +157,7 @@ def test_within_a_running_loop():
     [
         ({"method": "partcle_filter"}, "did you mean particle_filter?"),
         ({"method": "but_wait", "particles": 3, "reward_model": "perfect"}, "'perfect' is no kind"),
-        ({"particles": 0}, "`stages.search.sampler.particles`"),
+        ({"particles": 0}, "solve: `particles` must be greater than 0"),
         ({"step": {"delimeters": ["\n"]}}, "did you mean delimiters?"),
         ({"gold": "9", "engine": {"kind": "vlm"}}, "did you mean vllm?"),
     ],

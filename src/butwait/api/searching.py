@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-import numpy as np
 import yaml
 
+from butwait.api.answers import Solved, solved_of
+from butwait.api.evaluating import stored_search
 from butwait.api.finished import Finished, Searched
 from butwait.api.loops import first_alone, run_now
 from butwait.api.objects import is_held
@@ -23,10 +24,8 @@ from butwait.api.question import (
     search_words,
     told_by,
 )
-from butwait.api.stages import stored_search
 from butwait.api.stored import tell_unjudged
 from butwait.engines.engine import Engine
-from butwait.problems.answers import extract_answer
 from butwait.problems.grading import Grader
 from butwait.problems.sources import load_problems
 from butwait.problems.verifying import Verify
@@ -35,7 +34,6 @@ from butwait.recipe.recipe import Recipe
 from butwait.records import Key, Problem, SearchTree, UserError
 from butwait.records.settings import Settings
 from butwait.reward_models.reward_model import RewardModel
-from butwait.search.selection import answer_classes, leaf_answers, select
 from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
 from butwait.stages.searching import grown, loaded
@@ -49,64 +47,6 @@ OnTree = Callable[[SearchTree], None]
 
 def ignored(tree: SearchTree) -> None:
     """Nobody asked to be told."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a search cost, all of its particles together, the dead ones too.
-
-    Attributes:
-        policy_tokens: tokens that the policy sampled.
-        prefilled_tokens: tokens that it ran without sampling them (the prompt).
-        reward_tokens: tokens that the reward model ran.
-        seconds: of wall time, without loading the models.
-    """
-
-    policy_tokens: int
-    prefilled_tokens: int
-    reward_tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Solved:
-    """What a search says to a question.
-
-    Attributes:
-        answer: the one that the search's final weights chose (``selection``); None where no path
-            ended with an answer.
-        weight: the share in [0, 1] of the final weights that stands behind it.
-        text: the solution that speaks for it: the heaviest path with this answer.
-        answers: every answer with its share, the heaviest first. Paths without an answer have the
-            rest.
-        correct: whether the answer is right, where a gold answer or a verifier was given that
-            could judge it.
-        tree: the whole search.
-        usage: what it cost.
-        recipe: the recipe whose stage ``search`` grows the same tree, as YAML: with ``question``
-            in a file ``question.jsonl``. What was given as an object (an engine, a reward model, a
-            function of a notebook) is not in it.
-    """
-
-    answer: str | None
-    weight: float
-    text: str
-    answers: tuple[tuple[str, float], ...]
-    correct: bool | None
-    tree: SearchTree
-    usage: Usage
-    recipe: str
-
-    def row(self) -> dict[str, Any]:
-        """What ``butwait solve --json`` prints."""
-        return {
-            "answer": self.answer,
-            "weight": self.weight,
-            "usage": asdict(self.usage),
-            "answers": [list(pair) for pair in self.answers],
-            "correct": self.correct,
-            "text": self.text,
-        }
 
 
 async def asolve(
@@ -125,7 +65,15 @@ async def asolve(
             began = time.perf_counter()
             tree = await grown(problem, policy, judge, plan.stage.sampler, plan.key, grader)
             seconds = time.perf_counter() - began
-        solved = await _solved(plan, problem, tree, seconds, grader)
+        solved = await solved_of(
+            tree,
+            problem,
+            plan.stage.sampler.selection,
+            plan.key.derive(problem.id),
+            grader,
+            seconds,
+            plan.written,
+        )
         tell_unjudged(grader)
     return solved
 
@@ -362,45 +310,6 @@ class _Plan:
             self.problems,
             [self.stage.sampler.step],
         )
-
-
-async def _solved(
-    plan: _Plan, problem: Problem, tree: SearchTree, seconds: float, grader: Grader
-) -> Solved:
-    kind = problem.answer_kind
-
-    def extract(text: str) -> str | None:
-        return extract_answer(text, kind)
-
-    async def equal(a: str, b: str) -> bool:
-        return await grader.aequal(a, b, kind)
-
-    key = plan.key.derive(problem.id)
-    chosen = await select(tree, plan.stage.sampler.selection, extract, equal, key)
-    weights = np.exp(tree.log_weights)
-    shares = {
-        group.answer: (float(weights[group.leaves].sum()), group.leaves)
-        for group in await answer_classes(leaf_answers(tree, extract), equal)
-    }
-    behind = [share for share, leaves in shares.values() if chosen.leaf in leaves]
-    answers = sorted(((a, share) for a, (share, _) in shares.items()), key=lambda pair: -pair[1])
-    grade = tree.grades.get(chosen.node)
-    judged = grade is not None and grade.status != "ungradable"
-    return Solved(
-        answer=chosen.answer,
-        weight=behind[0] if behind and chosen.answer is not None else 0.0,
-        text=tree.path_text(chosen.node),
-        answers=tuple(answers),
-        correct=grade.correct if grade is not None and judged else None,
-        tree=tree,
-        usage=Usage(
-            tree.counts.policy_tokens,
-            tree.counts.prefilled_tokens,
-            tree.counts.reward_tokens,
-            seconds,
-        ),
-        recipe=plan.written,
-    )
 
 
 def _problem_set(problems: Problems) -> tuple[Given, list[Problem] | None]:

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from butwait.api.searching import Solved, solve
+from butwait.api.answers import Solved
+from butwait.api.searching import solve
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.recipe.written import Wrong, parse_written

@@ -98,8 +98,8 @@ def _lost(stages: Sequence[str], run: Path, problems: Mapping[str, LoadedSet]) -
     told = f"{', '.join(stages)} of {run} would be computed anew: "
     if dropped:
         return (
-            f"{told}questions of {', '.join(dropped)} stand in another set of the run too, and sets "
-            "are kept apart; take other questions, or begin with the set that shall keep them"
+            f"{told}questions of {', '.join(dropped)} stand in another set of the run too, and "
+            "sets are kept apart; take other questions, or begin with the set that shall keep them"
         )
     return f"{told}questions, files or settings have changed since; ask for it again first"
 
