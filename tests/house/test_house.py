@@ -76,6 +76,10 @@ OTHER_THINGS = {
     "butwait": {"search"},  # a function
     # What is taken where a question comes alone.
     "butwait.api.question": {"search", "particle_filter", "confidence", "openai"},
+    # The stages that functions stand for.
+    "butwait.api.evaluating": {"evaluate", "search"},
+    "butwait.api.searching": {"search"},
+    "butwait.api.training": {"verified", "sft", "grpo", "prm"},
 }
 """Words that are the name of a kind and stand for something else."""
 
