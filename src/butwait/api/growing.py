@@ -6,7 +6,7 @@ adds its stage, and runs the whole in the run's folder, where what is finished i
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -54,6 +54,7 @@ class Call:
         name: of the stage; None: after its kind.
         words: see ``told_by``.
         arguments: all that the function has, beside the settings of the stage.
+        prepare: of the recipe, the run and the stage's name: called before they are run.
     """
 
     function: str
@@ -69,6 +70,7 @@ class Call:
     name: str | None = None
     words: Words = field(default_factory=dict)
     arguments: Sequence[str] = ()
+    prepare: Callable[[Recipe, Path, str], None] | None = None
 
 
 def made(call: Call) -> Finished:
@@ -103,6 +105,8 @@ def made(call: Call) -> Finished:
     name, recipe, content = _named(call, content, stage, names)
     names.save()
     with told_by(call.function, name, call.words):
+        if call.prepare is not None:
+            call.prepare(recipe, run, name)
         others = [other for other in recipe.stages if other != name]
         records = run_recipe(recipe, run, lambda place: call.function, finished=others)
     return HANDLES.get(recipe.kind(name).gives, Finished)(run, name, records[name], content)

@@ -12,6 +12,7 @@ import yaml
 from butwait.api.answers import Solved, solved_of
 from butwait.api.evaluating import stored_search
 from butwait.api.finished import Finished, Searched
+from butwait.api.grown import Grown
 from butwait.api.loops import first_alone, run_now
 from butwait.api.objects import is_held
 from butwait.api.problems import Problems, ProblemSets, problem_of, problems_of
@@ -180,7 +181,8 @@ async def asearch(
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(problem)) for problem in plan.problems]
         tell_unjudged(grader)
-    return [task.result() for task in tasks]
+    trees = (task.result() for task in tasks)
+    return Grown(trees, plan.content, None if asked is None else plan.problems, plan.objects)
 
 
 @overload
@@ -281,6 +283,17 @@ class _Plan:
 
     def grader(self) -> Grader:
         return Grader(verifiers=self.verifiers)
+
+    @property
+    def objects(self) -> list[str]:
+        """The arguments that no recipe can say."""
+        kept = {"engine": self.engine, "reward_model": self.reward_model}
+        held = {
+            "verifier": str(self.recipe.problems[QUESTIONS].verifier),
+            "method": self.stage.sampler.kind,
+        }
+        given = [name for name, thing in kept.items() if thing is not None]
+        return given + [name for name, place in held.items() if is_held(place)]
 
     @property
     def written(self) -> str:

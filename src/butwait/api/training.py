@@ -12,6 +12,7 @@ from butwait.api.finished import (
     TrainedRewardModel,
 )
 from butwait.api.growing import Call, made
+from butwait.api.grown import Grown, stored
 from butwait.api.loops import one_run
 from butwait.api.objects import Verifier, place_of
 from butwait.api.problems import ProblemSets
@@ -26,14 +27,14 @@ from butwait.api.question import (
 )
 from butwait.engines.engine import Engine
 from butwait.recipe.stages import StageKind
-from butwait.records import UserError
+from butwait.records import SearchTree, UserError
 from butwait.running.expected import meant
 from butwait.stages.kinds import STAGES
 from butwait.synthesis.builder import BUILDERS
 
 
 def build(
-    source: Searched | ProblemSets | Sequence[Searched | DataSet],
+    source: Searched | list[SearchTree] | ProblemSets | Sequence[Searched | DataSet],
     builder: str | Given | StageKind = "verified",
     *,
     model: Model | None = None,
@@ -48,8 +49,9 @@ def build(
     """Training examples, as a stage of a run: ``build(hunt, "verified", per_question=2)``.
 
     Args:
-        source: what ``search`` gave with a ``run_dir``; several of these; data too, where
-            ``subset`` names it; or, for a builder that takes solutions (``external``), a problem
+        source: what ``search`` gave, which becomes a stage of the run where it is in memory;
+            several stages of a run; data too, where ``subset`` names it; or, for a builder that
+            takes solutions (``external``), a problem
             set, as of ``evaluate``.
         builder: its name (docs/synthesis.md), its settings with ``kind``, or the record of one's
             own (docs/extending.md).
@@ -76,11 +78,13 @@ def build(
             f"builder: there is no {kind!r}{meant(kind, list(BUILDERS))} (there are: {known}, and "
             "module:NAME of your own)"
         )
+    if isinstance(source, Grown):
+        grown = source
+        source = one_run(lambda: stored(grown, run_dir))
     handles = handles_in(source)
     if handles is None and isinstance(source, list) and source and is_tree(source[0]):
         raise UserError(
-            "build: these trees are in memory, and examples name where theirs are kept; search "
-            "with run_dir, and give what that returns"
+            "build: these trees do not say what grew them; give the whole list that search returned"
         )
     call = call_of(
         "build",

@@ -143,6 +143,17 @@ async def map_shards(
     return paths
 
 
+def store_early(results: Sequence[Result], format: ShardFormat[Result], folder: Path) -> None:
+    """Stores results that were computed before, where ``map_shards`` finds them.
+
+    Args:
+        results: of all items, in order.
+        format, folder: those of ``map_shards``.
+    """
+    for index, result in enumerate(results):
+        format.store(_spool(folder) / f"{index:08d}{format.suffix}", [result])
+
+
 def _paths(folder: Path, format: ShardFormat[Result], items: int, size: int) -> list[Path]:
     count = -(-items // size)
     return [folder / f"shard-{number:05d}{format.suffix}" for number in range(count)]
