@@ -316,6 +316,25 @@ def test_a_chain_is_a_recipe(tmp_path):
 
 
 @pytest.mark.slow
+def test_trees_in_memory_become_the_stage_that_would_have_grown_them(tmp_path):
+    exact = {"kind": "transformers", "slots": 16, "prefill_chunk": 16, "deterministic": True}
+    trees = butwait.search(TWO, particles=8, engine=exact)
+    data = butwait.build(trees, run_dir=tmp_path / "one")
+    hunt = butwait.search(TWO, particles=8, engine=exact, run_dir=tmp_path / "two")
+    assert data.record["fingerprint"] == butwait.build(hunt).record["fingerprint"]
+    shard = "search/trees/shard-00000.parquet"
+    assert (tmp_path / "one" / shard).read_bytes() == (tmp_path / "two" / shard).read_bytes()
+    assert butwait.build(trees, run_dir=tmp_path / "one").record == data.record
+    for wrong, told in (
+        (trees[:1], "give the whole list"),
+        (trees.__class__(trees[:1], trees.content, TWO, []), "not the trees of the whole search"),
+        (trees.__class__(trees, trees.content, TWO, ["engine"]), "engine of this search cannot"),
+    ):
+        with pytest.raises(UserError, match=told):
+            butwait.build(wrong, run_dir=tmp_path / "three")
+
+
+@pytest.mark.slow
 def test_a_trained_model_is_not_evaluated_on_what_it_learned_from(tmp_path):
     hunt = butwait.search(TWO, particles=8, run_dir=tmp_path / "run")
     sft = butwait.train_sft(butwait.build(hunt), epochs=1, warmup_ratio=0)
