@@ -179,6 +179,7 @@ class Grader:
 
     def _verified(self, text: str, problem: Problem, finish: str) -> Grade:
         """The verdict of the problem's own verifier. What has none is ``ungradable``."""
+        assert problem.verifier is not None
         answer = extract_answer(text, problem.answer_kind)
         if finish == "length" and (answer is None or not box_closed(text)):
             return Grade(None, "truncated", 0.0)
@@ -189,9 +190,12 @@ class Grader:
             "answer": answer,
             "metadata": {**problem.metadata, "gold": problem.answer, "response": text},
         }
-        held = self._held.get(problem.verifier or "", self._judges)
+        held = self._held.get(problem.verifier)
         try:
-            said = json.loads(held.ask(case))
+            if held is not None:
+                said = held.ask(problem.verifier, case)
+            else:
+                said = json.loads(self._judges.ask(case))
         except WorkerDiedError as error:
             said = {"failed": str(error)}
         if "failed" in said:

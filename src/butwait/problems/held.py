@@ -7,12 +7,12 @@ import queue
 import select
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from butwait.problems.equality.pool import WorkerDiedError
-from butwait.problems.verifying import Verify, judged
+from butwait.problems.verifying import Verify, verdict
 
 _LOOK_S = 1.0
 """Seconds between looks at whether the process that forked a judge still lives."""
@@ -34,15 +34,21 @@ class HeldVerifier:
         for _ in range(size):
             self._idle.put(_Judge(verify, limit))
 
-    def ask(self, case: Mapping[str, Any]) -> str:
-        """What it says of a case, as JSON. Raises WorkerDiedError where a judge is gone."""
+    def ask(self, name: str, case: Mapping[str, Any]) -> dict[str, Any]:
+        """What it says of a case: {"score", "status"}, or {"failed": why}.
+
+        Args:
+            name: what the function is called in sentences.
+            case: ``question``, ``answer`` and ``metadata``.
+        """
         judge = self._idle.get()
         try:
-            return judge.ask(case)
-        except OSError as error:
+            asked = json.dumps({**case, "name": name, "reward": False}, default=str)
+            return dict(json.loads(judge.ask(asked)))
+        except (OSError, ValueError, RecursionError) as error:
             judge.close()
             judge = _Judge(self._verify, self._limit)
-            raise WorkerDiedError("the process of the verifier died") from error
+            return {"failed": f"the verifier {name!r} could not be asked ({type(error).__name__})"}
         finally:
             self._idle.put(judge)
 
@@ -70,10 +76,10 @@ class _Judge:
         os.close(replies)
         self._open = True
 
-    def ask(self, case: Mapping[str, Any]) -> str:
-        """A line. OSError where the process is gone."""
+    def ask(self, case: str) -> str:
+        """A line for a line. OSError where the process is gone."""
         with open(os.dup(self._cases), "wb") as file:
-            file.write(json.dumps(case).encode() + b"\n")
+            file.write(case.encode() + b"\n")
         with open(os.dup(self._replies), "rb", buffering=0) as replies:
             line = b""
             while not line.endswith(b"\n"):
@@ -110,4 +116,44 @@ def _serve(verify: Verify, limit: float, cases: int, replies: int, owner: int) -
             return
         *lines, rest = (rest + part).split(b"\n")
         for line in lines:
-            os.write(replies, json.dumps(judged(verify, json.loads(line), limit)).encode() + b"\n")
+            said = json.dumps(_judged(verify, json.loads(line), limit))
+            os.write(replies, said.encode() + b"\n")
+
+
+def _judged(verify: Verify, case: dict[str, Any], limit: float) -> dict[str, Any]:
+    """The verdict of a case, in a fork of its own: whatever the function does ends there."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        try:
+            found = verdict(case["name"], verify, case)
+        except BaseException as error:  # whatever it is, the case has no verdict
+            found = {"failed": str(error) or type(error).__name__}
+        with suppress(BaseException), open(write, "w", encoding="utf-8") as pipe:
+            json.dump(found, pipe)
+        os._exit(0)
+    os.close(write)
+    try:
+        said = _read(read, limit)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if said is None:
+        return {"failed": f"the verifier {case['name']!r} took longer than {limit:g} s"}
+    try:
+        return dict(json.loads(said))
+    except ValueError:
+        return {"failed": f"the verifier {case['name']!r} ended its process"}
+
+
+def _read(pipe: int, limit: float) -> bytes | None:
+    """All that comes until the pipe closes; None where it does not in time."""
+    deadline, parts = time.monotonic() + limit, list[bytes]()
+    with open(pipe, "rb", buffering=0) as file:
+        while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            part = file.read(1 << 16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    return None

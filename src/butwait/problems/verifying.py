@@ -49,12 +49,6 @@ def _judged(case: dict[str, Any], limit: float) -> dict[str, Any]:
         verify = verifier(case["verifier"])
     except UserError as error:
         return {"failed": str(error)}
-    return judged(verify, case, limit)
-
-
-def judged(verify: Verify, case: dict[str, Any], limit: float) -> dict[str, Any]:
-    """What a verifier says of a case, in a fork of this process: {"score", "status"}, or {"failed":
-    why}."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
