@@ -4,7 +4,7 @@ import it, so it is asked in forks of this one."""
 import json
 import os
 import queue
-import select
+import selectors
 import signal
 import sys
 import time
@@ -109,7 +109,7 @@ def _serve(verify: Verify, limit: float, cases: int, replies: int, owner: int) -
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (what a verifier prints)
     rest = b""
     while os.getppid() == owner:
-        if not select.select([cases], [], [], _LOOK_S)[0]:
+        if not _holds_something(cases, _LOOK_S):
             continue
         part = os.read(cases, 1 << 16)
         if not part:
@@ -151,9 +151,16 @@ def _read(pipe: int, limit: float) -> bytes | None:
     """All that comes until the pipe closes; None where it does not in time."""
     deadline, parts = time.monotonic() + limit, list[bytes]()
     with open(pipe, "rb", buffering=0) as file:
-        while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while _holds_something(pipe, max(0.0, deadline - time.monotonic())):
             part = file.read(1 << 16)
             if not part:
                 return b"".join(parts)
             parts.append(part)
     return None
+
+
+def _holds_something(pipe: int, seconds: float) -> bool:
+    """Whether there is something to read, or the end, within so many seconds."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
