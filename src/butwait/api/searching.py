@@ -14,7 +14,7 @@ import yaml
 
 from butwait.api.question import QUESTIONS, STAGE, Given, SearchOptions, search_recipe
 from butwait.engines.engine import Engine
-from butwait.problems.answers import answer_kind, extract_answer
+from butwait.problems.answers import answer_kind, read_answer
 from butwait.problems.grading import Grader
 from butwait.problems.overlap import text_id
 from butwait.problems.sources import load_problems
@@ -262,7 +262,7 @@ async def _solved(
     kind = problem.answer_kind
 
     def extract(text: str) -> str | None:
-        return extract_answer(text, kind)
+        return read_answer(text, problem)
 
     async def equal(a: str, b: str) -> bool:
         return await grader.aequal(a, b, kind)
@@ -282,7 +282,7 @@ async def _solved(
         weight=behind[0] if behind and chosen.answer is not None else 0.0,
         text=tree.path_text(chosen.node),
         answers=tuple(answers),
-        correct=None if problem.answer is None or grade is None else grade.correct,
+        correct=None if grade is None or not problem.judged else grade.correct,
         tree=tree,
         usage=Usage(
             tree.counts.policy_tokens,
