@@ -28,6 +28,10 @@ shared out among the processes."""
 
 Said = tuple[float, Status | None]
 """A score, and a status where one was given."""
+_ONE_OR_MANY = {
+    False: ("answer is ungradable", "answers are ungradable"),
+    True: ("completion moves nothing", "completions move nothing"),
+}
 
 
 class Judges:
@@ -98,10 +102,10 @@ class Judges:
         lines = []
         for (_, reward), reasons in failed.items():
             (why, times), *others = reasons.most_common()
-            what = "completions move nothing" if reward else "answers are ungradable"
+            one, many = _ONE_OR_MANY[reward]
             rest = sum(count for _, count in others)
-            more = f" (and {rest} for {len(others)} other reasons)" if rest else ""
-            lines.append(f"{times} {what}: {why}{more}")
+            more = f" (and {rest} for other reasons)" if rest else ""
+            lines.append(f"{f'1 {one}' if times == 1 else f'{times} {many}'}: {why}{more}")
         return lines
 
     def close(self) -> None:

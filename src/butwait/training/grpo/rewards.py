@@ -67,8 +67,7 @@ def rewards_of(
             means[f"rewards/{own.name}/failed"] = 1 - len(numbers) / len(given)
         for i, number in zip(asked, given, strict=True):
             before = worth[i]
-            known = before is not None and number is not None
-            worth[i] = before + own.weight * number if known else None
+            worth[i] = None if before is None or number is None else before + own.weight * number
     return worth, means
 
 
