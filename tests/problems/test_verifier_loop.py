@@ -24,7 +24,7 @@ def short(question, answer, metadata):
     return -metadata["length"] / 100
 
 def some(question, answer, metadata):
-    return 3 * metadata["score"] if metadata["length"] % 8 else None
+    return 3 * metadata["score"] if len(metadata["response"]) % 2 else None
 """
 RECIPE = """
 model: {name: tiny, device: cpu}
