@@ -56,6 +56,9 @@ def _of_settings(settings: Settings) -> dict[str, Any]:
     found = {}
     for name, mark in marks(type(settings)).items():
         value = getattr(settings, name)
+        field = type(settings).model_fields[name]
+        if name in settings.later and value == field.get_default(call_default_factory=True):
+            continue
         own = name == "kind" and ":" in str(value)
         if isinstance(value, str) and (mark is Mark.CONTENT or own):
             value = content(value)

@@ -61,11 +61,12 @@ def load_plugin(name: str, what: str) -> Any:
     except (UserError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        near = get_close_matches(module_name, [file.stem for file in Path.cwd().glob("*.py")], n=1)
+        there = [file.stem for place in folders() for file in Path(place).glob("*.py")]
+        near = get_close_matches(module_name, there, n=1)
         meant = f"; did you mean {near[0]}?" if near and near[0] != module_name else ""
         raise UserError(
             f"{what}: {name!r} cannot be imported ({_text(error)}); it must be installed, or a "
-            f"file in the current folder or beside the recipe{meant}"
+            f"file beside the recipe or in the current folder{meant}"
         ) from error
     except BaseException as error:  # whatever a user's module raises, SystemExit too
         raise UserError(

@@ -3,6 +3,7 @@
 import pytest
 from grpo_cases import HABITS, completion
 
+from butwait.running.identity import identity
 from butwait.training.grpo.rewards import (
     figures,
     has_format,
@@ -100,6 +101,11 @@ def test_functions_of_ones_own_are_added_by_their_weights_and_logged_by_their_na
             "score": 0.0,
         },
     }
+
+
+def test_rewards_without_functions_are_the_same_result_as_before_there_were_any() -> None:
+    assert identity(RewardSettings()) == "702c555a59b9366a"
+    assert identity(RewardSettings(functions=["my:kind"])) != identity(RewardSettings())
 
 
 def test_without_functions_nothing_more_is_logged() -> None:

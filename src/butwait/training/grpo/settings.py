@@ -1,7 +1,7 @@
 """What the ``grpo`` and ``grpo_direct`` stages take. Imports nothing heavy."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -72,6 +72,7 @@ class RewardSettings(Settings):
     """Length of the soft punishment zone of DAPO (Yu et al. 2025, arXiv:2503.14476, eq. 13): from
     ``step.max_tokens`` minus so many on, the reward falls linearly by up to 1; a truncated
     completion loses 1. None: length costs nothing."""
+    later: ClassVar[frozenset[str]] = frozenset({"functions"})
     functions: Result[tuple[RewardFunction, ...]] = ()
     """Functions of one's own whose numbers are added too: ``module:function``, or one with a
     ``weight``. A completion for which one of them has no number moves nothing."""
