@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from butwait.problems.grading import Grader
@@ -334,3 +335,25 @@ def test_a_set_names_its_verifier(own_folder: Path) -> None:
     for name in ("of_a_set", "gym:countdown"):
         with pytest.raises(ValueError, match="is not of the form module:function"):
             load(verifier=name)
+
+
+@pytest.mark.slow
+def test_what_a_verifier_starts_ends_with_the_grader(own_folder: Path) -> None:
+    (own_folder / "starts.py").write_text(
+        "import os, subprocess, time\n\n"
+        "def judge(*given):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        time.sleep(1000)\n"
+        "    subprocess.Popen(['sleep', '1000'])\n"
+        "    return 1\n"
+    )
+    before = set(psutil.Process().children(recursive=True))
+    with Grader(workers=1) as grader:
+        assert grader.grade("9", Problem("p", "How?", "9", verifier="starts:judge")).correct
+        started = set(psutil.Process().children(recursive=True)) - before
+        assert len(started) == 3
+    gone, _ = psutil.wait_procs(started, timeout=10)
+    ended = {process for process in started if process in gone or not process.is_running()}
+    zombies = {p for p in started - ended if p.status() == psutil.STATUS_ZOMBIE}
+    assert started == ended | zombies

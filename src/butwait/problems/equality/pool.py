@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from butwait.records import UserError
 
 START_LIMIT = 120.0
@@ -188,9 +190,15 @@ class _Worker:
         self._errors.close()
 
     def kill(self) -> None:
-        """Kills the process and the child that works on its case."""
+        """Kills the process and what it started, in its session or in one of its own."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def close(self) -> None:
         """Waits for the killed process and closes its files."""
