@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from butwait.evaluation.storage import SCHEMA, read_attempts, read_shard, write_shard
+from butwait.evaluation.storage import SCHEMA, SCORED, read_attempts, read_shard, write_shard
 from butwait.records import Attempt, UserError
 
 ATTEMPTS = [
@@ -17,7 +17,18 @@ ATTEMPTS = [
 
 
 def test_the_columns_are_the_fields_of_an_attempt():
-    assert SCHEMA.names == [field.name for field in fields(Attempt)]
+    assert SCORED.names == [field.name for field in fields(Attempt)]
+    assert [*SCHEMA.names, "score"] == SCORED.names
+
+
+def test_scores_are_kept_where_there_are_any(tmp_path):
+    path, scored = tmp_path / "shard-00000.parquet", [replace(ATTEMPTS[0], score=0.25), ATTEMPTS[1]]
+    write_shard(path, [scored])
+    assert read_shard(path) == [scored]
+    assert pq.read_schema(path).names == SCORED.names
+    assert read_attempts(tmp_path, texts=False)[0].score == 0.25
+    write_shard(path, [ATTEMPTS])
+    assert pq.read_schema(path).names == SCHEMA.names
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -1,6 +1,7 @@
 """What attempts add up to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,16 @@ def test_rates_of_the_worked_example(from_counts):
         "ungradable": 0,
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_mean_score_stands_beside_the_rate_where_it_is_another_one(from_marks):
+    attempts = from_marks("01", "00")
+    assert "score" not in attempt_figures(attempts)
+    whole = [replace(a, score=float(a.status == "correct")) for a in attempts]
+    assert "score" not in attempt_figures(whole)
+    partly = [replace(a, score=1.0 if a.status == "correct" else 0.5) for a in attempts]
+    assert attempt_figures(partly)["score"] == (0.75 + 1) / 2
+    assert attempt_figures(partly)["pass_at_1"] == 0.75
 
 
 def test_pass_and_majority_by_hand(from_marks):

@@ -241,19 +241,19 @@ def kill_worker_at_work() -> None:
 
 
 def test_a_process_killed_in_the_middle_of_a_case_is_replaced() -> None:
-    pool = WorkerPool(size=1, time_limit=2.0, memory_limit=1 << 30)
+    pool = WorkerPool("butwait.problems.equality.worker", (2.0, 1 << 30), 1, 2.0)
     try:
-        assert pool.verdict("x+1", "1+x") == "equal"
+        assert pool.ask({"gold": "x+1", "answer": "1+x"}) == "equal"
         with ThreadPoolExecutor(1) as thread:
-            once = thread.submit(pool.verdict, "x", SLOW)
+            once = thread.submit(pool.ask, {"gold": "x", "answer": SLOW})
             kill_worker_at_work()
             assert once.result() == "different"  # asked again of a second process
-            twice = thread.submit(pool.verdict, "x", SLOW)
+            twice = thread.submit(pool.ask, {"gold": "x", "answer": SLOW})
             kill_worker_at_work()
             kill_worker_at_work()
             with pytest.raises(WorkerDiedError):
                 twice.result()
-        assert pool.verdict("x+1", "x+1+0") == "equal"
+        assert pool.ask({"gold": "x+1", "answer": "x+1+0"}) == "equal"
     finally:
         pool.close()
 

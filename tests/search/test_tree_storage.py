@@ -143,6 +143,20 @@ def test_the_schema_version_stands_in_the_file(tmp_path: Path) -> None:
     assert file.num_row_groups == 2
 
 
+def test_scores_are_kept_where_there_are_any(tmp_path: Path) -> None:
+    one, other = searched("one", "other")
+    bare, scored = tmp_path / "shard-00000.parquet", tmp_path / "shard-00001.parquet"
+    write_shard(bare, [one, other])
+    leaf = int(one.leaves[0])
+    one.grades = {leaf: Grade("3", "wrong", 0.25)}
+    write_shard(scored, [one, other])
+    assert pq.read_schema(bare).names == SCHEMA.names
+    assert pq.read_schema(scored).names == [*SCHEMA.names, "grade_scores"]
+    assert read_shard(scored)[0].grades == one.grades
+    assert same(read_shard(scored), [one, other])
+    assert [outline.problem_id for outline in read_outlines(tmp_path)] == ["one", "other"] * 2
+
+
 def test_finish_codes_are_those_on_disk() -> None:
     assert FINISHES == ("step", "step_limit", "eos", "box", "length", "inserted")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.problems.answers import extract_answer
+from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
 from butwait.records import Key, Problem, SearchTree
 from butwait.search.selection import answer_classes, leaf_answers, select
@@ -93,7 +93,7 @@ async def solved_of(
     kind = problem.answer_kind
 
     def extract(text: str) -> str | None:
-        return extract_answer(text, kind)
+        return read_answer(text, problem)
 
     async def equal(a: str, b: str) -> bool:
         return await grader.aequal(a, b, kind)

@@ -25,7 +25,6 @@ from butwait.api.question import (
     search_words,
     told_by,
 )
-from butwait.api.stored import tell_unjudged
 from butwait.engines.engine import Engine
 from butwait.problems.grading import Grader
 from butwait.problems.sources import load_problems
@@ -75,7 +74,6 @@ async def asolve(
             seconds,
             plan.written,
         )
-        tell_unjudged(grader)
     return solved
 
 
@@ -180,7 +178,6 @@ async def asearch(
 
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(problem)) for problem in plan.problems]
-        tell_unjudged(grader)
     trees = (task.result() for task in tasks)
     return Grown(trees, plan.content, None if asked is None else plan.problems, plan.objects)
 

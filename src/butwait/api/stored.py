@@ -1,6 +1,5 @@
 """What lies on disk, and answers, for a look by hand."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from butwait.problems.grading import Grader
 from butwait.records import AnswerKind, Grade, Problem, SearchTree
 from butwait.search.storage import problem_ids, read_tree, read_trees
 from butwait.search.summary import descendants, weight_below
-
-logger = logging.getLogger(__name__)
 
 
 class Trees:
@@ -125,12 +122,4 @@ def grade(
     name = None if verifier is None else verifier_place(verifier, stored=False)
     held = {str(name): verifier} if callable(verifier) else {}
     with Grader(verifiers=held) as grader:
-        verdict = grader.grade(response, Problem("", question, gold, kind, verifier=name))
-        tell_unjudged(grader)
-    return verdict
-
-
-def tell_unjudged(grader: Grader) -> None:
-    """Logs why verifiers gave no verdict."""
-    for why, answers in grader.unjudged():
-        logger.warning("%d answers are ungradable: %s", answers, why)
+        return grader.grade(response, Problem("", question, gold, kind, verifier=name))

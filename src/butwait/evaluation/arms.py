@@ -135,10 +135,11 @@ def _n_effective(estimate: CrossedEstimate, n: int, answers: int) -> float:
 def _means(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The metrics of several seeds: means of numbers, sums of counts."""
     first = each[0]
-    costs = ("tokens_per_problem", "tokens_per_attempt", "reward_tokens_per_problem")
+    names = ["tokens_per_problem", "tokens_per_attempt", "reward_tokens_per_problem"]
+    names += ["score"] if all("score" in m for m in each) else []
     return {
         "k": first["k"],
-        **{name: float(np.mean([m[name] for m in each])) for name in costs},
+        **{name: float(np.mean([m[name] for m in each])) for name in names},
         **{
             name: {key: float(np.mean([m[name][key] for m in each])) for key in first[name]}
             for name in ("pass_at_k", "maj_at_k", "length")

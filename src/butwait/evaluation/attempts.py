@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from butwait.engines.engine import Engine
 from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import read_shard, write_shard
-from butwait.problems.answers import extract_answer
+from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
@@ -120,7 +120,7 @@ class _Attempter:
         selection = await select(
             tree,
             sampler.selection,
-            lambda text: extract_answer(text, problem.answer_kind),
+            lambda text: read_answer(text, problem),
             lambda a, b: self.grader.aequal(a, b, problem.answer_kind),
             key,
         )
@@ -142,6 +142,7 @@ class _Attempter:
             tokens=tokens,
             reward_tokens=tree.counts.reward_tokens,
             length=len(tree.path_tokens(node)),
+            score=grade.score,
         )
 
     async def _with_classes(self, attempts: list[Attempt], problem: Problem) -> list[Attempt]:

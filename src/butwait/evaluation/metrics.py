@@ -124,6 +124,7 @@ def attempt_figures(
         "se_these_problems": estimate.se_fixed,
         "n_effective": estimate.n_effective,
         **_at_k(scored),
+        **_mean_score(scored),
         "status": _status_counts(rows),
         "excluded": {
             "problems": [outcome.problem_id for outcome in excluded],
@@ -152,6 +153,15 @@ def _at_k(scored: Sequence[ProblemOutcome]) -> dict[str, dict[str, float]]:
         pass_at[str(k)] = float(np.mean(passes))
         maj_at[str(k)] = float(np.mean(majorities))
     return {"pass_at_k": pass_at, "maj_at_k": maj_at}
+
+
+def _mean_score(scored: Sequence[ProblemOutcome]) -> dict[str, float]:
+    """``score``, the mean over problems of what a verifier gave, where it gave more than 0 and
+    1."""
+    scores = [[a.score for a in o.graded if a.score is not None] for o in scored]
+    if all(score in (0.0, 1.0) for of_one in scores for score in of_one):
+        return {}
+    return {"score": float(np.mean([np.mean(of_one) for of_one in scores if of_one]))}
 
 
 def _votes(outcome: ProblemOutcome) -> tuple[int, list[int], int]:

@@ -25,15 +25,16 @@ SCHEMA = pa.schema(
     ]
 )
 """One row an attempt: the fields of ``records.Attempt``."""
-
-_WITHOUT_TEXT = [name for name in SCHEMA.names if name != "text"]
+SCORED = SCHEMA.append(pa.field("score", pa.float64()))
+"""Of a file in which any attempt has a score."""
 
 
 def write_shard(path: Path, problems: Sequence[Sequence[Attempt]]) -> None:
     """Writes the attempts at several problems, problem by problem. The same attempts give the
     same bytes."""
     rows = [asdict(attempt) for attempts in problems for attempt in attempts]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    schema = SCORED if any(row["score"] is not None for row in rows) else SCHEMA
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 def read_shard(path: Path, *, texts: bool = True) -> list[list[Attempt]]:
@@ -48,9 +49,10 @@ def read_shard(path: Path, *, texts: bool = True) -> list[list[Attempt]]:
     """
     try:
         names = pq.read_schema(path).names
-        if names != SCHEMA.names:
+        if names not in (SCHEMA.names, SCORED.names):
             raise _unreadable(path, f"its columns are {', '.join(names)}")
-        rows = pq.read_table(path, columns=names if texts else _WITHOUT_TEXT).to_pylist()
+        columns = [name for name in names if texts or name != "text"]
+        rows = pq.read_table(path, columns=columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, str(error).partition("\n")[0]) from error
     if not rows:

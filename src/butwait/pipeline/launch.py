@@ -21,6 +21,7 @@ from butwait.recipe.stages import Outcome
 from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.packages import require
+from butwait.running.plugins import folders
 from butwait.stages.context import StageRun
 from butwait.training.settings import LaunchSettings
 
@@ -41,7 +42,7 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
     for left in (OUTCOME, MISTAKE):
         (folder / left).unlink(missing_ok=True)
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    write_json(folder / JOB, {"recipe": recipe})
+    write_json(folder / JOB, {"recipe": recipe, "folders": folders()})
     ended = _wait_for(command(folder.parent, run.name, launch))
     if (folder / MISTAKE).exists() and (told := (folder / MISTAKE).read_text("utf-8").strip()):
         raise UserError(told)

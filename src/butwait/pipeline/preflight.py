@@ -107,6 +107,7 @@ def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]
         settings = with_preset(recipe.problems[name])
         place = ("problems", name, "source")
         if kind_of(settings.source).remote:
+            world.look(settings, ("problems", name), _nothing)
             world.dataset(settings.source, settings.revision, place)
             continue
         try:

@@ -54,6 +54,8 @@ def run_recipe(
             problems = load_problem_sets(recipe, run / "problems", say=_say)
         except UserError as error:
             raise UserError(all_that_is_wrong(recipe, error, where)) from error
+        for loaded in problems.values():
+            grader.expect(loaded.problems)
         if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
             grader.start()  # ahead of the first answer, which would wait for it
         versions, reported = recorded_versions(), False
@@ -84,8 +86,8 @@ def run_recipe(
                 reported = True
             for line in _headline(recipe, name, stage):
                 _say(f"  {line}")
-            for why, answers in grader.unjudged():
-                _say(f"  {answers} answers are ungradable: {why}")
+            for line in grader.untold():
+                _say(f"  {line}")
             done[name] = stage
     if reported:
         _say(f"The report: {run / 'report.html'}")

@@ -15,6 +15,7 @@ from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.running.files import write_json
+from butwait.running.plugins import find_modules_in
 from butwait.running.progress import silence
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, read_stage, working
@@ -30,6 +31,8 @@ def main(folder: Path, name: str) -> int:
     if not first:
         silence()
     content = json.loads((folder / name / JOB).read_text(encoding="utf-8"))
+    for place in reversed(content["folders"]):  # of modules, beside the recipe among them
+        find_modules_in(Path(place))
     recipe = Recipe.model_validate(content["recipe"], context=STAGES)
     if recipe.threads is not None:
         import torch

@@ -8,6 +8,8 @@ Where the answer stands, first match wins:
 3. The last box. Cut off or empty, it is no answer; an earlier box is never credited instead.
 4. The last announcement: ``#### 18``, ``the answer is 18``, ``18 is the answer``.
 5. The last line, where it ends in a value.
+
+An answer that is text, or that a verifier judges, is what stands in 2 or 3 character for character.
 """
 
 import re
@@ -26,7 +28,7 @@ from butwait.problems.sentences import (
     closing_value,
     math_spans,
 )
-from butwait.records import AnswerKind
+from butwait.records import AnswerKind, Problem
 
 MAX_UNBOXED = 100_000
 """Characters from the end of a completion that are searched for an announcement."""
@@ -50,6 +52,8 @@ _HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
 _PLAIN_INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,1000})\s*")
 _INTEGER = re.compile(r"[+-]?\d+")
+_BEHIND = re.compile(r"[\s$.,;!*\\)\]]*")
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?")
 _CALCULATED = re.compile(
     r"\\(?:log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|sum|prod|int|lim|sqrt"
     r"|exp|Gamma|begin)(?![a-zA-Z])|(?<![a-zA-Z\\])[ei] ?[\^|)+*/-]|(?<![a-zA-Z\\])i(?![a-zA-Z])"
@@ -80,6 +84,43 @@ def extract_answer(text: str, kind: AnswerKind) -> str | None:
         return cleaned(hashes[-1]) or None
     said, answer = announced_value(text)
     return answer if said else _last_line(text, kind)
+
+
+def read_answer(text: str, problem: Problem) -> str | None:
+    """The final answer to a problem, by its ``answer_kind``; for a verifier as it is written."""
+    kind = problem.answer_kind
+    written = kind == "text" or problem.verifier is not None
+    return written_answer(text, kind) if written else extract_answer(text, kind)
+
+
+def written_answer(text: str, kind: AnswerKind = "text") -> str | None:
+    """The final answer character for character, white space at its ends aside: what stands in the
+    last box, or in the last ``<answer>...</answer>`` where no box follows it and none is in it.
+
+    A brace in an answer may have no partner: a box that ends the text goes to the text's last
+    brace. Where there is neither box nor tag, the answer is that of ``extract_answer``.
+    """
+    text = answer_part(text)
+    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    tags = list(_TAG.finditer(text)) if any(mark in text for mark in _TAG_ENDS) else []
+    opened = next((tag.end() for tag in reversed(tags) if not tag[1]), None)
+    if opened is not None and last < opened:
+        closed = next((tag.start() for tag in tags if tag[1] and tag.start() >= opened), len(text))
+        return text[opened:closed].strip() or None
+    if last >= 0 and (box := _BOX.match(text, last)):
+        end = next((tag.start() for tag in tags if tag.start() > last), len(text))
+        return _written(text[:end], last, box.end())
+    return extract_answer(text, kind)
+
+
+def same_text(a: str, b: str) -> bool:
+    """Whether two answers are written the same, white space aside, or are one number (3 and
+    3.0)."""
+    if a.split() == b.split():
+        return True
+    if not (_NUMBER.fullmatch(a.strip()) and _NUMBER.fullmatch(b.strip())):
+        return False
+    return Decimal(a.strip()) == Decimal(b.strip())
 
 
 def joined_boxes(text: str) -> str | None:
@@ -179,6 +220,18 @@ def _boxed(text: str, start: int, inside: int) -> str | None:
     if _OR.search(text, max(0, start - 20), start) and (hedged := joined_boxes(text)):
         return hedged.replace(", ", " or ")
     return _content(text, inside)[0] or None
+
+
+def _written(text: str, start: int, inside: int) -> str | None:
+    """``_boxed``, where braces in the box may have no partner."""
+    rest = text[inside : inside + MAX_BOX]
+    end = matching_brace(rest, 0) if rest.startswith("{") else None
+    after = rest if end is None else rest[end + 1 :]
+    if rest.startswith("{") and (end is None or after.count("}") > after.count("{")):
+        content, brace, behind = rest[1:].rpartition("}")
+        if brace and _BEHIND.fullmatch(behind):
+            return content.strip() or None
+    return _boxed(text, start, inside)
 
 
 def _content(text: str, inside: int) -> tuple[str, int]:

@@ -6,23 +6,24 @@ is needed. ``docs/grading.md`` states every rule.
 """
 
 import asyncio
-import json
+import logging
 import os
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from butwait.problems.answers import (
     box_closed,
-    extract_answer,
     gold_text,
     joined_boxes,
     needs_calculation,
+    read_answer,
     read_integer,
+    same_text,
 )
 from butwait.problems.equality.compare import (
     NeedsAlgebraError,
@@ -33,15 +34,14 @@ from butwait.problems.equality.compare import (
 )
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
-from butwait.problems.held import HeldVerifier
+from butwait.problems.judging import Judges
 from butwait.problems.verifying import Verify
 from butwait.records import AnswerKind, Grade, Problem, Status
-from butwait.running.plugins import folders
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-VERIFIER_S = 20.0
-"""Seconds by the clock that a verifier of one's own may take for an answer."""
 _CACHE_SIZE = 50_000
 _STATUS: dict[Verdict, Status] = {
     "equal": "correct",
@@ -77,13 +77,7 @@ class Grader:
         self.workers = workers or min(8, os.cpu_count() or 1)
         algebra = "butwait.problems.equality.worker"
         self._pool = WorkerPool(algebra, (time_limit, memory_limit), self.workers, time_limit)
-        own = "butwait.problems.verifying"
-        self._judges = WorkerPool(own, (VERIFIER_S,), self.workers, VERIFIER_S)
-        self._held = {
-            name: HeldVerifier(verify, self.workers, VERIFIER_S)
-            for name, verify in (verifiers or {}).items()
-        }
-        self._failures: Counter[str] = Counter()
+        self._judges = Judges(self.workers, verifiers or {})
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="butwait-grading")
         self._verdicts: OrderedDict[tuple[str, str], Status] = OrderedDict()
         self._lock = Lock()
@@ -104,12 +98,17 @@ class Grader:
         self._pool.start()
 
     def close(self) -> None:
-        """Ends the grading processes. A second call does nothing."""
+        """Ends the grading processes, and logs what ``untold`` would say. A second call does
+        nothing."""
         self._pool.close()
         self._judges.close()
-        for held in self._held.values():
-            held.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        for line in self.untold():
+            logger.warning("%s", line)
+
+    def expect(self, problems: Iterable[Problem]) -> None:
+        """Holds the verifiers of these problems to what they are now."""
+        self._judges.expect(p.verifier for p in problems if p.verifier is not None)
 
     def grade(self, text: str, problem: Problem, finish: str = "eos") -> Grade:
         """The verdict on a completion.
@@ -151,11 +150,23 @@ class Grader:
             grades.append(reading)
         return _best(grades)
 
-    def unjudged(self) -> list[tuple[str, int]]:
-        """Why verifiers gave no verdict, and how often, since this was asked last."""
-        with self._lock:
-            told, self._failures = self._failures.most_common(), Counter()
-        return told
+    def rewards(self, name: str, cases: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        """What a reward function of one's own gives for each case (``question``, ``answer``,
+        ``metadata``), any finite number; None where it has none, which ``untold`` tells.
+
+        Raises UserError where there is no such function, or it was changed.
+        """
+
+        def one(case: Mapping[str, Any]) -> float | None:
+            said = self._judges.ask(name, case, reward=True)
+            return None if said is None else said[0]
+
+        return list(self._threads.map(one, cases))
+
+    def untold(self) -> list[str]:
+        """Why functions of one's own gave no verdict, and how often, since this was asked last: a
+        sentence each."""
+        return self._judges.untold()
 
     def equal(self, a: str, b: str, kind: AnswerKind) -> bool:
         """Whether two extracted answers are the same answer, for majority votes.
@@ -179,32 +190,18 @@ class Grader:
 
     def _verified(self, text: str, problem: Problem, finish: str) -> Grade:
         """The verdict of the problem's own verifier. What has none is ``ungradable``."""
-        assert problem.verifier is not None
-        answer = extract_answer(text, problem.answer_kind)
+        answer = read_answer(text, problem)
         if finish == "length" and (answer is None or not box_closed(text)):
             return Grade(None, "truncated", 0.0)
-        case = {
-            "verifier": problem.verifier,
-            "folders": folders(),
-            "question": problem.question,
-            "answer": answer,
-            "metadata": {**problem.metadata, "gold": problem.answer, "response": text},
-        }
-        held = self._held.get(problem.verifier)
-        try:
-            if held is not None:
-                said = held.ask(problem.verifier, case)
-            else:
-                said = json.loads(self._judges.ask(case))
-        except WorkerDiedError as error:
-            said = {"failed": str(error)}
-        if "failed" in said:
-            with self._lock:
-                self._failures[said["failed"]] += 1
+        metadata = {**problem.metadata, "gold": problem.answer, "response": text}
+        case = {"question": problem.question, "answer": answer, "metadata": metadata}
+        assert problem.verifier is not None
+        said = self._judges.ask(problem.verifier, case, reward=False)
+        if said is None:
             return Grade(answer, "ungradable")
-        score, status = said["score"], said["status"]
+        score, status = said
         if status is None:
-            missing = "no_answer" if answer is None else "wrong"
+            missing: Status = "no_answer" if answer is None else "wrong"
             status = "correct" if score >= 1.0 else missing
         return Grade(answer, status, score)
 
@@ -258,15 +255,17 @@ def _best(grades: Iterable[Grade]) -> Grade:
 def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
     """The verdict where it needs no comparison of formulas, else what to compare."""
     gold, kind = gold_text(problem.answer), problem.answer_kind
-    answer = extract_answer(text, kind)
+    answer = read_answer(text, problem)
     gold_value = read_integer(gold) if gold is not None and kind == "integer" else None
-    readable = gold_value is not None if kind == "integer" else is_readable(gold)
+    readable = gold_value is not None if kind == "integer" else kind == "text" or is_readable(gold)
     if gold is None or not readable:
         return Grade(answer, "ungradable")
     if finish == "length" and (answer is None or not box_closed(text)):
         return Grade(None, "truncated")
     if answer is None:
         return Grade(None, "no_answer")
+    if kind == "text":
+        return Grade(answer, "correct" if same_text(gold, answer) else "wrong")
     if kind == "integer":
         value = read_integer(answer)
         if value is not None or not needs_calculation(answer):
@@ -291,6 +290,8 @@ def _equal_here(a: str, b: str, kind: AnswerKind) -> bool | None:
     """``Grader.equal`` where it needs no algebra, else None."""
     if a.strip() == b.strip():
         return True
+    if kind == "text":
+        return same_text(a, b)
     if kind == "integer":
         first, second = read_integer(a), read_integer(b)
         if None not in (first, second) or not (needs_calculation(a) or needs_calculation(b)):

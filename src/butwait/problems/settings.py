@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from butwait.problems.source import PARTICULAR, kind_of
 from butwait.records.settings import Result, Settings, refuse_all
+from butwait.running.plugins import PLUGIN
 
 
 class Columns(Settings):
@@ -46,9 +47,10 @@ class ProblemSetSettings(Settings):
     """Commit of a Hugging Face dataset; pin it for a run to be repeatable."""
     columns: Columns = Columns()
     """Names of the source's columns."""
-    answer_kind: Literal["auto", "integer", "math"] = "auto"
+    answer_kind: Literal["auto", "integer", "math", "text"] = "auto"
     """How answers are compared; ``auto`` is ``integer`` if every gold answer is an integer, else
-    ``math``."""
+    ``math``. ``text``: as they are written, white space aside; ``auto`` is this in place of
+    ``math`` where a verifier judges."""
     answer_after: str | None = None
     """The gold answer is what stands after the last such mark (``"####"`` in GSM8K)."""
     answer_separator: Annotated[str, Field(min_length=1)] | None = None
@@ -83,10 +85,24 @@ class ProblemSetSettings(Settings):
     """Parameters of a generator: ``seed``, ``size`` (by default ``offset`` + ``limit``) and its
     own (difficulty); of ``module:function``, its keyword arguments."""
 
+    def look(self, world: Any) -> None:
+        if self.verifier is not None:
+            world.plugin(self.verifier, "verifier")
+
     @property
     def overlap_rule(self) -> Literal["words", "whole"]:
         """``overlap`` with its default."""
         return self.overlap or ("whole" if kind_of(self.source).generated else "words")
+
+    @field_validator("verifier")
+    @classmethod
+    def _names_a_function(cls, name: str | None) -> str | None:
+        if name is not None and (not PLUGIN.fullmatch(name) or name.startswith("gym:")):
+            raise ValueError(
+                f"{name!r} is not of the form module:function"
+                + (" (gym: sets have their own)" if name.startswith("gym:") else "")
+            )
+        return name
 
     @model_validator(mode="after")
     def _fields_fit_the_source(self) -> "ProblemSetSettings":

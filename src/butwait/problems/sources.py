@@ -15,9 +15,9 @@ from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
 from butwait.problems.source import kind_of
-from butwait.records import Key, Problem, UserError
+from butwait.records import AnswerKind, Key, Problem, UserError
 from butwait.running.json_lines import Row
-from butwait.running.plugins import load_plugin
+from butwait.running.plugins import load_function
 from butwait.running.terminal import visible
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     """
     full = with_preset(settings)
     kind, params = kind_of(full.source), full.params
+    if full.verifier is not None:
+        load_function(full.verifier, f"{settings.source}: verifier")
     if kind.generated and full.limit is not None:
         params = {"size": full.offset + full.limit, **params}
     loaded = kind.load(full.model_copy(update={"params": params}))
@@ -50,8 +52,6 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
     if rows := _placed(loaded):
         problems = _Table(settings.source, full, rows).problems()
     if verifier := full.verifier or kind.verifier(full.source):
-        if ":" in verifier and full.verifier:
-            load_plugin(verifier, f"{settings.source}: verifier")
         problems = [replace(problem, verifier=verifier) for problem in problems]
     problems = _selected(problems, full)
     if not problems:
@@ -245,11 +245,22 @@ class _Table:
 
     def _typed(self, problems: list[Problem]) -> list[Problem]:
         """The problems with their answer kind; integers without separators and leading zeros."""
-        kind = self.settings.answer_kind
-        integers = all(_is_integer(gold) for problem in problems for gold in problem.golds)
-        if kind == "math" or (kind == "auto" and not integers):
+        kind: str = self.settings.answer_kind
+        if kind == "auto":
+            kind = self._kind([gold for problem in problems for gold in problem.golds])
+        if kind == "text":
+            return [replace(p, answer_kind="text") for p in problems]
+        if kind == "math":
             return [replace(p, answer_kind="math") for p in problems]
         return [self._with_integers(problem) for problem in problems]
+
+    def _kind(self, golds: Sequence[str]) -> AnswerKind:
+        """What ``answer_kind: auto`` is. What a verifier is given stays as it is written, so that
+        0101 is text there."""
+        if self.settings.verifier or kind_of(self.settings.source).verifier(self.settings.source):
+            plain = all(_is_integer(gold) and gold == str(int(gold)) for gold in golds)
+            return "integer" if golds and plain else "text"
+        return "integer" if all(map(_is_integer, golds)) else "math"
 
     def _with_integers(self, problem: Problem) -> Problem:
         for gold in problem.golds:
@@ -300,7 +311,7 @@ def _written(value: Any) -> Any:
 def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
     """Shuffled, cut to offset and limit, without unanswered problems."""
     if settings.drop_unanswered:
-        answered = [p for p in problems if p.answer is not None or p.verifier is not None]
+        answered = [p for p in problems if p.judged]
         if len(answered) < len(problems):
             logger.warning(
                 "%s: %d of %d problems have no gold answer and are left out",
@@ -315,9 +326,9 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
     end = None if settings.limit is None else settings.offset + settings.limit
     chosen = problems[settings.offset : end]
     for problem in chosen:
-        if problem.answer is None and problem.verifier is None:
+        if not problem.judged:
             raise UserError(
                 f"{problem.source}: problem {visible(problem.id)[:_SHOWN]} has no gold answer; "
-                "mend it, set drop_unanswered: true, or name a verifier"
+                "mend it, or set drop_unanswered: true (a verifier needs none)"
             )
     return chosen

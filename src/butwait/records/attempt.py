@@ -19,6 +19,7 @@ class Attempt:
     length: tokens of ``text`` itself.
     answer_class: answers of one problem that are equal have the same number, and 0 is the correct
         answer's; None where there is no answer, or one that could not be graded.
+    score: what a verifier gave, in [0, 1]; None where answers are compared.
     """
 
     problem_id: str
@@ -31,3 +32,4 @@ class Attempt:
     reward_tokens: int
     length: int
     answer_class: int | None = None
+    score: float | None = None

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-AnswerKind = Literal["integer", "math"]
+AnswerKind = Literal["integer", "math", "text"]
 """``integer``: compared as integers, no algebra; ``math``: a LaTeX or text expression."""
 
 
@@ -41,6 +41,11 @@ class Problem:
     def golds(self) -> tuple[str, ...]:
         """All accepted answers."""
         return self.also if self.answer is None else (self.answer, *self.also)
+
+    @property
+    def judged(self) -> bool:
+        """Whether an answer to it can be judged."""
+        return self.answer is not None or self.verifier is not None
 
     def row(self) -> dict[str, Any]:
         """Its fields by name, as a file keeps them; ``also`` and ``verifier`` where there are

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,10 @@ class Settings(BaseModel):
     """Unknown keys are errors; values are frozen; a field's docstring is its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came when there were results already: at their defaults they are no part of what
+    a result depends on, so that an update throws no run away."""
 
     def look(self, world: Any) -> None:
         """Asks a ``running.world.World`` for the files, packages, functions, models and servers

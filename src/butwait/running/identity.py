@@ -7,7 +7,6 @@ The same function names a stage's result and the work whose checkpoints may be g
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from functools import cache
 from math import isfinite
@@ -16,9 +15,8 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.records.settings import Mark, Settings
-from butwait.running.plugins import source_file
+from butwait.running.plugins import PLUGIN, source_file
 
-_PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 SHIPPED = ("tiny", "smollm2")  # found by their names, whatever folders there are
 
 
@@ -58,6 +56,9 @@ def _of_settings(settings: Settings) -> dict[str, Any]:
     found = {}
     for name, mark in marks(type(settings)).items():
         value = getattr(settings, name)
+        field = type(settings).model_fields[name]
+        if name in settings.later and value == field.get_default(call_default_factory=True):
+            continue
         own = name == "kind" and ":" in str(value)
         if isinstance(value, str) and (mark is Mark.CONTENT or own):
             value = content(value)
@@ -85,7 +86,7 @@ def content(name: str) -> Any:
     """What a name stands for: a file's bytes, a folder's files (hidden ones aside), the module of
     ``module:function``, each as a fingerprint that does not tell where they are; the name itself
     where it is none of these."""
-    if _PLUGIN.fullmatch(name):
+    if PLUGIN.fullmatch(name):
         source = source_file(name)
         return [name.partition(":")[2], file_digest(source)] if source else name
     path = Path(name).expanduser()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import sysconfig
 import threading
@@ -19,6 +20,8 @@ from typing import Any
 
 from butwait.records import UserError
 
+PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+"""``module:function``."""
 TIMEOUT = "BUTWAIT_PLUGIN_TIMEOUT"
 """Names the environment variable with the seconds that a plugin may take to come back; 0: as long
 as it likes."""
@@ -58,11 +61,12 @@ def load_plugin(name: str, what: str) -> Any:
     except (UserError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        near = get_close_matches(module_name, [file.stem for file in Path.cwd().glob("*.py")], n=1)
+        there = [file.stem for place in folders() for file in Path(place).glob("*.py")]
+        near = get_close_matches(module_name, there, n=1)
         meant = f"; did you mean {near[0]}?" if near and near[0] != module_name else ""
         raise UserError(
             f"{what}: {name!r} cannot be imported ({_text(error)}); it must be installed, or a "
-            f"file in the current folder or beside the recipe{meant}"
+            f"file beside the recipe or in the current folder{meant}"
         ) from error
     except BaseException as error:  # whatever a user's module raises, SystemExit too
         raise UserError(
@@ -76,6 +80,14 @@ def load_plugin(name: str, what: str) -> Any:
         meant = f"; did you mean {near[0]}?" if near else ""
         told = f"{what}: the module {module_name!r} has no {attribute!r}{meant}"
         raise UserError(told) from error
+
+
+def load_function(name: str, what: str) -> Any:
+    """``load_plugin`` of something that is called."""
+    found = load_plugin(name, what)
+    if not callable(found):
+        raise UserError(f"{what}: {name!r} is a {type(found).__name__} and no function")
+    return found
 
 
 @contextmanager
@@ -152,10 +164,10 @@ def source_file(name: str) -> Path | None:
 
 
 def find_modules_in(folder: Path) -> None:
-    """Modules in this folder are found from now on, after those in the current one."""
+    """Modules in this folder are found from now on: after those in the current one, before those
+    of folders that were named earlier."""
     place = str(folder.resolve())
-    if place not in _places:
-        _places.append(place)
+    _places[:] = [place, *(other for other in _places if other != place)]
 
 
 def folders() -> list[str]:
@@ -164,9 +176,12 @@ def folders() -> list[str]:
 
 
 def _find_modules_here() -> None:
-    for place in reversed(folders()):
-        if place not in sys.path:
-            sys.path.insert(0, place)
+    find_modules_first(folders())
+
+
+def find_modules_first(places: list[str]) -> None:
+    """Modules are looked for in these folders before all others, in this order."""
+    sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
 
 
 # What a user's own code raised.
@@ -243,7 +258,7 @@ _looking: threading.Thread | None = None
 @contextmanager
 def _watched(name: str, call: str, awaited: bool = False) -> Iterator[None]:
     global _looking
-    _limit()
+    time_limit()
     waited, entry = _waited.setdefault(name, _Waited()), (call, awaited)
     waited.calls.append(entry)
     if _looking is None or not _looking.is_alive():  # none yet, or this is a fork
@@ -256,9 +271,9 @@ def _watched(name: str, call: str, awaited: bool = False) -> Iterator[None]:
         waited.seconds, waited.told = 0.0, TOLD_AFTER
 
 
-def _limit() -> float:
-    """Seconds; infinite for 0. Raises UserError for what is no number."""
-    given = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT))
+def time_limit(default: float = DEFAULT_TIMEOUT) -> float:
+    """Seconds of ``TIMEOUT``; infinite for 0. Raises UserError for what is no number."""
+    given = os.environ.get(TIMEOUT, str(default))
     try:
         seconds = float(given)
     except ValueError:
@@ -269,7 +284,7 @@ def _limit() -> float:
 
 
 def _look() -> None:
-    limit = _limit()
+    limit = time_limit()
     tick = min(1.0, limit / 4)
     while True:
         time.sleep(tick)

@@ -20,7 +20,7 @@ from butwait.records import UserError
 from butwait.records.settings import Settings
 from butwait.running.devices import missing_device, missing_gpus
 from butwait.running.identity import SHIPPED
-from butwait.running.plugins import load_plugin
+from butwait.running.plugins import load_function
 
 CONNECT_S = 3.0
 """Seconds that a server has to take a connection."""
@@ -181,10 +181,10 @@ def context_limit(config: dict[str, Any] | None) -> int | None:
 
 def _plugin(name: str) -> str | None:
     try:
-        found = load_plugin(name, "it")
+        load_function(name, "it")
     except UserError as error:
         return str(error).removeprefix("it: ")
-    return None if callable(found) else f"{name!r} is a {type(found).__name__} and no function"
+    return None
 
 
 def _server(url: str) -> str | None:

@@ -53,9 +53,18 @@ SCHEMA = pa.schema(
     ]
 )
 
+SCORES = pa.field("grade_scores", pa.list_(pa.float64()))
+"""(g,), null where there is none. A file has this column where any of its grades has a score."""
+SCORED = SCHEMA.append(SCORES)
 
-def to_row(tree: SearchTree) -> pa.Table:
-    """One tree as a table of one row."""
+
+def has_scores(tree: SearchTree) -> bool:
+    """Whether any grade of the tree has a score."""
+    return any(grade.score is not None for grade in tree.grades.values())
+
+
+def to_row(tree: SearchTree, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """One tree as a table of one row. ``schema``: ``SCHEMA`` or ``SCORED``."""
     nodes, populations = tree.nodes, tree.populations
     graded = sorted(tree.grades.items())
     columns: dict[str, Any] = {
@@ -87,9 +96,10 @@ def to_row(tree: SearchTree) -> pa.Table:
         "grade_nodes": [node for node, _ in graded],
         "grade_statuses": [grade.status for _, grade in graded],
         "grade_answers": [grade.answer for _, grade in graded],
+        SCORES.name: [grade.score for _, grade in graded],
     }
-    arrays = [_cell(columns[field.name], field.type) for field in SCHEMA]
-    return pa.table(arrays, schema=SCHEMA)
+    arrays = [_cell(columns[field.name], field.type) for field in schema]
+    return pa.table(arrays, schema=schema)
 
 
 def _cell(value: Any, kind: pa.DataType) -> pa.Array:
@@ -101,10 +111,12 @@ def _cell(value: Any, kind: pa.DataType) -> pa.Array:
 
 def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
     """The tree of one row. ValueError where its columns contradict each other."""
+    nodes = row["grade_nodes"].as_py()
     grades = zip(
-        row["grade_nodes"].as_py(),
+        nodes,
         row["grade_answers"].as_py(),
         row["grade_statuses"].as_py(),
+        row[SCORES.name].as_py() if SCORES.name in row else [None] * len(nodes),
         strict=True,
     )
     return SearchTree(
@@ -118,7 +130,7 @@ def from_row(row: Mapping[str, pa.Scalar]) -> SearchTree:
         log_evidence=row["log_evidence"].as_py(),
         outcome=row["outcome"].as_py(),
         counts=counts_of(row),
-        grades={node: Grade(answer, status) for node, answer, status in grades},
+        grades={node: Grade(*verdict) for node, *verdict in grades},
     )
 
 

@@ -17,7 +17,7 @@ from butwait.records import SearchTree, Timings, UserError
 from butwait.running.shards import Aside
 from butwait.search import outline
 from butwait.search.outline import Outline
-from butwait.search.rows import SCHEMA, SCHEMA_VERSION, from_row, to_row
+from butwait.search.rows import SCHEMA, SCHEMA_VERSION, SCORED, from_row, has_scores, to_row
 
 Row = TypeVar("Row")
 
@@ -44,7 +44,8 @@ def write_shard(path: Path, trees: Sequence[SearchTree]) -> None:
     ids = [tree.problem_id for tree in trees]
     if not ids or len(set(ids)) < len(ids):
         raise ValueError("a shard holds at least one tree and at most one a problem")
-    schema = SCHEMA.with_metadata({FORMAT_KEY: str(SCHEMA_VERSION).encode()})
+    columns = SCORED if any(map(has_scores, trees)) else SCHEMA
+    schema = columns.with_metadata({FORMAT_KEY: str(SCHEMA_VERSION).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(
         path,
@@ -55,7 +56,7 @@ def write_shard(path: Path, trees: Sequence[SearchTree]) -> None:
         write_page_checksum=True,
     ) as writer:
         for tree in trees:
-            writer.write_table(to_row(tree).replace_schema_metadata(schema.metadata))
+            writer.write_table(to_row(tree, columns).replace_schema_metadata(schema.metadata))
 
 
 def read_shard(path: Path) -> list[SearchTree]:
@@ -134,8 +135,10 @@ class _Shard:
                 f"{SCHEMA_VERSION}; read it with the {age} butwait that wrote it, or delete the "
                 "stage's folder and run it again"
             )
-        if not version or not schema.equals(SCHEMA) or not self._file.num_row_groups:
+        known = schema.equals(SCHEMA) or schema.equals(SCORED)
+        if not version or not known or not self._file.num_row_groups:
             raise self._broken()
+        self._columns: list[str] = schema.names
 
     def problem_ids(self) -> list[str]:
         """Ids of the trees, in order: from the footer, where each row group's one id stands as its
@@ -151,7 +154,7 @@ class _Shard:
 
     def tree(self, index: int) -> SearchTree:
         """One tree by its position."""
-        return self._row(index, SCHEMA.names, from_row)
+        return self._row(index, self._columns, from_row)
 
     def trees(self) -> Iterator[SearchTree]:
         return map(self.tree, range(self._file.num_row_groups))

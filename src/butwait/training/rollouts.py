@@ -90,7 +90,7 @@ async def collect_rollouts(
 
     Raises UserError for a problem without an answer, and where not one rollout could be graded.
     """
-    unanswered = [problem.id for problem in problems if problem.answer is None]
+    unanswered = [problem.id for problem in problems if not problem.judged]
     if unanswered:
         raise UserError(
             f"a reward model cannot be trained on {len(unanswered)} problems without an answer "

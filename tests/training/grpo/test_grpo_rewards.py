@@ -3,12 +3,14 @@
 import pytest
 from grpo_cases import HABITS, completion
 
+from butwait.running.identity import identity
 from butwait.training.grpo.rewards import (
     figures,
     has_format,
     other_language,
     overlong,
     reward,
+    rewards_of,
     without_reasoning,
 )
 from butwait.training.grpo.settings import RewardSettings
@@ -52,6 +54,76 @@ def test_the_format_is_one_box_behind_closed_thinking(text: str, expected: bool)
     assert has_format(text) is expected
     paid = reward(completion(text, "wrong"), RewardSettings(format=0.25), 100)
     assert paid == (0.25 if expected else 0.0)
+
+
+class GivenRewards:
+    """In the place of a grader: what each function gives, and what it was asked."""
+
+    def __init__(self, **given) -> None:
+        self.given, self.cases = given, []
+
+    def rewards(self, name, cases):
+        self.cases = cases
+        return self.given[name.partition(":")[2]]
+
+
+def test_functions_of_ones_own_are_added_by_their_weights_and_logged_by_their_names() -> None:
+    rows = [
+        completion("so \\boxed{1}"),
+        completion("so 2", "wrong", length=9, finish="eos", answer="2"),
+        completion("?", "ungradable"),
+        completion("so \\boxed{3}", "wrong", answer="3"),
+    ]
+    grader = GivenRewards(kind=[2.0, -4.0, 1.0], rare=[0.25, 0.5, None])
+    settings = RewardSettings.model_validate(
+        {"format": 0.5, "functions": ["my:kind", {"function": "my:rare", "weight": -2}]}
+    )
+    worth, logged = rewards_of(rows, settings, 100, grader)
+    assert worth == [1 + 0.5 + 2 - 0.5, -4.0 - 1.0, None, None]
+    assert logged == pytest.approx(
+        {
+            "rewards/answer": 1 / 3,
+            "rewards/format": 2 / 3,
+            "rewards/kind": -1 / 3,
+            "rewards/rare": 0.375,
+            "rewards/rare/failed": 1 / 3,
+        }
+    )
+    assert grader.cases[1] == {
+        "question": "?",
+        "answer": "2",
+        "metadata": {
+            "gold": "1",
+            "response": "so 2",
+            "length": 9,
+            "finish": "eos",
+            "status": "wrong",
+            "score": 0.0,
+        },
+    }
+
+
+def test_rewards_without_functions_are_the_same_result_as_before_there_were_any() -> None:
+    assert identity(RewardSettings()) == "702c555a59b9366a"
+    assert identity(RewardSettings(functions=["my:kind"])) != identity(RewardSettings())
+
+
+def test_without_functions_nothing_more_is_logged() -> None:
+    assert rewards_of([completion(), completion("?", "wrong")], PLAIN, 100, None) == ([1, 0], {})
+
+
+@pytest.mark.parametrize(
+    ("functions", "why"),
+    [
+        (["short"], "'short' is not of the form module:function"),
+        (["a:b", "c:b"], "two rewards are called 'b'"),
+        (["a:answer"], "two rewards are called 'answer'"),
+        ([{"function": "a:b", "weight": float("inf")}], "finite number"),
+    ],
+)
+def test_functions_that_cannot_be_told_apart_are_refused(functions, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        RewardSettings.model_validate({"functions": functions})
 
 
 def test_format_adds_to_a_correct_answer() -> None:

@@ -1,5 +1,5 @@
 """A pool of grading processes that can be killed, callable from any thread: for algebra
-(``equality.worker``) and for judges of one's own (``problems.verifying``)."""
+(``equality.worker``) and for functions of one's own (``problems.verifying``)."""
 
 import contextlib
 import json
@@ -15,10 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from butwait.records import UserError
 
-_START_LIMIT = 120.0
-"""Seconds until a new process must have loaded math-verify, on a busy machine too."""
+START_LIMIT = 120.0
+"""Seconds until a new process must have loaded what it needs, on a busy machine too."""
 _PATIENCE = 60.0
 """Seconds for each second of the processor that a case may use, until its process counts as stuck.
 
@@ -28,6 +30,10 @@ not let run at all, and is no verdict on the case."""
 
 class WorkerDiedError(RuntimeError):
     """A grading process ended without an answer to its case."""
+
+
+class WorkerStuckError(WorkerDiedError):
+    """A grading process took longer than its case may, and was killed."""
 
 
 class WorkerPool:
@@ -56,13 +62,21 @@ class WorkerPool:
         self._closed = False
         self._owner = os.getpid()
 
-    def ask(self, case: Mapping[str, Any]) -> str:
+    def ask(self, case: Mapping[str, Any], load: str = "", limit: float | None = None) -> str:
         """What a process says of the case, a line.
 
         Waits for a free process.
 
+        Args:
+            case: as JSON holds it.
+            load: a line that the process must have answered with ``loaded`` before the case; what
+                else it says is the reply.
+            limit: seconds by the clock that the case may take; None: those of the processor that
+                the pool was made with, however long they take.
+
         Raises:
-            WorkerDiedError: two processes in a row died, which is no fault of the case.
+            WorkerStuckError: the case took longer than ``limit``.
+            WorkerDiedError: two processes in a row died.
         """
         if os.getpid() != self._owner:
             raise RuntimeError("a Grader belongs to the process that made it; make one in each")
@@ -71,10 +85,13 @@ class WorkerPool:
             for last_attempt in (False, True):
                 worker = worker or self._start()
                 try:
-                    return worker.ask(case)
-                except (WorkerDiedError, OSError):  # a TimeoutError is an OSError
+                    return worker.ask(case, load, limit)
+                except (WorkerDiedError, OSError) as error:
                     self._discard(worker)
                     worker = None
+                    stuck = isinstance(error, TimeoutError)  # which is an OSError
+                    if limit is not None and stuck:
+                        raise WorkerStuckError("a grading process hangs") from None
                     if last_attempt:
                         raise WorkerDiedError("grading processes die") from None
             raise AssertionError("unreachable")
@@ -127,6 +144,7 @@ class _Worker:
     def __init__(self, command: Sequence[str], time_limit: float) -> None:
         self._time_limit = time_limit
         self._started = False
+        self._loaded: set[str] = set()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         # A session of its own: the whole family can be killed, and Ctrl-C does not reach it.
         self._process = subprocess.Popen(
@@ -138,17 +156,26 @@ class _Worker:
             bufsize=0,
         )
 
-    def ask(self, case: Mapping[str, Any]) -> str:
+    def ask(self, case: Mapping[str, Any], load: str, limit: float | None) -> str:
         """The reply. TimeoutError where it does not come in time; WorkerDiedError."""
         if not self._started:
             self._wait_for_start()
+        if load not in self._loaded and load:
+            reply = self._reply(load, max(START_LIMIT, limit or 0.0))
+            if reply != "loaded":
+                return reply
+            self._loaded.add(load)
+        patience = _PATIENCE * (1 + self._time_limit)
+        return self._reply(json.dumps(case), patience if limit is None else limit)
+
+    def _reply(self, line: str, limit: float) -> str:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(case).encode() + b"\n")
-        return self._read_line(_PATIENCE * (1 + self._time_limit))
+        self._process.stdin.write(line.encode() + b"\n")
+        return self._read_line(limit)
 
     def _wait_for_start(self) -> None:
         try:
-            self._read_line(_START_LIMIT)
+            self._read_line(START_LIMIT)
         except (WorkerDiedError, TimeoutError):
             if self._process.poll() is not None and self._process.returncode < 0:
                 raise WorkerDiedError("a grading process was killed at its start") from None
@@ -163,9 +190,15 @@ class _Worker:
         self._errors.close()
 
     def kill(self) -> None:
-        """Kills the process and the child that works on its case."""
+        """Kills the process and what it started, in its session or in one of its own."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def close(self) -> None:
         """Waits for the killed process and closes its files."""
@@ -181,7 +214,8 @@ class _Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
+                # No selector waits for longer than some days.
+                if not selector.select(min(max(0.0, deadline - time.monotonic()), 1e6)):
                     raise TimeoutError
                 part = self._process.stdout.read(4096)
                 if not part:

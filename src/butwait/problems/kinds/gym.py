@@ -5,6 +5,9 @@ reasoning-gym seeds item i with ``seed + i``: two sets whose ranges [seed, seed 
 share questions. ``overlap.disjoint`` is the guard against that.
 """
 
+import json
+from typing import Any
+
 from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
 from butwait.running.json_lines import Row
@@ -37,10 +40,24 @@ def generate_rows(asked: Asked) -> list[Row]:
             **item["metadata"],
             "question": item["question"],
             "answer": item["answer"],
-            "gym": {"params": made, "item": number},
+            "gym": {
+                "params": made,
+                "item": number,
+                "answer": item["answer"],
+                "metadata": _kept(item["metadata"]),
+            },
         }
         for number, item in enumerate(items)
     ]
+
+
+def _kept(metadata: Any) -> Any:
+    """The metadata as JSON holds them; None where it cannot. Some tasks make other items of the
+    same seed in another process, and then the scorer is given these."""
+    try:
+        return json.loads(json.dumps(metadata, default=str))
+    except (TypeError, ValueError):
+        return None
 
 
 GYM = Source(

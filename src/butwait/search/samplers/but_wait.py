@@ -25,7 +25,7 @@ from pydantic import Field
 
 from butwait.engines.engine import Engine
 from butwait.engines.settings import StepRule
-from butwait.problems.answers import extract_answer
+from butwait.problems.answers import read_answer
 from butwait.problems.equality.notation import canonical
 from butwait.records import COMPLETE, Key, Population, Problem, SearchTree
 from butwait.records.settings import Result
@@ -125,7 +125,7 @@ class _Thinker:
             self._thought = node if self._thought is None else self._thought
         if at.finish in COMPLETE:
             self._end = end
-            answer = extract_answer(self._tree.prefix(end).text, self._problem.answer_kind)
+            answer = read_answer(self._tree.prefix(end).text, self._problem)
             self._answers.append(None if answer is None else canonical(answer))
             self._spent = len(self._answers) == self._settings.rounds or self._settled()
         return end

@@ -91,7 +91,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
     for name, row in metrics.items():
         low, high = row["interval"]
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-        yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions"
+        score = f", mean score {row['score']:.3f}" if "score" in row else ""
+        yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions{score}"
 
 
 def _check(recipe: Any, name: str) -> Iterator[Unfit]:

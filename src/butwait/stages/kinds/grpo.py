@@ -118,13 +118,13 @@ def _questions(run: StageRun, settings: _ReinforcementStage) -> list[Problem]:
     """The problems that the stage's ``subset`` leaves, without those that cannot be graded."""
     left = allowed(run, settings.subset)
     problems = run.problems(settings.problems)
-    gold = [problem for problem in problems if problem.answer is not None]
-    if not gold:
+    judged = [problem for problem in problems if problem.judged]
+    if not judged:
         raise UserError(
             f"no problem of {settings.problems!r} has an answer, so nothing could be rewarded; "
             "name the column under columns.answer"
         )
-    return [problem for problem in gold if left is None or problem.id in left]
+    return [problem for problem in judged if left is None or problem.id in left]
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:

@@ -17,7 +17,7 @@ from butwait.problems.grading import Grader
 from butwait.records import Key, Problem, UserError
 from butwait.synthesis.builder import Prompting
 from butwait.training.grpo.completions import Completion, sample_group
-from butwait.training.grpo.rewards import Habits, figures, reward
+from butwait.training.grpo.rewards import Habits, figures, rewards_of
 from butwait.training.grpo.settings import GrpoSettings
 
 MEMORY = 4
@@ -248,13 +248,13 @@ class GroupSampler:
             self.tally.add(tallied)
         rows = [completion for group in groups for completion in group]
         limit = self.settings.step.max_tokens
-        rewards = [reward(row, self.settings.reward, limit) for row in rows]
+        rewards, parts = rewards_of(rows, self.settings.reward, limit, self.grader)
         tokens = {
             "tokens/policy": float(self.tally.policy_tokens),
             "tokens/reward_model": float(self.tally.reward_tokens),
         }
         seen = figures(own, before, self.habits) if own else {}
-        return Generation(rows, rewards, seen | tokens)
+        return Generation(rows, rewards, seen | parts | tokens)
 
     async def fresh(
         self, problems: Sequence[Problem], step: int, engine: Engine

@@ -4,10 +4,12 @@ accuracy by difficulty, and signs that a reward is being gamed."""
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from butwait.problems.answers import answer_part, count_boxes
+from butwait.problems.grading import Grader
 from butwait.training.grpo.completions import Completion, repeats
 from butwait.training.grpo.settings import RewardSettings
 
@@ -27,20 +29,71 @@ _COMMON_SCRIPTS = frozenset({"LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", 
 
 
 def reward(completion: Completion, settings: RewardSettings, max_tokens: int) -> float | None:
-    """1 for a correct answer, else 0, or what a verifier of one's own gave; and what ``settings``
-    add.
+    """1 for a correct answer, else 0, or what a verifier gave; and what ``settings`` add, functions
+    of one's own aside (``rewards_of``).
 
     None where the completion must move nothing: its answer cannot be graded, or it repeats another
     one of a group that may not.
     """
     if completion.grade.status == "ungradable" or completion.repeated:
         return None
+    parts = _parts(completion, settings, max_tokens)
+    return parts["answer"] + settings.format * parts.get("format", 0.0) + parts.get("overlong", 0.0)
+
+
+def rewards_of(
+    rows: Sequence[Completion], settings: RewardSettings, max_tokens: int, grader: Grader
+) -> tuple[list[float | None], dict[str, float]]:
+    """What each completion is worth, those of functions of one's own included; None where it must
+    move nothing, as where one of these has no number for it.
+
+    Also, where there are such functions, the mean of every part by its name (``rewards/NAME``),
+    before weights, over the completions that have it; and ``rewards/NAME/failed``, the share that a
+    function had no number for, where there are any.
+    """
+    worth = [reward(row, settings, max_tokens) for row in rows]
+    asked = [i for i, value in enumerate(worth) if value is not None]
+    if not settings.functions or not asked:
+        return worth, {}
+    parts = [_parts(rows[i], settings, max_tokens) for i in asked]
+    means = {f"rewards/{name}": _mean(part[name] for part in parts) for name in parts[0]}
+    cases = [_case(rows[i], part["answer"]) for i, part in zip(asked, parts, strict=True)]
+    for own in settings.functions:
+        given = grader.rewards(own.function, cases)
+        numbers = [number for number in given if number is not None]
+        if numbers:
+            means[f"rewards/{own.name}"] = _mean(numbers)
+        if len(numbers) < len(given):
+            means[f"rewards/{own.name}/failed"] = 1 - len(numbers) / len(given)
+        for i, number in zip(asked, given, strict=True):
+            before = worth[i]
+            worth[i] = None if before is None or number is None else before + own.weight * number
+    return worth, means
+
+
+def _parts(completion: Completion, settings: RewardSettings, max_tokens: int) -> dict[str, float]:
+    """The parts of the reward that are butwait's own, before weights, where they are asked for."""
     score = completion.grade.score
-    worth = float(completion.grade.correct) if score is None else score
-    worth += settings.format * has_format(completion.text)
+    parts = {"answer": float(completion.grade.correct) if score is None else score}
+    if settings.format:
+        parts["format"] = float(has_format(completion.text))
     if settings.overlong_tokens is not None:
-        worth += overlong(completion.length, max_tokens, settings.overlong_tokens)
-    return worth
+        parts["overlong"] = overlong(completion.length, max_tokens, settings.overlong_tokens)
+    return parts
+
+
+def _case(row: Completion, score: float) -> dict[str, Any]:
+    """What a function of one's own is called with."""
+    metadata = {
+        **row.problem.metadata,
+        "gold": row.problem.answer,
+        "response": row.text,
+        "length": row.length,
+        "finish": row.finish,
+        "status": row.grade.status,
+        "score": score,
+    }
+    return {"question": row.problem.question, "answer": row.grade.answer, "metadata": metadata}
 
 
 def has_format(text: str) -> bool:

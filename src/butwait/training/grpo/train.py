@@ -22,7 +22,7 @@ from butwait.records import Key, Problem, UserError
 from butwait.reward_models.load import Policy
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import atomic_path
-from butwait.running.identity import identity
+from butwait.running.identity import content, identity
 from butwait.running.packages import require
 from butwait.synthesis.builder import Prompting
 from butwait.synthesis.dataset import quiet_datasets
@@ -356,4 +356,6 @@ def _identity(material: GrpoMaterial, settings: GrpoSettings, processes: int) ->
     """Of the work whose checkpoints can be gone on from."""
     questions = [[p.id, p.question, p.answer, *p.also] for p in material.problems]
     key, model = material.key.words, material.model
-    return identity(settings, model, material.prompt, questions, key, processes)
+    parts = [settings, model, material.prompt, questions, key, processes]
+    verifiers = {p.verifier: content(p.verifier) for p in material.problems if p.verifier}
+    return identity(*parts, verifiers) if verifiers else identity(*parts)
