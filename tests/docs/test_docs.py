@@ -59,3 +59,20 @@ def test_every_documentation_page_is_reachable_from_the_readme() -> None:
             if "://" not in target:
                 waiting.append((page.parent / target).resolve())
     assert set(PAGES) - reached == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" not in target:
+            found = anchors(page.parent / target if target else page)
+            assert anchor in found, f"{page.name} links to {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What can be linked to on a page: its headings, as GitHub names them, and its anchors."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    named = {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+    return named | set(re.findall(r'<a id="([^"]+)"', text))
