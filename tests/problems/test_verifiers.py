@@ -238,6 +238,9 @@ def test_failures_are_added_up_by_function(judge: Judge) -> None:
             "2 answers are ungradable: same (and 1 for other reasons)",
             "1 completion moves nothing: same",
         ]
+        for number in [0, *range(200)]:
+            grader._judges._fail("judges:half", False, str(number))
+        assert grader.untold() == ["2 answers are ungradable: 0 (and 199 for other reasons)"]
         assert grader.untold() == []
 
 

@@ -30,6 +30,8 @@ shared out among the processes."""
 
 Said = tuple[float, Status | None]
 """A score, and a status where one was given."""
+_MOST_REASONS, _OTHERS = 100, ""
+"""Different reasons that are kept of a function; the rest of them is counted only."""
 _ONE_OR_MANY = {
     False: ("answer is ungradable", "answers are ungradable"),
     True: ("completion moves nothing", "completions move nothing"),
@@ -82,7 +84,7 @@ class Judges:
         limit = time_limit(LIMIT_S)
         try:
             asked = json.loads(json.dumps({**case, "name": name, "reward": reward}, default=str))
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # a class of the caller's own may fail at anything
             return self._fail(name, reward, f"its metadata cannot be handed to {name!r} ({error})")
         try:
             said = json.loads(self._pool.ask(asked, self._load(name), limit))
@@ -113,10 +115,11 @@ class Judges:
         with self._lock:
             failed, self._failed = self._failed, {}
         lines = []
-        for (_, reward), reasons in failed.items():
+        for (_, reward), reasons in sorted(failed.items()):
+            rest = reasons.pop(_OTHERS, 0)
             (why, times), *others = reasons.most_common()
             one, many = _ONE_OR_MANY[reward]
-            rest = sum(count for _, count in others)
+            rest += sum(count for _, count in others)
             more = f" (and {rest} for other reasons)" if rest else ""
             lines.append(f"{f'1 {one}' if times == 1 else f'{times} {many}'}: {why}{more}")
         return lines
@@ -138,6 +141,8 @@ class Judges:
         """No verdict, which is counted."""
         with self._lock:
             reasons = self._failed.setdefault((name, reward), Counter())
+            if why not in reasons and len(reasons) >= _MOST_REASONS:
+                why = _OTHERS
             first, reasons[why] = why not in reasons, reasons[why] + 1
         if first and trace and os.environ.get("BUTWAIT_TRACEBACK"):
             print(trace, file=sys.stderr)
