@@ -1,8 +1,10 @@
 """The docs agree with the code."""
 
+import importlib.util
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,31 @@ def test_the_recipe_of_the_readme_has_no_mistakes(own_folder: Path) -> None:
     (own_folder / "mine.yaml").write_text(block, encoding="utf-8")
     recipe = load_recipe("mine.yaml", STAGES)
     assert list(recipe.stages) == ["base", "hunt", "verified", "sft", "after", "report"]
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "strings"),
+    [
+        (
+            "its_hub",
+            "core/algorithms/particle_gibbs.py",
+            ["Stopped particles use their final weight", "p.deepcopy()", "ParticleFilteringResult"],
+        ),
+        ("its_hub", "core/lms/step_generation.py", ['ChatMessage(role="user", content=prompt)']),
+        ("trl", "trainer/grpo_trainer.py", ["rollout_func: RolloutFunc", "experimental feature"]),
+        ("trl", "rewards/accuracy_rewards.py", ["from math_verify import"]),
+    ],
+)
+def test_what_the_readme_cites_stands_there(package: str, file: str, strings: list[str]) -> None:
+    found = importlib.util.find_spec(package)
+    if found is None:
+        pytest.skip(f"{package} is not installed")
+    text = (Path(found.origin).parent / file).read_text(encoding="utf-8")
+    assert all(string in text for string in strings)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    name = {"its_hub": "its_hub", "trl": "TRL"}[package]
+    assert f"{name} {version(package)}" in readme
+    assert file in readme
 
 
 def test_the_annotated_tree_is_the_tree() -> None:
