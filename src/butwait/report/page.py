@@ -113,7 +113,8 @@ def write_profile(target: Path, profile: dict[str, Any]) -> None:
     _write(target, "profile-page.html", data=[shown("profile", profile)])
 
 
-def _write(target: Path, template: str, **content: Any) -> None:
+def templates() -> Environment:
+    """The templates of the page, with its filters. Text is escaped."""
     environment = Environment(
         loader=PackageLoader("butwait.report"),
         autoescape=True,
@@ -122,7 +123,11 @@ def _write(target: Path, template: str, **content: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= formats.FILTERS | {"colour": series_variable, "strength": strength}
-    html = environment.get_template(template).render(version=butwait_version(), **content)
+    return environment
+
+
+def _write(target: Path, template: str, **content: Any) -> None:
+    html = templates().get_template(template).render(version=butwait_version(), **content)
     with atomic_path(target) as path:
         path.write_text(html, encoding="utf-8")
 
