@@ -1,6 +1,7 @@
 """A user's own function, named ``module:function`` in a recipe, and what may go wrong in it."""
 
 import importlib
+import logging
 import os
 import sys
 import sysconfig
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from butwait.records import UserError
+from butwait.running.log import note
 
 TIMEOUT = "BUTWAIT_PLUGIN_TIMEOUT"
 """Names the environment variable with the seconds that a plugin may take to come back; 0: as long
@@ -317,3 +319,4 @@ def _users_frame() -> FrameType | None:
 
 def _say(sentence: str) -> None:
     print(f"butwait: {sentence}", file=sys.stderr, flush=True)
+    note(sentence, logging.WARNING)

@@ -4,8 +4,11 @@ Rich reads ``[bold]`` as markup and ``:warning:`` as an emoji, and a terminal ob
 sequences. All that is printed goes through here.
 """
 
+import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +32,43 @@ def plain(text: object) -> str:
 def console(**options: Any) -> Console:
     """Rich's console; words between colons are no emoji."""
     return Console(emoji=False, **options)
+
+
+_from = logging.INFO
+
+
+def loudness() -> int:
+    """The lowest level that is shown."""
+    return _from
+
+
+def heard(level: int) -> bool:
+    """Whether lines of a level of ``logging`` are shown on the terminal."""
+    return level >= _from
+
+
+@contextmanager
+def loud_from(level: int) -> Iterator[None]:
+    """Shows lines of this level and above in the block: ``INFO`` is the usual, with ``WARNING``
+    libraries say nothing but errors, and with ``DEBUG`` what they like."""
+    global _from
+    before, _from = _from, level
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    threshold = root.level
+    if level <= logging.DEBUG:
+        handler.setFormatter(logging.Formatter("  %(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+    elif level >= logging.WARNING:
+        root.setLevel(logging.ERROR)
+        logging.getLogger("butwait").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(threshold)
+        logging.getLogger("butwait").setLevel(logging.NOTSET)
+        _from = before
 
 
 def forgive_streams() -> None:
