@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -342,4 +342,4 @@ def main() -> None:
     from butwait.running.terminal import forgive_streams
 
     forgive_streams()
-    run_to_end(app)
+    run_to_end(partial(app, prog_name="butwait"))  # by whatever name: completion is for this one
