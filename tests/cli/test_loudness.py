@@ -86,7 +86,7 @@ def test_a_fault_of_butwaits_own_names_the_log(
     code, _, err = command("run", "mine.yaml")
     assert code == 1
     assert err == (
-        "butwait: a fault of butwait itself (KeyError: 'lost\\\\x1b[31m' at test_loudness.py:83); "
+        "butwait: a fault of butwait itself (KeyError: 'lost\\x1b[31m' at test_loudness.py:83); "
         "please report it with runs/mine/log.txt, which holds the traceback, at "
         "https://github.com/butwait/butwait/issues (finished work is kept)\n"
     )
