@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from butwait.records.errors import UserError
-
 TRACEBACK = "BUTWAIT_TRACEBACK"
 """Names the environment variable that shows the whole traceback before the sentence."""
 GRACE = 10.0
@@ -35,7 +33,7 @@ def run_to_end(command: Callable[[], Any]) -> None:
         if _is_stop(error):
             print(f"\nbutwait: {STOPPED}", file=sys.stderr)
             _leave(143 if terminated.is_set() else 130)
-        told = str(error) if isinstance(error, UserError) else _told(error)
+        told = _told(error)
         if told is None and not isinstance(error, Exception):
             raise  # the command line's own exit
         from butwait.running.log import told_in
@@ -73,9 +71,14 @@ def _is_stop(error: BaseException | None) -> bool:
 
 def _told(error: BaseException) -> str | None:
     """The sentence for an error that is none of butwait's faults; None for one that may be."""
+    if isinstance(error, SystemExit) and "butwait.running.plugins" not in sys.modules:
+        return None  # the command line's own, and what follows takes a moment to import
+    from butwait.records.errors import UserError
     from butwait.running.plugins import failed_plugin
     from butwait.running.refusals import refusal
 
+    if isinstance(error, UserError):
+        return str(error)
     return failed_plugin(error) or refusal(error, "the command could not go on")
 
 
