@@ -1,6 +1,9 @@
 """`-q`, `-v`, completion, and what a fault of butwait itself looks like."""
 
 import logging
+import os
+import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -65,13 +68,17 @@ def test_progress_is_quiet_too(monkeypatch: pytest.MonkeyPatch, capsys, terminal
     assert capsys.readouterr().out == ""
 
 
-def test_libraries_are_heard_by_loudness(capsys) -> None:
+def test_libraries_are_heard_by_loudness(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
     other, own = logging.getLogger("some.library"), logging.getLogger("butwait.some")
     with loud_from(logging.DEBUG):
         other.info("loading")
     with loud_from(logging.WARNING):
         assert not other.isEnabledFor(logging.WARNING)
         assert own.isEnabledFor(logging.WARNING)
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+        warnings.warn("old", FutureWarning, stacklevel=1)
+    assert "TRANSFORMERS_VERBOSITY" not in os.environ
     assert capsys.readouterr().err == "  some.library: loading\n"
     assert other.isEnabledFor(logging.WARNING)
 
@@ -85,8 +92,8 @@ def test_a_fault_of_butwaits_own_names_the_log(
     monkeypatch.setattr("butwait.pipeline.run.publish", fail)
     code, _, err = command("run", "mine.yaml")
     assert code == 1
-    assert err == (
-        "butwait: a fault of butwait itself (KeyError: 'lost\\x1b[31m' at test_loudness.py:83); "
+    assert re.sub(r":\d+\)", ")", err) == (
+        "butwait: a fault of butwait itself (KeyError: 'lost\\x1b[31m' at test_loudness.py); "
         "please report it with runs/mine/log.txt, which holds the traceback, at "
         "https://github.com/butwait/butwait/issues (finished work is kept)\n"
     )

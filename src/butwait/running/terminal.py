@@ -5,8 +5,10 @@ sequences. All that is printed goes through here.
 """
 
 import logging
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +37,7 @@ def console(**options: Any) -> Console:
 
 
 _from = logging.INFO
+_VERBOSITY = ("DATASETS_VERBOSITY", "TRANSFORMERS_VERBOSITY")  # read when they are imported
 
 
 def loudness() -> int:
@@ -53,22 +56,50 @@ def loud_from(level: int) -> Iterator[None]:
     libraries say nothing but errors, and with ``DEBUG`` what they like."""
     global _from
     before, _from = _from, level
+    try:
+        if level <= logging.DEBUG:
+            with _libraries_told():
+                yield
+        elif level >= logging.WARNING:
+            with _libraries_silent():
+                yield
+        else:
+            yield
+    finally:
+        _from = before
+
+
+@contextmanager
+def _libraries_told() -> Iterator[None]:
     root, handler = logging.getLogger(), logging.StreamHandler()
-    threshold = root.level
-    if level <= logging.DEBUG:
-        handler.setFormatter(logging.Formatter("  %(name)s: %(message)s"))
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-    elif level >= logging.WARNING:
-        root.setLevel(logging.ERROR)
-        logging.getLogger("butwait").setLevel(logging.WARNING)
+    level = root.level
+    handler.setFormatter(logging.Formatter("  %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
     try:
         yield
     finally:
         root.removeHandler(handler)
-        root.setLevel(threshold)
-        logging.getLogger("butwait").setLevel(logging.NOTSET)
-        _from = before
+        root.setLevel(level)
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("butwait")
+    levels = root.level, own.level
+    root.setLevel(logging.ERROR)
+    own.setLevel(logging.WARNING)
+    added = {name for name in _VERBOSITY if name not in os.environ}
+    os.environ |= dict.fromkeys(added, "error")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
 
 
 def forgive_streams() -> None:
