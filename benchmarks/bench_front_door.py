@@ -1,6 +1,6 @@
 """Seconds until a newcomer sees something, each in a fresh process.
 
-    python benchmarks/bench_front_door.py [--runs 5]
+    python benchmarks/bench_front_door.py [--runs 3]
 
 Measured, with compiled bytecode as an installed package has it:
 
@@ -9,6 +9,9 @@ Measured, with compiled bytecode as an installed package has it:
 - ``help``, ``completion``: ``butwait --help``, and what a shell asks at a press of the tab key.
 - ``check``: ``butwait check quickstart``.
 - ``solve``: ``butwait solve`` on the tiny model with 16 particles: torch and the model are loaded.
+
+All run on one thread, so CPU seconds are what they take where nothing else runs, but for the disk;
+these are held against the bars.
 
 Results go to ``benchmarks/results/front_door.json``.
 """
@@ -31,6 +34,7 @@ from butwait.running.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "front_door.json"
 QUESTION = "Calculate 7 + 8 - 6."
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 HEAVY = "torch", "transformers", "numpy", "pydantic"
 BUTWAIT = [sys.executable, "-m", "butwait"]
 COMPLETION = {
@@ -46,7 +50,7 @@ CASES: dict[str, tuple[list[str], dict[str, str], float | None]] = {
     "check": ([*BUTWAIT, "check", "quickstart"], {}, None),
     "solve": ([*BUTWAIT, "solve", QUESTION, "--model", "tiny"], {}, 10),
 }
-"""Name -> (command, environment, seconds at most)."""
+"""Name -> (command, environment, CPU seconds at most)."""
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -65,7 +69,7 @@ def measure(runs: int) -> dict[str, Any]:
     """Medians over the runs, after one that is not counted."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        compiled = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        compiled = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""} | ONE_THREAD
         for name, (command, added, bar) in CASES.items():
             environment = os.environ | compiled | added
             seconds(command, environment)
@@ -73,7 +77,7 @@ def measure(runs: int) -> dict[str, Any]:
             wall, cpu = (statistics.median(times) for times in zip(*each, strict=True))
             found[name] = {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}
             if bar is not None:
-                found[name] |= {"at_most": bar, "reached": wall <= bar}
+                found[name] |= {"at_most": bar, "reached": cpu <= bar}
             print(f"{name:12}{wall:8.3f} s {cpu:8.3f} s of CPU", flush=True)
     return found
 
@@ -87,7 +91,7 @@ def heavy_imports() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "runs": arguments.runs}
