@@ -36,8 +36,12 @@ def reference() -> str:
 def _commands() -> str:
     lines = ["## Command line", ""]
     group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        lines += [f"### `butwait {name}`", "", str(command.help), "", "| | |", "| --- | --- |"]
+    commands = {"butwait": group} | {
+        f"butwait {name}": command
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+    for name, command in commands.items():
+        lines += [f"### `{name}`", "", str(command.help), "", "| | |", "| --- | --- |"]
         for parameter in command.params:
             names = " ".join(f"`{o}`" for o in parameter.opts)
             needed = " (required)" if parameter.required else ""

@@ -76,9 +76,16 @@ def test_every_end_has_its_code_and_sentence(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_fault_of_butwaits_own_is_no_sentence() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_to_end(raises(ZeroDivisionError()))
+def test_a_fault_of_butwaits_own_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_to_end(raises(ZeroDivisionError("by zero\nand more")))
+    assert end.value.code == 1
+    traceback, _, said = capsys.readouterr().err.rpartition("butwait: ")
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert said.startswith(
+        "a fault of butwait itself (ZeroDivisionError: by zero at test_ending.py:"
+    )
+    assert "; please report it with the traceback above, at https://" in said
 
 
 def test_a_command_that_does_not_end_in_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ OTHER_THINGS = {
     "butwait.reward_models.score_head": {"classifier"},  # a layer of weights
     "butwait.synthesis.branches": {"verified"},  # a count
     "butwait.training.rollouts": {"verified"},
+    "butwait.running.log": {"transformers", "vllm"},  # loggers of packages
     "butwait.training.sft": {"sft"},  # a bar's title
     "butwait.training.grpo.settings": {"grpo", "vllm"},  # the loss of a paper, a package
     "butwait.training.grpo.train": {"grpo", "prm", "vllm"},  # a bar's title, a folder, a package

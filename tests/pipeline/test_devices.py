@@ -72,6 +72,14 @@ def test_two_devices_give_the_losses_of_one(tmp_path: Path) -> None:
         for name in ("reward", "tokens/policy", "search/questions", "selection/accuracy"):
             assert a[name] == b[name], name
     assert one[0]["search/questions"] > 0
+    entries = [
+        line.split(" ")
+        for line in (tmp_path / "two/run/log.txt").read_text().splitlines()
+        if not line.startswith("    ")
+    ]
+    assert all(time.endswith("Z") and level.endswith(":") for time, _, level, *_ in entries)
+    assert len({process for _, process, *_ in entries}) == 3  # the run and its workers
+    assert sum(" ".join(words) == "done" for _, _, _, *words in entries) == 3
 
 
 @pytest.mark.slow

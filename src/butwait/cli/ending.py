@@ -7,9 +7,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
-
-from butwait.records.errors import UserError
 
 TRACEBACK = "BUTWAIT_TRACEBACK"
 """Names the environment variable that shows the whole traceback before the sentence."""
@@ -23,7 +22,8 @@ def run_to_end(command: Callable[[], Any]) -> None:
     each.
 
     Exit codes: 2 after a mistake, what the disk or the system refuses, and a plugin that fails; 130
-    after Ctrl-C; 143 after SIGTERM.
+    after Ctrl-C; 143 after SIGTERM; 1 after a fault of butwait's own, whose traceback stands in the
+    run's log, or on stderr where there is none.
     """
     terminated = threading.Event()
     try:
@@ -33,16 +33,32 @@ def run_to_end(command: Callable[[], Any]) -> None:
         if _is_stop(error):
             print(f"\nbutwait: {STOPPED}", file=sys.stderr)
             _leave(143 if terminated.is_set() else 130)
-        told = str(error) if isinstance(error, UserError) else _told(error)
-        if told is None:
-            raise
-        if os.environ.get(TRACEBACK):
-            traceback.print_exception(error)
+        told = _told(error)
+        if told is None and not isinstance(error, Exception):
+            raise  # the command line's own exit
+        from butwait.running.log import told_in
         from butwait.running.terminal import visible
 
-        for line in told.split("\n"):
+        log = told_in(error)
+        if os.environ.get(TRACEBACK) or (told is None and log is None):
+            traceback.print_exception(error)
+        for line in (told or _own_fault(error, log)).split("\n"):
             print(f"butwait: {visible(line)}", file=sys.stderr)
-        _leave(2)
+        _leave(1 if told is None else 2)
+
+
+def _own_fault(error: BaseException, log: Path | None) -> str:
+    from butwait.running.log import REPORT
+
+    said = str(error).partition("\n")[0]
+    found = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    traces = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(traces[-1].filename).name}:{traces[-1].lineno}" if traces else ""
+    held = "the traceback above" if log is None else f"{log}, which holds the traceback"
+    return (
+        f"a fault of butwait itself ({found}{where}); please report it with {held}, at {REPORT} "
+        "(finished work is kept)"
+    )
 
 
 def _is_stop(error: BaseException | None) -> bool:
@@ -54,11 +70,15 @@ def _is_stop(error: BaseException | None) -> bool:
 
 
 def _told(error: BaseException) -> str | None:
-    """The sentence for an error that is none of butwait's faults; None for one that may be, and for
-    the command line's own exit."""
+    """The sentence for an error that is none of butwait's faults; None for one that may be."""
+    if isinstance(error, SystemExit) and "butwait.running.plugins" not in sys.modules:
+        return None  # the command line's own, and what follows takes a moment to import
+    from butwait.records.errors import UserError
     from butwait.running.plugins import failed_plugin
     from butwait.running.refusals import refusal
 
+    if isinstance(error, UserError):
+        return str(error)
     return failed_plugin(error) or refusal(error, "the command could not go on")
 
 
@@ -95,6 +115,9 @@ def _terminable(terminated: threading.Event) -> Iterator[None]:
 
 
 def _give_up() -> None:
+    from butwait.running.log import note
+
+    note("left without closing what was open")
     print(f"\nbutwait: {STOPPED}", file=sys.stderr, flush=True)
     os._exit(143)
 

@@ -1,10 +1,16 @@
 """The command line. Heavy imports stand inside the commands, so that ``--help`` is instant."""
 
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial, wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from butwait.cli.completion import methods, models, shipped
 from butwait.cli.ending import run_to_end
 
 app = typer.Typer(
@@ -22,18 +28,72 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+Recipe = Annotated[
+    str,
+    typer.Argument(help="A recipe file, or the name of a shipped recipe.", autocompletion=shipped),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", help="Also what libraries say, choices of engines, timings."),
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Only warnings, mistakes and what comes out.")
+]
+
+
+def _loud(verbose: bool, quiet: bool) -> AbstractContextManager[None]:
+    """As loud as asked for; as it was where nothing is."""
+    from butwait.records import UserError
+    from butwait.running.terminal import loud_from
+
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet are opposites; give one of them")
+    if not verbose and not quiet:
+        return nullcontext()
+    return loud_from(logging.DEBUG if verbose else logging.WARNING)
+
+
+def _command(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that takes ``-v`` and ``-q`` too."""
+
+    def named(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def louder(*, verbose: bool, quiet: bool, **given: Any) -> None:
+            with _loud(verbose, quiet):
+                function(**given)
+
+        added = {"verbose": Verbose, "quiet": Quiet}
+        parameters = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for name, kind in added.items()
+        ]
+        own = signature(function)
+        louder.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*own.parameters.values(), *parameters]
+        )
+        louder.__annotations__ = function.__annotations__ | added
+        app.command(*names)(louder)
+        return function
+
+    return named
+
+
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Teach a small language model to reason from its own search."""
+    context.with_resource(_loud(verbose, quiet))
 
 
-@app.command()
+@_command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    recipe: Recipe,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run lives; runs/<recipe> by default.")
     ] = None,
@@ -52,24 +112,28 @@ def run(
     run_recipe(loaded, run_dir or Path("runs") / loaded.name, where)
 
 
-@app.command()
+@_command()
 def solve(
     question: Annotated[
         str, typer.Argument(help="The question; a file that holds it; or - for standard input.")
     ],
     model: Annotated[
-        str, typer.Option(help="tiny, smollm2, a Hugging Face id, or a folder.")
+        str,
+        typer.Option(help="tiny, smollm2, a Hugging Face id, or a folder.", autocompletion=models),
     ] = "tiny",
     method: Annotated[
         str | None,
-        typer.Option(help="self_consistency, beam_search, ...; the particle filter if none."),
+        typer.Option(
+            help="self_consistency, beam_search, ...; the particle filter if none.",
+            autocompletion=methods,
+        ),
     ] = None,
     particles: Annotated[
         int | None, typer.Option(min=1, help="Paths at a time; the method's default if none.")
     ] = None,
     reward_model: Annotated[
         str | None,
-        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, model: ...}', or a kind."),
+        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, name: ...}', or a kind."),
     ] = None,
     server: Annotated[
         str | None,
@@ -107,9 +171,9 @@ def solve(
     )
 
 
-@app.command()
+@_command()
 def check(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    recipe: Recipe,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
@@ -125,16 +189,16 @@ def check(
     sets, problems = check_sets(loaded, where)
     named = look_around(loaded, loaded.order(), problems, where)
     from butwait.records import UserError
-    from butwait.running.terminal import visible
+    from butwait.running.log import RESULT, say
 
     for warning in (*sets.warnings, *named.warnings):
-        print(visible(f"warning: {warning}"))
+        say(f"warning: {warning}", logging.WARNING)
     if mistakes := [*sets.mistakes, *named.mistakes]:
         raise UserError("\n".join(mistakes))
-    print(visible(loaded.name) + f": {len(loaded.stages)} stages, no mistakes")
+    say(f"{loaded.name}: {len(loaded.stages)} stages, no mistakes", RESULT)
 
 
-@app.command()
+@_command()
 def grade(
     jsonl: Annotated[Path, typer.Option(help="Lines or rows of {id, gold, pred}.")],
     out: Annotated[Path, typer.Option(help="Lines of {id, match, status} are written here.")],
@@ -145,7 +209,7 @@ def grade(
     grade_file(jsonl, out)
 
 
-@app.command()
+@_command()
 def trees(
     path: Annotated[Path, typer.Argument(help="RUN/STAGE, the folder of a search stage.")],
     problem: Annotated[
@@ -159,7 +223,7 @@ def trees(
     show_trees(path, problem)
 
 
-@app.command("audit-prm")
+@_command("audit-prm")
 def audit_prm(
     model: Annotated[
         Path | None,
@@ -191,7 +255,7 @@ def audit_prm(
     audit(model, processbench, trees, limit, threshold, end, out)
 
 
-@app.command()
+@_command()
 def profile(
     sources: Annotated[
         list[str],
@@ -223,7 +287,7 @@ def profile(
     show_profile(ProfileOptions(sources, column, tokenizer, patterns, end, seed), out, html)
 
 
-@app.command()
+@_command()
 def plateau(
     log: Annotated[
         Path,
@@ -262,10 +326,10 @@ def plateau(
     replay(log, column, step_column, lower_is_better, settings, out)
 
 
-@app.command()
+@_command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from butwait.recipe.load import shipped_recipes
+    from butwait.recipe.shipped import shipped_recipes
 
     for name, path in shipped_recipes().items():
         comment = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
@@ -278,4 +342,4 @@ def main() -> None:
     from butwait.running.terminal import forgive_streams
 
     forgive_streams()
-    run_to_end(app)
+    run_to_end(partial(app, prog_name="butwait"))  # by whatever name: completion is for this one

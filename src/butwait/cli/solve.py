@@ -1,6 +1,7 @@
 """``butwait solve``: one question, with a look at the particles while they are on their way."""
 
 import json
+import logging
 import math
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from butwait.recipe.written import Wrong, parse_written
 from butwait.records import OPEN, Key, Problem, UserError
 from butwait.reward_models.reward_model import Path as RewardPath
 from butwait.reward_models.reward_model import RewardModel, Score
-from butwait.running.terminal import console, visible
+from butwait.running.terminal import console, heard, visible
 
 SHOWN = 12
 """Paths that are shown at a time, those with most particles first."""
@@ -35,7 +36,7 @@ def solve_question(question: str, as_json: bool, reward_model: str | None, **opt
     screen = console(highlight=False)
     view = _View()
     live: AbstractContextManager[Any] = nullcontext()
-    if not as_json and screen.is_terminal:
+    if not as_json and screen.is_terminal and heard(logging.INFO):
         live = Live(get_renderable=view.shown, console=screen, transient=True)
     judge = _reward_model(reward_model)
     with live:

@@ -1,6 +1,7 @@
 """From settings to an engine. A kind of engine is one record in one module (``engines.kinds``, or
 anyone's own): its settings, and how it is started."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Finish, Key, Problem
 from butwait.running.kinds import Kinds
+from butwait.running.log import say
 from butwait.running.plugins import calling, wrong
 
 
@@ -84,11 +86,20 @@ def load_engine(
             longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
             capacity = longest + max(rule.max_tokens for rule in rules)
             settings = settings.model_copy(update={"capacity": capacity})
+    told = settings.model_dump(mode="json", exclude_none=True, exclude={"kind"})
+    say(f"  engine {settings.kind}: {_model(model, settings)}{told}", logging.DEBUG)
     engine: Any = start(model, tokenizer, settings, prompt)
     tokenizer = tokenizer or engine.tokenizer
     if settings.live_tokens is not None:
         engine = GatedEngine(engine, TokenGate(settings.live_tokens))
     return LoadedEngine(engine, tokenizer, capacity)
+
+
+def _model(model: ModelSettings, settings: BaseEngineSettings) -> str:
+    """What is known of the weights before they are loaded; nothing where they are elsewhere."""
+    if not isinstance(settings, ModelEngineSettings):
+        return ""
+    return f"{model.name}, {model.dtype}, device {model.device}, "
 
 
 def start_plugin(name: str, start: Callable[..., Any], *args: Any) -> "PluginEngine":

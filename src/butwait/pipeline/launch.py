@@ -22,11 +22,14 @@ from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.packages import require
 from butwait.running.plugins import folders
+from butwait.running.terminal import loudness
 from butwait.stages.context import StageRun
 from butwait.training.settings import LaunchSettings
 
 PARENT = "BUTWAIT_PARENT"
 """The environment's name for the process whose end is that of the workers."""
+LOUD_FROM = "BUTWAIT_LOUD_FROM"
+"""The environment's name for the level of lines that workers show."""
 JOB, OUTCOME, MISTAKE = "job.json", "outcome.json", "mistake.txt"
 
 
@@ -60,7 +63,7 @@ def _wait_for(words: list[str]) -> int:
     the workers look after it (``worker.py``), and Linux tells the launcher."""
     launcher = subprocess.Popen(
         words,
-        env=os.environ | {PARENT: str(os.getpid())},
+        env=os.environ | {PARENT: str(os.getpid()), LOUD_FROM: str(loudness())},
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     try:

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from butwait.recipe.stages import Outcome
 from butwait.records import UserError
 from butwait.running.devices import give_memory_back
 from butwait.running.files import atomic_path
+from butwait.running.log import RESULT, logged, note, say
 from butwait.running.plugins import calling, wrong
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
-from butwait.running.terminal import console, plain, visible
+from butwait.running.terminal import console, heard, plain
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import LoadedSet, load_problem_sets
 
@@ -44,53 +46,70 @@ def run_recipe(
         UserError: a mistake in the recipe, its data or its models, or a full disk. What was
             finished is kept.
     """
-    _console.print(f"[bold]{plain(recipe.name)}[/bold] in {plain(run)}")
+    if heard(logging.INFO):
+        _console.print(f"[bold]{plain(recipe.name)}[/bold] in {plain(run)}")
     if recipe.threads is not None:
         import torch
 
         torch.set_num_threads(recipe.threads)
-    with locked(run), refusals_told(f"{run} could not be read or written"), Grader() as grader:
-        try:
-            problems = load_problem_sets(recipe, run / "problems", say=_say)
-        except UserError as error:
-            raise UserError(all_that_is_wrong(recipe, error, where)) from error
-        for loaded in problems.values():
-            grader.expect(loaded.problems)
-        if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
-            grader.start()  # ahead of the first answer, which would wait for it
-        versions, reported = recorded_versions(), False
-        due = due_stages(recipe, run, problems, versions)
-        if lost := [name for name in due if name in finished]:
-            raise UserError(_lost(lost, run, problems))
-        asked = {name: loaded.problems for name, loaded in problems.items()}
-        found = look_around(recipe, due, asked, where)
-        for warning in found.warnings:
-            _say(f"  {warning}")
-        if found.mistakes:
-            raise UserError("\n".join(found.mistakes))
-        done: dict[str, Stage] = {}
-        names = recipe.order()
-        for number, name in enumerate(names, start=1):
-            title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
-            stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
-            if stage.complete:
-                seconds = stage.record["seconds"]
-                _say(f"{title}: finished before, in {seconds:.0f} s")
-            else:
-                _say(title)
-                stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
-            if others := other_versions(stage.record["versions"], versions):
-                _say(f"  made by {', '.join(others)}")
-            if recipe.kind(name).gives == "report":
-                publish(stage.path, run)
-                reported = True
-            for line in _headline(recipe, name, stage):
-                _say(f"  {line}")
-            for line in grader.untold():
-                _say(f"  {line}")
-            done[name] = stage
+    versions = recorded_versions()
+    told = ", ".join(f"{package} {version}" for package, version in versions.items())
+    with locked(run), logged(run, told), refusals_told(f"{run} could not be read or written"):
+        note(f"{recipe.name} in {run}", logging.INFO)
+        with Grader() as grader:
+            return _run_stages(recipe, run, where, grader, versions, finished)
+
+
+def _run_stages(
+    recipe: Recipe,
+    run: Path,
+    where: Where,
+    grader: Grader,
+    versions: dict[str, str],
+    finished: Collection[str],
+) -> dict[str, dict[str, Any]]:
+    """``run_recipe`` in a folder that is this process's own."""
+    try:
+        problems = load_problem_sets(recipe, run / "problems", say=say)
+    except UserError as error:
+        raise UserError(all_that_is_wrong(recipe, error, where)) from error
+    for loaded in problems.values():
+        grader.expect(loaded.problems)
+    if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
+        grader.start()  # ahead of the first answer, which would wait for it
+    due = due_stages(recipe, run, problems, versions)
+    if lost := [name for name in due if name in finished]:
+        raise UserError(_lost(lost, run, problems))
+    asked = {name: loaded.problems for name, loaded in problems.items()}
+    found = look_around(recipe, due, asked, where)
+    for warning in found.warnings:
+        say(f"  {warning}", logging.WARNING)
+    if found.mistakes:
+        raise UserError("\n".join(found.mistakes))
+    done: dict[str, Stage] = {}
+    names, reported = recipe.order(), False
+    for number, name in enumerate(names, start=1):
+        title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
+        stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
+        if stage.complete:
+            seconds = stage.record["seconds"]
+            say(f"{title}: finished before, in {seconds:.0f} s")
+        else:
+            say(title)
+            stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
+            say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
+        if others := other_versions(stage.record["versions"], versions):
+            say(f"  made by {', '.join(others)}")
+        if recipe.kind(name).gives == "report":
+            publish(stage.path, run)
+            reported = True
+        for line in _headline(recipe, name, stage):
+            say(f"  {line}", RESULT if number == len(names) else logging.INFO)
+        for line in grader.untold():
+            say(f"  {line}", logging.WARNING)
+        done[name] = stage
     if reported:
-        _say(f"The report: {run / 'report.html'}")
+        say(f"The report: {run / 'report.html'}", RESULT)
     return {name: stage.record for name, stage in done.items()}
 
 
@@ -104,10 +123,6 @@ def _lost(stages: Sequence[str], run: Path, problems: Mapping[str, LoadedSet]) -
             "sets are kept apart; take other questions, or begin with the set that shall keep them"
         )
     return f"{told}questions, files or settings have changed since; ask for it again first"
-
-
-def _say(line: str) -> None:
-    _console.print(visible(line), markup=False)
 
 
 def publish(stage: Path, run: Path) -> None:

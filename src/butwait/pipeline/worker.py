@@ -1,6 +1,7 @@
 """One process of a training on several devices; see ``launch.py``."""
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import psutil
 
-from butwait.pipeline.launch import JOB, MISTAKE, OUTCOME, PARENT
+from butwait.pipeline.launch import JOB, LOUD_FROM, MISTAKE, OUTCOME, PARENT
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.running.files import write_json
+from butwait.running.log import logged
 from butwait.running.plugins import find_modules_in
 from butwait.running.progress import silence
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, read_stage, working
+from butwait.running.terminal import loud_from
 from butwait.stages.context import StageRun
 from butwait.stages.kinds import STAGES
 from butwait.stages.problem_sets import stored_problem_sets
@@ -40,7 +43,13 @@ def main(folder: Path, name: str) -> int:
         torch.set_num_threads(recipe.threads)
     try:
         refused = f"{folder} could not be read or written"
-        with working(folder), refusals_told(refused), Grader() as grader:
+        with (
+            loud_from(int(os.environ.get(LOUD_FROM, logging.INFO))),
+            working(folder),
+            logged(folder, begins=False),
+            refusals_told(refused),
+            Grader() as grader,
+        ):
             problems = stored_problem_sets(folder / "problems")
             names = recipe.order()
             done = {s: _stage(folder / s) for s in names[: names.index(name)]}

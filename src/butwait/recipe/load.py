@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from butwait.recipe.misfits import MisfitError, MisfitsError
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.seeds import with_copies
+from butwait.recipe.shipped import shipped_recipes
 from butwait.recipe.stages import StageKind
 from butwait.recipe.written import (
     Written,
@@ -111,14 +111,6 @@ def find_recipe(name_or_path: str) -> Path:
         f"there is no recipe {name_or_path!r}: give a file, or one of the shipped recipes "
         f"({', '.join(sorted(shipped))}){meant(name_or_path, list(shipped))}"
     )
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that come with butwait (in the wheel, or in the checkout)."""
-    installed = Path(str(resources.files("butwait"))) / "recipes"
-    folder = installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
-    files = sorted(folder.rglob("*.yaml"))
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 def _read(path: Path, children: tuple[Path, ...], wrong: Wrong) -> Written:

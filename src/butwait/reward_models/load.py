@@ -1,5 +1,6 @@
 """The kinds of reward models, and loading one."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from butwait.records.settings import Settings
 from butwait.reward_models.plugin import load_plugin_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.kinds import Kinds
+from butwait.running.log import say
 from butwait.running.plugins import wrong
 
 
@@ -60,6 +62,7 @@ def load_reward_model(
     """
     load = REWARD_MODELS.of(settings).load
     kind = str(getattr(settings, "kind", ""))
+    say(f"  reward model {settings.model_dump(mode='json', exclude_none=True)}", logging.DEBUG)
     if ":" in kind:
         return load_plugin_model(kind, load, settings, policy_tokenizer, policy)
     return load(settings, policy_tokenizer, policy)

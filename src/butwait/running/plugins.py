@@ -1,6 +1,7 @@
 """A user's own function, named ``module:function`` in a recipe, and what may go wrong in it."""
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from butwait.records import UserError
+from butwait.running.log import note
 
 PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 """``module:function``."""
@@ -332,3 +334,4 @@ def _users_frame() -> FrameType | None:
 
 def _say(sentence: str) -> None:
     print(f"butwait: {sentence}", file=sys.stderr, flush=True)
+    note(sentence, logging.WARNING)

@@ -1,8 +1,9 @@
 """Progress of long work: a bar with ETA on a terminal, a line now and then elsewhere."""
 
+import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -15,7 +16,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from butwait.running.terminal import console, visible
+from butwait.running.log import note, say
+from butwait.running.terminal import console, heard, visible
 
 
 class Task(Protocol):
@@ -27,21 +29,26 @@ class Task(Protocol):
 
 
 class _BarTask:
+    """For a terminal; the log gets the lines."""
+
     def __init__(self, bar: RichProgress, description: str, total: int) -> None:
         self._bar = bar
         self._id = bar.add_task(description, total=total, figures="")
+        self._lines = _LineTask(description, total, note)
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         figures = "  ".join(f"{name} {value}" for name, value in fields.items())
         self._bar.update(self._id, advance=n, figures=figures)
+        self._lines.advance(n, **fields)
 
 
 class _LineTask:
     """For logs: one line every ten seconds and one at the end."""
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self, description: str, total: int, tell: Callable[[str, int], None]) -> None:
         self._description, self._total, self._done = description, total, 0
         self._start = self._last = time.monotonic()
+        self._tell = tell
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         self._done += n
@@ -52,10 +59,10 @@ class _LineTask:
         elapsed = now - self._start
         left = elapsed / max(self._done, 1) * (self._total - self._done)
         figures = "".join(f"  {name} {value}" for name, value in fields.items())
-        print(
+        self._tell(
             f"  {self._description}: {self._done}/{self._total}  {elapsed:.0f} s, "
             f"{left:.0f} s left{figures}",
-            flush=True,
+            logging.INFO,
         )
 
 
@@ -76,7 +83,7 @@ def silence() -> None:
 def tell(line: str) -> None:
     """A line about the work that begins."""
     if not _silent:
-        print(f"  {visible(line)}", flush=True)
+        say(f"  {line}")
 
 
 @contextmanager
@@ -85,7 +92,7 @@ def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task
     description = visible(description)
     if silent or _silent:
         yield _SilentTask()
-    elif sys.stdout.isatty():
+    elif heard(logging.INFO) and sys.stdout.isatty():
         columns = (
             TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -97,4 +104,4 @@ def task(description: str, total: int, *, silent: bool = False) -> Iterator[Task
         with RichProgress(*columns, console=console()) as bar:
             yield _BarTask(bar, description, total)
     else:
-        yield _LineTask(description, total)
+        yield _LineTask(description, total, say)

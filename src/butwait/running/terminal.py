@@ -4,8 +4,13 @@ Rich reads ``[bold]`` as markup and ``:warning:`` as an emoji, and a terminal ob
 sequences. All that is printed goes through here.
 """
 
+import logging
+import os
 import re
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +34,72 @@ def plain(text: object) -> str:
 def console(**options: Any) -> Console:
     """Rich's console; words between colons are no emoji."""
     return Console(emoji=False, **options)
+
+
+_from = logging.INFO
+_VERBOSITY = ("DATASETS_VERBOSITY", "TRANSFORMERS_VERBOSITY")  # read when they are imported
+
+
+def loudness() -> int:
+    """The lowest level that is shown."""
+    return _from
+
+
+def heard(level: int) -> bool:
+    """Whether lines of a level of ``logging`` are shown on the terminal."""
+    return level >= _from
+
+
+@contextmanager
+def loud_from(level: int) -> Iterator[None]:
+    """Shows lines of this level and above in the block: ``INFO`` is the usual, with ``WARNING``
+    libraries say nothing but errors, and with ``DEBUG`` what they like."""
+    global _from
+    before, _from = _from, level
+    try:
+        if level <= logging.DEBUG:
+            with _libraries_told():
+                yield
+        elif level >= logging.WARNING:
+            with _libraries_silent():
+                yield
+        else:
+            yield
+    finally:
+        _from = before
+
+
+@contextmanager
+def _libraries_told() -> Iterator[None]:
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    level = root.level
+    handler.setFormatter(logging.Formatter("  %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("butwait")
+    levels = root.level, own.level
+    root.setLevel(logging.ERROR)
+    own.setLevel(logging.WARNING)
+    added = {name for name in _VERBOSITY if name not in os.environ}
+    os.environ |= dict.fromkeys(added, "error")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
 
 
 def forgive_streams() -> None:

@@ -21,6 +21,7 @@ from butwait.records import UserError
 from butwait.running.packages import require
 from butwait.running.progress import task
 from butwait.running.refusals import refusals_told
+from butwait.running.terminal import heard
 from butwait.training.checkpoints import Marker, WorkFolder
 from butwait.training.optimizers import Beginning, choose_optimizer
 from butwait.training.settings import OptimizationSettings, OptimizerSettings
@@ -199,14 +200,15 @@ class TensorBoard(TensorBoardCallback):
 @contextmanager
 def quiet() -> Iterator[None]:
     """No telemetry, and no log lines, bars or warnings of the libraries: training shows butwait's
-    own progress and nothing else."""
+    own progress and nothing else, unless libraries are to be heard (``-v``)."""
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     trl = logging.getLogger("trl")
-    level = trl.level
-    trl.setLevel(logging.ERROR)
+    level, all_of_it = trl.level, heard(logging.DEBUG)
+    trl.setLevel(level if all_of_it else logging.ERROR)
     try:
         with no_progress_bars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            if not all_of_it:
+                warnings.simplefilter("ignore")
             yield
     finally:
         trl.setLevel(level)

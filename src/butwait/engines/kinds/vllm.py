@@ -1,5 +1,6 @@
 """vLLM in this process: what it takes, and how it is started."""
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -15,6 +16,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.records.settings import Resource, Result
 from butwait.running.devices import missing_device
+from butwait.running.terminal import heard
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -47,7 +49,8 @@ def start_vllm(
     Raises UserError where vLLM is not installed, was built for another device or cannot run from
     where it is, for options that it does not know, and where it cannot load the model.
     """
-    for name, value in QUIET.items():
+    level = {"VLLM_LOGGING_LEVEL": "INFO"} if heard(logging.DEBUG) else {}
+    for name, value in (QUIET | level).items():
         os.environ.setdefault(name, value)
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs

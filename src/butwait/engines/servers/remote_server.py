@@ -23,6 +23,7 @@ import httpx2
 from butwait.engines.settings import ServerSettings
 from butwait.records import UserError
 from butwait.running.event_stream import EventStream
+from butwait.running.log import conceal
 
 T = TypeVar("T")
 
@@ -325,6 +326,7 @@ def _secret(name: str) -> str:
             f"the key in {name} holds a line break or a character outside of ASCII: set {name} to "
             "the key alone"
         )
+    conceal(secret)
     return secret
 
 

@@ -1,0 +1,20 @@
+"""What a shell completes. It waits for it at every press of a key, so nothing heavy is imported."""
+
+from butwait.recipe.shipped import shipped_recipes
+
+
+def shipped(incomplete: str) -> list[str]:
+    """Names of shipped recipes. Where none begins so, the shell offers files."""
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """Models that come with butwait, or from the package index."""
+    return [name for name in ("tiny", "smollm2") if name.startswith(incomplete)]
+
+
+def methods(incomplete: str) -> list[str]:
+    """Names of samplers."""
+    from butwait.search.settings import SAMPLERS
+
+    return [name for name in SAMPLERS if name.startswith(incomplete)]
