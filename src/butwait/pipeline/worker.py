@@ -34,8 +34,7 @@ def main(folder: Path, name: str) -> int:
     if not first:
         silence()
     content = json.loads((folder / name / JOB).read_text(encoding="utf-8"))
-    for place in reversed(content["folders"]):  # of modules, beside the recipe among them
-        find_modules_in(Path(place))
+    find_modules_in([Path(place) for place in content["folders"]])
     recipe = Recipe.model_validate(content["recipe"], context=STAGES)
     if recipe.threads is not None:
         import torch

@@ -60,7 +60,7 @@ def read_recipe(
             file and the line, or the ``--set`` word, that it comes from.
     """
     path, wrong = find_recipe(name_or_path), Wrong()
-    find_modules_in(path.parent)
+    find_modules_in([path.parent])
     text = _read(path, (), wrong)
     changed = _with_overrides(text, overrides, wrong)
     recipe, mistakes = _checked(changed, path, kinds)
@@ -88,6 +88,7 @@ def read_recipe(
 def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str) -> Recipe:
     """A recipe that a program wrote. UserError tells all mistakes, each with ``origin``."""
     wrong = Wrong()
+    find_modules_in([])
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     recipe, mistakes = _checked(
         parse_written(text, origin, wrong, lines=False), Path(content["name"]), kinds

@@ -9,10 +9,11 @@ import sysconfig
 import threading
 import time
 from asyncio import CancelledError, current_task
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
@@ -39,6 +40,7 @@ _NOT_USERS = tuple(
 )
 _loaded: dict[str, str] = {}  # module -> the plugin of it that was loaded last
 _places: list[str] = []  # folders beside the current one
+_states: dict[str, tuple[int, int] | None] = {}  # files of modules, as they were imported
 
 
 def load_plugin(name: str, what: str) -> Any:
@@ -60,6 +62,7 @@ def load_plugin(name: str, what: str) -> Any:
     try:
         with _watched(name, "its import"):
             module = importlib.import_module(module_name)
+        _note_states(module_name.partition(".")[0])
     except (UserError, KeyboardInterrupt):
         raise
     except ImportError as error:
@@ -165,11 +168,40 @@ def source_file(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
-def find_modules_in(folder: Path) -> None:
-    """Modules in this folder are found from now on: after those in the current one, before those
-    of folders that were named earlier."""
-    place = str(folder.resolve())
-    _places[:] = [place, *(other for other in _places if other != place)]
+def find_modules_in(places: Sequence[Path]) -> None:
+    """A recipe begins: modules are found in the current folder, in these, and where they are
+    installed. A module that an earlier recipe of this process loaded is loaded again where its file
+    has changed since, or another file has its name now."""
+    _places[:] = [str(place.resolve()) for place in places]
+    _find_modules_here()
+    importlib.invalidate_caches()
+    for top in {module.partition(".")[0] for module in _loaded}:
+        parts = [name for name in sys.modules if name == top or name.startswith(f"{top}.")]
+        files = [getattr(sys.modules[name], "__file__", None) for name in parts]
+        spec = PathFinder.find_spec(top)
+        moved = top in sys.modules and spec is not None and spec.origin != files[parts.index(top)]
+        if moved or any(_state(file) != _states.get(file) for file in files if file in _states):
+            for name in parts:
+                del sys.modules[name]
+            for file in files:
+                _states.pop(file, None)
+
+
+def _state(file: str) -> tuple[int, int] | None:
+    """What tells two versions of a file apart; None where it is gone."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _note_states(top: str) -> None:
+    """Remembers the files of a module, and of its parts, as they are now."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and (name == top or name.startswith(f"{top}.")):
+            _states.setdefault(file, _state(file))
 
 
 def folders() -> list[str]:
