@@ -46,7 +46,7 @@ class Trees:
         ``depth`` in steps, from 1; ``text``; ``tokens``; ``logprob`` in nats, of the whole step;
         ``finish``; ``reward``, a probability (null where none was asked for); ``particles``, how
         many final particles come from it, and ``weight``, theirs together (0 where it is dead);
-        ``status`` and ``answer`` where its path was graded.
+        ``status`` and ``answer`` where its path was graded, and ``score`` where a verifier did.
         """
         return pa.Table.from_pylist(
             [row for tree in self for row in _rows(tree)],
@@ -65,6 +65,7 @@ class Trees:
                     ("weight", pa.float64()),
                     ("status", pa.string()),
                     ("answer", pa.string()),
+                    ("score", pa.float64()),
                 ]
             ),
         )
@@ -93,6 +94,7 @@ def _rows(tree: SearchTree) -> Iterator[dict[str, object]]:
             "weight": float(weights[number]),
             "status": grade and grade.status,
             "answer": grade and grade.answer,
+            "score": grade and grade.score,
         }
 
 
