@@ -109,10 +109,12 @@ class GatedEngine(Engine):
         try:
             # Not a TaskGroup, which would hide the engine's own error in a group.
             await asyncio.gather(*tasks)
-        finally:
+        except BaseException:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # all have left the gate
+            self._engine.release([made.prefix for made in results if made is not None])
+            raise
         return [result for result in results if result is not None]
 
     async def score(

@@ -4,6 +4,7 @@ import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import compress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,9 +13,17 @@ from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import ids_of, text_ids
 from butwait.records import Problem
-from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score, Step
-from butwait.reward_models.settings import LocalModelSettings
-from butwait.running.devices import give_memory_back
+from butwait.reward_models.load import Policy
+from butwait.reward_models.reward_model import (
+    TOO_LONG,
+    BaseRewardModel,
+    Path,
+    RewardModelError,
+    Score,
+    Step,
+)
+from butwait.reward_models.settings import SLOTS, LocalModelSettings
+from butwait.running.devices import free_memory, give_memory_back
 
 NOTHING = np.zeros(0, np.int32)
 
@@ -118,22 +127,21 @@ class LocalRewardModel(BaseRewardModel):
             laid_out(start, path, path.handle and path.handle.layout, self._extended)
             for path in paths
         ]
-        results = await self._scorer.run(
-            [
-                Request(layout.segments, path.handle and path.handle.held, layout.peek)
-                for layout, path in zip(layouts, paths, strict=True)
-            ]
-        )
-        return [
-            Score(
-                self.checked(
-                    self._logit(layout, result.handle.outputs[1:], result.output), problem
-                ),
-                ScoredPath(layout, result.handle),
-                result.tokens,
-            )
-            for layout, result in zip(layouts, results, strict=True)
+        requests = [
+            Request(layout.segments, path.handle and path.handle.held, layout.peek)
+            for layout, path in zip(layouts, paths, strict=True)
         ]
+        fits = list(map(self._scorer.fits, requests))
+        results = iter(await self._scorer.run([*compress(requests, fits)]))
+        return [
+            self._score(problem, layout, next(results)) if fitting else TOO_LONG
+            for layout, fitting in zip(layouts, fits, strict=True)
+        ]
+
+    def _score(self, problem: Problem, layout: Layout, result: Any) -> Score:
+        logit = self._logit(layout, result.handle.outputs[1:], result.output)
+        held = ScoredPath(layout, result.handle)
+        return Score(self.checked(logit, problem), held, result.tokens)
 
     @property
     def run_tokens(self) -> int:
@@ -167,14 +175,33 @@ class LocalRewardModel(BaseRewardModel):
         all float32 (V,)."""
 
 
-def in_slots(model: Any, settings: LocalModelSettings) -> Any:
+SHARE = 0.5
+"""Of the device's free memory that ``slots: auto`` may take; what a cache grows by is there twice
+for a moment."""
+
+
+def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) -> Any:
     """A loaded model in its slots, a ``SlotModel``."""
     from butwait.engines.slots import SlotModel
 
+    slots = settings.slots
     return SlotModel(
         model,
-        slots=settings.slots,
+        slots=_automatic(model, settings, policy) if slots == "auto" else slots,
         capacity=settings.capacity,
         deterministic=settings.deterministic,
         prefill_chunk=settings.prefill_chunk,
     )
+
+
+def _automatic(model: Any, settings: LocalModelSettings, policy: Policy | None) -> int:
+    """Slots for all paths in flight, as far as the memory holds them."""
+    from butwait.engines.cache import context_limit, token_bytes
+
+    wanted = SLOTS if policy is None or policy.paths is None else policy.paths
+    limits = (settings.capacity, context_limit(model.config))
+    longest = min(filter(None, limits), default=None)
+    if longest is None:
+        return wanted
+    memory = SHARE * free_memory(model.device)
+    return max(1, min(wanted, int(memory / (longest * token_bytes(model)))))

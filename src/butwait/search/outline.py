@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from butwait.records import Counts, SearchTree
-from butwait.search.rows import FINISHES, counts_of, to_row
+from butwait.search.rows import FINISHES, TOO_LONG, counts_of, to_row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,16 @@ class Outline:
     def inserted(self) -> np.ndarray:
         """bool (K,): which steps were put in and not sampled."""
         return self.finishes == FINISHES.index("inserted")
+
+    @property
+    def too_long(self) -> np.ndarray:
+        """bool (K,): where a path was longer than the reward model takes."""
+        return self.finishes == FINISHES.index(TOO_LONG)
+
+    @property
+    def truncated(self) -> np.ndarray:
+        """bool (K,): where a path ended at a limit, the reward model's included."""
+        return self.too_long | (self.finishes == FINISHES.index("length"))
 
     def populations(self) -> list[np.ndarray]:
         """The log-weights of each population."""

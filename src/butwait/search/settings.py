@@ -1,7 +1,7 @@
 """What samplers take and what a sampler is; each has its own settings in ``search/samplers``.
 Imports no torch."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -34,6 +34,11 @@ class CommonSettings(Settings):
     kind: str
     """Which sampler."""
 
+    @property
+    def paths(self) -> int | None:
+        """Paths that are extended and scored at a time; None: it does not say."""
+        return None
+
 
 class PopulationSettings(CommonSettings):
     """What filters and chains of them have: sequential Monte Carlo."""
@@ -47,6 +52,10 @@ class PopulationSettings(CommonSettings):
     """Steps after which open paths end truncated; None: only the token limits end them."""
     resampling: Result[Resampling] = "systematic"
     """How ancestors are drawn."""
+
+    @property
+    def paths(self) -> int | None:
+        return self.particles
 
 
 class LinearAlpha(Settings):
@@ -117,3 +126,21 @@ SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)
 
 SamplerSettings = Annotated[SerializeAsAny[CommonSettings], BeforeValidator(SAMPLERS.parse)]
 """A field that holds the settings of any sampler."""
+
+
+def in_flight(
+    sampler: CommonSettings, problems: Sequence[Problem], stage: Any, searches: int = 1
+) -> int | None:
+    """Sequences that a reward model is asked for at a time: the paths of as many searches as run
+    side by side, and the prompts that they share. None where the sampler does not say.
+
+    Args:
+        sampler: of the searches.
+        problems: that are searched.
+        stage: its ``concurrency`` says how many of them at a time.
+        searches: of one problem at a time.
+    """
+    if sampler.paths is None:
+        return None
+    together = min(len(problems), stage.concurrency)
+    return together * (searches * sampler.paths + 1)

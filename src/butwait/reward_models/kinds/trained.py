@@ -108,7 +108,7 @@ def _load(settings: TrainedSettings, policy_tokenizer: Any, policy: Policy | Non
     same = policy_tokenizer is not None and (
         tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(policy_tokenizer)
     )
-    slots = in_slots(load_scorer(checkpoint), settings)
+    slots = in_slots(load_scorer(checkpoint), settings, policy)
     return TrainedRewardModel(slots, tokenizer, prompt, same)
 
 

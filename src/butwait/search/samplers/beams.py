@@ -38,8 +38,7 @@ class _BeamSettings(_RankedSettings):
     """Continuations M of each path that is kept; N is a multiple of M."""
 
     @property
-    def size(self) -> int:
-        """Paths N."""
+    def paths(self) -> int:
         return self.beams
 
     @model_validator(mode="after")
@@ -77,8 +76,7 @@ class RebaseSettings(_RankedSettings):
     """Of the softmax over rewards, which are probabilities; lower is greedier."""
 
     @property
-    def size(self) -> int:
-        """Paths N."""
+    def paths(self) -> int:
         return self.width
 
 
@@ -104,7 +102,7 @@ async def ranked_search(
     N whole paths. An open path of logit -inf gives its place to another one; all paths of
     logit -inf is the outcome ``extinct``.
     """
-    size = settings.size
+    size = settings.paths
     nodes = np.full(size, ROOT, np.int32)
     logits = np.zeros(size)
     with Frontier(problem, engine, reward_model, settings, key) as frontier:

@@ -72,6 +72,10 @@ class BestOfNSettings(CommonSettings):
     selection: Result[SelectionMethod] = "argmax"
     """How the samples become one answer; ``weighted_vote`` is the vote weighted by reward."""
 
+    @property
+    def paths(self) -> int:
+        return self.samples
+
 
 async def independent(
     problem: Problem,
@@ -168,15 +172,23 @@ async def _score_steps(
     steps = [tuple(map(tree.step, path)) for path in paths]
     logits: list[list[float]] = [[] for _ in paths]
     handles = [None] * len(paths)
+    read = set(range(len(paths)))  # those that are not too long so far
     try:
         for depth in range(max(map(len, paths))):
-            rows = [row for row, path in enumerate(paths) if len(path) > depth]
+            rows = [row for row in sorted(read) if len(paths[row]) > depth]
+            if not rows:
+                break
             nodes = [paths[row][depth] for row in rows]
             asked = [Path(steps[row][: depth + 1], handles[row]) for row in rows]
             scores = await score_nodes(problem, reward_model, tree, nodes, asked)
             release_handles(reward_model, [handles[row] for row in rows])
             for row, node, score in zip(rows, nodes, scores, strict=True):
                 handles[row] = score.handle
+                if score.too_long:
+                    read.remove(row)
+                    known = aggregate(logits[row]) if logits[row] else 0.0
+                    tree.truncate(paths[row][-1], known)
+                    continue
                 logits[row].append(score.logit)
                 tree.set_reward(node, aggregate(logits[row]))
     finally:
@@ -194,6 +206,9 @@ async def _score_whole(
     ]
     scores = await score_nodes(problem, reward_model, tree, leaves.tolist(), whole)
     release_handles(reward_model, [score.handle for score in scores])
+    for leaf, score in zip(leaves.tolist(), scores, strict=True):
+        if score.too_long:
+            tree.truncate(leaf, 0.0)
 
 
 def as_attempts(settings: IndependentSettings, k: int) -> IndependentSettings:

@@ -47,6 +47,10 @@ class TemperingSettings(ConditionalSettings):
             raise ValueError(f"alphas must rise from each chain to the next; {alphas} do not")
         return alphas
 
+    @property
+    def paths(self) -> int:
+        return self.particles * len(self.alphas)
+
     def chain(self, alpha: float) -> ParticleGibbsSettings:
         """The settings of the chain at one exponent."""
         shared = {name: getattr(self, name) for name in type(self).model_fields}

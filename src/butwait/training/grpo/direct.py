@@ -122,7 +122,7 @@ class DirectSampler(GroupSampler):
         self, problems: Sequence[Problem], step: int, engine: Engine, tally: Tally
     ) -> Found:
         """Searches, and adds what it took to the tally."""
-        guide = self.guide.at(step)
+        guide = await self.guide.renewed(step)
         found = await self.search.run(problems, step, engine, guide, self.policy())
         tally.policy_tokens += found.counts.policy_tokens
         tally.search_tokens += found.counts.policy_tokens
@@ -132,6 +132,7 @@ class DirectSampler(GroupSampler):
         tally.solved += sum(map(is_solved, found.trees.values()))
         tally.reused += len(found.again)
         tally.poor += found.poor
+        tally.too_long += found.too_long
         tally.mixed_policies += found.mixed_policies
         return found
 
@@ -230,18 +231,35 @@ class Guide:
         if self.settings.prm is not None and not isinstance(self.reward_model, TrainedSettings):
             raise UserError("prm: only the reward model of a prm stage can be trained again")
 
+    async def close(self) -> None:
+        """Closes the reward model that is loaded, if one is."""
+        if self._loaded is not None:
+            _, model = self._loaded
+            self._loaded = None
+            await model.close()
+
+    async def renewed(self, step: int) -> RewardModel | None:
+        """``at``; another reward model that was loaded is closed before."""
+        if self._loaded is not None and self._loaded[0] != self._settings_at(step):
+            await self.close()
+        return self.at(step)
+
     def at(self, step: int) -> RewardModel | None:
         """The reward model after so many optimizer steps. It may be trained here first; what was
         trained for a step before a kill is not trained again."""
-        settings, loop = self.reward_model, self.settings.prm
+        settings = self._settings_at(step)
         if settings is None:
             return None
-        if loop is not None and isinstance(settings, TrainedSettings):
-            settings = self._trained(step, settings, loop)
         if self._loaded is None or self._loaded[0] != settings:
             model = load_reward_model(settings, self.tokenizer, self.policy)
             self._loaded = (settings, model)
         return self._loaded[1]
+
+    def _settings_at(self, step: int) -> RewardModelSettings | None:
+        settings, loop = self.reward_model, self.settings.prm
+        if loop is not None and isinstance(settings, TrainedSettings):
+            return self._trained(step, settings, loop)
+        return settings
 
     def _trained(self, step: int, first: TrainedSettings, loop: LoopPrmSettings) -> TrainedSettings:
         """The settings of the reward model of this step: trained at the last multiple of ``every``
