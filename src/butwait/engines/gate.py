@@ -113,7 +113,8 @@ class GatedEngine(Engine):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # all have left the gate
-            self._engine.release([made.prefix for made in results if made is not None])
+            if made := [result.prefix for result in results if result is not None]:
+                self._engine.release(made)
             raise
         return [result for result in results if result is not None]
 

@@ -57,9 +57,10 @@ def _doubled(recipe: Any, name: str, stage: StageSettings) -> Iterator[MisfitErr
         return
     for place, held in settings_in(stage, ("stages", name), lambda place: False):
         if isinstance(held, CommonSettings) and getattr(held, "aggregation", None) == "prod":
-            told = f"{held.kind} would multiply scores of whole paths, since the reward model "
-            told += f"({judge.kind}) puts the steps together already: set its aggregation to last, "
-            yield MisfitError(f"{told}where it has one, or the sampler's", (*place, "aggregation"))
+            told = f"stage {name!r}: {held.kind} would multiply scores of whole paths, since the "
+            told += f"reward model ({judge.kind}) puts the steps together already: set the "
+            told += "sampler's aggregation to last, or the reward model's, where it has one"
+            yield MisfitError(told, (*place, "aggregation"))
 
 
 def _trained(recipe: Any, stage: StageSettings) -> bool:

@@ -271,26 +271,32 @@ class Frontier:
         tokens it took, and the nodes after which the reward model's limit ends a path elsewhere.
         """
         tokens, misfits, last = 0, set[int](), len(rows[0].steps) - 1
-        handles = {row.node: self._reward_handles.get(row.node) for row in rows}
+        known = self.tree.rewards(np.array([row.node for row in rows])).tolist()
+        read = [
+            (row, self._reward_handles.get(row.node), logit)
+            for row, logit in zip(rows, known, strict=True)
+        ]
         for depth in range(last + 1):
             paths = [
-                Path((*self._steps[row.node], *row.steps[: depth + 1]), handles[row.node])
-                for row in rows
+                Path((*self._steps[row.node], *row.steps[: depth + 1]), handle)
+                for row, handle, _ in read
             ]
             try:
                 found = await scores(reward_model, self._problem, paths)
             finally:
                 if depth > 0:
-                    release_handles(reward_model, handles.values())
-            handles = {row.node: score.handle for row, score in zip(rows, found, strict=True)}
-            tokens += sum(score.tokens for score in found)
-            for row, score in zip(rows, found, strict=True):
-                before = row.logits[depth - 1] if depth else self.tree.rewards(np.array([row.node]))
+                    release_handles(reward_model, [handle for _, handle, _ in read])
+            after = []
+            for (row, _, before), score in zip(read, found, strict=True):
+                tokens += score.tokens
                 row.logits[depth] = before if score.too_long else score.logit
-                if score.too_long != (cut and depth == last):
+                if score.too_long == (cut and depth == last):
+                    after.append((row, score.handle, row.logits[depth]))
+                else:
                     misfits.add(row.node)
-            rows = [row for row in rows if row.node not in misfits]
-            if not rows:
+                    release_handles(reward_model, [score.handle])
+            read = after
+            if not read:
                 break
-        release_handles(reward_model, handles.values())
+        release_handles(reward_model, [handle for _, handle, _ in read])
         return tokens, misfits
