@@ -148,7 +148,7 @@ def test_the_automatic_number_of_slots(scorer, monkeypatch):
     assert slots(513, deterministic=True) == 64
     config = scorer.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    memory["free"] = 2 * 100 * token * 20  # half of it holds twenty rows
+    memory["free"] = 4 * 100 * token * 20  # a quarter of it holds twenty rows
     assert slots(513) == 20
     memory["free"] = 0
     assert slots(513) == 1

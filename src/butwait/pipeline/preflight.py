@@ -175,9 +175,11 @@ def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> It
     for place, held in settings_in(stage, ("stages", name), _nothing):
         if isinstance(held, CommonSettings) and SAMPLERS.of(held).needs_reward_model:
             judged.add((*place, "step"))
-        if not isinstance(held, StepRule) or "max_tokens" not in held.model_fields_set:
+        if not isinstance(held, StepRule):
             continue
-        where, wanted = (*place, "max_tokens"), held.max_tokens
+        # A limit that is not written is cut at the context, as long as one token fits.
+        wanted = held.max_tokens if "max_tokens" in held.model_fields_set else 1
+        where = (*place, "max_tokens")
         for whose, limit in [*policy, *(judges if place in judged else [])]:
             if wanted > limit:
                 told = f"paths of {wanted} tokens do not fit the context of {whose}, {limit} tokens"
@@ -185,8 +187,11 @@ def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> It
             elif (prompt := _longest_prompt(recipe, stage, problems, limit - wanted)) is not None:
                 told = f"{prompt} tokens of the longest prompt and {wanted} of a path are more than"
                 lost = "leaves no room: lower it" if prompt >= limit else "cuts the path"
+                if wanted == 1:
+                    lost = "leaves no room: leave that question out"
                 told = f"{told} the context of {whose}, {limit} tokens, which {lost}"
-                yield Lack(where, told, warning=prompt < limit)
+                # A reward model's limit ends paths, and no search.
+                yield Lack(where, told, warning=prompt < limit or (whose, limit) in judges)
 
 
 def _longest_prompt(

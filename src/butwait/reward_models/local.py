@@ -1,5 +1,6 @@
 """What the reward models that run in this process share: paths in slots, one logit each out."""
 
+import asyncio
 import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from butwait.reward_models.settings import SLOTS, LocalModelSettings
 from butwait.running.devices import free_memory, give_memory_back
 
 NOTHING = np.zeros(0, np.int32)
+AT_A_TIME = 32
+"""Paths that are laid out before others have a turn on the event loop: so many take some 20 ms."""
 
 
 class Layout(NamedTuple):
@@ -123,10 +126,14 @@ class LocalRewardModel(BaseRewardModel):
         chat = messages(problem, self._prompt)
         prompt = encode(self._tokenizer, chat, self._prompt, self._written)
         start = self._start(prompt)
-        layouts = [
-            laid_out(start, path, path.handle and path.handle.layout, self._extended)
-            for path in paths
-        ]
+        layouts: list[Layout] = []
+        for i, path in enumerate(paths):
+            if i and i % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            known = path.handle and path.handle.layout
+            layouts.append(laid_out(start, path, known, self._extended))
+        if self._scorer is None:
+            raise RewardModelError("the reward model was closed")
         requests = [
             Request(layout.segments, path.handle and path.handle.held, layout.peek)
             for layout, path in zip(layouts, paths, strict=True)
@@ -175,9 +182,9 @@ class LocalRewardModel(BaseRewardModel):
         all float32 (V,)."""
 
 
-SHARE = 0.5
+SHARE = {"cuda": 0.5, "cpu": 0.25}
 """Of the device's free memory that ``slots: auto`` may take; what a cache grows by is there twice
-for a moment."""
+for a moment, and a machine's memory is not ours alone."""
 
 
 def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) -> Any:
@@ -203,5 +210,5 @@ def _automatic(model: Any, settings: LocalModelSettings, policy: Policy | None) 
     longest = min(filter(None, limits), default=None)
     if longest is None:
         return wanted
-    memory = SHARE * free_memory(model.device)
+    memory = SHARE.get(model.device.type, SHARE["cpu"]) * free_memory(model.device)
     return max(1, min(wanted, int(memory / (longest * token_bytes(model)))))

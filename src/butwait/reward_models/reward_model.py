@@ -105,7 +105,11 @@ async def scores(model: RewardModel, problem: Problem, paths: Sequence[Path]) ->
             return [TOO_LONG]
     half = len(paths) // 2
     first = await scores(model, problem, paths[:half])
-    return [*first, *await scores(model, problem, paths[half:])]
+    try:
+        return [*first, *await scores(model, problem, paths[half:])]
+    except BaseException:
+        model.release([score.handle for score in first if score.handle is not None])
+        raise
 
 
 class BaseRewardModel:

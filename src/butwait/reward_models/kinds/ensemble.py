@@ -1,7 +1,7 @@
 """Several reward models as one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -61,18 +61,26 @@ class EnsembleRewardModel(BaseRewardModel):
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``. A path that is too long for one member is too long."""
-        by_member = await asyncio.gather(
-            *(
-                scores(member, problem, [_for_member(path, i) for path in paths])
-                for i, member in enumerate(self._members)
-            )
-        )
+        calls = [
+            asyncio.ensure_future(scores(member, problem, [_for_member(p, i) for p in paths]))
+            for i, member in enumerate(self._members)
+        ]
+        try:
+            by_member = await asyncio.gather(*calls)
+        except BaseException:  # what the others were given goes back
+            for call in calls:
+                call.cancel()
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            for member, given in zip(self._members, ended, strict=True):
+                if not isinstance(given, BaseException):
+                    _release(member, [score.handle for score in given])
+            raise
         return [self._combined(problem, of_path) for of_path in zip(*by_member, strict=True)]
 
     def release(self, handles: Sequence[Any]) -> None:
         """See ``RewardModel.release``."""
         for member, of_member in zip(self._members, zip(*handles, strict=True), strict=False):
-            member.release([handle for handle in of_member if handle is not None])
+            _release(member, of_member)
 
     async def close(self) -> None:
         """Closes the members."""
@@ -89,6 +97,10 @@ class EnsembleRewardModel(BaseRewardModel):
         product = self._combine == "product"
         value = aggregate(logits, "prod") if product else float(logits.mean())
         return Score(self.checked(value, problem), handles, tokens)
+
+
+def _release(member: RewardModel, handles: Iterable[Any]) -> None:
+    member.release([handle for handle in handles if handle is not None])
 
 
 def _for_member(path: Path, i: int) -> Path:
