@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sampler_cases import CASES
+from sampler_cases import CASES, SIZE
 from search_toys import LOGITS, PROBLEM, TABLE, toy_engine, toy_reward
 
 from butwait.engines.scripted import ScriptedEngine
@@ -17,6 +18,7 @@ from butwait.search.outline import outline
 from butwait.search.rows import from_row, to_row
 from butwait.search.run import run_sampler
 from butwait.search.samplers.samples import BestOfNSettings
+from butwait.search.settings import in_flight
 
 LIMIT = 2  # tokens of the toy's paths, which have up to four
 
@@ -122,3 +124,12 @@ def test_one_token_too_many(particles):
     assert all(len(tree.path_tokens(i)) == 4 for i, n in enumerate(tree.nodes) if n.too_long)
     assert tree.outcome == "complete"
     assert tree.too_long
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.rewarded], ids=lambda case: case.name)
+def test_samplers_say_how_many_paths_they_score_at_a_time(case):
+    """``slots: auto`` makes a row for each, and for the prompt of each question."""
+    stage = SimpleNamespace(concurrency=4)
+    paths = SIZE * case.side_by_side
+    assert in_flight(case.settings, [PROBLEM] * 9, stage) == 4 * (paths + 1)
+    assert in_flight(case.settings, [PROBLEM] * 2, stage, searches=3) == 2 * (3 * paths + 1)

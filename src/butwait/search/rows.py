@@ -5,7 +5,7 @@ populations together, M leaves, g grades.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,12 @@ from butwait.records import Counts, Finish, Grade, Node, Population, SearchTree
 SCHEMA_VERSION = 2
 """Version 2 has the costs of each node and the finish ``inserted``."""
 
-TOO_LONG = "too_long"
-"""In ``FINISHES``: ``length``, as the path is longer than the reward model takes."""
-FINISHES = ("step", "step_limit", "eos", "box", "length", "inserted", TOO_LONG)
-"""``finishes`` holds positions in this tuple. It only ever grows at its end."""
+FINISHES: tuple[Finish, ...] = get_args(Finish)
+"""``finishes`` holds positions in this tuple. It only ever grows at its end,
+where 6 is taken (``TOO_LONG``)."""
+TOO_LONG = 6
+"""In ``finishes``: ``length``, as the path is longer than the reward model takes."""
+LENGTH = FINISHES.index("length")
 
 _CODES = {finish: code for code, finish in enumerate(FINISHES)}
 
@@ -74,7 +76,7 @@ def to_row(tree: SearchTree) -> pa.Table:
         "token_ids": _flat([node.token_ids for node in nodes], np.int32),
         "logprobs": _flat([node.logprobs for node in nodes], np.float32),
         "texts": [node.text for node in nodes],
-        "finishes": [_CODES[TOO_LONG if node.too_long else node.finish] for node in nodes],
+        "finishes": [TOO_LONG if node.too_long else _CODES[node.finish] for node in nodes],
         "reward_logits": [node.reward_logit for node in nodes],
         "prefilled": [node.prefilled_tokens for node in nodes],
         "overshoot": [node.overshoot_tokens for node in nodes],
@@ -131,18 +133,18 @@ def counts_of(row: Mapping[str, pa.Scalar]) -> Counts:
 
 def _nodes(row: Mapping[str, pa.Scalar]) -> list[Node]:
     counts = _array(row["token_counts"])
-    finishes = [FINISHES[code] for code in _array(row["finishes"]).tolist()]
+    finishes = _array(row["finishes"]).tolist()
     columns = zip(
         _array(row["parents"]).tolist(),
         _split(_array(row["token_ids"]), counts),
         row["texts"].values.to_pylist(),
         _split(_array(row["logprobs"]), counts),
-        [cast(Finish, "length" if finish == TOO_LONG else finish) for finish in finishes],
+        [FINISHES[LENGTH if code == TOO_LONG else code] for code in finishes],
         _array(row["reward_logits"]).tolist(),
         _array(row["prefilled"]).tolist(),
         _array(row["overshoot"]).tolist(),
         _array(row["rewarded"]).tolist(),
-        [finish == TOO_LONG for finish in finishes],
+        [code == TOO_LONG for code in finishes],
         strict=True,
     )
     return [Node(*column) for column in columns]

@@ -34,11 +34,6 @@ class CommonSettings(Settings):
     kind: str
     """Which sampler."""
 
-    @property
-    def paths(self) -> int | None:
-        """Paths that are extended and scored at a time; None: it does not say."""
-        return None
-
 
 class PopulationSettings(CommonSettings):
     """What filters and chains of them have: sequential Monte Carlo."""
@@ -52,10 +47,6 @@ class PopulationSettings(CommonSettings):
     """Steps after which open paths end truncated; None: only the token limits end them."""
     resampling: Result[Resampling] = "systematic"
     """How ancestors are drawn."""
-
-    @property
-    def paths(self) -> int | None:
-        return self.particles
 
 
 class LinearAlpha(Settings):
@@ -112,6 +103,8 @@ class Sampler:
         as_attempts: where its leaves are plain samples of the policy, each an attempt of its own:
             settings with k leaves, from settings and k; ValueError where they contradict each
             other. None: the leaves of a search are selected down to one attempt.
+        paths: how many are extended and scored at a time, by these settings; None: it does not
+            say.
     """
 
     settings: type[CommonSettings]
@@ -119,6 +112,7 @@ class Sampler:
     needs_reward_model: bool = True
     second_thoughts: bool = False
     as_attempts: Callable[[Any, int], CommonSettings] | None = None
+    paths: Callable[[Any], int | None] = lambda settings: None
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)
@@ -140,7 +134,7 @@ def in_flight(
         stage: its ``concurrency`` says how many of them at a time.
         searches: of one problem at a time.
     """
-    if sampler.paths is None:
+    paths = SAMPLERS.of(sampler).paths(sampler)
+    if paths is None:
         return None
-    together = min(len(problems), stage.concurrency)
-    return together * (searches * sampler.paths + 1)
+    return min(len(problems), stage.concurrency) * (searches * paths + 1)

@@ -38,7 +38,8 @@ class _BeamSettings(_RankedSettings):
     """Continuations M of each path that is kept; N is a multiple of M."""
 
     @property
-    def paths(self) -> int:
+    def size(self) -> int:
+        """Paths N."""
         return self.beams
 
     @model_validator(mode="after")
@@ -76,7 +77,8 @@ class RebaseSettings(_RankedSettings):
     """Of the softmax over rewards, which are probabilities; lower is greedier."""
 
     @property
-    def paths(self) -> int:
+    def size(self) -> int:
+        """Paths N."""
         return self.width
 
 
@@ -102,7 +104,7 @@ async def ranked_search(
     N whole paths. An open path of logit -inf gives its place to another one; all paths of
     logit -inf is the outcome ``extinct``.
     """
-    size = settings.paths
+    size = settings.size
     nodes = np.full(size, ROOT, np.int32)
     logits = np.zeros(size)
     with Frontier(problem, engine, reward_model, settings, key) as frontier:
@@ -198,6 +200,10 @@ def balanced_widths(logits: np.ndarray, temperature: float) -> np.ndarray:
     return widths
 
 
-BEAM_SEARCH = Sampler(BeamSearchSettings, partial(ranked_search, fork=fork_best))
-DVTS = Sampler(DVTSSettings, partial(ranked_search, fork=fork_subtrees))
-REBASE = Sampler(RebaseSettings, partial(ranked_search, fork=fork_by_reward))
+def _size(settings: Any) -> int:
+    return int(settings.size)
+
+
+BEAM_SEARCH = Sampler(BeamSearchSettings, partial(ranked_search, fork=fork_best), paths=_size)
+DVTS = Sampler(DVTSSettings, partial(ranked_search, fork=fork_subtrees), paths=_size)
+REBASE = Sampler(RebaseSettings, partial(ranked_search, fork=fork_by_reward), paths=_size)

@@ -72,10 +72,6 @@ class BestOfNSettings(CommonSettings):
     selection: Result[SelectionMethod] = "argmax"
     """How the samples become one answer; ``weighted_vote`` is the vote weighted by reward."""
 
-    @property
-    def paths(self) -> int:
-        return self.samples
-
 
 async def independent(
     problem: Problem,
@@ -225,4 +221,4 @@ INDEPENDENT = Sampler(
     IndependentSettings, independent, needs_reward_model=False, as_attempts=as_attempts
 )
 SELF_CONSISTENCY = Sampler(SelfConsistencySettings, independent, needs_reward_model=False)
-BEST_OF_N = Sampler(BestOfNSettings, best_of_n)
+BEST_OF_N = Sampler(BestOfNSettings, best_of_n, paths=lambda settings: settings.samples)

@@ -47,10 +47,6 @@ class TemperingSettings(ConditionalSettings):
             raise ValueError(f"alphas must rise from each chain to the next; {alphas} do not")
         return alphas
 
-    @property
-    def paths(self) -> int:
-        return self.particles * len(self.alphas)
-
     def chain(self, alpha: float) -> ParticleGibbsSettings:
         """The settings of the chain at one exponent."""
         shared = {name: getattr(self, name) for name in type(self).model_fields}
@@ -116,4 +112,6 @@ def _log_ratio(low: float, high: float, l_low: np.ndarray, l_high: np.ndarray) -
     return after - tempered(low, l_low) - tempered(high, l_high)
 
 
-TEMPERING = Sampler(TemperingSettings, tempering)
+TEMPERING = Sampler(
+    TemperingSettings, tempering, paths=lambda settings: settings.particles * len(settings.alphas)
+)
