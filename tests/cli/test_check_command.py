@@ -250,6 +250,20 @@ def test_prompts_and_paths_that_do_not_fit_together(folder: Path, command: Run) 
     code, _, said = command("check", "mine.yaml", *sets([*tiny, long]))
     assert code == 2
     assert "which leaves no room: lower it" in said
+    unwritten = ["stages.later.sampler={kind: particle_filter}"]
+    code, _, said = command("check", "mine.yaml", *sets([tiny[0], *unwritten, long]))
+    assert code == 2
+    assert "and 1 of a path are more than the context of the model 'tiny', 1024 tokens" in said
+    assert "which leaves no room: leave that question out" in said
+
+
+def test_a_reward_models_context_cuts_paths_and_stops_nothing(folder: Path, command: Run) -> None:
+    """It does not hold for samplers that do not ask it."""
+    own = "stages.later.reward_model={kind: confidence, measure: self_certainty, centre: 1, "
+    code, out, _ = command("check", "mine.yaml", *sets([own + "capacity: 9, device: cpu}"]))
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert "the context of the reward model 'confidence', 9 tokens, which leaves no room" in line
 
 
 def test_a_hub_that_cannot_be_asked_is_a_warning(folder: Path, command: Run) -> None:

@@ -142,3 +142,30 @@ def test_a_search_gives_the_same_tree_behind_a_gate() -> None:
     free = leaves(ScriptedEngine(table))
     assert leaves(GatedEngine(ScriptedEngine(table), TokenGate(12))) == free
     assert len(set(free)) > 1
+
+
+def test_a_call_that_is_cancelled_gives_back_what_its_first_rows_were_given() -> None:
+    class Slots(Recorder):
+        held = 0
+
+        async def extend(self, *asked: Any) -> list[Continuation]:
+            made = await super().extend(*asked)
+            self.held += len(made)
+            return made
+
+        def release(self, prefixes: Sequence[Prefix]) -> None:
+            self.held -= len(prefixes)
+
+    async def cancelled() -> int:
+        inner = Slots()
+        engine = GatedEngine(inner, TokenGate(10)).turn()
+        call = asyncio.ensure_future(extend(engine, [prefix(6, fill) for fill in range(4)]))
+        while len(inner.calls) < 3:
+            await asyncio.sleep(0)
+        assert inner.held == 2
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return inner.held
+
+    assert asyncio.run(cancelled()) == 0

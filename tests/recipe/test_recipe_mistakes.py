@@ -342,3 +342,21 @@ def test_mistakes_of_the_text_are_told_before_anything_heavy_is_imported() -> No
     assert found.stderr == (
         f"butwait: mine.yaml:13: unknown key `{S}.particels`; did you mean particles?\n"
     )
+
+
+BEST = """    sampler: {kind: best_of_n, aggregation: prod}
+    reward_model: {kind: qwen_math_prm, aggregation: %s}
+"""
+
+
+@pytest.mark.parametrize("aggregation", ["model", "prod", "min"])
+def test_scores_of_whole_paths_are_not_multiplied(aggregation: str) -> None:
+    without = RECIPE.replace("    from: [prm]\n", "")
+    told = "best_of_n would multiply scores of whole paths, since the reward model (qwen_math_prm)"
+    text = without.replace("    sampler: {kind: particle_filter, particles: 8}\n", BEST)
+    [line] = mistakes(text % aggregation)
+    assert line.startswith(f"mine.yaml:12: stage 'search': {told}")
+    Path("mine.yaml").write_text(text % "last", encoding="utf-8")
+    load_recipe("mine.yaml", STAGES)
+    [line] = mistakes(text.replace("{kind: qwen_math_prm, aggregation: %s}", "{kind: confidence}"))
+    assert "(confidence)" in line

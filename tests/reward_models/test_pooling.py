@@ -16,7 +16,14 @@ from test_qwen_prm import PROBLEM, make_tokenizer
 from butwait.engines.servers import remote_server
 from butwait.records import UserError
 from butwait.reward_models.kinds.pooling import PoolingPrm, PoolingSettings
-from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
+from butwait.reward_models.reward_model import (
+    Path,
+    PathTooLongError,
+    RewardModel,
+    RewardModelError,
+    Step,
+)
+from butwait.reward_models.reward_model import scores as every_score
 
 MARK = make_tokenizer().convert_tokens_to_ids("<extra_0>")
 Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
@@ -222,3 +229,16 @@ def test_a_server_that_stays_away_is_the_users_to_mend(server: Server) -> None:
 
 def test_it_keeps_the_contract(server: Server) -> None:
     assert isinstance(model(server), RewardModel)
+
+
+def test_a_path_longer_than_the_servers_model_takes_is_too_long(server: Server) -> None:
+    """The server does not say which of the paths it is: they are asked for apart."""
+    said = "This model's maximum context length is 16 tokens. However, your request has 40."
+    server.replies = [(400, {"error": {"message": said, "code": 400}})] * 2
+    a_model = model(server)
+    got = asyncio.run(every_score(a_model, PROBLEM, [path("So 3. " * 9), path("Yes.")]))
+    assert [score.too_long for score in got] == [True, False]
+    assert [len(body["input"]) for _, body, _ in server.asked] == [2, 1, 1]
+    server.replies = [(413, b"too large")]
+    with pytest.raises(PathTooLongError, match="status 413: too large"):
+        scores(a_model, path("Yes."))

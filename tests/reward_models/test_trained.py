@@ -9,7 +9,6 @@ import torch
 from butwait.engines.slots import SlotModel
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
-from butwait.records import UserError
 from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Step
 from butwait.reward_models.score_head import score_head
@@ -179,7 +178,11 @@ def test_extreme_logits_are_clipped_and_counted(make_model, make_steps, problems
         head.weight.data, head.bias.data = saved
 
 
-def test_a_path_that_is_too_long_is_one_clear_sentence(make_model, make_steps, problems):
-    long = make_steps("1 + 1 = 2\n" * 40)
-    with pytest.raises(UserError, match=r"longer than the reward model takes \(128\)"):
-        asyncio.run(make_model().score(problems[0], [Path(long)]))
+def test_a_path_that_is_too_long_is_told_and_the_others_are_scored(
+    make_model, make_steps, problems, full_forward
+):
+    long, short = make_steps("1 + 1 = 2\n" * 40), make_steps(*TEXTS)
+    model = make_model()
+    scores = asyncio.run(model.score(problems[0], [Path(long), Path(short), Path(long)]))
+    assert [score.too_long for score in scores] == [True, False, True]
+    assert scores[1].logit == pytest.approx(full_forward(problems[0], short)[-1], abs=1e-5)

@@ -34,6 +34,7 @@ from butwait.recipe.recipe import Recipe
 from butwait.records import Key, Problem, SearchTree, UserError
 from butwait.records.settings import Settings
 from butwait.reward_models.reward_model import RewardModel
+from butwait.search.settings import in_flight
 from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
 from butwait.stages.searching import grown, loaded
@@ -319,6 +320,7 @@ class _Plan:
             self.stage.reward_model if self.reward_model is None else self.reward_model,
             self.problems,
             [self.stage.sampler.step],
+            in_flight(self.stage.sampler, self.problems, self.stage),
         )
 
 

@@ -25,9 +25,8 @@ from butwait.reward_models.audit.first_error import (
 from butwait.reward_models.audit.prefixes import audit, tree_prefixes
 from butwait.reward_models.audit.read_settings import read_settings
 from butwait.reward_models.audit.rescore import as_steps, node_logits, step_logits
-from butwait.reward_models.incremental import PathTooLongError
 from butwait.reward_models.load import Policy, load_reward_model
-from butwait.reward_models.reward_model import RewardModel
+from butwait.reward_models.reward_model import PathTooLongError, RewardModel
 from butwait.running.files import check_output, write_json
 from butwait.running.progress import task
 from butwait.running.tables import names_file
@@ -186,6 +185,7 @@ async def _trees(
         )
     return {
         "trees": len(trees),
+        "too_long": int(sum(np.isnan(of_tree[1:]).sum() for of_tree in logits)) if model else 0,
         "samplers": sorted({tree.sampler for tree in trees}),
         "resampled": any(p.resampled for tree in trees for p in tree.populations),
         **audit(prefixes, KEY.derive("audit")),
@@ -196,6 +196,7 @@ async def _trees(
 def _recorded(tree: SearchTree) -> np.ndarray:
     logits = np.array([node.reward_logit for node in tree.nodes], np.float64)
     logits[0] = np.nan
+    logits[[node.too_long for node in tree.nodes]] = np.nan  # those are of the paths before
     return logits
 
 

@@ -21,6 +21,8 @@ def shown(found: Figures) -> Iterator[RenderableType]:
     if trees := found.get("trees"):
         yield _trees(trees)
         yield _depths(trees["auc_by_depth"])
+        if trees["too_long"]:
+            yield f"{trees['too_long']:,} nodes are beyond what the model takes: left out."
         if trees["resampled"]:
             yield (
                 "These trees were resampled by rewards: paths that the model disliked early have "

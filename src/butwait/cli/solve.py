@@ -22,7 +22,7 @@ from butwait.engines.settings import Sampling, StepRule
 from butwait.recipe.written import Wrong, parse_written
 from butwait.records import OPEN, Key, Problem, UserError
 from butwait.reward_models.reward_model import Path as RewardPath
-from butwait.reward_models.reward_model import RewardModel, Score
+from butwait.reward_models.reward_model import RewardModel, Score, scores
 from butwait.running.terminal import console, heard, visible
 
 SHOWN = 12
@@ -122,10 +122,13 @@ class _View:
             if step.finish not in OPEN:
                 self._ended[step.prefix.text] = step.finish
 
-    def scored(self, paths: Sequence[RewardPath], scores: Sequence[Score]) -> None:
-        for path, score in zip(paths, scores, strict=True):
+    def scored(self, paths: Sequence[RewardPath], found: Sequence[Score]) -> None:
+        for path, score in zip(paths, found, strict=True):
             text = "".join(step.text for step in path.steps)
-            self._rewards[text] = 1 / (1 + math.exp(-score.logit))
+            if score.too_long:
+                self._ended[text] = "length"
+            else:
+                self._rewards[text] = 1 / (1 + math.exp(-score.logit))
 
     def shown(self) -> RenderableType:
         """A line a path: particles, reward, its last step."""
@@ -177,6 +180,6 @@ class _WatchedRewardModel:
         return getattr(self._model, name)
 
     async def score(self, problem: Problem, paths: Sequence[RewardPath]) -> list[Score]:
-        scores = await self._model.score(problem, paths)
-        self._view.scored(paths, scores)
-        return scores
+        found = await scores(self._model, problem, paths)
+        self._view.scored(paths, found)
+        return found

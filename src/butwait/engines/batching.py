@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -62,7 +63,12 @@ class SlotPool:
         return handle is not None and handle in handle.tenant.handles
 
     def take(
-        self, source: Handle | None, *, evict: bool = True, keep: Collection[Handle] = ()
+        self,
+        source: Handle | None,
+        *,
+        evict: bool = True,
+        keep: Collection[Handle] = (),
+        spare: bool = False,
     ) -> Tenant | None:
         """A busy tenant that starts with the tokens of ``source`` (none: empty).
 
@@ -74,6 +80,7 @@ class SlotPool:
             evict: whether parked sequences may be given up for it: the one longest unused goes,
                 one of ``keep`` only if there is no other.
             keep: handles that will be wanted soon.
+            spare: whether those of ``keep`` are not to be given up at all.
 
         Returns:
             None where no slot is to be had now.
@@ -82,7 +89,7 @@ class SlotPool:
             source.tenant.busy = True
             return source.tenant
         if self._model.free == 0 and evict:
-            self._evict(keep, source)
+            self._evict(keep, source, spare)
         try:
             slot = (
                 self._model.acquire()
@@ -90,7 +97,7 @@ class SlotPool:
                 else self._model.fork(source.tenant.slot, source.length)
             )
         except NoFreeSlotError:
-            return self._cut_back(source) if evict else None
+            return self._cut_back(source) if evict and not spare else None
         tenant = Tenant(slot)
         self._tenants.add(tenant)
         return tenant
@@ -129,12 +136,14 @@ class SlotPool:
         tenant = handle.tenant
         return not tenant.busy and all(other.length <= handle.length for other in tenant.handles)
 
-    def _evict(self, keep: Collection[Handle], source: Handle | None) -> None:
+    def _evict(self, keep: Collection[Handle], source: Handle | None, spare: bool) -> None:
         wanted = {handle.tenant for handle in keep}
         parked = [
             tenant
             for tenant in self._tenants
-            if not tenant.busy and (source is None or tenant is not source.tenant)
+            if not tenant.busy
+            and (source is None or tenant is not source.tenant)
+            and not (spare and tenant in wanted)
         ]
         if parked:
             oldest = min(parked, key=lambda tenant: (tenant in wanted, tenant.last_use))
@@ -189,6 +198,16 @@ class Job:
 
 
 J = TypeVar("J", bound=Job)
+
+
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+def turn_on(device: object) -> asyncio.Lock:
+    """Whose turn it is on a device: what runs beside the event loop holds it, and models of the
+    same device wait, as they would on the loop. So it is not chance which rows share a pass."""
+    turns = _TURNS.setdefault(asyncio.get_running_loop(), {})
+    return turns.setdefault(str(device), asyncio.Lock())
 
 
 class Batcher(ABC, Generic[J]):

@@ -47,12 +47,14 @@ class SlotCache(Cache):
         layers: layers of the model.
         rows: sequences.
         capacity: tokens per row that are there from the start; it grows by doubling.
+        most: the most tokens of a row.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
+    def __init__(self, layers: int, rows: int, capacity: int, most: int) -> None:
         super().__init__(layers=[SlotLayer(self, index) for index in range(layers)])
         self._rows = rows
         self._columns = capacity + SCRATCH
+        self._most = most + SCRATCH
         self._stores: list[torch.Tensor] = []
 
     def plan(self, first: int, positions: torch.Tensor, longest: int) -> None:
@@ -64,7 +66,8 @@ class SlotCache(Cache):
             longest: tokens of the longest sequence with its new ones.
         """
         if longest + SCRATCH > self._columns:
-            self._columns = max(longest + SCRATCH, 2 * self._columns)
+            doubled = min(2 * self._columns, self._most)
+            self._columns = max(longest + SCRATCH, doubled)
             for i, store in enumerate(self._stores):  # the old one goes before the next is made
                 self._stores[i] = self._grown(store)
         n = len(positions)
@@ -261,6 +264,14 @@ def grouped_heads(wanted: bool) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device has no memory left; a CPU says it in words."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def token_bytes(model: Any) -> int:
+    """Bytes of the keys and values of a token, in all layers."""
+    config = text_config(model.config)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def context_limit(config: Any) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from butwait.engines.batching import Batcher, Call, Handle, let_others_run
+from butwait.engines.batching import Batcher, Call, Handle, let_others_run, turn_on
 from butwait.engines.sampling import LiveRows, PathJob, SharedStart, StepJob
 from butwait.engines.slots import SlotModel
 from butwait.records import OPEN
@@ -79,11 +79,17 @@ class PolicyBatcher(Batcher[PathJob]):
         return len(self._continuing) + len(self._waiting) + len(self._live) > 0
 
     async def _turn(self) -> None:
+        await self._device_is_free()
         if not self._admit(evict=False) and not len(self._live):
             await let_others_run(TURNS_BEFORE_EVICTION)
+            await self._device_is_free()
             self._admit(evict=True)
         answered = self._decode()
         await let_others_run(TURNS_AFTER_RESULT if answered else 1)
+
+    async def _device_is_free(self) -> None:
+        async with turn_on(self._device):
+            pass
 
     def _admit(self, *, evict: bool) -> bool:
         """Begins what waits while there are slots. Returns whether anything began."""

@@ -109,10 +109,13 @@ class GatedEngine(Engine):
         try:
             # Not a TaskGroup, which would hide the engine's own error in a group.
             await asyncio.gather(*tasks)
-        finally:
+        except BaseException:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # all have left the gate
+            if made := [result.prefix for result in results if result is not None]:
+                self._engine.release(made)
+            raise
         return [result for result in results if result is not None]
 
     async def score(

@@ -85,7 +85,7 @@ class SlotModel:
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._cache = SlotCache(
-            self._attention.layers, slots, self.capacity if deterministic else 0
+            self._attention.layers, slots, self.capacity if deterministic else 0, self.capacity
         )
         self._free = list(reversed(range(slots)))
         # Where each slot lies in the cache, and back. Rows that are run together lie together.

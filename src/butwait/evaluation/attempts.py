@@ -17,7 +17,7 @@ from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import read_shard, write_shard
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
-from butwait.records import Attempt, Key, Problem, SearchTree, UserError
+from butwait.records import Attempt, Grade, Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
@@ -131,7 +131,9 @@ class _Attempter:
         self, problem: Problem, tree: SearchTree, node: int, sample: int, *, tokens: int
     ) -> Attempt:
         text, finish = tree.path_text(node), tree.nodes[node].finish
-        grade = await self.grader.agrade(text, problem, finish)
+        grade = Grade(None, "truncated")  # though there be a box: the reward model takes no more
+        if not tree.nodes[node].too_long:
+            grade = await self.grader.agrade(text, problem, finish)
         return Attempt(
             problem_id=problem.id,
             sample=sample,

@@ -171,20 +171,28 @@ def _too_long(recipe: Recipe, name: str, world: World, problems: Problems) -> It
     """Limits of a stage's paths, as they are written, that no path could reach; prompts that leave
     no room, or less than the limit."""
     stage = recipe.stages[name]
-    limits = list(_limits(recipe, name, world))
+    judges, policy = list(_judges(recipe, name, world)), list(_policy(recipe, world))
+    judged: set[Place] = set()  # rules of paths that a reward model reads
     for place, held in settings_in(stage, ("stages", name), _nothing):
-        if not isinstance(held, StepRule) or "max_tokens" not in held.model_fields_set:
+        if isinstance(held, CommonSettings) and SAMPLERS.of(held).needs_reward_model:
+            judged.add((*place, "step"))
+        if not isinstance(held, StepRule):
             continue
-        where, wanted = (*place, "max_tokens"), held.max_tokens
-        for whose, limit in limits:
+        # A limit that is not written is cut at the context, as long as one token fits.
+        wanted = held.max_tokens if "max_tokens" in held.model_fields_set else 1
+        where = (*place, "max_tokens")
+        for whose, limit in [*policy, *(judges if place in judged else [])]:
             if wanted > limit:
                 told = f"paths of {wanted} tokens do not fit the context of {whose}, {limit} tokens"
                 yield Lack(where, f"{told} with the prompt: lower it")
             elif (prompt := _longest_prompt(recipe, stage, problems, limit - wanted)) is not None:
                 told = f"{prompt} tokens of the longest prompt and {wanted} of a path are more than"
                 lost = "leaves no room: lower it" if prompt >= limit else "cuts the path"
+                if wanted == 1:
+                    lost = "leaves no room: leave that question out"
                 told = f"{told} the context of {whose}, {limit} tokens, which {lost}"
-                yield Lack(where, told, warning=prompt < limit)
+                # A reward model's limit ends paths, and no search.
+                yield Lack(where, told, warning=prompt < limit or (whose, limit) in judges)
 
 
 def _longest_prompt(
@@ -210,14 +218,18 @@ def _longest_prompt(
     return tokens if tokens > room else None
 
 
-def _limits(recipe: Recipe, stage_name: str, world: World) -> Iterator[tuple[str, int]]:
-    """Whose context a stage's paths must fit, and its tokens, where a configuration is here."""
-    stage = recipe.stages[stage_name]
+def _policy(recipe: Recipe, world: World) -> Iterator[tuple[str, int]]:
+    """The policy and the tokens of its context, where its configuration is here."""
     if ENGINES.of(recipe.engine).runs_model:
         model = recipe.model
         limit = context_limit(world.peek(model.name, model.revision))
         if limit is not None:
             yield f"the model {model.name!r}", limit
+
+
+def _judges(recipe: Recipe, stage_name: str, world: World) -> Iterator[tuple[str, int]]:
+    """A stage's reward models and the tokens that each takes, where it is known."""
+    stage = recipe.stages[stage_name]
     if recipe.inputs(stage_name, "reward model"):
         return
     for _, held in settings_in(getattr(stage, "reward_model", None), (), _nothing):

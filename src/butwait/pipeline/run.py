@@ -141,11 +141,11 @@ def _outcome(run: StageRun) -> Outcome:
     launch = getattr(run.settings, "launch", None)
     if launch is not None:
         return run_on_devices(run, launch)
-    kind = run.settings.kind
+    kind, stage = run.settings.kind, run.recipe.kind(run.name)
     try:
-        outcome = run.recipe.kind(run.name).run(run)
+        outcome = stage.run(run)
     finally:
-        give_memory_back()
+        give_memory_back(trained=stage.gives in ("model", "reward model"))
     if ":" in kind:
         _check(kind, outcome)
     return outcome

@@ -7,6 +7,9 @@ from typing import Any
 
 from butwait.recipe.misfits import MisfitError
 from butwait.recipe.stages import StageSettings
+from butwait.reward_models.load import aggregates
+from butwait.running.world import settings_in
+from butwait.search.settings import CommonSettings
 
 _NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 
@@ -19,6 +22,7 @@ def misfits(recipe: Any) -> Iterator[MisfitError]:
         yield from lacking or _inputs(recipe, name, stage)
         own = [] if lacking else list(_own(recipe, name))
         yield from own
+        yield from _doubled(recipe, name, stage)
         for used in stage.problem_sets:
             if used not in recipe.problems and not (own and used in recipe.stages):
                 yield MisfitError(
@@ -43,6 +47,26 @@ def _own(recipe: Any, name: str) -> Iterator[MisfitError]:
             raise
         told = f"stage {name!r}: the check of its kind ends in {type(error).__name__} ({error})"
         yield MisfitError(f"{told}; mend {recipe.stages[name].kind}", ("stages", name, "kind"))
+
+
+def _doubled(recipe: Any, name: str, stage: StageSettings) -> Iterator[MisfitError]:
+    """Products of scores that are of whole paths already: n steps of 1/2 would count as 2 to the
+    power of -n(n+1)/2."""
+    judge = getattr(stage, "reward_model", None)
+    if judge is None or not aggregates(judge) or _trained(recipe, stage):
+        return
+    for place, held in settings_in(stage, ("stages", name), lambda place: False):
+        if isinstance(held, CommonSettings) and getattr(held, "aggregation", None) == "prod":
+            told = f"stage {name!r}: {held.kind} would multiply scores of whole paths, since the "
+            told += f"reward model ({judge.kind}) puts the steps together already: set the "
+            told += "sampler's aggregation to last, or the reward model's, where it has one"
+            yield MisfitError(told, (*place, "aggregation"))
+
+
+def _trained(recipe: Any, stage: StageSettings) -> bool:
+    """Whether a stage takes its reward model from another one."""
+    known = (source for source in stage.from_ if source in recipe.stages)
+    return any(recipe.kind(source).gives == "reward model" for source in known)
 
 
 def _names(recipe: Any) -> Iterator[MisfitError]:

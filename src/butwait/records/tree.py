@@ -14,8 +14,8 @@ from butwait.records.grade import Grade
 
 Finish = Literal["step", "step_limit", "eos", "box", "length", "inserted"]
 """Why a continuation ended. ``step`` and ``step_limit``: the path goes on; ``eos`` and ``box``:
-the answer is complete; ``length``: the path's own limit, it ends truncated; ``inserted``: text that
-was put in and not sampled, the path goes on."""
+the answer is complete; ``length``: the path's own limit, or the reward model's (``too_long``), it
+ends truncated; ``inserted``: text that was put in and not sampled, the path goes on."""
 
 OPEN: frozenset[str] = frozenset({"step", "step_limit", "inserted"})
 COMPLETE: frozenset[str] = frozenset({"eos", "box"})
@@ -37,6 +37,9 @@ class Node:
         overshoot_tokens: tokens sampled beyond the step's end and thrown away. A step that was
             taken over from another path was not sampled here at all: minus its tokens.
         reward_tokens: tokens the reward model ran for this step.
+        too_long: whether the path ends here since it is longer than the reward model takes; its
+            finish is ``length`` then, whatever the policy ended it with, and its reward that of
+            the path before it.
     """
 
     parent: int
@@ -48,6 +51,7 @@ class Node:
     prefilled_tokens: int = 0
     overshoot_tokens: int = 0
     reward_tokens: int = 0
+    too_long: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +160,11 @@ class SearchTree:
     def solved(self) -> bool:
         """Whether some path of it was verified."""
         return any(grade.correct for grade in self.grades.values())
+
+    @property
+    def too_long(self) -> int:
+        """Paths that were cut since they were longer than the reward model takes."""
+        return sum(node.too_long for node in self.nodes)
 
     def path(self, node: int) -> Iterator[int]:
         """Node indices from the root's child down to ``node``, the root left out."""

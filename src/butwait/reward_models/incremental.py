@@ -9,16 +9,16 @@ Segments are run one by one, also when a path is run again, so that in the deter
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Literal
 
 import numpy as np
 
-from butwait.engines.batching import Batcher, Handle, Job
+from butwait.engines.batching import Batcher, Handle, Job, turn_on
 from butwait.engines.slots import Run, SlotModel
-from butwait.records import UserError
+from butwait.reward_models.reward_model import PathTooLongError
 
 PATIENCE = 16
 """Turns of the event loop without a new request after which a batch is run. While the policy's
@@ -27,10 +27,6 @@ about the same time are scored together; while it has none, turns take no time."
 
 Segments = tuple[np.ndarray, ...]
 """The prompt, then one int32 array per step (which may be empty; the prompt may not)."""
-
-
-class PathTooLongError(UserError):
-    """A path has more tokens than the reward model takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,30 +96,77 @@ class IncrementalScorer(Batcher[_Reading]):
         """Tokens run so far, repetitions included."""
         # The prompts that are held, for paths that have no handle of their own.
         self._roots: dict[bytes, Handle] = {}
+        # Batches run beside the event loop, which has servers and other models to serve. The
+        # slots are the thread's while one runs: what is released meanwhile is noted.
+        self._thread = ThreadPoolExecutor(1, "reward-model")
+        self._under_way: Future[None] | None = None
+        self._released: list[Handle | None] = []
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
-        """One result per request, in order. Raises PathTooLongError."""
-        for request in requests:
-            self._check_length(request)
+        """One result per request, in order. Raises PathTooLongError where one does not fit."""
+        if too_long := [request for request in requests if not self.fits(request)]:
+            raise PathTooLongError(
+                f"a path of {_tokens(too_long[0])} tokens is longer than the reward model takes "
+                f"({self._model.capacity})"
+            )
         jobs = [_Reading(handle=request.handle, request=request) for request in requests]
         await self.run_jobs(jobs)
-        # A turn for the policy's batch: which rows share its passes, and so their last bits, hangs
-        # on when they ask again.
-        await asyncio.sleep(0)
+        try:
+            # A turn for the policy's batch: which rows share its passes, and so their last bits,
+            # hangs on when they ask again.
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.release(job.new_handle for job in jobs)
+            raise
         return [
             Result(job.new_handle, job.output, tokens)
             for job, tokens in zip(jobs, _new_tokens(requests), strict=True)
             if job.new_handle is not None
         ]
 
+    def fits(self, request: Request) -> bool:
+        """Whether the model takes a path so long."""
+        return _tokens(request) <= self._model.capacity
+
+    def release(self, handles: Iterable[Handle | None]) -> None:
+        if self._under_way is None:
+            super().release(handles)
+        else:
+            self._released += handles
+
+    def stop(self, error: Exception | None = None) -> None:
+        self._wait()
+        super().stop(error)
+
+    def close(self, why: str) -> None:
+        super().close(why)
+        self._thread.shutdown()
+
     async def _turn(self) -> None:
         await self._let_others_join()
-        batch = list(self._waiting)
-        self._waiting.clear()
-        self._make_roots(batch)
-        self._run_all(batch)
+        async with turn_on(self._model.model.device):
+            batch = list(self._waiting)
+            self._waiting.clear()
+            await self._beside(lambda: self._run_batch(batch))
         for job in batch:
+            if job.call.future.cancelled():
+                self.release([job.new_handle])
             job.call.finish_one()
+
+    async def _beside(self, work: Callable[[], None]) -> None:
+        """Runs a batch beside the event loop. One that is cancelled comes to its end first."""
+        self._under_way = self._thread.submit(work)
+        try:
+            await asyncio.wrap_future(self._under_way)
+        finally:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            wait([self._under_way])
+            self._under_way = None
+            released, self._released = self._released, []
+            self.release(released)
 
     async def _let_others_join(self) -> None:
         waiting, quiet = 0, 0
@@ -132,13 +175,36 @@ class IncrementalScorer(Batcher[_Reading]):
             waiting = len(self._waiting)
             await asyncio.sleep(0)
 
+    def _run_batch(self, batch: Sequence[_Reading]) -> None:
+        """Living paths go first where not all have a slot: a new one takes that of a path which is
+        wanted in the same batch, and so on, until each is run from its start."""
+        living, lost = list[_Reading](), list[_Reading]()
+        for job in batch:
+            (living if self.pool.alive(job.handle) else lost).append(job)
+        # Of the paths in one slot the first goes on in place, and the others need one of their own.
+        in_place = {job.handle.tenant: job for job in reversed(living) if job.handle is not None}
+        prompts = {job.request.prompt for job in lost} - set(self._held_roots())
+        if len(batch) - len(in_place) + len(prompts) <= self._model.free:
+            self._make_roots(batch)
+            self._run_all(batch)
+            return
+        firsts = set(map(id, in_place.values()))
+        self._run_all(sorted(living, key=lambda job: id(job) not in firsts))
+        self._make_roots(lost)
+        self._run_all(lost)
+
+    def _held_roots(self) -> dict[bytes, Handle]:
+        """The prompts that are still held."""
+        self._roots = {p: root for p, root in self._roots.items() if self.pool.alive(root)}
+        return self._roots
+
     def _make_roots(self, jobs: Sequence[_Reading]) -> None:
         """Runs the prompts that are needed and not held, each once."""
-        self._roots = {p: root for p, root in self._roots.items() if self.pool.alive(root)}
+        held = self._held_roots()
         missing = {
             job.request.prompt: Request(job.request.segments[:1], None, np.zeros(0, np.int32))
             for job in jobs
-            if not self.pool.alive(job.handle) and job.request.prompt not in self._roots
+            if not self.pool.alive(job.handle) and job.request.prompt not in held
         }
         roots = [_Reading(handle=None, request=root) for root in missing.values()]
         self._run_all(roots)
@@ -146,17 +212,23 @@ class IncrementalScorer(Batcher[_Reading]):
 
     def _run_all(self, jobs: Sequence[_Reading]) -> None:
         """As many jobs at a time as there are slots for."""
-        done = 0
-        while done < len(jobs):
-            begun = list(takewhile(self._take_slot, jobs[done:]))
+        left = list(jobs)
+        while left:
+            wanted = [job.handle for job in left if job.handle is not None]
+            begun: list[_Reading] = []
+            for job in left:
+                if not self._take_slot(job, wanted, spare=bool(begun)):
+                    break
+                begun.append(job)
             self._read(begun)
-            done += len(begun)
+            left = left[len(begun) :]
 
-    def _take_slot(self, job: _Reading) -> bool:
-        """Begins with as much of the path as is held; False while all slots are being run."""
+    def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool) -> bool:
+        """Begins with as much of the path as is held; False while all slots are being run, or,
+        to ``spare`` them, are wanted."""
         handles = (job.handle, self._roots.get(job.request.prompt))
         held = next((h for h in handles if h is not None and self.pool.alive(h)), None)
-        tenant = self.pool.take(held)
+        tenant = self.pool.take(held, keep=wanted, spare=spare)
         if tenant is None:
             return False
         job.tenant = tenant
@@ -197,14 +269,9 @@ class IncrementalScorer(Batcher[_Reading]):
             return list(self._model.run(rows, want="last").cpu().numpy())
         return [every.sum(0).cpu().numpy() for every in self._model.run(rows, want="all")]
 
-    def _check_length(self, request: Request) -> None:
-        length = sum(map(len, request.segments)) + len(request.peek)
-        if length > self._model.capacity:
-            raise PathTooLongError(
-                f"a path of {length} tokens is longer than the reward model takes "
-                f"({self._model.capacity}); raise reward_model.capacity, if its context allows, "
-                "or lower the search's max_tokens"
-            )
+
+def _tokens(request: Request) -> int:
+    return sum(map(len, request.segments)) + len(request.peek)
 
 
 def _new_tokens(requests: Sequence[Request]) -> list[int]:

@@ -16,10 +16,12 @@ from butwait.running.plugins import wrong
 
 
 class Policy(NamedTuple):
-    """The weights of a policy and how it is shown questions."""
+    """The weights of a policy, how it is shown questions, and how many of its paths and prompts are
+    in flight at a time (None: nobody knows)."""
 
     model: ModelSettings
     prompt: PromptSettings
+    paths: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class RewardModelKind:
             signal from outside.
         decoder: the language model that is run, and whether with its language-model head, for
             the cost in floating-point operations; None: there is none, or it is not known.
+        aggregates: whether a score is of a whole path by these settings, its steps put together
+            already; then the product of the scores along a path would count them again and again.
         fitted: the settings with room for the policy's longest path, in tokens (None: no bound).
             For a model that takes the policy's tokens.
     """
@@ -40,6 +44,7 @@ class RewardModelKind:
     settings: type[Settings]
     load: Callable[[Any, Any, Policy | None], RewardModel]
     own: Callable[[Any], bool] = lambda settings: False
+    aggregates: Callable[[Any], bool] = lambda settings: False
     decoder: Callable[[Any], tuple[ModelSettings, bool] | None] = lambda settings: None
     fitted: Callable[[Any, int | None], Settings] = lambda settings, tokens: settings
 
@@ -86,6 +91,11 @@ def decoder(settings: Any) -> tuple[ModelSettings, bool] | None:
             settings.kind, "its decoder", found, "a ModelSettings and true or false, or None"
         )
     return found
+
+
+def aggregates(settings: Any) -> bool:
+    """``RewardModelKind.aggregates`` of these settings."""
+    return REWARD_MODELS.of(settings).aggregates(settings)
 
 
 def is_own(settings: Any) -> bool:

@@ -1,9 +1,11 @@
 """What the reward models that run in this process share: paths in slots, one logit each out."""
 
+import asyncio
 import gc
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import compress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,11 +14,21 @@ from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import ids_of, text_ids
 from butwait.records import Problem
-from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score, Step
-from butwait.reward_models.settings import LocalModelSettings
-from butwait.running.devices import give_memory_back
+from butwait.reward_models.load import Policy
+from butwait.reward_models.reward_model import (
+    TOO_LONG,
+    BaseRewardModel,
+    Path,
+    RewardModelError,
+    Score,
+    Step,
+)
+from butwait.reward_models.settings import SLOTS, LocalModelSettings
+from butwait.running.devices import free_memory, give_memory_back
 
 NOTHING = np.zeros(0, np.int32)
+AT_A_TIME = 32
+"""Paths that are laid out before others have a turn on the event loop: so many take some 20 ms."""
 
 
 class Layout(NamedTuple):
@@ -114,26 +126,29 @@ class LocalRewardModel(BaseRewardModel):
         chat = messages(problem, self._prompt)
         prompt = encode(self._tokenizer, chat, self._prompt, self._written)
         start = self._start(prompt)
-        layouts = [
-            laid_out(start, path, path.handle and path.handle.layout, self._extended)
-            for path in paths
+        layouts: list[Layout] = []
+        for i, path in enumerate(paths):
+            if i and i % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            known = path.handle and path.handle.layout
+            layouts.append(laid_out(start, path, known, self._extended))
+        if self._scorer is None:
+            raise RewardModelError("the reward model was closed")
+        requests = [
+            Request(layout.segments, path.handle and path.handle.held, layout.peek)
+            for layout, path in zip(layouts, paths, strict=True)
         ]
-        results = await self._scorer.run(
-            [
-                Request(layout.segments, path.handle and path.handle.held, layout.peek)
-                for layout, path in zip(layouts, paths, strict=True)
-            ]
-        )
+        fits = list(map(self._scorer.fits, requests))
+        results = iter(await self._scorer.run([*compress(requests, fits)]))
         return [
-            Score(
-                self.checked(
-                    self._logit(layout, result.handle.outputs[1:], result.output), problem
-                ),
-                ScoredPath(layout, result.handle),
-                result.tokens,
-            )
-            for layout, result in zip(layouts, results, strict=True)
+            self._score(problem, layout, next(results)) if fitting else TOO_LONG
+            for layout, fitting in zip(layouts, fits, strict=True)
         ]
+
+    def _score(self, problem: Problem, layout: Layout, result: Any) -> Score:
+        logit = self._logit(layout, result.handle.outputs[1:], result.output)
+        held = ScoredPath(layout, result.handle)
+        return Score(self.checked(logit, problem), held, result.tokens)
 
     @property
     def run_tokens(self) -> int:
@@ -167,14 +182,33 @@ class LocalRewardModel(BaseRewardModel):
         all float32 (V,)."""
 
 
-def in_slots(model: Any, settings: LocalModelSettings) -> Any:
+SHARE = {"cuda": 0.5, "cpu": 0.25}
+"""Of the device's free memory that ``slots: auto`` may take; what a cache grows by is there twice
+for a moment, and a machine's memory is not ours alone."""
+
+
+def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) -> Any:
     """A loaded model in its slots, a ``SlotModel``."""
     from butwait.engines.slots import SlotModel
 
+    slots = settings.slots
     return SlotModel(
         model,
-        slots=settings.slots,
+        slots=_automatic(model, settings, policy) if slots == "auto" else slots,
         capacity=settings.capacity,
         deterministic=settings.deterministic,
         prefill_chunk=settings.prefill_chunk,
     )
+
+
+def _automatic(model: Any, settings: LocalModelSettings, policy: Policy | None) -> int:
+    """Slots for all paths in flight, as far as the memory holds them."""
+    from butwait.engines.cache import context_limit, token_bytes
+
+    wanted = SLOTS if policy is None or policy.paths is None else policy.paths
+    limits = (settings.capacity, context_limit(model.config))
+    longest = min(filter(None, limits), default=None)
+    if longest is None:
+        return wanted
+    memory = SHARE.get(model.device.type, SHARE["cpu"]) * free_memory(model.device)
+    return max(1, min(wanted, int(memory / (longest * token_bytes(model)))))

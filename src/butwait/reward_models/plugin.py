@@ -52,7 +52,10 @@ class PluginRewardModel:
                 raise wrong(self._name, "score", score, "a Score")
             if not _is_logit(score.logit) or not isinstance(score.tokens, Integral):
                 raise wrong(self._name, "score", score, "a Score of a number and its tokens")
-        return list(scores)
+        # One's own class of scores may not know the last field.
+        return [
+            Score(s.logit, s.handle, s.tokens, bool(getattr(s, "too_long", False))) for s in scores
+        ]
 
     def release(self, handles: Sequence[Any]) -> None:
         """See ``RewardModel``."""

@@ -49,11 +49,22 @@ class Score:
     logit: log-odds that the path leads to a correct answer, in [-12, 12], never NaN.
     handle: for scoring a path that goes on from this one.
     tokens: reward-model tokens run for this score.
+    too_long: whether the path is longer than the model takes; then there is no logit of it.
     """
 
     logit: float
     handle: Any
     tokens: int
+    too_long: bool = False
+
+
+TOO_LONG = Score(0.0, None, 0, too_long=True)
+"""Of a path that is longer than the model takes: whoever searches ends it, truncated."""
+
+
+class PathTooLongError(UserError):
+    """A path has more tokens than the reward model takes. A model that cannot tell which of the
+    paths it is raises it from ``score``; then they are asked for again, apart (``scores``)."""
 
 
 class RewardModelError(UserError):
@@ -70,7 +81,8 @@ class RewardModel(Protocol):
         ...
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
-        """One score for every path, in order, for its last step given the steps before it."""
+        """One score for every path, in order, for its last step given the steps before it; of one
+        that is longer than the model takes, ``TOO_LONG``."""
         ...
 
     def release(self, handles: Sequence[Any]) -> None:
@@ -81,6 +93,23 @@ class RewardModel(Protocol):
         """Frees all memory and all handles. The model is not used afterwards; closing it twice is
         harmless. Whoever loads a model closes it."""
         ...
+
+
+async def scores(model: RewardModel, problem: Problem, paths: Sequence[Path]) -> list[Score]:
+    """``model.score``, where also a PathTooLongError is but ``TOO_LONG`` of the paths that it is
+    raised for when they are asked for alone."""
+    try:
+        return await model.score(problem, paths)
+    except PathTooLongError:
+        if len(paths) == 1:
+            return [TOO_LONG]
+    half = len(paths) // 2
+    first = await scores(model, problem, paths[:half])
+    try:
+        return [*first, *await scores(model, problem, paths[half:])]
+    except BaseException:
+        model.release([score.handle for score in first if score.handle is not None])
+        raise
 
 
 class BaseRewardModel:

@@ -2,12 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from butwait.engines.settings import ModelSettings
 from butwait.records.settings import Device, Result, Settings, Shape
 from butwait.reward_models.load import REWARD_MODELS
 from butwait.running.devices import DeviceName
+
+SLOTS = 64
+"""Where nothing says how many paths are in flight."""
 
 Aggregation = Literal["prod", "min", "last", "model"]
 
@@ -22,9 +25,11 @@ class LocalModelSettings(Settings):
     """Of its weights and arithmetic; scores are float32 in any case."""
     device: Device[DeviceName] = "auto"
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
-    slots: Shape[Annotated[int, Field(gt=0)]] = 64
+    slots: Shape[Literal["auto"] | Annotated[int, Field(gt=0)]] = "auto"
     """Rows of the KV cache: the most paths whose scored part is kept at a time. A path that loses
-    its row is run again from the start when it is scored next."""
+    its row is run again from the start when it is scored next. ``auto``: one for every path that
+    the stage has in flight, as far as half of the device's free memory (of a CPU's a quarter)
+    holds them; 64 where their number is not known, and in deterministic mode."""
     capacity: Result[Annotated[int, Field(gt=0)] | None] = None
     """Tokens per row, prompt included; None: grows with the longest path."""
     prefill_chunk: Shape[Annotated[int, Field(gt=0)]] = 32
@@ -33,6 +38,17 @@ class LocalModelSettings(Settings):
     deterministic: Result[bool] = False
     """Fixed shapes (all slots, ``capacity``, ``prefill_chunk``), so that a score does not depend on
     what shares the batch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed(cls, given: Any) -> Any:
+        """Deterministic mode must not depend on the memory of a machine."""
+        if isinstance(given, dict) and given.get("deterministic") is True:
+            return {
+                **given,
+                "slots": SLOTS if given.get("slots") in (None, "auto") else given["slots"],
+            }
+        return given
 
     def look(self, world: Any) -> None:
         world.device(self.device, "device")

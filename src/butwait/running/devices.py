@@ -1,12 +1,15 @@
 """Devices: their names, whether this machine has them, and what a stage leaves on one. torch is
 imported where it must be asked."""
 
+import ctypes
 import gc
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+_GROUP = "/sys/fs/cgroup/memory"
 _WITHOUT_NUMBER = ("auto", "mps")
 _NUMBERED = ("cpu", "cuda", "xpu", "hpu", "tpu")
 
@@ -51,11 +54,36 @@ def missing_gpus(wanted: int) -> str | None:
     return f"{wanted} processes need a GPU each, and this machine has {count or 'none'}"
 
 
-def give_memory_back() -> None:
+def free_memory(device: Any) -> int:
+    """Bytes that a torch device has left; on a CPU those of the machine, or of the control group
+    that this process is bounded by."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        most, used = (int(Path(f"{_GROUP}.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # none, or "max"
+        return free
+    return max(0, min(free, most - used))
+
+
+def give_memory_back(trained: bool = False) -> None:
     """Gives the device what nothing here uses any more: the next stage, or a server beside this
-    process, may need it. Where no device was used there is nothing to give: the collector, which
-    takes a second in a large process, is not asked."""
+    process, may need it. The collector, which takes a second in a large process, is asked where a
+    device was used or models were ``trained`` here."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None:
+        return
+    on_card = torch.cuda.is_initialized()
+    if on_card or trained:
         gc.collect()  # a model's parts may hold each other
+    if on_card:
         torch.cuda.empty_cache()
+    # glibc keeps what was freed.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -1,5 +1,6 @@
 """Builds a search tree while a sampler runs. Nothing that was generated is ever taken out."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -117,6 +118,13 @@ class TreeBuilder:
         """Records the reward model's logit for the path up to ``node``."""
         self._rewards[node] = logit
 
+    def truncate(self, node: int, logit: float) -> None:
+        """Ends the path of a node that is longer than the reward model takes, whatever the policy
+        ended it with: it counts as truncated. ``logit`` is the last that is known of the path; NaN
+        counts as 0, as at the root."""
+        self.nodes[node] = replace(self.nodes[node], finish="length", too_long=True)
+        self._rewards[node] = 0.0 if math.isnan(logit) else logit
+
     def count_prefilled_tokens(self, node: int, tokens: int) -> None:
         """Counts tokens that the policy ran for a node without sampling them."""
         at = self.nodes[node]
@@ -210,6 +218,7 @@ def _with_reward(node: Node, reward: float, tokens: int) -> Node:
         node.prefilled_tokens,
         node.overshoot_tokens,
         tokens,
+        node.too_long,
     )
 
 

@@ -1,5 +1,6 @@
 """The open end of a growing tree: what can still be extended, and the caches that this needs."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import numpy as np
 
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.records import OPEN, Key, Problem
-from butwait.reward_models.reward_model import Path, RewardModel, Score, Step
+from butwait.reward_models.reward_model import Path, RewardModel, Score, Step, scores
 from butwait.search.builder import ROOT, TreeBuilder
 from butwait.search.settings import SamplerSettings
 
@@ -23,16 +24,18 @@ class Followed:
         steps: with the log-probabilities that they have there.
         logits: float64 (steps,), rewards of the paths up to each of them; -inf where the policy
             cannot take the steps there, and no reward was asked for.
+        fits: whether the reward model's limit ends the path where it ended with these steps.
     """
 
     node: int
     steps: tuple[Step, ...]
     logits: np.ndarray
+    fits: bool = True
 
     @property
     def log_probability(self) -> float:
-        """Of all the steps, in nats."""
-        return log_probability(self.steps)
+        """Of all the steps, in nats; -inf where the path would end elsewhere."""
+        return log_probability(self.steps) if self.fits else -math.inf
 
 
 def log_probability(steps: Iterable[Step]) -> float:
@@ -54,14 +57,15 @@ async def score_nodes(
     paths: Sequence[Path],
 ) -> list[Score]:
     """The scores of the paths that end in these nodes, which the tree takes note of, with tokens
-    and seconds."""
+    and seconds; not of rewards of paths that are too long."""
     asked = time.monotonic()
-    scores = await reward_model.score(problem, paths)
+    found = await scores(reward_model, problem, paths)
     tree.time_scoring(nodes, time.monotonic() - asked)
-    for node, score in zip(nodes, scores, strict=True):
-        tree.set_reward(node, score.logit)
+    for node, score in zip(nodes, found, strict=True):
+        if not score.too_long:
+            tree.set_reward(node, score.logit)
         tree.count_reward_tokens(node, score.tokens)
-    return scores
+    return found
 
 
 class Frontier:
@@ -204,8 +208,10 @@ class Frontier:
             followed.append(Followed(node, tuple(there), np.full(len(steps), -np.inf)))
         possible = [row for row in followed if row.log_probability > -np.inf]
         if self._reward_model is not None and possible:
-            tokens = await self._score_along(self._reward_model, possible)
+            cut = self.tree.nodes[steps[-1]].too_long
+            tokens, misfits = await self._score_along(self._reward_model, possible, cut)
             self.tree.count_reward_tokens(steps[0], tokens)
+            followed = [replace(row, fits=row.node not in misfits) for row in followed]
         return followed
 
     def graft(self, followed: Followed, steps: Sequence[int]) -> list[int]:
@@ -248,28 +254,49 @@ class Frontier:
             Path(self._steps[child], self._reward_handles.get(parent))
             for parent, child in zip(parents, children, strict=True)
         ]
-        scores = await score_nodes(self._problem, reward_model, self.tree, children, paths)
-        for child, score in zip(children, scores, strict=True):
+        found = await score_nodes(self._problem, reward_model, self.tree, children, paths)
+        before = self.tree.rewards(np.array(parents)).tolist()
+        for child, score, logit in zip(children, found, before, strict=True):
             self._reward_handles[child] = score.handle
+            if score.too_long:
+                self.tree.truncate(child, logit)
 
-    async def _score_along(self, reward_model: RewardModel, rows: Sequence[Followed]) -> int:
-        """Fills in the logits of all rows, a step at a time, and returns the tokens it took. Each
-        score goes on from the one before, so that only the steps themselves are run."""
-        tokens = 0
-        handles = [self._reward_handles.get(row.node) for row in rows]
-        for depth in range(len(rows[0].steps)):
+    async def _score_along(
+        self, reward_model: RewardModel, rows: Sequence[Followed], cut: bool
+    ) -> tuple[int, set[int]]:
+        """Fills in the logits of all rows, a step at a time. Each score goes on from the one
+        before, so that only the steps themselves are run.
+
+        ``cut``: whether the steps ended as they did because the path was too long. Returns the
+        tokens it took, and the nodes after which the reward model's limit ends a path elsewhere.
+        """
+        tokens, misfits, last = 0, set[int](), len(rows[0].steps) - 1
+        known = self.tree.rewards(np.array([row.node for row in rows])).tolist()
+        read = [
+            (row, self._reward_handles.get(row.node), logit)
+            for row, logit in zip(rows, known, strict=True)
+        ]
+        for depth in range(last + 1):
             paths = [
                 Path((*self._steps[row.node], *row.steps[: depth + 1]), handle)
-                for row, handle in zip(rows, handles, strict=True)
+                for row, handle, _ in read
             ]
             try:
-                scores = await reward_model.score(self._problem, paths)
+                found = await scores(reward_model, self._problem, paths)
             finally:
                 if depth > 0:
-                    release_handles(reward_model, handles)
-            handles = [score.handle for score in scores]
-            tokens += sum(score.tokens for score in scores)
-            for row, score in zip(rows, scores, strict=True):
-                row.logits[depth] = score.logit
-        release_handles(reward_model, handles)
-        return tokens
+                    release_handles(reward_model, [handle for _, handle, _ in read])
+            after = []
+            for (row, _, before), score in zip(read, found, strict=True):
+                tokens += score.tokens
+                row.logits[depth] = before if score.too_long else score.logit
+                if score.too_long == (cut and depth == last):
+                    after.append((row, score.handle, row.logits[depth]))
+                else:
+                    misfits.add(row.node)
+                    release_handles(reward_model, [score.handle])
+            read = after
+            if not read:
+                break
+        release_handles(reward_model, [handle for _, handle, _ in read])
+        return tokens, misfits

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from butwait.records import Counts, SearchTree
-from butwait.search.rows import FINISHES, counts_of, to_row
+from butwait.search.rows import FINISHES, LENGTH, TOO_LONG, counts_of, to_row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +26,7 @@ class Outline:
         prompt_tokens: length of the prompt.
         parents: int32 (K,), -1 for the root.
         token_counts: int32 (K,), tokens of each step.
-        finishes: int8 (K,), positions in ``rows.FINISHES``.
+        finishes: int8 (K,), positions in ``rows.FINISHES``, or ``rows.TOO_LONG``.
         prefilled: int32 (K,), tokens prefilled for each step.
         overshoot: int32 (K,), tokens sampled beyond each step's end; of a joined step minus its
             length, as nothing was sampled for it.
@@ -61,6 +61,16 @@ class Outline:
     def inserted(self) -> np.ndarray:
         """bool (K,): which steps were put in and not sampled."""
         return self.finishes == FINISHES.index("inserted")
+
+    @property
+    def too_long(self) -> np.ndarray:
+        """bool (K,): where a path was longer than the reward model takes."""
+        return self.finishes == TOO_LONG
+
+    @property
+    def truncated(self) -> np.ndarray:
+        """bool (K,): where a path ended at a limit, the reward model's included."""
+        return self.too_long | (self.finishes == LENGTH)
 
     def populations(self) -> list[np.ndarray]:
         """The log-weights of each population."""

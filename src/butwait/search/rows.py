@@ -16,7 +16,11 @@ SCHEMA_VERSION = 2
 """Version 2 has the costs of each node and the finish ``inserted``."""
 
 FINISHES: tuple[Finish, ...] = get_args(Finish)
-"""``finishes`` holds positions in this tuple. It only ever grows at its end."""
+"""``finishes`` holds positions in this tuple. It only ever grows at its end,
+where 6 is taken (``TOO_LONG``)."""
+TOO_LONG = 6
+"""In ``finishes``: ``length``, as the path is longer than the reward model takes."""
+LENGTH = FINISHES.index("length")
 
 _CODES = {finish: code for code, finish in enumerate(FINISHES)}
 
@@ -81,7 +85,7 @@ def to_row(tree: SearchTree, schema: pa.Schema = SCHEMA) -> pa.Table:
         "token_ids": _flat([node.token_ids for node in nodes], np.int32),
         "logprobs": _flat([node.logprobs for node in nodes], np.float32),
         "texts": [node.text for node in nodes],
-        "finishes": [_CODES[node.finish] for node in nodes],
+        "finishes": [TOO_LONG if node.too_long else _CODES[node.finish] for node in nodes],
         "reward_logits": [node.reward_logit for node in nodes],
         "prefilled": [node.prefilled_tokens for node in nodes],
         "overshoot": [node.overshoot_tokens for node in nodes],
@@ -141,16 +145,18 @@ def counts_of(row: Mapping[str, pa.Scalar]) -> Counts:
 
 def _nodes(row: Mapping[str, pa.Scalar]) -> list[Node]:
     counts = _array(row["token_counts"])
+    finishes = _array(row["finishes"]).tolist()
     columns = zip(
         _array(row["parents"]).tolist(),
         _split(_array(row["token_ids"]), counts),
         row["texts"].values.to_pylist(),
         _split(_array(row["logprobs"]), counts),
-        [FINISHES[code] for code in _array(row["finishes"]).tolist()],
+        [FINISHES[LENGTH if code == TOO_LONG else code] for code in finishes],
         _array(row["reward_logits"]).tolist(),
         _array(row["prefilled"]).tolist(),
         _array(row["overshoot"]).tolist(),
         _array(row["rewarded"]).tolist(),
+        [code == TOO_LONG for code in finishes],
         strict=True,
     )
     return [Node(*column) for column in columns]

@@ -1,7 +1,7 @@
 """What samplers take and what a sampler is; each has its own settings in ``search/samplers``.
 Imports no torch."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -103,6 +103,8 @@ class Sampler:
         as_attempts: where its leaves are plain samples of the policy, each an attempt of its own:
             settings with k leaves, from settings and k; ValueError where they contradict each
             other. None: the leaves of a search are selected down to one attempt.
+        paths: how many are extended and scored at a time, by these settings; None: it does not
+            say.
     """
 
     settings: type[CommonSettings]
@@ -110,6 +112,7 @@ class Sampler:
     needs_reward_model: bool = True
     second_thoughts: bool = False
     as_attempts: Callable[[Any, int], CommonSettings] | None = None
+    paths: Callable[[Any], int | None] = lambda settings: None
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)
@@ -117,3 +120,21 @@ SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)
 
 SamplerSettings = Annotated[SerializeAsAny[CommonSettings], BeforeValidator(SAMPLERS.parse)]
 """A field that holds the settings of any sampler."""
+
+
+def in_flight(
+    sampler: CommonSettings, problems: Sequence[Problem], stage: Any, searches: int = 1
+) -> int | None:
+    """Sequences that a reward model is asked for at a time: the paths of as many searches as run
+    side by side, and the prompts that they share. None where the sampler does not say.
+
+    Args:
+        sampler: of the searches.
+        problems: that are searched.
+        stage: its ``concurrency`` says how many of them at a time.
+        searches: of one problem at a time.
+    """
+    paths = SAMPLERS.of(sampler).paths(sampler)
+    if paths is None:
+        return None
+    return min(len(problems), stage.concurrency) * (searches * paths + 1)

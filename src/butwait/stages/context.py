@@ -125,10 +125,25 @@ class StageRun:
 
     @asynccontextmanager
     async def searching(
-        self, problems: Sequence[Problem], rules: Iterable[StepRule], *, rewards: bool = True
+        self,
+        problems: Sequence[Problem],
+        rules: Iterable[StepRule],
+        *,
+        rewards: bool = True,
+        paths: int | None = None,
     ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
         """The engine and the reward model of the stage, with room for these problems' prompts and
-        for paths by these rules. They are freed when the block ends."""
-        recipe, judge = self.recipe, self.reward_model if rewards else None
-        async with loaded(recipe.engine, self.model, recipe.prompt, judge, problems, rules) as both:
+        for paths by these rules, so many of them at a time. They are freed when the block ends."""
+        recipe, model, judge = self.recipe, self.model, self.reward_model if rewards else None
+        if self.inputs("reward model") and isinstance(judge, TrainedSettings):
+            judge = with_slots_for(judge, paths)
+        given = (recipe.engine, model, recipe.prompt, judge, problems, rules, paths)
+        async with loaded(*given) as both:
             yield both
+
+
+def with_slots_for(judge: TrainedSettings, paths: int | None) -> TrainedSettings:
+    """The settings of a reward model that has the engine's slots, where these are too few for the
+    paths in flight."""
+    few = judge.slots != "auto" and paths is not None and judge.slots < paths
+    return judge.model_copy(update={"slots": "auto"}) if few and not judge.deterministic else judge

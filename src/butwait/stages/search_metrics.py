@@ -23,10 +23,11 @@ def search_metrics(
 
     ``solved`` counts problems with at least one verified path, dead particles' included: what
     training data can be made from. It is no accuracy, which needs one answer a problem.
+    ``truncated_paths`` ended at a limit; ``too_long_paths`` of them at the reward model's.
     ``policy_flops`` and ``reward_flops`` are None where tokens were run by a model of unknown
     shape.
     """
-    problems = solved = extinct = paths = correct = 0
+    problems = solved = extinct = paths = correct = truncated = too_long = 0
     ess: list[float] = []
     counts = Counts()
     flops = {"policy": 0.0, "reward": 0.0}
@@ -37,6 +38,8 @@ def search_metrics(
         extinct += tree.outcome == "extinct"
         paths += len(tree.grades)
         correct += verified
+        truncated += int(tree.truncated.sum())
+        too_long += int(tree.too_long.sum())
         counts += tree.counts
         ess += [ess_share(w) for w in tree.populations() if np.isfinite(w).any()]
         costs = node_costs(tree, policy, reward_model)
@@ -50,6 +53,8 @@ def search_metrics(
         "interval": list(wilson(share, problems)),
         "finished_paths": paths,
         "correct_paths": correct,
+        "truncated_paths": truncated,
+        "too_long_paths": too_long,
         "mean_ess_share": float(np.mean(ess)) if ess else None,
         "extinct": extinct,
     }

@@ -32,17 +32,20 @@ class _Progress:
 class SearchProgress(_Progress):
     """Counts finished trees, those of an earlier session included."""
 
-    _trees = _solved = 0
+    _trees = _solved = _too_long = 0
     _ess = 0.0
 
     def advance(self, tree: SearchTree) -> None:
         """One more. ``ESS`` is the mean of the last populations' effective sample sizes, as a share
-        of their sizes; an extinct one counts as 0."""
+        of their sizes; an extinct one counts as 0. ``too long``: paths that the reward model's
+        context cut, where there are any."""
         self._trees += 1
         self._solved += any(grade.correct for grade in tree.grades.values())
         self._ess += ess_share(tree.log_weights)
         ess, solved = self._ess / self._trees, self._solved / self._trees
-        self._show(ESS=f"{ess:.0%}", solved=f"{solved:.1%}")
+        self._too_long += tree.too_long
+        cut = {"too long": str(self._too_long)} if self._too_long else {}
+        self._show(ESS=f"{ess:.0%}", solved=f"{solved:.1%}", **cut)
 
 
 class AttemptProgress(_Progress):

@@ -26,6 +26,7 @@ async def loaded(
     reward_model: Any,
     problems: Sequence[Problem],
     rules: Iterable[StepRule],
+    paths: int | None = None,
 ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
     """An engine and a reward model with room for these problems' prompts and for paths by these
     rules. What is loaded here is freed when the block ends.
@@ -37,6 +38,7 @@ async def loaded(
         reward_model: its settings; one that is loaded and stays open; or None.
         problems: whose prompts must fit.
         rules: whose longest path must fit.
+        paths: that are in flight at a time (``search.settings.in_flight``); None: nobody knows.
 
     Raises UserError for a model that cannot be found or read, or a server that does not answer.
     """
@@ -49,7 +51,7 @@ async def loaded(
     try:
         if reward_model is not None and not isinstance(reward_model, RewardModel):
             settings = fitted(reward_model, capacity)
-            judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt))
+            judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt, paths))
         # A search makes many small objects, and the collector would look at all of the libraries'
         # objects again and again.
         gc.collect()
@@ -62,10 +64,12 @@ async def loaded(
             if not frozen:
                 gc.unfreeze()
     finally:
-        if running is not None:
-            await running.close()
-        if judging is not None:
-            await judging.close()
+        try:
+            if running is not None:
+                await running.close()
+        finally:
+            if judging is not None:
+                await judging.close()
 
 
 async def grown(

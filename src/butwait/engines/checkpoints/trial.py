@@ -44,7 +44,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
     if limit is not None and limit < TRIAL:
         return
     ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
-    cache = SlotCache(attention.layers, 2, TRIAL)
+    cache = SlotCache(attention.layers, 2, TRIAL, TRIAL)
     rows: tuple[list[torch.Tensor], ...] = ([], [])
     starts = np.zeros(2, np.int64)
     try:

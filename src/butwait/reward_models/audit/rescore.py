@@ -7,7 +7,7 @@ import numpy as np
 
 from butwait.records import Problem, SearchTree
 from butwait.reward_models.local import NOTHING, step_ids
-from butwait.reward_models.reward_model import Path, RewardModel, Step
+from butwait.reward_models.reward_model import Path, PathTooLongError, RewardModel, Step, scores
 
 
 def as_steps(texts: Sequence[str], end: str, tokenizer: Any) -> tuple[Step, ...]:
@@ -22,14 +22,17 @@ def as_steps(texts: Sequence[str], end: str, tokenizer: Any) -> tuple[Step, ...]
 
 
 async def step_logits(model: RewardModel, problem: Problem, steps: Sequence[Step]) -> np.ndarray:
-    """float64 (steps,): the logit of every prefix of a path."""
+    """float64 (steps,): the logit of every prefix of a path. Raises PathTooLongError for a path
+    that is longer than the model takes."""
     logits: list[float] = []
     handle = None
     try:
         for n in range(1, len(steps) + 1):
-            (score,) = await model.score(problem, [Path(tuple(steps[:n]), handle)])
+            (score,) = await scores(model, problem, [Path(tuple(steps[:n]), handle)])
             _release(model, [handle])
             handle = score.handle
+            if score.too_long:
+                raise PathTooLongError(f"step {n} ends beyond what the reward model takes")
             logits.append(score.logit)
     finally:
         _release(model, [handle])
@@ -37,7 +40,8 @@ async def step_logits(model: RewardModel, problem: Problem, steps: Sequence[Step
 
 
 async def node_logits(model: RewardModel, problem: Problem, tree: SearchTree) -> np.ndarray:
-    """float64 (K,): the logit of every node of a tree; NaN at the root.
+    """float64 (K,): the logit of every node of a tree; NaN at the root, and where a path is longer
+    than the model takes.
 
     All nodes of one depth are scored at a time, each from its parent's handle.
     """
@@ -47,13 +51,13 @@ async def node_logits(model: RewardModel, problem: Problem, tree: SearchTree) ->
     try:
         while children := [i for i, node in enumerate(tree.nodes) if node.parent in steps]:
             paths = {i: (*steps[tree.nodes[i].parent], _step(tree, i)) for i in children}
-            scores = await model.score(
-                problem, [Path(paths[i], handles.get(tree.nodes[i].parent)) for i in children]
-            )
+            asked = [Path(paths[i], handles.get(tree.nodes[i].parent)) for i in children]
+            found = dict(zip(children, await scores(model, problem, asked), strict=True))
             _release(model, list(handles.values()))
-            steps = paths
-            handles = {i: score.handle for i, score in zip(children, scores, strict=True)}
-            logits[children] = [score.logit for score in scores]
+            found = {i: score for i, score in found.items() if not score.too_long}
+            steps = {i: paths[i] for i in found}
+            handles = {i: score.handle for i, score in found.items()}
+            logits[list(found)] = [score.logit for score in found.values()]
     finally:
         _release(model, list(handles.values()))
     return logits

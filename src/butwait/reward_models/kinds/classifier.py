@@ -187,7 +187,9 @@ def _token(tokenizer: Any, text: str | int | None, name: str) -> int:
 
 def _load(settings: ClassifierSettings, tokenizer: Any, policy: Policy | None) -> RewardModel:
     judge, its_tokenizer, classes = load_judge(settings)
-    return ClassifierRewardModel(in_slots(judge, settings), its_tokenizer, classes, settings)
+    return ClassifierRewardModel(
+        in_slots(judge, settings, policy), its_tokenizer, classes, settings
+    )
 
 
 CLASSIFIER = RewardModelKind(
@@ -197,4 +199,5 @@ CLASSIFIER = RewardModelKind(
         settings.checkpoint(settings.name, settings.revision),
         settings.head == "tokens",
     ),
+    aggregates=lambda settings: settings.aggregation != "last",
 )

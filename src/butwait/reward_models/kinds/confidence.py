@@ -148,8 +148,10 @@ def _load(settings: ConfidenceSettings, tokenizer: Any, policy: Policy | None) -
             "is no policy here; take another reward model"
         )
     weights = settings.checkpoint(policy.model.name, policy.model.revision)
-    slots = in_slots(CertaintyModel(load_causal_lm(weights)), settings)
+    slots = in_slots(CertaintyModel(load_causal_lm(weights)), settings, policy)
     return SelfCertainty(slots, tokenizer, policy.prompt, settings.scale, centre)
 
 
-CONFIDENCE = RewardModelKind(ConfidenceSettings, _load, own=lambda settings: True)
+CONFIDENCE = RewardModelKind(
+    ConfidenceSettings, _load, own=lambda settings: True, aggregates=lambda settings: True
+)

@@ -1,7 +1,8 @@
 """Several reward models as one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,8 +11,21 @@ from pydantic import Field
 from butwait.records import Problem
 from butwait.records.settings import Result, Settings
 from butwait.reward_models.aggregate import aggregate
-from butwait.reward_models.load import Policy, RewardModelKind, is_own, load_reward_model
-from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModel, Score
+from butwait.reward_models.load import (
+    Policy,
+    RewardModelKind,
+    aggregates,
+    is_own,
+    load_reward_model,
+)
+from butwait.reward_models.reward_model import (
+    TOO_LONG,
+    BaseRewardModel,
+    Path,
+    RewardModel,
+    Score,
+    scores,
+)
 from butwait.reward_models.settings import RewardModelSettings
 
 
@@ -46,32 +60,47 @@ class EnsembleRewardModel(BaseRewardModel):
         return super().clipped + sum(member.clipped for member in self._members)
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
-        """See ``RewardModel.score``."""
-        by_member = await asyncio.gather(
-            *(
-                member.score(problem, [_for_member(path, i) for path in paths])
-                for i, member in enumerate(self._members)
-            )
-        )
-        return [self._combined(problem, scores) for scores in zip(*by_member, strict=True)]
+        """See ``RewardModel.score``. A path that is too long for one member is too long."""
+        calls = [
+            asyncio.ensure_future(scores(member, problem, [_for_member(p, i) for p in paths]))
+            for i, member in enumerate(self._members)
+        ]
+        try:
+            by_member = await asyncio.gather(*calls)
+        except BaseException:  # what the others were given goes back
+            for call in calls:
+                call.cancel()
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            for member, given in zip(self._members, ended, strict=True):
+                if not isinstance(given, BaseException):
+                    _release(member, [score.handle for score in given])
+            raise
+        return [self._combined(problem, of_path) for of_path in zip(*by_member, strict=True)]
 
     def release(self, handles: Sequence[Any]) -> None:
         """See ``RewardModel.release``."""
         for member, of_member in zip(self._members, zip(*handles, strict=True), strict=False):
-            member.release([handle for handle in of_member if handle is not None])
+            _release(member, of_member)
 
     async def close(self) -> None:
         """Closes the members."""
         for member in self._members:
             await member.close()
 
-    def _combined(self, problem: Problem, scores: Sequence[Score]) -> Score:
-        logits = np.array([score.logit for score in scores])
+    def _combined(self, problem: Problem, of_path: Sequence[Score]) -> Score:
+        handles = tuple(score.handle for score in of_path)
+        tokens = sum(score.tokens for score in of_path)
+        if any(score.too_long for score in of_path):
+            self.release([handles])
+            return replace(TOO_LONG, tokens=tokens)
+        logits = np.array([score.logit for score in of_path])
         product = self._combine == "product"
         value = aggregate(logits, "prod") if product else float(logits.mean())
-        handles = tuple(score.handle for score in scores)
-        tokens = sum(score.tokens for score in scores)
         return Score(self.checked(value, problem), handles, tokens)
+
+
+def _release(member: RewardModel, handles: Iterable[Any]) -> None:
+    member.release([handle for handle in handles if handle is not None])
 
 
 def _for_member(path: Path, i: int) -> Path:
@@ -84,5 +113,8 @@ def _load(settings: EnsembleSettings, tokenizer: Any, policy: Policy | None) -> 
 
 
 ENSEMBLE = RewardModelKind(
-    EnsembleSettings, _load, own=lambda settings: all(map(is_own, settings.members))
+    EnsembleSettings,
+    _load,
+    own=lambda settings: all(map(is_own, settings.members)),
+    aggregates=lambda settings: any(map(aggregates, settings.members)),
 )

@@ -18,7 +18,13 @@ from butwait.records.settings import Content, Resource, Result
 from butwait.reward_models.kinds.qwen_math_prm import QwenLayouts
 from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, laid_out
-from butwait.reward_models.reward_model import BaseRewardModel, Path, RewardModelError, Score
+from butwait.reward_models.reward_model import (
+    BaseRewardModel,
+    Path,
+    PathTooLongError,
+    RewardModelError,
+    Score,
+)
 from butwait.reward_models.settings import Aggregation
 
 _NO_SCORES = np.zeros((0, 2))
@@ -73,7 +79,8 @@ class PoolingPrm(BaseRewardModel):
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``. All paths are one request. Raises UserError for a server
-        that does not answer or refuses."""
+        that does not answer or refuses, and PathTooLongError where it finds one of them longer than
+        its model takes (it does not say which)."""
         start = Layout((self._layouts.prompt(problem),))
         layouts = [laid_out(start, path, path.handle, self._layouts.extended) for path in paths]
         tokens = [np.concatenate([*layout.segments, layout.peek]) for layout in layouts]
@@ -98,12 +105,15 @@ class PoolingPrm(BaseRewardModel):
             "encoding_format": "float",
             "use_activation": False,
         }
+        from butwait.engines.servers.openai_protocol import about_the_context
         from butwait.engines.servers.remote_server import RefusedError
 
         url = f"{self._server.url}/pooling"
         try:
             answer = await self._server.again(partial(self._asked, body))
         except RefusedError as error:
+            if about_the_context(error):
+                raise PathTooLongError(str(error)) from error
             if error.status != 404:
                 raise
             raise UserError(
@@ -182,5 +192,8 @@ def _load(settings: PoolingSettings, policy_tokenizer: Any, policy: Policy | Non
 
 
 POOLING = RewardModelKind(
-    PoolingSettings, _load, decoder=lambda settings: (settings.checkpoint, False)
+    PoolingSettings,
+    _load,
+    decoder=lambda settings: (settings.checkpoint, False),
+    aggregates=lambda settings: settings.aggregation != "last",
 )

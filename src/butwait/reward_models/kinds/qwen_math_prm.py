@@ -144,7 +144,7 @@ def _load(settings: QwenMathPrmSettings, tokenizer: Any, policy: Policy | None) 
     from butwait.reward_models.score_head import load_qwen_prm
 
     checkpoint = settings.checkpoint(settings.name, settings.revision)
-    slots = in_slots(load_qwen_prm(checkpoint), settings)
+    slots = in_slots(load_qwen_prm(checkpoint), settings, policy)
     return QwenMathPrm(slots, load_tokenizer(checkpoint), settings.aggregation)
 
 
@@ -152,4 +152,5 @@ QWEN_MATH_PRM = RewardModelKind(
     QwenMathPrmSettings,
     _load,
     decoder=lambda settings: (settings.checkpoint(settings.name, settings.revision), False),
+    aggregates=lambda settings: settings.aggregation != "last",
 )

@@ -108,7 +108,9 @@ def _load(settings: TrainedSettings, policy_tokenizer: Any, policy: Policy | Non
     same = policy_tokenizer is not None and (
         tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(policy_tokenizer)
     )
-    slots = in_slots(load_scorer(checkpoint), settings)
+    if not same and not settings.deterministic:  # it was fitted to the policy's tokens
+        settings = settings.model_copy(update={"capacity": None})
+    slots = in_slots(load_scorer(checkpoint), settings, policy)
     return TrainedRewardModel(slots, tokenizer, prompt, same)
 
 

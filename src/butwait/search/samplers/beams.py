@@ -200,6 +200,10 @@ def balanced_widths(logits: np.ndarray, temperature: float) -> np.ndarray:
     return widths
 
 
-BEAM_SEARCH = Sampler(BeamSearchSettings, partial(ranked_search, fork=fork_best))
-DVTS = Sampler(DVTSSettings, partial(ranked_search, fork=fork_subtrees))
-REBASE = Sampler(RebaseSettings, partial(ranked_search, fork=fork_by_reward))
+def _size(settings: Any) -> int:
+    return int(settings.size)
+
+
+BEAM_SEARCH = Sampler(BeamSearchSettings, partial(ranked_search, fork=fork_best), paths=_size)
+DVTS = Sampler(DVTSSettings, partial(ranked_search, fork=fork_subtrees), paths=_size)
+REBASE = Sampler(RebaseSettings, partial(ranked_search, fork=fork_by_reward), paths=_size)

@@ -197,4 +197,6 @@ async def particle_filter(
         return frontier.tree.build(sweep.log_weights, sweep.log_evidence)
 
 
-PARTICLE_FILTER = Sampler(ParticleFilterSettings, particle_filter)
+PARTICLE_FILTER = Sampler(
+    ParticleFilterSettings, particle_filter, paths=lambda settings: settings.particles
+)

@@ -193,4 +193,6 @@ def average(sweeps: Sequence[Sweep], tree: TreeBuilder) -> SearchTree:
     return tree.build(log_weights, None, np.concatenate([sweep.nodes for sweep in sweeps]))
 
 
-PARTICLE_GIBBS = Sampler(ParticleGibbsSettings, particle_gibbs)
+PARTICLE_GIBBS = Sampler(
+    ParticleGibbsSettings, particle_gibbs, paths=lambda settings: settings.particles
+)

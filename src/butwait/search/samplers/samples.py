@@ -168,15 +168,23 @@ async def _score_steps(
     steps = [tuple(map(tree.step, path)) for path in paths]
     logits: list[list[float]] = [[] for _ in paths]
     handles = [None] * len(paths)
+    read = set(range(len(paths)))  # those that are not too long so far
     try:
         for depth in range(max(map(len, paths))):
-            rows = [row for row, path in enumerate(paths) if len(path) > depth]
+            rows = [row for row in sorted(read) if len(paths[row]) > depth]
+            if not rows:
+                break
             nodes = [paths[row][depth] for row in rows]
             asked = [Path(steps[row][: depth + 1], handles[row]) for row in rows]
             scores = await score_nodes(problem, reward_model, tree, nodes, asked)
             release_handles(reward_model, [handles[row] for row in rows])
             for row, node, score in zip(rows, nodes, scores, strict=True):
                 handles[row] = score.handle
+                if score.too_long:
+                    read.remove(row)
+                    known = aggregate(logits[row]) if logits[row] else 0.0
+                    tree.truncate(paths[row][-1], known)
+                    continue
                 logits[row].append(score.logit)
                 tree.set_reward(node, aggregate(logits[row]))
     finally:
@@ -194,6 +202,9 @@ async def _score_whole(
     ]
     scores = await score_nodes(problem, reward_model, tree, leaves.tolist(), whole)
     release_handles(reward_model, [score.handle for score in scores])
+    for leaf, score in zip(leaves.tolist(), scores, strict=True):
+        if score.too_long:
+            tree.truncate(leaf, 0.0)
 
 
 def as_attempts(settings: IndependentSettings, k: int) -> IndependentSettings:
@@ -210,4 +221,4 @@ INDEPENDENT = Sampler(
     IndependentSettings, independent, needs_reward_model=False, as_attempts=as_attempts
 )
 SELF_CONSISTENCY = Sampler(SelfConsistencySettings, independent, needs_reward_model=False)
-BEST_OF_N = Sampler(BestOfNSettings, best_of_n)
+BEST_OF_N = Sampler(BestOfNSettings, best_of_n, paths=lambda settings: settings.samples)

@@ -112,4 +112,6 @@ def _log_ratio(low: float, high: float, l_low: np.ndarray, l_high: np.ndarray) -
     return after - tempered(low, l_low) - tempered(high, l_high)
 
 
-TEMPERING = Sampler(TemperingSettings, tempering)
+TEMPERING = Sampler(
+    TemperingSettings, tempering, paths=lambda settings: settings.particles * len(settings.alphas)
+)

@@ -15,6 +15,7 @@ from butwait.records.settings import Result, Unfit
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
+from butwait.search.settings import in_flight
 from butwait.stages.context import StageRun
 
 
@@ -48,8 +49,11 @@ async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
     clusters = {
         name: clusters_of(run.problems(name), column) for name, column in settings.clusters.items()
     }
-    rules = [method.sampler.step for method in settings.methods.values()]
-    async with run.searching(everything, rules) as policy:
+    methods = settings.methods.values()
+    rules = [method.sampler.step for method in methods]
+    asked = [in_flight(m.sampler, everything, settings, m.k) for m in methods]
+    paths = max((n for n in asked if n is not None), default=None)
+    async with run.searching(everything, rules, paths=paths) as policy:
         for problem_set, method in product(settings.problems, settings.methods):
             attempts = await _attempts(run, settings, problem_set, method, *policy)
             groups = clusters.get(problem_set)

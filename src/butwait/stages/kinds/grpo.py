@@ -143,6 +143,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
             f"{metrics['poor']} of {metrics['searched']} searches were poor: few particles carried "
             "the weight, or few first steps were left (floors)"
         )
+    if cut := metrics.get("too_long"):
+        yield f"{cut} paths of searches were longer than the reward model takes: truncated"
     if metrics["best_step"] is not None:
         yield (
             f"held out: {metrics['first_accuracy']:.1%} before, {metrics['best_accuracy']:.1%} at "

@@ -13,7 +13,7 @@ from butwait.report.sections import SEARCHES
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
-from butwait.search.settings import SamplerSettings
+from butwait.search.settings import SamplerSettings, in_flight
 from butwait.stages.context import StageRun
 
 
@@ -50,7 +50,8 @@ async def _search(run: StageRun, settings: SearchStage, problems: list[Problem])
     from butwait.stages.search_progress import SearchProgress
     from butwait.stages.searching import grown
 
-    async with run.searching(problems, [settings.sampler.step]) as (engine, reward_model):
+    rules, paths = [settings.sampler.step], in_flight(settings.sampler, problems, settings)
+    async with run.searching(problems, rules, paths=paths) as (engine, reward_model):
 
         async def one(problem: Problem) -> SearchTree:
             return await grown(problem, engine, reward_model, settings.sampler, run.key, run.grader)
@@ -73,6 +74,11 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         f"solved by some particle: {metrics['solved']} of {metrics['problems']}, "
         f"{metrics['solved_share']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
     )
+    if cut := metrics.get("too_long_paths"):
+        yield (
+            f"{cut} paths were longer than the reward model takes and count as truncated; a lower "
+            "max_tokens ends them before"
+        )
 
 
 SEARCH = StageKind(

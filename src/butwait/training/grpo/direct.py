@@ -13,7 +13,9 @@ from the policy's posterior given a correct answer, which a telescoping filter w
 approaches (``docs/grpo_direct.md``).
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,7 @@ class DirectSampler(GroupSampler):
         tally.solved += sum(map(is_solved, found.trees.values()))
         tally.reused += len(found.again)
         tally.poor += found.poor
+        tally.too_long += found.too_long
         tally.mixed_policies += found.mixed_policies
         return found
 
@@ -221,6 +224,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         self._loaded: tuple[RewardModelSettings, RewardModel] | None = None
+        self._closing: list[asyncio.Task[None]] = []
         sampler = self.settings.sampler
         if self.reward_model is None and SAMPLERS.of(sampler).needs_reward_model:
             raise UserError(
@@ -230,18 +234,33 @@ class Guide:
         if self.settings.prm is not None and not isinstance(self.reward_model, TrainedSettings):
             raise UserError("prm: only the reward model of a prm stage can be trained again")
 
+    async def close(self) -> None:
+        """Closes the reward model that is loaded, if one is."""
+        await asyncio.gather(*self._closing)
+        if self._loaded is not None:
+            _, model = self._loaded
+            self._loaded = None
+            await model.close()
+
     def at(self, step: int) -> RewardModel | None:
         """The reward model after so many optimizer steps. It may be trained here first; what was
-        trained for a step before a kill is not trained again."""
+        trained for a step before a kill is not trained again. The one before it is closed."""
         settings, loop = self.reward_model, self.settings.prm
         if settings is None:
             return None
         if loop is not None and isinstance(settings, TrainedSettings):
             settings = self._trained(step, settings, loop)
         if self._loaded is None or self._loaded[0] != settings:
+            self._close_soon()
             model = load_reward_model(settings, self.tokenizer, self.policy)
             self._loaded = (settings, model)
         return self._loaded[1]
+
+    def _close_soon(self) -> None:
+        if self._loaded is not None:
+            with suppress(RuntimeError):  # without an event loop nothing of it ran
+                loop, (_, model) = asyncio.get_running_loop(), self._loaded
+                self._closing.append(loop.create_task(model.close()))
 
     def _trained(self, step: int, first: TrainedSettings, loop: LoopPrmSettings) -> TrainedSettings:
         """The settings of the reward model of this step: trained at the last multiple of ``every``

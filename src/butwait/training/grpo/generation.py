@@ -81,6 +81,7 @@ class Tally:
         reward_tokens: run by the reward model.
         searched: questions searched; ``solved``: of those, with a verified path; ``reused``: times
             that a search of an earlier step was used again; ``poor``: searches below the floors;
+            ``too_long``: paths of searches that the reward model's context cut;
             ``mixed_policies``: steps whose trees are of two policies after a resume.
     """
 
@@ -92,6 +93,7 @@ class Tally:
     solved: int = 0
     reused: int = 0
     poor: int = 0
+    too_long: int = 0
     mixed_policies: int = 0
 
     def add(self, other: "Tally") -> None:

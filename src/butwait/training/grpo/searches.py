@@ -39,6 +39,7 @@ class Found:
         again: trees of earlier steps that were used once more; by problem id.
         counts: what the searches of this step cost, those that were found on disk included.
         poor: searches below the floors.
+        too_long: paths that were longer than the reward model takes.
         mixed_policies: 1 where trees of this step are of two policies after a resume.
         ess: effective sample size of each search, as a share of its particles.
         ancestors: distinct first steps of each, as a share of its particles.
@@ -48,6 +49,7 @@ class Found:
     again: dict[str, SearchTree] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     poor: int = 0
+    too_long: int = 0
     mixed_policies: int = 0
     ess: list[float] = field(default_factory=list)
     ancestors: list[float] = field(default_factory=list)
@@ -148,6 +150,7 @@ class LoopSearch:
             ess = 0.0 if extinct else effective_sample_size(tree.log_weights) / particles
             ancestors = distinct_ancestors(tree) / particles
             found.counts += tree.counts
+            found.too_long += tree.too_long
             found.ess.append(ess)
             found.ancestors.append(ancestors)
             found.poor += ess < floors.ess or ancestors < floors.ancestors

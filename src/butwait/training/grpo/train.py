@@ -24,6 +24,7 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import atomic_path
 from butwait.running.identity import content, identity
 from butwait.running.packages import require
+from butwait.search.settings import in_flight
 from butwait.synthesis.builder import Prompting
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision
@@ -122,6 +123,7 @@ class _Run:
         self._material = material
         self._settings = settings
         self._output = output
+        self._stack = stack
         state = PartialState(cpu=device_of(material.model).type == "cpu")
         processes = state.num_processes
         passes = check_devices(settings, processes)
@@ -258,12 +260,14 @@ class _Run:
         prompting, grader = material.prompting, material.grader
         shared = (prompting, grader, material.habits, key.derive("draw"), self._devices)
         if isinstance(settings, GrpoDirectSettings):
-            model, policy = material.reward_model, Policy(material.model, material.prompt)
+            paths = in_flight(settings.sampler, material.problems, settings)
+            model, policy = material.reward_model, Policy(material.model, material.prompt, paths)
             trees, folder = SearchFolder(self._output / "searches"), self._output / "prm"
             guide = Guide(
                 settings, model, policy, self._tokenizer, trees, folder, key.derive("prm")
             )
             search = LoopSearch(settings, prompting, grader, trees, key.derive("search"))
+            self._stack.callback(lambda: self._loop.run(guide.close()))
             return DirectSampler(settings, *shared, search, guide, self._fingerprint)
         if settings.generation.kind == "engine":
             return GroupSampler(settings, *shared)

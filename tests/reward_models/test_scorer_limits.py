@@ -1,0 +1,205 @@
+"""A reward model in its slots at its limits: its context, its slots, its memory, its callers."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_qwen_prm import PROBLEM, save_checkpoint
+
+from butwait.engines.slots import SlotModel
+from butwait.problems.prompts import encode, messages
+from butwait.problems.settings import PromptSettings
+from butwait.records import UserError
+from butwait.reward_models import local
+from butwait.reward_models.incremental import IncrementalScorer, Request
+from butwait.reward_models.kinds.qwen_math_prm import PROMPT, QwenMathPrmSettings
+from butwait.reward_models.kinds.trained import TrainedRewardModel
+from butwait.reward_models.load import Policy, load_reward_model
+from butwait.reward_models.reward_model import Path, RewardModelError, Step
+from butwait.reward_models.settings import LocalModelSettings
+
+NOTHING = np.zeros(0, np.int32)
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+@pytest.fixture
+def make_scorer(scorer):
+    def make(slots, capacity=128):
+        return IncrementalScorer(SlotModel(scorer, slots, capacity))
+
+    return make
+
+
+async def walk(scorer: IncrementalScorer, paths: int, steps: int) -> int:
+    """Tokens run for so many paths of one prompt that grow side by side, and the unique ones."""
+    segments = [(ids(*range(5, 13)),) for _ in range(paths)]
+    handles: list = [None] * paths
+    for t in range(steps):
+        segments = [(*s, ids(5 + i % 40, 6 + t, 7, 8)) for i, s in enumerate(segments)]
+        asked = [Request(*pair, NOTHING) for pair in zip(segments, handles, strict=True)]
+        results = await scorer.run(asked)
+        scorer.release(handles)
+        handles = [result.handle for result in results]
+    scorer.release(handles)
+    return 8 + paths * steps * 4
+
+
+def test_living_paths_go_first(make_scorer):
+    """One path more than there are slots: one path a step is run again, and not all of them."""
+    scorer = make_scorer(16)
+    unique = asyncio.run(walk(scorer, 17, 8))
+    assert scorer.run_tokens < 1.4 * unique
+    enough = make_scorer(18)
+    assert asyncio.run(walk(enough, 17, 8)) == enough.run_tokens
+
+
+def test_it_runs_beside_the_event_loop(make_scorer, monkeypatch):
+    scorer = make_scorer(4)
+    loop_came_round = threading.Event()
+    run = scorer._model.run
+
+    def slow(*args, **kwargs):
+        assert loop_came_round.wait(30), "the event loop waits for the reward model"
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(scorer._model, "run", slow)
+
+    async def both():
+        scoring = asyncio.ensure_future(scorer.run([Request((ids(5, 6),), None, NOTHING)]))
+        while scorer._under_way is None:
+            await asyncio.sleep(0)
+        loop_came_round.set()
+        return await scoring
+
+    (result,) = asyncio.run(both())
+    assert result.handle.length == 2
+    scorer.close("over")
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+def test_a_call_that_is_cancelled_leaves_no_slot_taken(make_scorer, turns):
+    """Wherever it is: before its batch, in it, or after it."""
+    scorer = make_scorer(8)
+
+    async def cancelled():
+        asked = [Request((ids(5, 6, 7), ids(8, 9 + i)), None, NOTHING) for i in range(4)]
+        task = asyncio.ensure_future(scorer.run(asked))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            scorer.release(result.handle for result in await task)
+        while scorer._under_way is not None:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        # The slot of the prompt stays; it is given up for whoever needs it.
+        assert scorer._model.free >= 7
+        return await scorer.run([Request((ids(5, 6), ids(7, 8)), None, NOTHING)])
+
+    assert len(asyncio.run(cancelled())) == 1
+
+
+def test_what_is_released_during_a_batch_is_free_after_it(make_scorer):
+    scorer = make_scorer(4)
+
+    async def released():
+        first, other = await scorer.run(
+            [Request((ids(5, 6), ids(n)), None, NOTHING) for n in (7, 8)]
+        )
+        scoring = asyncio.ensure_future(
+            scorer.run([Request((ids(5, 6), ids(7), ids(9)), first.handle, NOTHING)])
+        )
+        while scorer._under_way is None:
+            await asyncio.sleep(0)
+        scorer.release([first.handle, other.handle])
+        (longer,) = await scoring
+        scorer.release([longer.handle])
+
+    asyncio.run(released())
+    assert scorer._model.free >= 3
+
+
+def test_keys_and_values_never_outgrow_the_capacity(scorer):
+    model = SlotModel(scorer, 2, 100)
+    slot = model.acquire()
+    model.run([(slot, 0, list(range(5, 65)))], "last")
+    model.run([(slot, 60, list(range(5, 40)))], "last")
+    assert {store.shape[2] for store in model._cache._stores} == {101}
+
+
+def test_the_automatic_number_of_slots(scorer, monkeypatch):
+    memory = {"free": 1 << 40}
+    monkeypatch.setattr(local, "free_memory", lambda device: memory["free"])
+
+    def slots(paths, **chosen):
+        policy = Policy(None, None, paths)
+        return local.in_slots(scorer, LocalModelSettings(capacity=100, **chosen), policy).slots
+
+    assert slots(513) == 513
+    assert slots(None) == 64
+    assert slots(513, slots=16) == 16
+    assert slots(513, deterministic=True) == 64
+    config = scorer.config
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    memory["free"] = 4 * 100 * token * 20  # a quarter of it holds twenty rows
+    assert slots(513) == 20
+    memory["free"] = 0
+    assert slots(513) == 1
+
+
+def test_one_token_more_than_its_context(tmp_path):
+    """The prompt and the mark are counted; a path of just so many tokens is scored."""
+    settings = QwenMathPrmSettings(
+        name=str(save_checkpoint(tmp_path, hidden_size=16)), dtype="float32", device="cpu"
+    )
+    model = load_reward_model(settings, None)
+    prompt = len(encode(model._tokenizer, messages(PROBLEM, PROMPT), PROMPT))
+    room = 1024 - prompt - 1
+
+    def path(letters: int) -> Path:
+        return Path((Step(NOTHING, "a" * letters),))
+
+    for paths in (2, 16):
+        asked = [path(room + i % 2) for i in range(paths)]
+        scores = asyncio.run(model.score(PROBLEM, asked))
+        assert [score.too_long for score in scores] == [bool(i % 2) for i in range(paths)]
+    asyncio.run(model.close())
+    with pytest.raises(RewardModelError, match="closed"):
+        asyncio.run(model.score(PROBLEM, [path(3)]))
+
+
+def test_an_error_in_a_batch_is_told_to_who_waits(make_scorer, monkeypatch):
+    scorer = make_scorer(4)
+
+    def broken(*args, **kwargs):
+        raise UserError("the device is gone")
+
+    monkeypatch.setattr(scorer._model, "run", broken)
+    with pytest.raises(UserError, match="the device is gone"):
+        asyncio.run(scorer.run([Request((ids(5, 6),), None, NOTHING)]))
+    monkeypatch.undo()
+    assert len(asyncio.run(scorer.run([Request((ids(5, 6),), None, NOTHING)]))) == 1
+
+
+def test_models_of_one_device_take_turns(make_scorer, scorer, tokenizer):
+    """Two reward models on one device give what each gives alone."""
+    problem = SimpleNamespace(id="p", question="Calculate 1 + 2.", metadata={}, also=())
+    models = [
+        TrainedRewardModel(SlotModel(scorer, 4, 64), tokenizer, PromptSettings(), True)
+        for _ in range(2)
+    ]
+    asked = [Path((Step(ids(5, 6 + i), "x"),)) for i in range(3)]
+
+    async def together():
+        return await asyncio.gather(*(model.score(problem, asked) for model in models))
+
+    one, two = asyncio.run(together())
+    assert [score.logit for score in one] == [score.logit for score in two]
+    assert torch.get_num_threads() >= 1
