@@ -13,11 +13,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
+from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK, BlockTable
 from butwait.records import UserError
 
-SCRATCH = 1
-"""Columns before a row's first token. Padding writes there and reads there: it must write
-somewhere, and must see something, or its softmax would be NaN."""
+SPARE = 8
+"""A cache that is too small grows by one part in so many at least."""
 
 
 _OTHER_LAYERS = defaultdict(
@@ -36,95 +36,93 @@ _OTHER_LAYERS = defaultdict(
 """What transformers' other kinds of layers are."""
 
 
-class SlotCache(Cache):
-    """Keys and values, (rows, layers, columns, heads, head size) each.
+class BlockCache(Cache):
+    """Keys and values, (blocks, columns of a block, heads, size) each in every layer.
 
-    A row is a sequence. Its token at position p lies in column ``SCRATCH + p``. What a row holds
-    after its length is never read, so cutting a sequence back is free. The tensors are made
-    when the first keys arrive, which is where the number of heads is known for sure.
+    A sequence is a row of block numbers (``engines.kv.blocks``); its token at position p lies in
+    column ``SCRATCH + p``. What a row holds after its length is never read, so cutting a
+    sequence back is free. The tensors are made when the first keys arrive, which is where the
+    number of heads is known for sure, and grow with the blocks that are in use.
 
     Args:
         layers: layers of the model.
-        rows: sequences.
-        capacity: tokens per row that are there from the start; it grows by doubling.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int) -> None:
-        super().__init__(layers=[SlotLayer(self, index) for index in range(layers)])
-        self._rows = rows
-        self._columns = capacity + SCRATCH
-        self._stores: list[torch.Tensor] = []
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[BlockLayer(self, index) for index in range(layers)])
+        self._stores: list[list[torch.Tensor]] = [[] for _ in range(layers)]
+        self._size = 0
 
-    def plan(self, first: int, positions: torch.Tensor, longest: int) -> None:
+    @property
+    def bytes_held(self) -> int:
+        """Of the tensors."""
+        return sum(store.nbytes for stores in self._stores for store in stores)
+
+    def reach(self, size: int) -> None:
+        """Makes room for so many blocks, the special ones included."""
+        if size > self._size:
+            self._size = max(size, self._size + self._size // SPARE)
+        for stores in self._stores:
+            for i, store in enumerate(stores):  # one at a time: the old one goes with the next
+                stores[i] = self._grown(store)
+
+    def plan(self, table: torch.Tensor, positions: torch.Tensor, longest: int) -> None:
         """Says where the next forward pass reads and writes.
 
         Args:
-            first: its first row.
-            positions: int64 (n, q), of the new tokens in rows first..first+n; -1 is padding.
+            table: int64 (n, w), the blocks of its rows.
+            positions: int64 (n, q), of the new tokens; -1 is padding.
             longest: tokens of the longest sequence with its new ones.
         """
-        if longest + SCRATCH > self._columns:
-            self._columns = max(longest + SCRATCH, 2 * self._columns)
-            for i, store in enumerate(self._stores):  # the old one goes before the next is made
-                self._stores[i] = self._grown(store)
-        n = len(positions)
-        self._view = (slice(first, first + n), slice(0, longest + SCRATCH))
-        self._row = torch.arange(first, first + n, device=positions.device)[:, None]
-        self._column = positions.clamp(min=-1) + SCRATCH
+        columns = positions + SCRATCH
+        block = table.gather(1, (columns // BLOCK).clamp(min=0))
+        self._write = torch.where(positions < 0, SINK * BLOCK, block * BLOCK + columns % BLOCK)
+        self._read = table.reshape(-1)
+        self._shape = (len(table), table.shape[1] * BLOCK, longest + SCRATCH)
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the whole rows,
-        (n, heads, columns, size), without copying them."""
-        if not self._stores:
-            self._stores = [self._allocate(keys), self._allocate(values)]
-        rows, columns = self._view
-        views = []
-        for store, new in zip(self._stores, (keys, values), strict=True):
-            if store.shape[3] != new.shape[1] or store.shape[4] != new.shape[3]:
-                raise UserError(
-                    "the model's layers have keys of different shapes, which the engine's cache "
-                    "does not hold: use another engine for this model"
-                )
-            store[self._row, layer, self._column] = new.transpose(1, 2)
-            views.append(store[rows, layer, columns].transpose(1, 2))
-        return views[0], views[1]
+        (n, heads, columns, size): a copy, which is there for as long as the layer is run."""
+        stores = self._stores[layer]
+        if not stores:
+            stores += [self._allocate(keys), self._allocate(values)]
+        n, padded, columns = self._shape
+        rows = []
+        for store, new in zip(stores, (keys, values), strict=True):
+            store.view(-1, *store.shape[2:])[self._write] = new.transpose(1, 2)
+            read = store.index_select(0, self._read).view(n, padded, *store.shape[2:])
+            rows.append(read[:, :columns].transpose(1, 2))
+        return rows[0], rows[1]
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copies the first ``length`` tokens of a row."""
-        end = length + SCRATCH
-        for store in self._stores:
-            store[target, :, SCRATCH:end] = store[source, :, SCRATCH:end]
-
-    def swap_rows(self, rows: np.ndarray, others: np.ndarray, length: int) -> None:
-        """Exchanges pairs of rows, int64 (m,) each, all different, that hold at most ``length``
-        tokens."""
-        end = length + SCRATCH
-        targets = torch.from_numpy(np.concatenate([rows, others]))
-        sources = torch.from_numpy(np.concatenate([others, rows]))
-        for store in self._stores:
-            store[targets.to(store.device), :, :end] = store[sources.to(store.device), :, :end]
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copies blocks, int64 (m,) each."""
+        for stores in self._stores:
+            for store in stores:
+                to = torch.from_numpy(targets).to(store.device)
+                store[to] = store[torch.from_numpy(sources).to(store.device)]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
-        self._stores = []
+        self._stores = [[] for _ in self._stores]
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
-        heads, size = new.shape[1], new.shape[3]
-        return new.new_zeros(self._rows, len(self.layers), self._columns, heads, size)
+        return new.new_zeros(self._size, BLOCK, new.shape[1], new.shape[3])
 
     def _grown(self, store: torch.Tensor) -> torch.Tensor:
-        larger = store.new_zeros(*store.shape[:2], self._columns, *store.shape[3:])
-        larger[:, :, : store.shape[2]] = store
+        if len(store) == self._size:
+            return store
+        larger = store.new_zeros(self._size, *store.shape[1:])
+        larger[: len(store)] = store
         return larger
 
 
-class SlotLayer(CacheLayerMixin):
-    """One layer's view of a ``SlotCache``."""
+class BlockLayer(CacheLayerMixin):
+    """One layer's view of a ``BlockCache``."""
 
-    def __init__(self, cache: SlotCache, index: int) -> None:
+    def __init__(self, cache: BlockCache, index: int) -> None:
         super().__init__()
         self._cache = cache
         self._index = index
@@ -205,8 +203,8 @@ class AttentionKinds:
 def run_pass(
     model: Any,
     attention: AttentionKinds,
-    cache: SlotCache,
-    first: int,
+    cache: BlockCache,
+    table: np.ndarray,
     ids: np.ndarray,
     positions: np.ndarray,
     longest: int,
@@ -216,14 +214,14 @@ def run_pass(
 
     Args:
         model, attention, cache: which one, its masks, its keys and values.
-        first: its first row in the cache.
+        table: int64 (n, w), the blocks of its rows.
         ids: int64 (n, q), tokens.
         positions: int64 (n, q), theirs in their rows; -1 is padding.
         longest: tokens of the longest row with its new ones.
         extra: further arguments of the model.
     """
     columns = torch.from_numpy(positions).to(model.device)
-    cache.plan(first, columns, longest)
+    cache.plan(torch.from_numpy(table).to(model.device), columns, longest)
     with grouped_heads(shares_heads(model, ids.shape[1])):
         return model(
             input_ids=torch.from_numpy(ids).to(model.device),

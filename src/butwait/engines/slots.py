@@ -17,13 +17,14 @@ import torch
 
 from butwait.engines.cache import (
     AttentionKinds,
-    SlotCache,
+    BlockCache,
     context_limit,
     is_out_of_memory,
     run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import check_rows
+from butwait.engines.kv.blocks import EMPTY, BlockTable, blocks_of
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -84,13 +85,9 @@ class SlotModel:
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = SlotCache(
-            self._attention.layers, slots, self.capacity if deterministic else 0
-        )
+        self._cache = BlockCache(self._attention.layers)
+        self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
-        # Where each slot lies in the cache, and back. Rows that are run together lie together.
-        self._row_of = np.arange(slots)
-        self._slot_at = np.arange(slots)
 
     @property
     def free(self) -> int:
@@ -111,21 +108,26 @@ class SlotModel:
         self.lengths[slot] = 0
         return slot
 
-    @torch.inference_mode()
     def fork(self, slot: int, length: int) -> int:
-        """A new slot with a copy of the first ``length`` tokens of ``slot``. Raises
-        NoFreeSlotError."""
+        """A new slot with the first ``length`` tokens of ``slot``: their keys and values are
+        there once, for both. Raises NoFreeSlotError."""
         if not 0 <= length <= self.lengths[slot]:
             raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, not {length}")
-        copy = self.acquire()
-        self._cache.copy_row(int(self._row_of[slot]), int(self._row_of[copy]), length)
-        self.lengths[copy] = length
-        return copy
+        fork = self.acquire()
+        self._blocks.place(fork, self._blocks.hold(slot, length))
+        self.lengths[fork] = length
+        return fork
+
+    def cut(self, slot: int, length: int) -> None:
+        """Gives up what a taken slot holds after its first ``length`` tokens."""
+        self._blocks.cut(slot, length)
+        self.lengths[slot] = min(length, int(self.lengths[slot]))
 
     def release(self, slot: int) -> None:
         """Frees a taken slot."""
         if slot in self._free:
             raise ValueError(f"slot {slot} is free already")
+        self._blocks.cut(slot, 0)
         self._free.append(slot)
 
     def close(self) -> None:
@@ -221,13 +223,12 @@ class SlotModel:
             float32 (n, q or keep, V), in the order of ``slots``.
         """
         n = min(fixed_rows, self.slots) if self.deterministic else len(slots)
-        first, rows = self._place(slots, n)
+        rows = len(slots)
         ids = np.zeros((n, tokens.shape[1]), np.int64)
         positions = np.full((n, tokens.shape[1]), -1, np.int64)
-        at = rows - first
-        ids[at] = tokens
+        ids[:rows] = tokens
         offsets = np.arange(tokens.shape[1])
-        positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
+        positions[:rows] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
         if self._vocabulary is not None and ids.max(initial=0) >= self._vocabulary:
             raise UserError(
@@ -235,10 +236,17 @@ class SlotModel:
                 "its tokenizer belongs to another model"
             )
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
+        sources, targets = self._blocks.make_room(slots, starts, counts)
+        table = np.full((n, int(blocks_of(longest))), EMPTY, np.int64)
+        held = self._blocks.view(slots, longest)
+        table[:rows, : held.shape[1]] = held
         try:
+            self._cache.reach(self._blocks.size)
+            if len(sources):
+                self._cache.copy(sources, targets)
             with _threads(self._fixed_threads):
                 logits = run_pass(
-                    self.model, self._attention, self._cache, first, ids, positions, longest, extra
+                    self.model, self._attention, self._cache, table, ids, positions, longest, extra
                 )
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -248,40 +256,13 @@ class SlotModel:
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
         self.lengths[slots] = starts + counts
-        return logits[torch.from_numpy(at).to(logits.device)].float()
+        return logits[:rows].float()
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():
             raise ValueError("a row would start after the end of its slot")
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
-
-    def _place(self, slots: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-        """The first row of a forward pass over ``n`` rows, and the row of each slot.
-
-        The rows of one pass must lie together, as its keys and values are views of the cache.
-        Slots that lie elsewhere change places with others.
-        """
-        rows = self._row_of[slots]
-        first = min(int(rows.min()), self.slots - n)
-        if int(rows.max()) < first + n:
-            return first, rows
-        wanted = np.zeros(self.slots, np.int64)
-        wanted[rows] = 1
-        sums = np.concatenate([[0], np.cumsum(wanted)])
-        first = int(np.argmax(sums[n:] - sums[:-n]))
-        outside = rows[(rows < first) | (rows >= first + n)]
-        holes = first + np.flatnonzero(wanted[first : first + n] == 0)
-        self._swap(outside, holes[: len(outside)])
-        return first, self._row_of[slots]
-
-    def _swap(self, rows: np.ndarray, others: np.ndarray) -> None:
-        """Exchanges what lies in pairs of rows."""
-        moved, displaced = self._slot_at[rows], self._slot_at[others]
-        length = int(self.lengths[np.concatenate([moved, displaced])].max())
-        self._cache.swap_rows(rows, others, length)
-        self._slot_at[rows], self._slot_at[others] = displaced, moved
-        self._row_of[moved], self._row_of[displaced] = others, rows
 
 
 @contextmanager

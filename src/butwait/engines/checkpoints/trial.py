@@ -8,13 +8,14 @@ import torch
 
 from butwait.engines.cache import (
     AttentionKinds,
-    SlotCache,
+    BlockCache,
     context_limit,
     is_out_of_memory,
     run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.failures import on_one_line
+from butwait.engines.kv.blocks import BlockTable
 from butwait.records import UserError
 
 TRIAL = 10
@@ -44,7 +45,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
     if limit is not None and limit < TRIAL:
         return
     ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
-    cache = SlotCache(attention.layers, 2, TRIAL)
+    cache, blocks, both = BlockCache(attention.layers), BlockTable(2), np.arange(2)
     rows: tuple[list[torch.Tensor], ...] = ([], [])
     starts = np.zeros(2, np.int64)
     try:
@@ -58,7 +59,10 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
             positions = np.where(real, starts[:, None] + offsets, -1)
             tokens = np.where(real, np.take_along_axis(ids.numpy(), positions, 1), 0)
             longest = int((starts + counts).max())
-            logits = run_pass(model, attention, cache, 0, tokens, positions, longest, {})
+            blocks.make_room(both, starts, np.array(counts))
+            cache.reach(blocks.size)
+            table = blocks.view(both, longest)
+            logits = run_pass(model, attention, cache, table, tokens, positions, longest, {})
             for row, outputs, count in zip(rows, logits, counts, strict=True):
                 row.append(outputs[:count])
             starts += counts
