@@ -118,6 +118,20 @@ class SlotModel:
         self.lengths[fork] = length
         return fork
 
+    def hold(self, slot: int, length: int) -> np.ndarray:
+        """The blocks of the first ``length`` tokens of a slot, int64 (m,): they stay until they
+        are dropped, whatever becomes of the slot."""
+        return self._blocks.hold(slot, length)
+
+    def drop(self, blocks: np.ndarray) -> None:
+        """Gives up blocks that were held."""
+        self._blocks.drop(blocks)
+
+    def adopt(self, slot: int, blocks: np.ndarray, length: int) -> None:
+        """Gives an empty slot the first ``length`` tokens of blocks that are held."""
+        self._blocks.place(slot, self._blocks.again(blocks, length))
+        self.lengths[slot] = length
+
     def cut(self, slot: int, length: int) -> None:
         """Gives up what a taken slot holds after its first ``length`` tokens."""
         self._blocks.cut(slot, length)

@@ -54,9 +54,13 @@ class BlockTable:
 
     def hold(self, slot: int, tokens: int) -> np.ndarray:
         """The blocks of a slot's first tokens, int64 (m,), held until they are dropped."""
-        blocks = self._rows[slot, : int(blocks_of(tokens))].copy()
-        self._holders[blocks] += 1
-        return blocks
+        return self.again(self._rows[slot], tokens)
+
+    def again(self, blocks: np.ndarray, tokens: int) -> np.ndarray:
+        """Holds those of the first tokens once more."""
+        again = blocks[: int(blocks_of(tokens))].copy()
+        self._holders[again] += 1
+        return again
 
     def drop(self, blocks: np.ndarray) -> None:
         """Gives up one hold of each of these blocks."""
