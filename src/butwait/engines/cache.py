@@ -2,7 +2,7 @@
 ``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
-from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK, BlockTable
+from butwait.engines.kv.attention import families, own_blocks, splitting
+from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
 from butwait.records import UserError
 
 SPARE = 8
@@ -37,7 +38,7 @@ _OTHER_LAYERS = defaultdict(
 
 
 class BlockCache(Cache):
-    """Keys and values, (blocks, columns of a block, heads, size) each in every layer.
+    """Keys and values, (heads, blocks, columns of a block, size) each in every layer.
 
     A sequence is a row of block numbers (``engines.kv.blocks``); its token at position p lies in
     column ``SCRATCH + p``. What a row holds after its length is never read, so cutting a
@@ -46,12 +47,18 @@ class BlockCache(Cache):
 
     Args:
         layers: layers of the model.
+
+    Attributes:
+        newest: keys and values as they were given to the layer that is run.
     """
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[BlockLayer(self, index) for index in range(layers)])
         self._stores: list[list[torch.Tensor]] = [[] for _ in range(layers)]
         self._size = 0
+        self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._layer = 0
+        self.newest: tuple[torch.Tensor, ...] = ()
 
     @property
     def bytes_held(self) -> int:
@@ -66,56 +73,81 @@ class BlockCache(Cache):
             for i, store in enumerate(stores):  # one at a time: the old one goes with the next
                 stores[i] = self._grown(store)
 
-    def plan(self, table: torch.Tensor, positions: torch.Tensor, longest: int) -> None:
+    def plan(
+        self,
+        table: torch.Tensor,
+        write: torch.Tensor,
+        columns: int,
+        shared: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    ) -> None:
         """Says where the next forward pass reads and writes.
 
         Args:
-            table: int64 (n, w), the blocks of its rows.
-            positions: int64 (n, q), of the new tokens; -1 is padding.
-            longest: tokens of the longest sequence with its new ones.
+            table: int64 (n, w), the blocks that its rows read.
+            write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
+            columns: of a row.
+            shared: of each family of rows, int64 (m,) rows and (b,) blocks that they begin with.
         """
-        columns = positions + SCRATCH
-        block = table.gather(1, (columns // BLOCK).clamp(min=0))
-        self._write = torch.where(positions < 0, SINK * BLOCK, block * BLOCK + columns % BLOCK)
-        self._read = table.reshape(-1)
-        self._shape = (len(table), table.shape[1] * BLOCK, longest + SCRATCH)
+        self._table, self._write, self._columns = table, write, columns
+        self._shared = list(shared)
+        self._reads: dict[int, torch.Tensor] = {}
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new keys and values (n, heads, q, size); returns those of the whole rows,
+        """Stores new keys and values (n, heads, q, size); returns those of the rows' blocks,
         (n, heads, columns, size): a copy, which is there for as long as the layer is run."""
         stores = self._stores[layer]
         if not stores:
             stores += [self._allocate(keys), self._allocate(values)]
-        n, padded, columns = self._shape
         rows = []
         for store, new in zip(stores, (keys, values), strict=True):
-            store.view(-1, *store.shape[2:])[self._write] = new.transpose(1, 2)
-            read = store.index_select(0, self._read).view(n, padded, *store.shape[2:])
-            rows.append(read[:, :columns].transpose(1, 2))
+            heads, size = store.shape[0], store.shape[3]
+            flat = new.transpose(0, 1).reshape(heads, -1, size)
+            store.view(heads, -1, size).index_copy_(1, self._write, flat)
+            blocks = store.view(-1, BLOCK * size).index_select(0, self._read(heads))
+            rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
+        self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
+
+    def shared_rows(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of each family int64 (m,) rows, and the keys and values (heads, columns, size) that they
+        begin with in the layer that is run."""
+        return [
+            (rows, *(store[:, blocks].flatten(1, 2)[:, SCRATCH:] for store in stores))
+            for stores in [self._stores[self._layer]]
+            for rows, blocks in self._shared
+        ]
 
     def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
         """Copies blocks, int64 (m,) each."""
         for stores in self._stores:
             for store in stores:
                 to = torch.from_numpy(targets).to(store.device)
-                store[to] = store[torch.from_numpy(sources).to(store.device)]
+                store[:, to] = store[:, torch.from_numpy(sources).to(store.device)]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
         self._stores = [[] for _ in self._stores]
+        self.newest = ()
+
+    def _read(self, heads: int) -> torch.Tensor:
+        """int64 (n heads w,): the blocks of all rows, counted over all heads."""
+        if heads not in self._reads:
+            offsets = torch.arange(heads, device=self._table.device) * self._size
+            self._reads[heads] = (offsets[:, None] + self._table[:, None]).reshape(-1)
+        return self._reads[heads]
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
-        return new.new_zeros(self._size, BLOCK, new.shape[1], new.shape[3])
+        return new.new_zeros(new.shape[1], self._size, BLOCK, new.shape[3])
 
     def _grown(self, store: torch.Tensor) -> torch.Tensor:
-        if len(store) == self._size:
+        heads, blocks, _, size = store.shape
+        if blocks == self._size:
             return store
-        larger = store.new_zeros(self._size, *store.shape[1:])
-        larger[: len(store)] = store
+        larger = store.new_zeros(heads, self._size, BLOCK, size)
+        larger[:, :blocks] = store
         return larger
 
 
@@ -170,21 +202,28 @@ class AttentionKinds:
         windows = layer_windows(config, getattr(model, "_is_stateful", False))
         self.layers = len(windows)
         self._windows = sorted(set(windows), key=lambda w: w or 0)
+        self.splits = False
+        """Whether rows may read what they share once (``checkpoints.trial``)."""
+
+    def windowed(self, longest: int) -> bool:
+        """Whether a layer sees less than a whole row of so many tokens."""
+        return any(window is not None and window < longest for window in self._windows)
 
     def masks(
-        self, positions: torch.Tensor, longest: int, dtype: torch.dtype
+        self, places: torch.Tensor, firsts: torch.Tensor, width: int, dtype: torch.dtype
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """The mask of a batch (n, 1, q, columns), or one for each kind of layer.
 
         Args:
-            positions: int64 (n, q), of the new tokens; -1 is padding.
-            longest: tokens of the longest row; columns = SCRATCH + longest.
+            places: int64 (n, q), the columns of the new tokens; before the row's first: padding.
+            firsts: int64 (n,), the column of each row's first token.
+            width: columns.
             dtype: of the model, for masks that are added to scores.
         """
-        columns = torch.arange(SCRATCH + longest, device=positions.device)
-        last = (positions + SCRATCH)[:, None, :, None]
+        columns = torch.arange(width, device=places.device)
+        last, first = places[:, None, :, None], firsts[:, None, None, None]
         # A token sees its row up to itself; padding sees the scratch column.
-        seen = (columns <= last) & (columns >= last.clamp(max=SCRATCH))
+        seen = (columns <= last) & (columns >= torch.minimum(last, first))
         by_kind = {
             "full_attention" if window is None else "sliding_attention": self._as_implemented(
                 seen if window is None else seen & (columns > last - window), dtype
@@ -209,6 +248,7 @@ def run_pass(
     positions: np.ndarray,
     longest: int,
     extra: dict[str, Any],
+    split: bool = False,
 ) -> torch.Tensor:
     """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
 
@@ -219,18 +259,45 @@ def run_pass(
         positions: int64 (n, q), theirs in their rows; -1 is padding.
         longest: tokens of the longest row with its new ones.
         extra: further arguments of the model.
+        split: whether rows of one token may read what they share once. Raises CannotSplitError.
     """
-    columns = torch.from_numpy(positions).to(model.device)
-    cache.plan(torch.from_numpy(table).to(model.device), columns, longest)
-    with grouped_heads(shares_heads(model, ids.shape[1])):
+    device = model.device
+    places = positions + SCRATCH
+    block = np.take_along_axis(table, np.maximum(places // BLOCK, 0), 1)
+    write = np.where(positions < 0, SINK * BLOCK, block * BLOCK + places % BLOCK)
+    columns, before = SCRATCH + longest, np.zeros(len(table), np.int64)
+    shared = families(table) if split and not attention.windowed(longest) else []
+    if shared:
+        table, before = own_blocks(table, shared)
+        columns = table.shape[1] * BLOCK
+    cache.plan(
+        _on(device, table),
+        _on(device, write.reshape(-1)),
+        columns,
+        [(_together(rows, device), _on(device, blocks)) for rows, blocks in shared],
+    )
+    seen = _on(device, places - before[:, None] * BLOCK)
+    first = _on(device, np.where(before > 0, 0, SCRATCH))
+    with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if shared else None):
         return model(
-            input_ids=torch.from_numpy(ids).to(model.device),
-            attention_mask=attention.masks(columns, longest, model.dtype),
-            position_ids=columns.clamp(min=0),
+            input_ids=_on(device, ids),
+            attention_mask=attention.masks(seen, first, columns, model.dtype),
+            position_ids=_on(device, np.maximum(positions, 0)),
             past_key_values=cache,
             use_cache=True,
             **extra,
         ).logits
+
+
+def _together(rows: np.ndarray, device: torch.device) -> Any:
+    """Ascending rows as an index: a slice where they lie together, which copies nothing."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return _on(device, rows)
+
+
+def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
 
 
 def shares_heads(model: Any, tokens: int) -> bool:

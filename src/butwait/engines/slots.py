@@ -23,7 +23,7 @@ from butwait.engines.cache import (
     run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
-from butwait.engines.checkpoints.trial import check_rows
+from butwait.engines.checkpoints.trial import can_split, check_rows
 from butwait.engines.kv.blocks import EMPTY, BlockTable, blocks_of
 from butwait.records import UserError
 
@@ -33,6 +33,11 @@ MAX_DEFAULT_CAPACITY = 4096
 CHUNK_ROWS = 8
 """Rows of a forward pass over chunks in deterministic mode: few prompts begin at a time, and the
 other rows of the pass are padding."""
+
+FULL_PASS = 256
+"""Tokens of a forward pass that is worth making, and ..."""
+LEAST_REAL = 0.9
+"""... the share of a larger one that must not be padding."""
 
 Run = tuple[int, int, Sequence[int] | np.ndarray]
 """A slot, the position of the first new token, and the new tokens (at least one)."""
@@ -81,6 +86,8 @@ class SlotModel:
         self.capacity = _capacity(model.config, capacity, deterministic)
         """The most tokens a slot can hold."""
         check_rows(model, self._attention)
+        if not deterministic:
+            self._attention.splits = can_split(model, self._attention)
         self.lengths = np.zeros(slots, np.int64)
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
@@ -203,6 +210,8 @@ class SlotModel:
         while (live := np.flatnonzero(done < totals)).size:
             if self.deterministic:
                 live = live[:CHUNK_ROWS]
+            else:
+                live = live[_alike(np.minimum(totals[live] - done[live], self.prefill_chunk))]
             counts = np.minimum(totals[live] - done[live], self.prefill_chunk)
             width = self.prefill_chunk if self.deterministic else int(counts.max())
             padded = np.zeros((len(live), width), np.int64)
@@ -260,7 +269,15 @@ class SlotModel:
                 self._cache.copy(sources, targets)
             with _threads(self._fixed_threads):
                 logits = run_pass(
-                    self.model, self._attention, self._cache, table, ids, positions, longest, extra
+                    self.model,
+                    self._attention,
+                    self._cache,
+                    table,
+                    ids,
+                    positions,
+                    longest,
+                    extra,
+                    split=tokens.shape[1] == 1 and self._attention.splits,
                 )
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -277,6 +294,16 @@ class SlotModel:
             raise ValueError("a row would start after the end of its slot")
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
+
+
+def _alike(counts: np.ndarray) -> np.ndarray:
+    """int64 (m,), ascending: the rows with the most tokens, as many as make a pass that is large
+    enough, and more where they are about as long: what shorter ones are padded with is run too."""
+    order = np.argsort(-counts, kind="stable")
+    padded = counts[order[0]] * np.arange(1, len(order) + 1)
+    real = np.cumsum(counts[order])
+    taken = int(np.flatnonzero((padded <= FULL_PASS) | (real >= LEAST_REAL * padded))[-1]) + 1
+    return np.sort(order[:taken])
 
 
 @contextmanager
