@@ -47,28 +47,26 @@ class BlockCache(Cache):
 
     Args:
         layers: layers of the model.
+        most: blocks that it is not expected to need more than; it keeps no spare ones beyond.
 
     Attributes:
+        size: blocks that there is room for, the special ones included.
         newest: keys and values as they were given to the layer that is run.
     """
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, most: int) -> None:
         super().__init__(layers=[BlockLayer(self, index) for index in range(layers)])
         self._stores: list[list[torch.Tensor]] = [[] for _ in range(layers)]
-        self._size = 0
+        self.size = 0
+        self._most = most
         self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
 
-    @property
-    def bytes_held(self) -> int:
-        """Of the tensors."""
-        return sum(store.nbytes for stores in self._stores for store in stores)
-
     def reach(self, size: int) -> None:
         """Makes room for so many blocks, the special ones included."""
-        if size > self._size:
-            self._size = max(size, self._size + self._size // SPARE)
+        if size > self.size:
+            self.size = max(size, min(self.size + self.size // SPARE, self._most))
         for stores in self._stores:
             for i, store in enumerate(stores):  # one at a time: the old one goes with the next
                 stores[i] = self._grown(store)
@@ -134,19 +132,19 @@ class BlockCache(Cache):
     def _read(self, heads: int) -> torch.Tensor:
         """int64 (n heads w,): the blocks of all rows, counted over all heads."""
         if heads not in self._reads:
-            offsets = torch.arange(heads, device=self._table.device) * self._size
+            offsets = torch.arange(heads, device=self._table.device) * self.size
             self._reads[heads] = (offsets[:, None] + self._table[:, None]).reshape(-1)
         return self._reads[heads]
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
-        return new.new_zeros(new.shape[1], self._size, BLOCK, new.shape[3])
+        return new.new_zeros(new.shape[1], self.size, BLOCK, new.shape[3])
 
     def _grown(self, store: torch.Tensor) -> torch.Tensor:
         heads, blocks, _, size = store.shape
-        if blocks == self._size:
+        if blocks == self.size:
             return store
-        larger = store.new_zeros(heads, self._size, BLOCK, size)
+        larger = store.new_zeros(heads, self.size, BLOCK, size)
         larger[:, :blocks] = store
         return larger
 

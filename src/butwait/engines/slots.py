@@ -24,7 +24,7 @@ from butwait.engines.cache import (
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import can_split, check_rows
-from butwait.engines.kv.blocks import EMPTY, BlockTable, blocks_of
+from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -92,7 +92,7 @@ class SlotModel:
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = BlockCache(self._attention.layers)
+        self._cache = BlockCache(self._attention.layers, slots * int(blocks_of(self.capacity)))
         self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
 
@@ -100,6 +100,16 @@ class SlotModel:
     def free(self) -> int:
         """Slots that are not taken."""
         return len(self._free)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values are held, in whole blocks, shared ones counted once."""
+        return BLOCK * self._blocks.held
+
+    @property
+    def allocated_tokens(self) -> int:
+        """Tokens that the cache's tensors have room for."""
+        return BLOCK * self._cache.size
 
     @property
     def _fixed_threads(self) -> int | None:

@@ -46,7 +46,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
     if limit is not None and limit < TRIAL:
         return
     ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
-    cache, blocks, both = BlockCache(attention.layers), BlockTable(2), np.arange(2)
+    cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
     rows: tuple[list[torch.Tensor], ...] = ([], [])
     starts = np.zeros(2, np.int64)
     try:
@@ -103,7 +103,7 @@ def can_split(model: Any, attention: AttentionKinds) -> bool:
         return False
     ids = (np.arange(2 * length).reshape(2, length) * 7 + 3) % getattr(config, "vocab_size", length)
     ids[1, :shared] = ids[0, :shared]
-    cache, blocks, both = BlockCache(attention.layers), BlockTable(2), np.arange(2)
+    cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
 
     def run(row: slice, start: int, end: int, split: bool) -> torch.Tensor:
         rows = both[row]
