@@ -9,8 +9,8 @@ reward model that reads paths as they grow.
   the same for a row of the longest path's length for each path. ``allocated`` counts what the
   tensors have room for.
 - ``reward_tokens_ratio``: tokens run over those that are new, in a filter of 16 particles; beside
-  it 17 paths within the memory of 16 whole ones, and CPU seconds a token over those of a bare forward
-  pass of 64 tokens.
+  it 17 paths within the memory of 16 whole ones, and CPU seconds a token over those of a bare
+  forward pass of 64 tokens.
 - ``few_shot_speedup``: 64 questions of 15 to 40 tokens behind 130 that are common, 2 samples of 30
   tokens each, over the same work with the package of ``--before`` (its ``src`` is taken from git).
 - ``prefill_over_forward``: prefilling 64 prompts of 160 tokens over a bare forward pass.
@@ -289,7 +289,8 @@ def few_shot_speedup(before: str, rounds: int = 2) -> dict[str, float]:
         ["git", "archive", before, "src"], cwd=root, check=True, capture_output=True
     ).stdout
     with tempfile.TemporaryDirectory() as folder:
-        tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
         times: dict[Path, list[float]] = {Path(folder) / "src": [], root / "src": []}
         for _ in range(rounds):
             for source, taken in times.items():

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
-from butwait.engines.kv.attention import families, own_blocks, splitting
+from butwait.engines.kv.attention import Family, families, own_blocks, splitting
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
 from butwait.records import UserError
 
@@ -111,9 +111,9 @@ class BlockCache(Cache):
     def shared_rows(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Of each family int64 (m,) rows, and the keys and values (heads, columns, size) that they
         begin with in the layer that is run."""
+        keys, values = self._stores[self._layer]
         return [
-            (rows, *(store[:, blocks].flatten(1, 2)[:, SCRATCH:] for store in stores))
-            for stores in [self._stores[self._layer]]
+            (rows, _beginning(keys, blocks), _beginning(values, blocks))
             for rows, blocks in self._shared
         ]
 
@@ -147,6 +147,11 @@ class BlockCache(Cache):
         larger = store.new_zeros(heads, self.size, BLOCK, size)
         larger[:, :blocks] = store
         return larger
+
+
+def _beginning(store: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """(heads, columns, size): the tokens of blocks that rows begin with."""
+    return store[:, blocks].flatten(1, 2)[:, SCRATCH:]
 
 
 class BlockLayer(CacheLayerMixin):
@@ -246,7 +251,7 @@ def run_pass(
     positions: np.ndarray,
     longest: int,
     extra: dict[str, Any],
-    split: bool = False,
+    least: int | None = None,
 ) -> torch.Tensor:
     """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
 
@@ -257,14 +262,17 @@ def run_pass(
         positions: int64 (n, q), theirs in their rows; -1 is padding.
         longest: tokens of the longest row with its new ones.
         extra: further arguments of the model.
-        split: whether rows of one token may read what they share once. Raises CannotSplitError.
+        least: blocks that rows of one token must share to read them once; None: each reads its
+            own. Raises CannotSplitError.
     """
     device = model.device
     places = positions + SCRATCH
     block = np.take_along_axis(table, np.maximum(places // BLOCK, 0), 1)
     write = np.where(positions < 0, SINK * BLOCK, block * BLOCK + places % BLOCK)
     columns, before = SCRATCH + longest, np.zeros(len(table), np.int64)
-    shared = families(table) if split and not attention.windowed(longest) else []
+    shared: list[Family] = []
+    if least is not None and not attention.windowed(longest):
+        shared = families(table, least)
     if shared:
         table, before = own_blocks(table, shared)
         columns = table.shape[1] * BLOCK

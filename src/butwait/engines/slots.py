@@ -24,6 +24,7 @@ from butwait.engines.cache import (
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import can_split, check_rows
+from butwait.engines.kv.attention import LEAST
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
 from butwait.records import UserError
 
@@ -92,7 +93,7 @@ class SlotModel:
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = BlockCache(self._attention.layers, slots * int(blocks_of(self.capacity)))
+        self._cache = BlockCache(self._attention.layers, slots * blocks_of(self.capacity))
         self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
 
@@ -270,7 +271,7 @@ class SlotModel:
             )
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
         sources, targets = self._blocks.make_room(slots, starts, counts)
-        table = np.full((n, int(blocks_of(longest))), EMPTY, np.int64)
+        table = np.full((n, blocks_of(longest)), EMPTY, np.int64)
         held = self._blocks.view(slots, longest)
         table[:rows, : held.shape[1]] = held
         try:
@@ -287,7 +288,7 @@ class SlotModel:
                     positions,
                     longest,
                     extra,
-                    split=tokens.shape[1] == 1 and self._attention.splits,
+                    least=LEAST if tokens.shape[1] == 1 and self._attention.splits else None,
                 )
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -105,7 +105,7 @@ def can_split(model: Any, attention: AttentionKinds) -> bool:
     ids[1, :shared] = ids[0, :shared]
     cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
 
-    def run(row: slice, start: int, end: int, split: bool) -> torch.Tensor:
+    def run(row: slice, start: int, end: int, least: int | None) -> torch.Tensor:
         rows = both[row]
         counts = np.full(len(rows), end - start)
         blocks.make_room(rows, np.full(len(rows), start), counts)
@@ -113,14 +113,14 @@ def can_split(model: Any, attention: AttentionKinds) -> bool:
         positions = np.arange(start, end)[None].repeat(len(rows), 0)
         table = blocks.view(rows, end)
         return run_pass(
-            model, attention, cache, table, ids[row, start:end], positions, end, {}, split
+            model, attention, cache, table, ids[row, start:end], positions, end, {}, least
         )[:, -1]
 
     try:
-        run(slice(0, 1), 0, length - 1, False)
+        run(slice(0, 1), 0, length - 1, None)
         blocks.place(1, blocks.hold(0, shared))
-        run(slice(1, 2), shared, length - 1, False)
-        together = run(slice(0, 2), length - 1, length, True)
+        run(slice(1, 2), shared, length - 1, None)
+        together = run(slice(0, 2), length - 1, length, 1)
         alone = model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
     except CannotSplitError:
         return False

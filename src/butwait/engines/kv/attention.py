@@ -41,12 +41,13 @@ class CannotSplitError(Exception):
     """A layer's attention is not the usual one."""
 
 
-def families(table: np.ndarray) -> list[Family]:
-    """The families of a pass, none where it is not worth while. All of them have about the same
-    number of blocks in common: the one that saves most.
+def families(table: np.ndarray, least: int) -> list[Family]:
+    """The families of a pass, none where it is not worth while. All of them have the same number
+    of blocks in common: the one that saves most.
 
     Args:
         table: int64 (n, w), the blocks of its rows.
+        least: blocks that a family must save.
     """
     rows, width = table.shape
     if rows < 2:
@@ -59,7 +60,7 @@ def families(table: np.ndarray) -> list[Family]:
     saved = np.arange(width + 1) * (alike[:, None] >= np.arange(width + 1)).sum(0)
     depth = int(saved.argmax())
     members = np.split(order, np.flatnonzero(alike < depth) + 1)
-    large = [np.sort(family) for family in members if (len(family) - 1) * depth >= LEAST]
+    large = [np.sort(family) for family in members if (len(family) - 1) * depth >= least]
     if sum((len(family) - 1) * depth for family in large) < WORTH * np.count_nonzero(table):
         return []
     return [Family(family, table[family[0], :depth]) for family in large]
@@ -78,8 +79,8 @@ def own_blocks(table: np.ndarray, shared: Sequence[Family]) -> tuple[np.ndarray,
 
 
 class Part(NamedTuple):
-    """Unnormalised attention of a part of a row, in float32 at least: the largest score and the sum of weights,
-    (n, H, g, 1), and the weighted sum of values, (n, H, g, size)."""
+    """Unnormalised attention of a part of a row, in float32 at least: the largest score and the sum
+    of weights, (n, H, g, 1), and the weighted sum of values, (n, H, g, size)."""
 
     largest: torch.Tensor
     total: torch.Tensor

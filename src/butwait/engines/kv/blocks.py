@@ -21,9 +21,9 @@ SINK = 1
 """The block that padding writes to: it must write somewhere. Nobody reads it."""
 
 
-def blocks_of(tokens: int | np.ndarray) -> int | np.ndarray:
+def blocks_of(tokens: int) -> int:
     """Blocks that so many tokens of a sequence reach into; none for no tokens."""
-    return np.where(np.asarray(tokens) > 0, -(-(np.asarray(tokens) + SCRATCH) // BLOCK), 0)
+    return -(-(tokens + SCRATCH) // BLOCK) if tokens > 0 else 0
 
 
 class BlockTable:
@@ -50,7 +50,7 @@ class BlockTable:
 
     def view(self, slots: np.ndarray, tokens: int) -> np.ndarray:
         """int64 (n, blocks of ``tokens``): the block numbers of these slots."""
-        return self._rows[slots, : int(blocks_of(tokens))]
+        return self._rows[slots, : blocks_of(tokens)]
 
     def hold(self, slot: int, tokens: int) -> np.ndarray:
         """The blocks of a slot's first tokens, int64 (m,), held until they are dropped."""
@@ -58,7 +58,7 @@ class BlockTable:
 
     def again(self, blocks: np.ndarray, tokens: int) -> np.ndarray:
         """Holds those of the first tokens once more."""
-        again = blocks[: int(blocks_of(tokens))].copy()
+        again = blocks[: blocks_of(tokens)].copy()
         self._holders[again] += 1
         return again
 
@@ -75,7 +75,7 @@ class BlockTable:
 
     def cut(self, slot: int, tokens: int) -> None:
         """Gives up what a slot holds behind its first tokens."""
-        kept, used = int(blocks_of(tokens)), int(self._used[slot])
+        kept, used = blocks_of(tokens), int(self._used[slot])
         if kept < used:
             self.drop(self._rows[slot, kept:used])
             self._rows[slot, kept:used] = EMPTY
@@ -93,7 +93,7 @@ class BlockTable:
         Returns:
             int64 (m,) each: blocks to be copied, and to where, before anything is written.
         """
-        ends = blocks_of(starts + counts)
+        ends = -(-(starts + counts + SCRATCH) // BLOCK)
         self._widen(int(ends.max(initial=0)))
         firsts = (starts + SCRATCH) // BLOCK
         used = self._used[slots]
@@ -127,7 +127,7 @@ class BlockTable:
         return taken
 
     def _widen(self, blocks: int) -> None:
-        slots, width = self._rows.shape
+        width = self._rows.shape[1]
         if blocks > width:
             more = max(blocks, 2 * width) - width
             self._rows = np.pad(self._rows, ((0, 0), (0, more)), constant_values=EMPTY)
