@@ -20,12 +20,12 @@ from butwait.engines.cache import (
     BlockCache,
     context_limit,
     is_out_of_memory,
-    run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import can_split, check_rows
 from butwait.engines.kv.attention import LEAST
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
+from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096

@@ -11,12 +11,12 @@ from butwait.engines.cache import (
     BlockCache,
     context_limit,
     is_out_of_memory,
-    run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.failures import on_one_line
 from butwait.engines.kv.attention import CannotSplitError
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
+from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
 TRIAL = 10
