@@ -390,7 +390,7 @@ def test_grouped_heads_give_the_numbers_of_repeated_ones(
     results = [completions()]
     widths: list[int] = []
     monkeypatch.setattr(
-        "butwait.engines.cache.shares_heads", lambda model, tokens: not widths.append(tokens)
+        "butwait.engines.kv.passes.shares_heads", lambda model, tokens: not widths.append(tokens)
     )
     results.append(completions())
     assert widths.count(1) >= 24

@@ -119,12 +119,12 @@ class SlotPool:
         tenant.busy = False
         self._clock += 1
         tenant.last_use = self._clock
-        self._free_if_unused(tenant)
+        self._free_what_is_unused(tenant)
 
     def release(self, handle: Handle) -> None:
         """Gives a handle up; a second time does nothing."""
         handle.tenant.handles.discard(handle)
-        self._free_if_unused(handle.tenant)
+        self._free_what_is_unused(handle.tenant)
 
     def clear(self) -> None:
         """Frees every slot; all handles are lost."""
@@ -149,7 +149,7 @@ class SlotPool:
             oldest = min(parked, key=lambda tenant: (tenant in wanted, tenant.last_use))
             self.lost += len(oldest.handles)
             oldest.handles.clear()
-            self._free_if_unused(oldest)
+            self._free_what_is_unused(oldest)
 
     def _cut_back(self, source: Handle | None) -> Tenant | None:
         """The source's own slot, at the price of the longer handles to it: there is no other."""
@@ -161,8 +161,13 @@ class SlotPool:
         source.tenant.busy = True
         return source.tenant
 
-    def _free_if_unused(self, tenant: Tenant) -> None:
-        if not tenant.busy and not tenant.handles and tenant in self._tenants:
+    def _free_what_is_unused(self, tenant: Tenant) -> None:
+        """A tenant's slot, or what it holds after its longest handle."""
+        if tenant.busy or tenant not in self._tenants:
+            return
+        if tenant.handles:
+            self._model.cut(tenant.slot, max(handle.length for handle in tenant.handles))
+        else:
             self._tenants.remove(tenant)
             self._model.release(tenant.slot)
 

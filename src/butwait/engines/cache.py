@@ -2,22 +2,20 @@
 ``transformers.Cache``, the masks that go with them, and how long a row may be."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.integrations import sdpa_attention
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
+from butwait.engines.kv.blocks import BLOCK, SCRATCH
 from butwait.records import UserError
 
-SCRATCH = 1
-"""Columns before a row's first token. Padding writes there and reads there: it must write
-somewhere, and must see something, or its softmax would be NaN."""
+SPARE = 8
+"""A cache that is too small grows by one part in so many at least."""
 
 
 _OTHER_LAYERS = defaultdict(
@@ -36,98 +34,127 @@ _OTHER_LAYERS = defaultdict(
 """What transformers' other kinds of layers are."""
 
 
-class SlotCache(Cache):
-    """Keys and values, (rows, layers, columns, heads, head size) each.
+class BlockCache(Cache):
+    """Keys and values, (heads, blocks, columns of a block, size) each in every layer.
 
-    A row is a sequence. Its token at position p lies in column ``SCRATCH + p``. What a row holds
-    after its length is never read, so cutting a sequence back is free. The tensors are made
-    when the first keys arrive, which is where the number of heads is known for sure.
+    A sequence is a row of block numbers (``engines.kv.blocks``); its token at position p lies in
+    column ``SCRATCH + p``. What a row holds after its length is never read, so cutting a
+    sequence back is free. The tensors are made when the first keys arrive, which is where the
+    number of heads is known for sure, and grow with the blocks that are in use.
 
     Args:
         layers: layers of the model.
-        rows: sequences.
-        capacity: tokens per row that are there from the start; it grows by doubling.
-        most: the most tokens of a row.
+        most: blocks that it is not expected to need more than; it keeps no spare ones beyond.
+
+    Attributes:
+        size: blocks that there is room for, the special ones included.
+        newest: keys and values as they were given to the layer that is run.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int, most: int) -> None:
-        super().__init__(layers=[SlotLayer(self, index) for index in range(layers)])
-        self._rows = rows
-        self._columns = capacity + SCRATCH
-        self._most = most + SCRATCH
-        self._stores: list[torch.Tensor] = []
+    def __init__(self, layers: int, most: int) -> None:
+        super().__init__(layers=[BlockLayer(self, index) for index in range(layers)])
+        self._stores: list[list[torch.Tensor]] = [[] for _ in range(layers)]
+        self.size = 0
+        self._most = most
+        self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._layer = 0
+        self.newest: tuple[torch.Tensor, ...] = ()
 
-    def plan(self, first: int, positions: torch.Tensor, longest: int) -> None:
+    def reach(self, size: int) -> None:
+        """Makes room for so many blocks, the special ones included."""
+        if size > self.size:
+            self.size = max(size, min(self.size + self.size // SPARE, self._most))
+        for stores in self._stores:
+            for i, store in enumerate(stores):  # one at a time: the old one goes with the next
+                stores[i] = self._grown(store)
+
+    def plan(
+        self,
+        table: torch.Tensor,
+        write: torch.Tensor,
+        columns: int,
+        shared: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    ) -> None:
         """Says where the next forward pass reads and writes.
 
         Args:
-            first: its first row.
-            positions: int64 (n, q), of the new tokens in rows first..first+n; -1 is padding.
-            longest: tokens of the longest sequence with its new ones.
+            table: int64 (n, w), the blocks that its rows read.
+            write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
+            columns: of a row.
+            shared: of each family of rows, int64 (m,) rows and (b,) blocks that they begin with.
         """
-        if longest + SCRATCH > self._columns:
-            doubled = min(2 * self._columns, self._most)
-            self._columns = max(longest + SCRATCH, doubled)
-            for i, store in enumerate(self._stores):  # the old one goes before the next is made
-                self._stores[i] = self._grown(store)
-        n = len(positions)
-        self._view = (slice(first, first + n), slice(0, longest + SCRATCH))
-        self._row = torch.arange(first, first + n, device=positions.device)[:, None]
-        self._column = positions.clamp(min=-1) + SCRATCH
+        self._table, self._write, self._columns = table, write, columns
+        self._shared = list(shared)
+        self._reads: dict[int, torch.Tensor] = {}
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new keys and values (n, heads, q, size); returns those of the whole rows,
-        (n, heads, columns, size), without copying them."""
-        if not self._stores:
-            self._stores = [self._allocate(keys), self._allocate(values)]
-        rows, columns = self._view
-        views = []
-        for store, new in zip(self._stores, (keys, values), strict=True):
-            if store.shape[3] != new.shape[1] or store.shape[4] != new.shape[3]:
-                raise UserError(
-                    "the model's layers have keys of different shapes, which the engine's cache "
-                    "does not hold: use another engine for this model"
-                )
-            store[self._row, layer, self._column] = new.transpose(1, 2)
-            views.append(store[rows, layer, columns].transpose(1, 2))
-        return views[0], views[1]
+        """Stores new keys and values (n, heads, q, size); returns those of the rows' blocks,
+        (n, heads, columns, size): a copy, which is there for as long as the layer is run."""
+        stores = self._stores[layer]
+        if not stores:
+            stores += [self._allocate(keys), self._allocate(values)]
+        rows = []
+        for store, new in zip(stores, (keys, values), strict=True):
+            heads, size = store.shape[0], store.shape[3]
+            flat = new.transpose(0, 1).reshape(heads, -1, size)
+            store.view(heads, -1, size).index_copy_(1, self._write, flat)
+            blocks = store.view(-1, BLOCK * size).index_select(0, self._read(heads))
+            rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
+        self._layer, self.newest = layer, (rows[0], rows[1])
+        return rows[0], rows[1]
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copies the first ``length`` tokens of a row."""
-        end = length + SCRATCH
-        for store in self._stores:
-            store[target, :, SCRATCH:end] = store[source, :, SCRATCH:end]
+    def shared_rows(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of each family int64 (m,) rows, and the keys and values (heads, columns, size) that they
+        begin with in the layer that is run."""
+        keys, values = self._stores[self._layer]
+        return [
+            (rows, _beginning(keys, blocks), _beginning(values, blocks))
+            for rows, blocks in self._shared
+        ]
 
-    def swap_rows(self, rows: np.ndarray, others: np.ndarray, length: int) -> None:
-        """Exchanges pairs of rows, int64 (m,) each, all different, that hold at most ``length``
-        tokens."""
-        end = length + SCRATCH
-        targets = torch.from_numpy(np.concatenate([rows, others]))
-        sources = torch.from_numpy(np.concatenate([others, rows]))
-        for store in self._stores:
-            store[targets.to(store.device), :, :end] = store[sources.to(store.device), :, :end]
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copies blocks, int64 (m,) each."""
+        for stores in self._stores:
+            for store in stores:
+                to = torch.from_numpy(targets).to(store.device)
+                store[:, to] = store[:, torch.from_numpy(sources).to(store.device)]
 
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
-        self._stores = []
+        self._stores = [[] for _ in self._stores]
+        self.newest = ()
+
+    def _read(self, heads: int) -> torch.Tensor:
+        """int64 (n heads w,): the blocks of all rows, counted over all heads."""
+        if heads not in self._reads:
+            offsets = torch.arange(heads, device=self._table.device) * self.size
+            self._reads[heads] = (offsets[:, None] + self._table[:, None]).reshape(-1)
+        return self._reads[heads]
 
     def _allocate(self, new: torch.Tensor) -> torch.Tensor:
         # Zeros, as a masked NaN is still NaN: its weight is 0, and 0 x NaN is NaN.
-        heads, size = new.shape[1], new.shape[3]
-        return new.new_zeros(self._rows, len(self.layers), self._columns, heads, size)
+        return new.new_zeros(new.shape[1], self.size, BLOCK, new.shape[3])
 
     def _grown(self, store: torch.Tensor) -> torch.Tensor:
-        larger = store.new_zeros(*store.shape[:2], self._columns, *store.shape[3:])
-        larger[:, :, : store.shape[2]] = store
+        heads, blocks, _, size = store.shape
+        if blocks == self.size:
+            return store
+        larger = store.new_zeros(heads, self.size, BLOCK, size)
+        larger[:, :blocks] = store
         return larger
 
 
-class SlotLayer(CacheLayerMixin):
-    """One layer's view of a ``SlotCache``."""
+def _beginning(store: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """(heads, columns, size): the tokens of blocks that rows begin with."""
+    return store[:, blocks].flatten(1, 2)[:, SCRATCH:]
 
-    def __init__(self, cache: SlotCache, index: int) -> None:
+
+class BlockLayer(CacheLayerMixin):
+    """One layer's view of a ``BlockCache``."""
+
+    def __init__(self, cache: BlockCache, index: int) -> None:
         super().__init__()
         self._cache = cache
         self._index = index
@@ -175,21 +202,28 @@ class AttentionKinds:
         windows = layer_windows(config, getattr(model, "_is_stateful", False))
         self.layers = len(windows)
         self._windows = sorted(set(windows), key=lambda w: w or 0)
+        self.splits = False
+        """Whether rows may read what they share once (``checkpoints.trial``)."""
+
+    def windowed(self, longest: int) -> bool:
+        """Whether a layer sees less than a whole row of so many tokens."""
+        return any(window is not None and window < longest for window in self._windows)
 
     def masks(
-        self, positions: torch.Tensor, longest: int, dtype: torch.dtype
+        self, places: torch.Tensor, firsts: torch.Tensor, width: int, dtype: torch.dtype
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """The mask of a batch (n, 1, q, columns), or one for each kind of layer.
 
         Args:
-            positions: int64 (n, q), of the new tokens; -1 is padding.
-            longest: tokens of the longest row; columns = SCRATCH + longest.
+            places: int64 (n, q), the columns of the new tokens; before the row's first: padding.
+            firsts: int64 (n,), the column of each row's first token.
+            width: columns.
             dtype: of the model, for masks that are added to scores.
         """
-        columns = torch.arange(SCRATCH + longest, device=positions.device)
-        last = (positions + SCRATCH)[:, None, :, None]
+        columns = torch.arange(width, device=places.device)
+        last, first = places[:, None, :, None], firsts[:, None, None, None]
         # A token sees its row up to itself; padding sees the scratch column.
-        seen = (columns <= last) & (columns >= last.clamp(max=SCRATCH))
+        seen = (columns <= last) & (columns >= torch.minimum(last, first))
         by_kind = {
             "full_attention" if window is None else "sliding_attention": self._as_implemented(
                 seen if window is None else seen & (columns > last - window), dtype
@@ -203,62 +237,6 @@ class AttentionKinds:
             return seen
         floor = torch.finfo(dtype).min
         return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, floor)
-
-
-def run_pass(
-    model: Any,
-    attention: AttentionKinds,
-    cache: SlotCache,
-    first: int,
-    ids: np.ndarray,
-    positions: np.ndarray,
-    longest: int,
-    extra: dict[str, Any],
-) -> torch.Tensor:
-    """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
-
-    Args:
-        model, attention, cache: which one, its masks, its keys and values.
-        first: its first row in the cache.
-        ids: int64 (n, q), tokens.
-        positions: int64 (n, q), theirs in their rows; -1 is padding.
-        longest: tokens of the longest row with its new ones.
-        extra: further arguments of the model.
-    """
-    columns = torch.from_numpy(positions).to(model.device)
-    cache.plan(first, columns, longest)
-    with grouped_heads(shares_heads(model, ids.shape[1])):
-        return model(
-            input_ids=torch.from_numpy(ids).to(model.device),
-            attention_mask=attention.masks(columns, longest, model.dtype),
-            position_ids=columns.clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            **extra,
-        ).logits
-
-
-def shares_heads(model: Any, tokens: int) -> bool:
-    """Whether PyTorch's own grouped heads are asked for: on a card, for one token a row in half
-    precision, where they were measured (docs/results/gpu.md)."""
-    return tokens == 1 and model.device.type == "cuda" and model.dtype.itemsize == 2
-
-
-@contextmanager
-def grouped_heads(wanted: bool) -> Iterator[None]:
-    """While it is open, and wanted, heads that share keys and values share them in memory too.
-    Where there is a mask, some versions of transformers copy them for every head, which takes
-    most of the time of a decoded token."""
-    library: Any = sdpa_attention
-    before = getattr(library, "use_gqa_in_sdpa", None)
-    if not wanted or before is None:
-        yield
-        return
-    library.use_gqa_in_sdpa = lambda mask, key, value: key.shape[-1] == value.shape[-1] <= 256
-    try:
-        yield
-    finally:
-        library.use_gqa_in_sdpa = before
 
 
 def is_out_of_memory(error: Exception) -> bool:

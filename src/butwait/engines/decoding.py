@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from butwait.engines.batching import Batcher, Call, Handle, let_others_run, turn_on
+from butwait.engines.kv.prefixes import SharedPrefixes
 from butwait.engines.sampling import LiveRows, PathJob, SharedStart, StepJob
 from butwait.engines.slots import SlotModel
 from butwait.records import OPEN
@@ -40,10 +41,15 @@ class ScoreJob(PathJob):
 
 
 class PolicyBatcher(Batcher[PathJob]):
-    """Samples steps and scores continuations."""
+    """Samples steps and scores continuations.
+
+    Attributes:
+        prefixes: what prompts have in common; its tokens are run once.
+    """
 
     def __init__(self, model: SlotModel) -> None:
         super().__init__(model)
+        self.prefixes = SharedPrefixes(model)
         # Jobs whose tokens are in the cache go first: the others may need their slots.
         self._continuing: deque[PathJob] = deque()
         self._device = model.model.device
@@ -60,8 +66,13 @@ class PolicyBatcher(Batcher[PathJob]):
     def _put(self, job: PathJob) -> None:
         (self._continuing if self.pool.alive(job.handle) else self._waiting).append(job)
 
+    def close(self, why: str) -> None:
+        self.prefixes.clear()
+        super().close(why)
+
     def _clear(self) -> None:
         super()._clear()
+        self.prefixes.clear()
         self._continuing.clear()
         self._live = LiveRows(self._model.slots, self._device)
 
@@ -177,13 +188,12 @@ class PolicyBatcher(Batcher[PathJob]):
         """
         model, singly = self._model, self._model.deterministic
         paths = [job.prefix.token_ids for job in jobs]
-        model.prefill(
-            [
-                (job.tenant.slot, 0, path[: job.prefix.prompt_length if singly else None][:-1])
-                for job, path in zip(jobs, paths, strict=True)
-            ]
-        )
         slots = np.array([job.tenant.slot for job in jobs], np.int64)
+        ends_of_prompts = [job.prefix.prompt_length if singly else None for job in jobs]
+        self.prefixes.prefill(
+            slots.tolist(),
+            [path[:end][:-1] for path, end in zip(paths, ends_of_prompts, strict=True)],
+        )
         ends = np.array([len(path) - 1 for path in paths], np.int64)
         while (live := np.flatnonzero(model.lengths[slots] < ends)).size:
             at = model.lengths[slots[live]]

@@ -17,13 +17,15 @@ import torch
 
 from butwait.engines.cache import (
     AttentionKinds,
-    SlotCache,
+    BlockCache,
     context_limit,
     is_out_of_memory,
-    run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
-from butwait.engines.checkpoints.trial import check_rows
+from butwait.engines.checkpoints.trial import can_split, check_rows
+from butwait.engines.kv.attention import LEAST
+from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
+from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -32,6 +34,11 @@ MAX_DEFAULT_CAPACITY = 4096
 CHUNK_ROWS = 8
 """Rows of a forward pass over chunks in deterministic mode: few prompts begin at a time, and the
 other rows of the pass are padding."""
+
+FULL_PASS = 256
+"""Tokens of a forward pass that is worth making, and ..."""
+LEAST_REAL = 0.9
+"""... the share of a larger one that must not be padding."""
 
 Run = tuple[int, int, Sequence[int] | np.ndarray]
 """A slot, the position of the first new token, and the new tokens (at least one)."""
@@ -80,22 +87,30 @@ class SlotModel:
         self.capacity = _capacity(model.config, capacity, deterministic)
         """The most tokens a slot can hold."""
         check_rows(model, self._attention)
+        if not deterministic:
+            self._attention.splits = can_split(model, self._attention)
         self.lengths = np.zeros(slots, np.int64)
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = SlotCache(
-            self._attention.layers, slots, self.capacity if deterministic else 0, self.capacity
-        )
+        self._cache = BlockCache(self._attention.layers, slots * blocks_of(self.capacity))
+        self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
-        # Where each slot lies in the cache, and back. Rows that are run together lie together.
-        self._row_of = np.arange(slots)
-        self._slot_at = np.arange(slots)
 
     @property
     def free(self) -> int:
         """Slots that are not taken."""
         return len(self._free)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values are held, in whole blocks, shared ones counted once."""
+        return BLOCK * self._blocks.held
+
+    @property
+    def allocated_tokens(self) -> int:
+        """Tokens that the cache's tensors have room for."""
+        return BLOCK * self._cache.size
 
     @property
     def _fixed_threads(self) -> int | None:
@@ -111,21 +126,40 @@ class SlotModel:
         self.lengths[slot] = 0
         return slot
 
-    @torch.inference_mode()
     def fork(self, slot: int, length: int) -> int:
-        """A new slot with a copy of the first ``length`` tokens of ``slot``. Raises
-        NoFreeSlotError."""
+        """A new slot with the first ``length`` tokens of ``slot``: their keys and values are
+        there once, for both. Raises NoFreeSlotError."""
         if not 0 <= length <= self.lengths[slot]:
             raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, not {length}")
-        copy = self.acquire()
-        self._cache.copy_row(int(self._row_of[slot]), int(self._row_of[copy]), length)
-        self.lengths[copy] = length
-        return copy
+        fork = self.acquire()
+        self._blocks.place(fork, self._blocks.hold(slot, length))
+        self.lengths[fork] = length
+        return fork
+
+    def hold(self, slot: int, length: int) -> np.ndarray:
+        """The blocks of the first ``length`` tokens of a slot, int64 (m,): they stay until they
+        are dropped, whatever becomes of the slot."""
+        return self._blocks.hold(slot, length)
+
+    def drop(self, blocks: np.ndarray) -> None:
+        """Gives up blocks that were held."""
+        self._blocks.drop(blocks)
+
+    def adopt(self, slot: int, blocks: np.ndarray, length: int) -> None:
+        """Gives an empty slot the first ``length`` tokens of blocks that are held."""
+        self._blocks.place(slot, self._blocks.again(blocks, length))
+        self.lengths[slot] = length
+
+    def cut(self, slot: int, length: int) -> None:
+        """Gives up what a taken slot holds after its first ``length`` tokens."""
+        self._blocks.cut(slot, length)
+        self.lengths[slot] = min(length, int(self.lengths[slot]))
 
     def release(self, slot: int) -> None:
         """Frees a taken slot."""
         if slot in self._free:
             raise ValueError(f"slot {slot} is free already")
+        self._blocks.cut(slot, 0)
         self._free.append(slot)
 
     def close(self) -> None:
@@ -187,6 +221,8 @@ class SlotModel:
         while (live := np.flatnonzero(done < totals)).size:
             if self.deterministic:
                 live = live[:CHUNK_ROWS]
+            else:
+                live = live[_alike(np.minimum(totals[live] - done[live], self.prefill_chunk))]
             counts = np.minimum(totals[live] - done[live], self.prefill_chunk)
             width = self.prefill_chunk if self.deterministic else int(counts.max())
             padded = np.zeros((len(live), width), np.int64)
@@ -221,13 +257,12 @@ class SlotModel:
             float32 (n, q or keep, V), in the order of ``slots``.
         """
         n = min(fixed_rows, self.slots) if self.deterministic else len(slots)
-        first, rows = self._place(slots, n)
+        rows = len(slots)
         ids = np.zeros((n, tokens.shape[1]), np.int64)
         positions = np.full((n, tokens.shape[1]), -1, np.int64)
-        at = rows - first
-        ids[at] = tokens
+        ids[:rows] = tokens
         offsets = np.arange(tokens.shape[1])
-        positions[at] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
+        positions[:rows] = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         longest = self.capacity if self.deterministic else int((starts + counts).max())
         if self._vocabulary is not None and ids.max(initial=0) >= self._vocabulary:
             raise UserError(
@@ -235,10 +270,25 @@ class SlotModel:
                 "its tokenizer belongs to another model"
             )
         extra = {"logits_to_keep": keep} if self._keeps_logits and keep else {}
+        sources, targets = self._blocks.make_room(slots, starts, counts)
+        table = np.full((n, blocks_of(longest)), EMPTY, np.int64)
+        held = self._blocks.view(slots, longest)
+        table[:rows, : held.shape[1]] = held
         try:
+            self._cache.reach(self._blocks.size)
+            if len(sources):
+                self._cache.copy(sources, targets)
             with _threads(self._fixed_threads):
                 logits = run_pass(
-                    self.model, self._attention, self._cache, first, ids, positions, longest, extra
+                    self.model,
+                    self._attention,
+                    self._cache,
+                    table,
+                    ids,
+                    positions,
+                    longest,
+                    extra,
+                    least=LEAST if tokens.shape[1] == 1 and self._attention.splits else None,
                 )
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -248,7 +298,7 @@ class SlotModel:
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
         self.lengths[slots] = starts + counts
-        return logits[torch.from_numpy(at).to(logits.device)].float()
+        return logits[:rows].float()
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():
@@ -256,32 +306,15 @@ class SlotModel:
         if (starts + counts > self.capacity).any():
             raise ValueError(f"a row needs more than {self.capacity} tokens")
 
-    def _place(self, slots: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-        """The first row of a forward pass over ``n`` rows, and the row of each slot.
 
-        The rows of one pass must lie together, as its keys and values are views of the cache.
-        Slots that lie elsewhere change places with others.
-        """
-        rows = self._row_of[slots]
-        first = min(int(rows.min()), self.slots - n)
-        if int(rows.max()) < first + n:
-            return first, rows
-        wanted = np.zeros(self.slots, np.int64)
-        wanted[rows] = 1
-        sums = np.concatenate([[0], np.cumsum(wanted)])
-        first = int(np.argmax(sums[n:] - sums[:-n]))
-        outside = rows[(rows < first) | (rows >= first + n)]
-        holes = first + np.flatnonzero(wanted[first : first + n] == 0)
-        self._swap(outside, holes[: len(outside)])
-        return first, self._row_of[slots]
-
-    def _swap(self, rows: np.ndarray, others: np.ndarray) -> None:
-        """Exchanges what lies in pairs of rows."""
-        moved, displaced = self._slot_at[rows], self._slot_at[others]
-        length = int(self.lengths[np.concatenate([moved, displaced])].max())
-        self._cache.swap_rows(rows, others, length)
-        self._slot_at[rows], self._slot_at[others] = displaced, moved
-        self._row_of[moved], self._row_of[displaced] = others, rows
+def _alike(counts: np.ndarray) -> np.ndarray:
+    """int64 (m,), ascending: the rows with the most tokens, as many as make a pass that is large
+    enough, and more where they are about as long: what shorter ones are padded with is run too."""
+    order = np.argsort(-counts, kind="stable")
+    padded = counts[order[0]] * np.arange(1, len(order) + 1)
+    real = np.cumsum(counts[order])
+    taken = int(np.flatnonzero((padded <= FULL_PASS) | (real >= LEAST_REAL * padded))[-1]) + 1
+    return np.sort(order[:taken])
 
 
 @contextmanager

@@ -26,6 +26,10 @@ class TransformersEngine(ModelEngine):
     A path that has ended gives its slot back at once: its prefix has no handle, and going on
     from it all the same costs a prefill.
 
+    Paths share the keys and values of what they have in common. Counts are those of an engine in
+    which each prompt is run by itself: what was not run, as another prompt begins alike, stands in
+    ``shared_tokens``.
+
     In deterministic mode tokens and log-probabilities depend on prefix and key alone, and on what
     ``SlotModel`` holds fixed. So do the counts of tokens: what is run again because a cache was
     lost depends on the company, so it stands in ``replayed_tokens`` and not in ``counters``.
@@ -60,6 +64,11 @@ class TransformersEngine(ModelEngine):
     def lost_handles(self) -> int:
         """Handles given up because their slots were needed."""
         return self._batcher.pool.lost
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of prompts that were counted and not run: those of another one were at hand."""
+        return self._batcher.prefixes.saved_tokens
 
     async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
         jobs = [self._job(*ask) for ask in asks]

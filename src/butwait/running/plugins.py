@@ -183,7 +183,7 @@ def find_modules_in(places: Sequence[Path]) -> None:
         if moved or any(_state(file) != _states.get(file) for file in files if file in _states):
             for name in parts:
                 del sys.modules[name]
-            for file in files:
+            for file in filter(None, files):
                 _states.pop(file, None)
 
 

@@ -8,13 +8,15 @@ import torch
 
 from butwait.engines.cache import (
     AttentionKinds,
-    SlotCache,
+    BlockCache,
     context_limit,
     is_out_of_memory,
-    run_pass,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.failures import on_one_line
+from butwait.engines.kv.attention import CannotSplitError
+from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
+from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
 TRIAL = 10
@@ -44,7 +46,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
     if limit is not None and limit < TRIAL:
         return
     ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
-    cache = SlotCache(attention.layers, 2, TRIAL, TRIAL)
+    cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
     rows: tuple[list[torch.Tensor], ...] = ([], [])
     starts = np.zeros(2, np.int64)
     try:
@@ -58,7 +60,10 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
             positions = np.where(real, starts[:, None] + offsets, -1)
             tokens = np.where(real, np.take_along_axis(ids.numpy(), positions, 1), 0)
             longest = int((starts + counts).max())
-            logits = run_pass(model, attention, cache, 0, tokens, positions, longest, {})
+            blocks.make_room(both, starts, np.array(counts))
+            cache.reach(blocks.size)
+            table = blocks.view(both, longest)
+            logits = run_pass(model, attention, cache, table, tokens, positions, longest, {})
             for row, outputs, count in zip(rows, logits, counts, strict=True):
                 row.append(outputs[:count])
             starts += counts
@@ -78,12 +83,53 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
         _distance(torch.cat(row), expected[: sum(map(len, row))])
         for row, expected in zip(rows, alone, strict=True)
     )
-    rounded = model.dtype.itemsize <= 2 or getattr(model, "is_quantized", False)
-    if off > (MOST_OFF_ROUNDED if rounded else MOST_OFF):
+    if off > _most_off(model):
         raise UserError(
             f"the in-process engine does not run {model.config.model_type} models: beside rows of "
             f"other lengths their logits change by {off:.0%}; use another engine for this model"
         )
+
+
+@torch.inference_mode()
+def can_split(model: Any, attention: AttentionKinds) -> bool:
+    """Whether two rows that share a block may read it once (``kv.attention``): tried against passes
+    of their own. Where a model's attention is not the usual one they read it each."""
+    config = text_config(model.config)
+    limit = context_limit(config)
+    shared, length = BLOCK - SCRATCH, BLOCK + SCRATCH
+    if attention.implementation == "eager" or attention.windowed(length + 1):
+        return False
+    if limit is not None and limit < length + 1:
+        return False
+    ids = (np.arange(2 * length).reshape(2, length) * 7 + 3) % getattr(config, "vocab_size", length)
+    ids[1, :shared] = ids[0, :shared]
+    cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
+
+    def run(row: slice, start: int, end: int, least: int | None) -> torch.Tensor:
+        rows = both[row]
+        counts = np.full(len(rows), end - start)
+        blocks.make_room(rows, np.full(len(rows), start), counts)
+        cache.reach(blocks.size)
+        positions = np.arange(start, end)[None].repeat(len(rows), 0)
+        table = blocks.view(rows, end)
+        return run_pass(
+            model, attention, cache, table, ids[row, start:end], positions, end, {}, least
+        )[:, -1]
+
+    try:
+        run(slice(0, 1), 0, length - 1, None)
+        blocks.place(1, blocks.hold(0, shared))
+        run(slice(1, 2), shared, length - 1, None)
+        together = run(slice(0, 2), length - 1, length, 1)
+        alone = model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+    except CannotSplitError:
+        return False
+    return _distance(together, alone.logits[:, -1]) <= _most_off(model)
+
+
+def _most_off(model: Any) -> float:
+    rounded = model.dtype.itemsize <= 2 or getattr(model, "is_quantized", False)
+    return MOST_OFF_ROUNDED if rounded else MOST_OFF
 
 
 def _distance(outputs: torch.Tensor, expected: torch.Tensor) -> float:

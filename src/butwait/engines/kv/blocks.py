@@ -1,0 +1,133 @@
+"""Which blocks of a KV cache hold which sequence: a block table with copy-on-write.
+
+A cache is cut into blocks of ``BLOCK`` columns. A sequence is a row of block numbers; one that
+goes on from another has the same numbers, and gets a block of its own where it writes into one
+that somebody else reads. This module knows numbers of blocks alone; ``engines.cache`` holds the
+tensors.
+
+Shapes: S slots, n of them in one pass, w blocks of the longest sequence so far.
+"""
+
+import numpy as np
+
+BLOCK = 16
+"""Columns of a block. Smaller ones waste fewer at the ends of paths, and are read more slowly."""
+SCRATCH = 1
+"""Columns before a row's first token, which nothing is written to. Padding reads there: it must
+see something, or its softmax would be NaN."""
+EMPTY = 0
+"""The block of zeros that stands where a sequence has no tokens yet."""
+SINK = 1
+"""The block that padding writes to: it must write somewhere. Nobody reads it."""
+
+
+def blocks_of(tokens: int) -> int:
+    """Blocks that so many tokens of a sequence reach into; none for no tokens."""
+    return -(-(tokens + SCRATCH) // BLOCK) if tokens > 0 else 0
+
+
+class BlockTable:
+    """The blocks of S slots, and how often each block is held.
+
+    Args:
+        slots: S.
+
+    Attributes:
+        size: blocks that were ever in use, the two special ones included.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.size = 2
+        self._rows = np.full((slots, 8), EMPTY, np.int64)
+        self._used = np.zeros(slots, np.int64)
+        self._holders = np.zeros(64, np.int64)
+        self._free: list[int] = []
+
+    @property
+    def held(self) -> int:
+        """Blocks that somebody holds, each counted once."""
+        return self.size - 2 - len(self._free)
+
+    def view(self, slots: np.ndarray, tokens: int) -> np.ndarray:
+        """int64 (n, blocks of ``tokens``): the block numbers of these slots."""
+        return self._rows[slots, : blocks_of(tokens)]
+
+    def hold(self, slot: int, tokens: int) -> np.ndarray:
+        """The blocks of a slot's first tokens, int64 (m,), held until they are dropped."""
+        return self.again(self._rows[slot], tokens)
+
+    def again(self, blocks: np.ndarray, tokens: int) -> np.ndarray:
+        """Holds those of the first tokens once more."""
+        again = blocks[: blocks_of(tokens)].copy()
+        self._holders[again] += 1
+        return again
+
+    def drop(self, blocks: np.ndarray) -> None:
+        """Gives up one hold of each of these blocks."""
+        self._holders[blocks] -= 1
+        self._free += blocks[self._holders[blocks] == 0].tolist()
+
+    def place(self, slot: int, blocks: np.ndarray) -> None:
+        """Gives an empty slot blocks that are held for it."""
+        self._widen(len(blocks))
+        self._rows[slot, : len(blocks)] = blocks
+        self._used[slot] = len(blocks)
+
+    def cut(self, slot: int, tokens: int) -> None:
+        """Gives up what a slot holds behind its first tokens."""
+        kept, used = blocks_of(tokens), int(self._used[slot])
+        if kept < used:
+            self.drop(self._rows[slot, kept:used])
+            self._rows[slot, kept:used] = EMPTY
+            self._used[slot] = kept
+
+    def make_room(
+        self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Lets different slots be written to, from their start positions on; what they held
+        behind them is given up.
+
+        Args:
+            slots, starts, counts: int64 (n,); tokens are written at start .. start + count.
+
+        Returns:
+            int64 (m,) each: blocks to be copied, and to where, before anything is written.
+        """
+        ends = -(-(starts + counts + SCRATCH) // BLOCK)
+        self._widen(int(ends.max(initial=0)))
+        firsts = (starts + SCRATCH) // BLOCK
+        used = self._used[slots]
+        last = self._rows[slots, firsts]
+        shared = (firsts < used) & (self._holders[last] > 1)
+        sources, targets = [], []
+        for i in np.flatnonzero(shared | (used != ends)).tolist():
+            slot, first, end = int(slots[i]), int(firsts[i]), int(ends[i])
+            if shared[i] and self._holders[last[i]] > 1:
+                [self._rows[slot, first]] = self._take(1)
+                sources.append(int(last[i]))
+                targets.append(int(self._rows[slot, first]))
+                self.drop(last[i : i + 1])
+            if first + 1 < used[i]:
+                self.drop(self._rows[slot, first + 1 : used[i]])
+                self._rows[slot, first + 1 : used[i]] = EMPTY
+            begin = min(int(used[i]), first + 1)
+            self._rows[slot, begin:end] = self._take(end - begin)
+            self._used[slot] = end
+        return np.array(sources, np.int64), np.array(targets, np.int64)
+
+    def _take(self, count: int) -> list[int]:
+        """New blocks, each held once."""
+        again = min(count, len(self._free))
+        taken = [self._free.pop() for _ in range(again)]
+        taken += range(self.size, self.size + count - again)
+        self.size += count - again
+        if self.size > len(self._holders):
+            self._holders = np.pad(self._holders, (0, max(self.size, len(self._holders))))
+        self._holders[taken] = 1
+        return taken
+
+    def _widen(self, blocks: int) -> None:
+        width = self._rows.shape[1]
+        if blocks > width:
+            more = max(blocks, 2 * width) - width
+            self._rows = np.pad(self._rows, ((0, 0), (0, more)), constant_values=EMPTY)

@@ -1,0 +1,100 @@
+"""One forward pass over rows of a cache of blocks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.integrations import sdpa_attention
+
+from butwait.engines.cache import AttentionKinds, BlockCache
+from butwait.engines.kv.attention import Family, families, own_blocks, splitting
+from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
+
+
+def run_pass(
+    model: Any,
+    attention: AttentionKinds,
+    cache: BlockCache,
+    table: np.ndarray,
+    ids: np.ndarray,
+    positions: np.ndarray,
+    longest: int,
+    extra: dict[str, Any],
+    least: int | None = None,
+) -> torch.Tensor:
+    """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
+
+    Args:
+        model, attention, cache: which one, its masks, its keys and values.
+        table: int64 (n, w), the blocks of its rows.
+        ids: int64 (n, q), tokens.
+        positions: int64 (n, q), theirs in their rows; -1 is padding.
+        longest: tokens of the longest row with its new ones.
+        extra: further arguments of the model.
+        least: blocks that rows of one token must share to read them once; None: each reads its
+            own. Raises CannotSplitError.
+    """
+    device = model.device
+    places = positions + SCRATCH
+    block = np.take_along_axis(table, np.maximum(places // BLOCK, 0), 1)
+    write = np.where(positions < 0, SINK * BLOCK, block * BLOCK + places % BLOCK)
+    columns, before = SCRATCH + longest, np.zeros(len(table), np.int64)
+    shared: list[Family] = []
+    if least is not None and not attention.windowed(longest):
+        shared = families(table, least)
+    if shared:
+        table, before = own_blocks(table, shared)
+        columns = table.shape[1] * BLOCK
+    cache.plan(
+        _on(device, table),
+        _on(device, write.reshape(-1)),
+        columns,
+        [(_together(rows, device), _on(device, blocks)) for rows, blocks in shared],
+    )
+    seen = _on(device, places - before[:, None] * BLOCK)
+    first = _on(device, np.where(before > 0, 0, SCRATCH))
+    with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if shared else None):
+        return model(
+            input_ids=_on(device, ids),
+            attention_mask=attention.masks(seen, first, columns, model.dtype),
+            position_ids=_on(device, np.maximum(positions, 0)),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
+        ).logits
+
+
+def _together(rows: np.ndarray, device: torch.device) -> Any:
+    """Ascending rows as an index: a slice where they lie together, which copies nothing."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return _on(device, rows)
+
+
+def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def shares_heads(model: Any, tokens: int) -> bool:
+    """Whether PyTorch's own grouped heads are asked for: on a card, for one token a row in half
+    precision, where they were measured (docs/results/gpu.md)."""
+    return tokens == 1 and model.device.type == "cuda" and model.dtype.itemsize == 2
+
+
+@contextmanager
+def grouped_heads(wanted: bool) -> Iterator[None]:
+    """While it is open, and wanted, heads that share keys and values share them in memory too.
+    Where there is a mask, some versions of transformers copy them for every head, which takes
+    most of the time of a decoded token."""
+    library: Any = sdpa_attention
+    before = getattr(library, "use_gqa_in_sdpa", None)
+    if not wanted or before is None:
+        yield
+        return
+    library.use_gqa_in_sdpa = lambda mask, key, value: key.shape[-1] == value.shape[-1] <= 256
+    try:
+        yield
+    finally:
+        library.use_gqa_in_sdpa = before

@@ -1,0 +1,194 @@
+"""Keys and values that paths have in common: there once, run once, and read once."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_contract import KEY, whole
+from random_models import CONFIGURATIONS, VOCABULARY, model, tokenizer
+
+from butwait.engines import slots as slots_module
+from butwait.engines.checkpoints import trial
+from butwait.engines.engine import Prefix
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.kv import attention
+from butwait.engines.kv.attention import Family, families, own_blocks
+from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable
+from butwait.engines.kv.prefixes import ROOTS
+from butwait.engines.settings import Sampling
+from butwait.engines.slots import SlotModel
+from butwait.engines.transformers import TransformersEngine
+from butwait.problems.settings import PromptSettings
+
+
+def tokens(seed: int, length: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, VOCABULARY, length).astype(np.int32)
+
+
+def row(table: BlockTable, slot: int, length: int) -> list[int]:
+    return table.view(np.array([slot]), length)[0].tolist()
+
+
+def write(table: BlockTable, slot: int, start: int, count: int) -> list[tuple[int, int]]:
+    sources, targets = table.make_room(*(np.array([n]) for n in (slot, start, count)))
+    return list(zip(sources.tolist(), targets.tolist(), strict=True))
+
+
+class TestTable:
+    """Blocks of 16 columns, of which a row's first is no token's."""
+
+    def test_a_fork_copies_the_block_that_it_writes_to_and_no_other(self) -> None:
+        table = BlockTable(3)
+        assert write(table, 0, 0, 40) == []
+        assert row(table, 0, 40) == [2, 3, 4]
+        table.place(1, table.hold(0, 40))
+        table.place(2, table.hold(0, 20))
+        assert table.held == 3
+        assert write(table, 1, 40, 1) == [(4, 5)]
+        assert write(table, 2, 20, 1) == [(3, 6)]
+        assert row(table, 1, 41) == [2, 3, 5]
+        assert row(table, 2, 21) == [2, 6]
+        assert write(table, 0, 40, 1) == [], "nobody else reads its last block any more"
+
+    def test_a_block_goes_with_who_held_it_last_and_is_used_again(self) -> None:
+        table = BlockTable(2)
+        write(table, 0, 0, 40)
+        root = table.hold(0, 15)
+        table.cut(0, 0)
+        assert (table.held, row(table, 0, 1)) == (1, [EMPTY])
+        write(table, 1, 0, 31)
+        assert (table.size, table.held) == (5, 3)
+        table.drop(root)
+        table.cut(1, 0)
+        assert table.held == 0
+
+    def test_who_starts_again_earlier_gives_up_what_lay_behind(self) -> None:
+        table = BlockTable(2)
+        write(table, 0, 0, 60)
+        table.place(1, table.hold(0, 60))
+        assert write(table, 0, 20, 2) == [(3, 6)]
+        assert (row(table, 0, 22), table.held) == ([2, 6], 5)
+        table.cut(1, 10)
+        assert (row(table, 1, 10), table.held) == ([2], 2)
+
+
+def test_families_are_those_that_save_most() -> None:
+    table = np.array([[2, 3, 4, 9], [2, 3, 5, 0], [7, 8, 6, 0], [2, 3, 4, 10], [7, 8, 11, 12]])
+    found = families(table, 2)
+    as_lists = sorted((f.rows.tolist(), f.blocks.tolist()) for f in found)
+    assert as_lists == [([0, 1, 3], [2, 3]), ([2, 4], [7, 8])]
+    own, before = own_blocks(table, [Family(np.array([0, 1, 3]), np.array([2, 3]))])
+    assert own.tolist() == [[4, 9, 0, 0], [5, 0, 0, 0], [7, 8, 6, 0], [4, 10, 0, 0], [7, 8, 11, 12]]
+    assert before.tolist() == [2, 2, 0, 2, 0]
+    [family] = families(table[:4], 3)
+    assert (family.rows.tolist(), family.blocks.tolist()) == ([0, 1, 3], [2, 3])
+    assert families(table, 5) == families(table[:1], 1) == []
+    assert families(np.array([[2, 3], [4, 5]]), 0) == []
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_what_rows_share_is_read_once_and_gives_the_same_numbers(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "LEAST", 2)
+    exact = model(kind, torch.float64)
+    slots = SlotModel(exact, 8)
+    assert slots._attention.splits == ("window" not in kind and "eager" not in kind)
+    base, other = tokens(0, 70), tokens(1, 30)
+    first, second = slots.acquire(), slots.acquire()
+    slots.prefill([(first, 0, base), (second, 0, other)])
+    taken = [first, *(slots.fork(first, n) for n in (70, 50, 33)), second, slots.fork(second, 20)]
+    paths = [base, base, base[:50], base[:33], other, other[:20]]
+    for step in range(3):
+        new = tokens(2 + step, len(taken))
+        out = slots.decode(np.array(taken), slots.lengths[taken], new)
+        paths = [np.append(path, token) for path, token in zip(paths, new, strict=True)]
+    for path, given in zip(paths, out, strict=True):
+        with torch.inference_mode():
+            expected = exact(torch.from_numpy(path)[None].long()).logits[0, -1]
+        assert torch.allclose(given.double(), expected, atol=1e-5)
+
+
+def test_attention_that_is_not_the_usual_one_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a_model = model()
+    kinds = SlotModel(a_model, 2)._attention
+    assert trial.can_split(a_model, kinds)
+    monkeypatch.setattr(attention, "HARMLESS", frozenset())
+    assert not trial.can_split(a_model, kinds)
+
+
+def engine(**settings: Any) -> TransformersEngine:
+    chosen = TransformersSettings(**{"slots": 24, "prefill_chunk": 8} | settings)
+    prompt = PromptSettings(style="plain", template="{question}")
+    return TransformersEngine(model(), tokenizer(), chosen, prompt)
+
+
+def few_shot(count: int) -> list[Prefix]:
+    """Questions of 11 tokens behind 50 that are common."""
+    paths = [np.concatenate([tokens(0, 50), tokens(1 + i, 11)]) for i in range(count)]
+    return [Prefix(token_ids=path, prompt_length=len(path)) for path in paths]
+
+
+async def asked(an_engine: TransformersEngine, paths: list[Prefix], together: bool) -> list[Any]:
+    async def one(i: int) -> Any:
+        keys = [KEY.at(particle=2 * i + j) for j in range(2)]
+        return await an_engine.extend([paths[i]] * 2, whole(5), Sampling(), keys)
+
+    if together:
+        return await asyncio.gather(*map(one, range(len(paths))))
+    return [await one(i) for i in range(len(paths))]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_questions_begin_with_is_run_once_and_counted_each_time(
+    together: bool, deterministic: bool
+) -> None:
+    an_engine = engine(deterministic=deterministic, capacity=96)
+    paths = few_shot(4)
+    steps = asyncio.run(asked(an_engine, paths, together))
+    # Deterministic mode shares whole chunks of 8.
+    assert an_engine.shared_tokens == 3 * (48 if deterministic else 50)
+    assert an_engine.counters.prefilled_tokens == 4 * 61
+    alone = engine(deterministic=deterministic, capacity=96)
+    keys = [KEY.at(particle=6), KEY.at(particle=7)]
+    expected = asyncio.run(alone.extend([paths[3]] * 2, whole(5), Sampling(), keys))
+    assert alone.shared_tokens == 0
+    for a, b in zip(steps[3], expected, strict=True):
+        assert a.token_ids.tolist() == b.token_ids.tolist()
+        if deterministic:
+            assert a.logprobs.tobytes() == b.logprobs.tobytes()
+        else:
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+    assert an_engine._slots.free == 24
+
+
+def test_few_beginnings_are_kept_and_none_after_the_end() -> None:
+    an_engine = engine()
+    paths = [Prefix(token_ids=tokens(i, 40), prompt_length=40) for i in range(ROOTS + 3)]
+    asyncio.run(asked(an_engine, paths, together=False))
+    assert an_engine.shared_tokens == 0
+    assert an_engine._slots.held_tokens == ROOTS * 3 * BLOCK
+    asyncio.run(an_engine.close())
+    assert an_engine._slots.held_tokens == 0
+
+
+def test_a_population_holds_its_ancestors_once() -> None:
+    """Sixteen paths of one prompt, each with ten tokens of its own."""
+    slots = SlotModel(model(), 16, 200)
+    prompt = tokens(0, 160)
+    first = slots.acquire()
+    slots.prefill([(first, 0, prompt)])
+    taken = [first, *(slots.fork(first, 160) for _ in range(15))]
+    assert slots.held_tokens == 11 * BLOCK
+    for n in range(160, 170):
+        slots.decode(np.array(taken), np.full(16, n), tokens(n, 16))
+    assert slots.held_tokens == (10 + 16) * BLOCK
+    for slot in taken:
+        slots.cut(slot, 160)
+        slots.release(slot)
+    assert slots.held_tokens == 0
