@@ -59,6 +59,7 @@ class BlockCache(Cache):
         self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
+        self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
 
     def reach(self, size: int) -> None:
         """Makes room for so many blocks, the special ones included."""
@@ -91,16 +92,19 @@ class BlockCache(Cache):
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the rows' blocks,
-        (n, heads, columns, size): a copy, which is there for as long as the layer is run."""
+        (n, heads, columns, size): a copy, which the next layer's takes the place of."""
         stores = self._stores[layer]
         if not stores:
             stores += [self._allocate(keys), self._allocate(values)]
         rows = []
-        for store, new in zip(stores, (keys, values), strict=True):
+        for i, (store, new) in enumerate(zip(stores, (keys, values), strict=True)):
             heads, size = store.shape[0], store.shape[3]
             flat = new.transpose(0, 1).reshape(heads, -1, size)
             store.view(heads, -1, size).index_copy_(1, self._write, flat)
-            blocks = store.view(-1, BLOCK * size).index_select(0, self._read(heads))
+            read, blocks = self._read(heads), self._copies[i]
+            if blocks.shape != (len(read), BLOCK * size) or blocks.dtype != store.dtype:
+                blocks = self._copies[i] = store.new_empty(len(read), BLOCK * size)
+            torch.index_select(store.view(-1, BLOCK * size), 0, read, out=blocks)
             rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
         self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
@@ -125,6 +129,7 @@ class BlockCache(Cache):
         """Gives the tensors back; the next forward pass makes new ones."""
         self._stores = [[] for _ in self._stores]
         self.newest = ()
+        self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
 
     def _read(self, heads: int) -> torch.Tensor:
         """int64 (n heads w,): the blocks of all rows, counted over all heads."""
