@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_qwen_prm import PROBLEM, save_checkpoint
 
+from butwait.engines.kv.blocks import BLOCK, blocks_of
 from butwait.engines.slots import SlotModel
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
@@ -131,27 +132,56 @@ def test_keys_and_values_never_outgrow_the_capacity(scorer):
     slot = model.acquire()
     model.run([(slot, 0, list(range(5, 65)))], "last")
     model.run([(slot, 60, list(range(5, 40)))], "last")
-    assert {store.shape[2] for store in model._cache._stores} == {101}
+    assert model.allocated_tokens <= BLOCK * (2 * blocks_of(100) + 2)
+
+
+async def outputs(scorer: IncrementalScorer, paths: int, steps: int) -> tuple[list, int]:
+    """The outputs of paths that grow side by side, and the most tokens that were ever held."""
+    segments = [(ids(*range(5, 13)),) for _ in range(paths)]
+    handles: list = [None] * paths
+    found, most = [], 0
+    for t in range(steps):
+        segments = [(*s, ids(5 + i % 40, 6 + t, 7, 8)) for i, s in enumerate(segments)]
+        asked = [Request(*pair, NOTHING) for pair in zip(segments, handles, strict=True)]
+        results = await scorer.run(asked)
+        most = max(most, scorer._model.held_tokens)
+        scorer.release(handles)
+        handles = [result.handle for result in results]
+        found += [float(result.output[0]) for result in results]
+    scorer.release(handles)
+    return found, most
+
+
+def test_what_is_held_keeps_to_the_memory_that_there_is(scorer):
+    """Slots for all, and tokens for a third of them."""
+    plenty = IncrementalScorer(SlotModel(scorer, 40, 200))
+    right, all_of_it = asyncio.run(outputs(plenty, 12, 20))
+    assert plenty.run_tokens == 8 + 12 * 20 * 4
+    third = all_of_it // 3
+    little = IncrementalScorer(SlotModel(scorer, 40, 200, most_tokens=third))
+    found, most = asyncio.run(outputs(little, 12, 20))
+    assert most <= third
+    assert found == pytest.approx(right, abs=1e-5)
+    tiny = IncrementalScorer(SlotModel(scorer, 40, 200, most_tokens=1))  # one path all the same
+    assert asyncio.run(outputs(tiny, 3, 4))[0] == pytest.approx(
+        asyncio.run(outputs(plenty, 3, 4))[0], abs=1e-5
+    )
 
 
 def test_the_automatic_number_of_slots(scorer, monkeypatch):
-    memory = {"free": 1 << 40}
-    monkeypatch.setattr(local, "free_memory", lambda device: memory["free"])
-
-    def slots(paths, **chosen):
-        policy = Policy(None, None, paths)
-        return local.in_slots(scorer, LocalModelSettings(capacity=100, **chosen), policy).slots
-
-    assert slots(513) == 513
-    assert slots(None) == 64
-    assert slots(513, slots=16) == 16
-    assert slots(513, deterministic=True) == 64
     config = scorer.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    memory["free"] = 4 * 100 * token * 20  # a quarter of it holds twenty rows
-    assert slots(513) == 20
-    memory["free"] = 0
-    assert slots(513) == 1
+    monkeypatch.setattr(local, "free_memory", lambda device: 4 * 5000 * token)
+
+    def made(paths, **chosen):
+        policy = Policy(None, None, paths)
+        model = local.in_slots(scorer, LocalModelSettings(capacity=100, **chosen), policy)
+        return model.slots, model.most_tokens
+
+    assert made(513) == (513, 5000)  # a quarter of a CPU's memory
+    assert made(None) == (64, 5000)
+    assert made(513, slots=16) == (16, None)
+    assert made(513, deterministic=True) == (64, None)
 
 
 def test_one_token_more_than_its_context(tmp_path):

@@ -69,6 +69,7 @@ class SlotPool:
         evict: bool = True,
         keep: Collection[Handle] = (),
         spare: bool = False,
+        tokens: int = 0,
     ) -> Tenant | None:
         """A busy tenant that starts with the tokens of ``source`` (none: empty).
 
@@ -81,10 +82,17 @@ class SlotPool:
                 one of ``keep`` only if there is no other.
             keep: handles that will be wanted soon.
             spare: whether those of ``keep`` are not to be given up at all.
+            tokens: that will be written before another slot is given up. Parked sequences go where
+                the model would be crowded.
 
         Returns:
             None where no slot is to be had now.
         """
+        while evict and self._model.crowded(tokens):
+            if not self._evict(keep, source, spare):
+                if spare:
+                    return None
+                break
         if source is not None and self._is_tip(source):
             source.tenant.busy = True
             return source.tenant
@@ -136,7 +144,8 @@ class SlotPool:
         tenant = handle.tenant
         return not tenant.busy and all(other.length <= handle.length for other in tenant.handles)
 
-    def _evict(self, keep: Collection[Handle], source: Handle | None, spare: bool) -> None:
+    def _evict(self, keep: Collection[Handle], source: Handle | None, spare: bool) -> bool:
+        """Gives up a parked sequence; False where there is none."""
         wanted = {handle.tenant for handle in keep}
         parked = [
             tenant
@@ -150,6 +159,7 @@ class SlotPool:
             self.lost += len(oldest.handles)
             oldest.handles.clear()
             self._free_what_is_unused(oldest)
+        return bool(parked)
 
     def _cut_back(self, source: Handle | None) -> Tenant | None:
         """The source's own slot, at the price of the longer handles to it: there is no other."""

@@ -66,6 +66,8 @@ class SlotModel:
             sequence's numbers do not depend on which others are run with it, nor on its slot.
             Otherwise only the rows asked for are run, and the cache grows by doubling.
         prefill_chunk: the most tokens of a sequence in one forward pass.
+        most_tokens: that it is meant to hold, shared ones counted once; None: as many as the slots
+            take. Whoever gives its slots out keeps to it (``crowded``).
 
     Raises UserError for a model whose cache is no list of keys and values per token, and for one
     whose rows would not get side by side the numbers that they get alone (``check_rows``).
@@ -78,9 +80,11 @@ class SlotModel:
         capacity: int | None = None,
         deterministic: bool = False,
         prefill_chunk: int = 64,
+        most_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.slots = slots
+        self.most_tokens = most_tokens
         self.deterministic = deterministic
         self.prefill_chunk = prefill_chunk
         self._attention = AttentionKinds(model)
@@ -93,7 +97,10 @@ class SlotModel:
         """int64 (S,): tokens held by each slot."""
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache = BlockCache(self._attention.layers, slots * blocks_of(self.capacity))
+        most = slots * int(blocks_of(self.capacity))
+        if most_tokens is not None:
+            most = min(most, -(-most_tokens // BLOCK))
+        self._cache = BlockCache(self._attention.layers, most)
         self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
 
@@ -106,6 +113,10 @@ class SlotModel:
     def held_tokens(self) -> int:
         """Tokens whose keys and values are held, in whole blocks, shared ones counted once."""
         return BLOCK * self._blocks.held
+
+    def crowded(self, tokens: int) -> bool:
+        """Whether so many more tokens would be more than the cache is meant to hold."""
+        return self.most_tokens is not None and self.held_tokens + tokens > self.most_tokens
 
     @property
     def allocated_tokens(self) -> int:

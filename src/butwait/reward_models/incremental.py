@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from butwait.engines.batching import Batcher, Handle, Job, turn_on
+from butwait.engines.kv.blocks import BLOCK
 from butwait.engines.slots import Run, SlotModel
 from butwait.reward_models.reward_model import PathTooLongError
 
@@ -184,7 +185,8 @@ class IncrementalScorer(Batcher[_Reading]):
         # Of the paths in one slot the first goes on in place, and the others need one of their own.
         in_place = {job.handle.tenant: job for job in reversed(living) if job.handle is not None}
         prompts = {job.request.prompt for job in lost} - set(self._held_roots())
-        if len(batch) - len(in_place) + len(prompts) <= self._model.free:
+        slots = len(batch) - len(in_place) + len(prompts)
+        if slots <= self._model.free and not self._model.crowded(sum(map(self._room, batch))):
             self._make_roots(batch)
             self._run_all(batch)
             return
@@ -215,20 +217,31 @@ class IncrementalScorer(Batcher[_Reading]):
         left = list(jobs)
         while left:
             wanted = [job.handle for job in left if job.handle is not None]
-            begun: list[_Reading] = []
+            begun, tokens = list[_Reading](), 0
             for job in left:
-                if not self._take_slot(job, wanted, spare=bool(begun)):
+                tokens += self._room(job)
+                if not self._take_slot(job, wanted, bool(begun), tokens):
                     break
                 begun.append(job)
             self._read(begun)
             left = left[len(begun) :]
 
-    def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool) -> bool:
-        """Begins with as much of the path as is held; False while all slots are being run, or,
-        to ``spare`` them, are wanted."""
+    def _held(self, job: _Reading) -> Handle | None:
+        """What there is of the path."""
         handles = (job.handle, self._roots.get(job.request.prompt))
-        held = next((h for h in handles if h is not None and self.pool.alive(h)), None)
-        tenant = self.pool.take(held, keep=wanted, spare=spare)
+        return next((h for h in handles if h is not None and self.pool.alive(h)), None)
+
+    def _room(self, job: _Reading) -> int:
+        """Tokens that the path takes in the cache beside what is held of it: whole blocks, the one
+        at the end of what is held copied."""
+        held = self._held(job)
+        return _tokens(job.request) - (0 if held is None else held.length) + 2 * BLOCK
+
+    def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool, tokens: int) -> bool:
+        """Begins with as much of the path as is held; False while all slots are being run, or,
+        to ``spare`` them, are wanted, or where ``tokens`` would crowd the model."""
+        held = self._held(job)
+        tenant = self.pool.take(held, keep=wanted, spare=spare, tokens=tokens)
         if tenant is None:
             return False
         job.tenant = tenant

@@ -191,24 +191,24 @@ def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) ->
     """A loaded model in its slots, a ``SlotModel``."""
     from butwait.engines.slots import SlotModel
 
-    slots = settings.slots
+    if settings.slots == "auto":
+        slots, tokens = _automatic(model, policy)
+    else:
+        slots, tokens = settings.slots, None
     return SlotModel(
         model,
-        slots=_automatic(model, settings, policy) if slots == "auto" else slots,
+        slots=slots,
         capacity=settings.capacity,
         deterministic=settings.deterministic,
         prefill_chunk=settings.prefill_chunk,
+        most_tokens=tokens,
     )
 
 
-def _automatic(model: Any, settings: LocalModelSettings, policy: Policy | None) -> int:
-    """Slots for all paths in flight, as far as the memory holds them."""
-    from butwait.engines.cache import context_limit, token_bytes
+def _automatic(model: Any, policy: Policy | None) -> tuple[int, int]:
+    """Slots for all paths in flight, and the tokens that the memory holds for them."""
+    from butwait.engines.cache import token_bytes
 
-    wanted = SLOTS if policy is None or policy.paths is None else policy.paths
-    limits = (settings.capacity, context_limit(model.config))
-    longest = min(filter(None, limits), default=None)
-    if longest is None:
-        return wanted
     memory = SHARE.get(model.device.type, SHARE["cpu"]) * free_memory(model.device)
-    return max(1, min(wanted, int(memory / (longest * token_bytes(model)))))
+    wanted = SLOTS if policy is None or policy.paths is None else policy.paths
+    return wanted, int(memory / token_bytes(model))

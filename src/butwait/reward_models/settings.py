@@ -28,8 +28,9 @@ class LocalModelSettings(Settings):
     slots: Shape[Literal["auto"] | Annotated[int, Field(gt=0)]] = "auto"
     """Rows of the KV cache: the most paths whose scored part is kept at a time. A path that loses
     its row is run again from the start when it is scored next. ``auto``: one for every path that
-    the stage has in flight, as far as half of the device's free memory (of a CPU's a quarter)
-    holds them; 64 where their number is not known, and in deterministic mode."""
+    the stage has in flight; they share what they have in common, and those unused longest go where
+    all together would take more than half of the device's free memory (of a CPU's a quarter). 64
+    where the number of paths is not known, and in deterministic mode."""
     capacity: Result[Annotated[int, Field(gt=0)] | None] = None
     """Tokens per row, prompt included; None: grows with the longest path."""
     prefill_chunk: Shape[Annotated[int, Field(gt=0)]] = 32
