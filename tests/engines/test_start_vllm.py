@@ -53,6 +53,18 @@ def test_eos_is_what_the_model_or_the_tokenizer_names(
     assert sorted(ids) == expected
 
 
+def test_memory_of_the_cache_and_of_graphs_is_named_and_passed_on() -> None:
+    plain = _arguments(TINY, VllmSettings(kind="vllm"), "cuda")
+    names = ("kv_cache_dtype", "kv_offloading_size", "max_cudagraph_capture_size")
+    assert not set(names) & set(plain)
+    settings = VllmSettings(kind="vllm", max_rows=1000, kv_cache="fp8", host_gb=64)
+    assert [_arguments(TINY, settings, "cuda")[name] for name in names] == ["fp8", 64, 1008]
+    own = settings.model_copy(update={"options": {"max_cudagraph_capture_size": 256}})
+    assert _arguments(TINY, own, "cuda")["max_cudagraph_capture_size"] == 256
+    with pytest.raises(UserError, match=r"host_gb: a CPU has no other memory"):
+        _arguments(TINY, settings, "cpu")
+
+
 def test_prompts_are_run_whole_on_a_cpu() -> None:
     """Its worker dies of a seeded request whose prompt it runs in parts."""
     settings = VllmSettings(kind="vllm")

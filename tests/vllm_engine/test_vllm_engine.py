@@ -24,7 +24,7 @@ from butwait.engines.transformers import TransformersEngine
 from butwait.engines.vllm import VllmEngine, tokens_that_complete
 from butwait.problems.answers import box_closed
 from butwait.problems.settings import PromptSettings
-from butwait.records import Problem, UserError
+from butwait.records import Key, Problem, UserError
 
 PLAIN = PromptSettings(style="plain", template="{question}")
 PROBLEM = Problem("p", "What is 3 + 4 - 5?", None)
@@ -112,6 +112,18 @@ def test_contract(check: Callable[[EngineCase], None], engine: VllmEngine, run: 
             run=run,
         )
     )
+
+
+def test_without_seeds_the_same_keys_draw_other_tokens(engine: VllmEngine, run: Run) -> None:
+    start, keys = engine.start(PROBLEM), [Key.of(0, i) for i in range(4)]
+    rule = StepRule(delimiters=(), max_tokens=20)
+
+    def drawn() -> list[list[int]]:
+        steps = run(engine.extend([start] * 4, rule, Sampling(), keys))
+        return [step.token_ids.tolist() for step in steps]
+
+    engine._seeds = False
+    assert drawn() != drawn()
 
 
 def test_it_is_an_engine(engine: VllmEngine) -> None:

@@ -45,6 +45,7 @@ class VllmEngine(RequestEngine):
         prompt: how a problem is put to the model.
         eos_ids: every id that ends a completion.
         capacity: tokens per path, prompt included.
+        seeds: whether requests get the seeds of their keys.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class VllmEngine(RequestEngine):
         prompt: PromptSettings,
         eos_ids: Collection[int],
         capacity: int,
+        seeds: bool = True,
     ) -> None:
         super().__init__(tokenizer, prompt, eos_ids, capacity)
         self._llm = llm
+        self._seeds = seeds
         self._stop_ids: dict[tuple[str, ...], list[int]] = {}
         self._names = count()
 
@@ -82,7 +85,8 @@ class VllmEngine(RequestEngine):
             "stop_token_ids": sorted(self._eos_ids) if stream else stops,
             "logprobs": 0,
         }
-        path, seed, prefilled, again = prefix.token_ids, key.seed32(), 0, 0
+        path, prefilled, again = prefix.token_ids, 0, 0
+        seed = key.seed32() if self._seeds else None
         while True:
             now, cached = asked | {"seed": seed, "max_tokens": step.room}, 0
             async with aclosing(self._request(path, now, stream=stream)) as outputs:
@@ -100,7 +104,7 @@ class VllmEngine(RequestEngine):
                 raise UserError(f"vLLM gave up a path after {len(step.token_ids)} tokens of a step")
             path = np.concatenate([prefix.token_ids, step.token_ids])
             again += 1
-            seed = key.derive("more", again).seed32()
+            seed = key.derive("more", again).seed32() if self._seeds else None
 
     async def _score(self, prefix: Prefix, path: np.ndarray) -> list[float]:
         """vLLM runs the whole path for it without its prefix cache."""

@@ -19,6 +19,8 @@ from butwait.running.devices import missing_device
 from butwait.running.terminal import heard
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
+CAPTURED = 512
+"""Rows of the largest batch that vLLM captures as a CUDA graph by itself (0.31)."""
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
 """Environment that is set before vLLM is imported, where the user has not set it."""
 
@@ -34,6 +36,15 @@ class VllmSettings(ModelEngineSettings):
     """Share of the GPU's memory for weights and KV cache; less where a reward model shares it."""
     tensor_parallel: Resource[Annotated[int, Field(gt=0)]] = 1
     """GPUs that one model is spread over."""
+    seeds: Result[bool] = True
+    """Send the seed of its key with each request. Without, vLLM draws as it likes, all rows of a
+    batch at once, which takes it less time."""
+    kv_cache: Result[Literal["auto", "fp8"]] = "auto"
+    """Numbers of the cache: those of the model, or 8 bits each, so that twice as many tokens fit
+    beside each other and log-probabilities change a little. On GPUs."""
+    host_gb: Resource[Annotated[float, Field(gt=0)] | None] = None
+    """GiB of this machine's memory for the cache's blocks that the GPU has no room for; to fetch
+    them takes less than to run their tokens again. None: what does not fit is run again."""
     options: Result[dict[str, Any]] = Field(default_factory=dict)
     """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
 
@@ -69,7 +80,12 @@ def start_vllm(
         with no_progress_bars():
             # Not in a variable: errors that vLLM keeps would hold it, and ``close`` not end it.
             return VllmEngine(
-                AsyncLLM.from_engine_args(arguments), tokenizer, prompt, eos_ids, capacity
+                AsyncLLM.from_engine_args(arguments),
+                tokenizer,
+                prompt,
+                eos_ids,
+                capacity,
+                settings.seeds,
             )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(_cannot_start(model, error)) from error
@@ -97,7 +113,16 @@ def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dic
         "disable_log_stats": True,
     }
     defaults: dict[str, Any] = {}
+    if settings.kv_cache != "auto":
+        defaults["kv_cache_dtype"] = settings.kv_cache
+    if settings.host_gb is not None:
+        defaults["kv_offloading_size"] = settings.host_gb
+    if settings.max_rows > CAPTURED:
+        # A batch that is larger than the largest captured one runs without a graph.
+        defaults["max_cudagraph_capture_size"] = -(-settings.max_rows // 16) * 16
     if device == "cpu":
+        if settings.host_gb is not None:
+            raise UserError("engine.host_gb: a CPU has no other memory to go to; leave it out")
         # The cache finds a path's beginning in whole blocks, and what is left is run again at every
         # step. vLLM's own 128 tokens on a CPU are longer than most steps.
         defaults["block_size"] = 32
