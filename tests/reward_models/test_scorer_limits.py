@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_qwen_prm import PROBLEM, save_checkpoint
 
+from butwait.engines.batching import let_others_run
 from butwait.engines.kv.blocks import BLOCK, blocks_of
 from butwait.engines.slots import SlotModel
 from butwait.problems.prompts import encode, messages
@@ -99,7 +100,7 @@ def test_a_call_that_is_cancelled_leaves_no_slot_taken(make_scorer, turns):
             scorer.release(result.handle for result in await task)
         while scorer._under_way is not None:
             await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await let_others_run(32)
         # The slot of the prompt stays; it is given up for whoever needs it.
         assert scorer._model.free >= 7
         return await scorer.run([Request((ids(5, 6), ids(7, 8)), None, NOTHING)])

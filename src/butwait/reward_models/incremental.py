@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from butwait.engines.batching import Batcher, Handle, Job, turn_on
+from butwait.engines.batching import Batcher, Handle, Job, let_others_run, turn_on
 from butwait.engines.kv.blocks import BLOCK
 from butwait.engines.slots import Run, SlotModel
 from butwait.reward_models.reward_model import PathTooLongError
@@ -149,6 +149,8 @@ class IncrementalScorer(Batcher[_Reading]):
             batch = list(self._waiting)
             self._waiting.clear()
             await self._beside(lambda: self._run_batch(batch))
+            # Whether the others came far meanwhile must not hang on how long it took.
+            await let_others_run(PATIENCE)
         for job in batch:
             if job.call.future.cancelled():
                 self.release([job.new_handle])
