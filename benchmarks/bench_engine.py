@@ -300,6 +300,11 @@ def main() -> None:
 
 def write_results(output: Path, threads: int, results: list[dict[str, Any]]) -> None:
     """The figures and what they depend on, as JSON."""
+    write_json(output, conditions(threads) | {"models": results})
+
+
+def conditions(threads: int) -> dict[str, Any]:
+    """What figures depend on."""
     machine = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
@@ -307,9 +312,7 @@ def write_results(output: Path, threads: int, results: list[dict[str, Any]]) -> 
         "load_at_end": round(os.getloadavg()[0], 1),
     }
     versions = {package: version(package) for package in ("torch", "transformers", "numpy")}
-    date = datetime.now(UTC).date().isoformat()
-    content = {"date": date, "machine": machine, "versions": versions, "models": results}
-    write_json(output, content)
+    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine, "versions": versions}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ are CPU seconds, the least of two or three runs, taken in turn. Results go to
 import argparse
 import asyncio
 import io
-import json
 import os
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_engine import write_results
+from bench_engine import conditions
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from butwait.engines.engine import Prefix
@@ -46,6 +45,7 @@ from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
+from butwait.running.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "sharing.json"
 SEED = 0
@@ -340,10 +340,7 @@ def main() -> None:
     }
     for name, value in figures.items():
         print(f"{name:24} {value}", flush=True)
-    write_results(arguments.output, 1, [])
-    content = json.loads(arguments.output.read_text())
-    del content["models"]
-    arguments.output.write_text(json.dumps(content | figures, indent=2) + "\n")
+    write_json(arguments.output, conditions(1) | figures)
 
 
 if __name__ == "__main__":

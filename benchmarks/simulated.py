@@ -1,0 +1,548 @@
+"""A card that computes nothing, on a clock that waits for nothing.
+
+``VirtualLoop`` is an event loop whose time jumps to the next thing that is due. ``Card`` is one
+device: it decodes in the gaps between pieces of work that need it whole, and keeps account of
+its seconds. ``SimulatedEngine`` and ``SimulatedScorer`` are a policy and a reward model on it: they
+hold keys and values in blocks and in slots, take the time that their rates say, and draw steps
+from recorded trees.
+"""
+
+import asyncio
+import heapq
+import selectors
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.kv.blocks import BlockTable
+from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.slots import Run, SlotModel, _ends
+from butwait.records import Key, Problem
+from butwait.reward_models.incremental import IncrementalScorer, Request
+from butwait.reward_models.reward_model import Path, RewardModel, Score
+
+T = TypeVar("T")
+
+TEXTS = [f"step {i}\n\n" for i in range(1000)]
+TOKENS = np.arange(8192, dtype=np.int32)
+LOGPROBS = np.full(8192, -0.3, np.float32)
+PEEK = TOKENS[:1]
+
+
+class _Selector(selectors.SelectSelector):
+    """Waits for files as ever, and for nothing else."""
+
+    loop: "VirtualLoop"
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        events = super().select(0)
+        if not events and timeout != 0:
+            if timeout is None:
+                raise RuntimeError("everybody waits for somebody else")
+            self.loop.now += timeout
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps. What charges seconds outside of ``aside`` holds it up.
+
+    Attributes:
+        now: seconds.
+        held_up, longest_hold: seconds in which it was held up, and the longest stretch.
+    """
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        selector.loop = self
+        self.now = 0.0
+        self.held_up = self.longest_hold = 0.0
+        self._aside: list[float] = []
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+    def charge(self, until: float) -> None:
+        """What calls this is done at ``until``."""
+        if self._aside:
+            self._aside[-1] = max(self._aside[-1], until)
+            return
+        held = max(0.0, until - self.now)
+        self.held_up += held
+        self.longest_hold = max(self.longest_hold, held)
+        self.now = max(self.now, until)
+
+    def aside(self, work: Callable[[], None]) -> Future[None]:
+        """Does work as a thread would: it is done when the seconds that it charged have passed."""
+        self._aside.append(self.now)
+        done: Future[None] = Future()
+        try:
+            work()
+        finally:
+            until = self._aside.pop()
+        self.call_at(until, lambda: done.set_result(None))
+        return done
+
+
+class VirtualThread:
+    """Stands in for the executor of one thread."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        return self._loop.aside(work)
+
+    def shutdown(self) -> None: ...
+
+
+def run_virtually(work: Callable[["VirtualLoop"], Coroutine[Any, Any, T]]) -> T:
+    """The result of a coroutine on a loop of its own."""
+    loop = VirtualLoop()
+    try:
+        return loop.run_until_complete(work(loop))
+    finally:
+        loop.close()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a card does: the one table that one edits.
+
+    Attributes:
+        decode: tokens a second of the policy with ``full_rows`` rows or more, in proportion below.
+        full_rows: rows.
+        prefill, reward: tokens a second that the policy prefills, that the reward model reads.
+        memory, policy_weights, reward_weights, other: GB of the card; ``other`` is what passes
+            and graphs need.
+        policy_kv, reward_kv: kB a token.
+        host: GB/s between the card and its host's memory.
+        host_memory: GB of it for keys and values.
+        block: tokens of a block of the policy's cache.
+    """
+
+    decode: float = 5000.0
+    full_rows: int = 64
+    prefill: float = 13_000.0
+    reward: float = 14_500.0
+    memory: float = 80.0
+    policy_weights: float = 29.0
+    reward_weights: float = 15.0
+    other: float = 4.0
+    policy_kv: float = 205.0
+    reward_kv: float = 57.0
+    host: float = 50.0
+    host_memory: float = 100.0
+    block: int = 16
+
+
+class Card:
+    """One device. Work that needs it whole is done in the order of asking; decoding fills the gaps.
+
+    Attributes:
+        seconds: cause -> seconds so far.
+    """
+
+    def __init__(self, loop: VirtualLoop, rates: Rates) -> None:
+        self.loop, self.rates = loop, rates
+        self.seconds: Counter[str] = Counter()
+        self.served = 0.0
+        """Tokens that each running row was given since the beginning."""
+        self.rows = 0
+        self._busy_until = 0.0
+        self._settled = 0.0
+
+    @property
+    def row_rate(self) -> float:
+        """Tokens a second of one row."""
+        return self.rates.decode / max(self.rows, self.rates.full_rows)
+
+    def settle(self) -> None:
+        """Brings the account to this moment."""
+        now = self.loop.now
+        free = max(0.0, now - max(self._settled, self._busy_until))
+        if free:
+            full = min(1.0, self.rows / self.rates.full_rows)
+            self.seconds["decode"] += full * free
+            self.seconds["empty rows" if self.rows else "idle"] += (1 - full) * free
+            self.served += free * self.row_rate if self.rows else 0.0
+        self._settled = now
+
+    def occupy(self, cause: str, seconds: float) -> float:
+        """Does this next; returns when it will be done."""
+        self.settle()
+        self.seconds[cause] += seconds
+        self._busy_until = max(self._busy_until, self.loop.now) + seconds
+        return self._busy_until
+
+    def when(self, served: float) -> float:
+        """The moment at which running rows will have been given so many tokens, if nothing comes
+        between."""
+        return max(self._busy_until, self.loop.now) + (served - self.served) / self.row_rate
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """The keys and values of a step.
+
+    Attributes:
+        parent: of the steps before it.
+        end: tokens of the path up to its end.
+        place: where they are.
+        users: rows that run on it, and spans on the card that come after it.
+    """
+
+    parent: "Span | None"
+    end: int
+    place: Literal["card", "host", "nowhere"] = "nowhere"
+    users: int = 0
+
+    @property
+    def start(self) -> int:
+        return 0 if self.parent is None else self.parent.end
+
+    def blocks(self, size: int) -> int:
+        """Whole blocks that it fills up; what is over belongs to each row."""
+        return self.end // size - self.start // size
+
+
+class BlockCache:
+    """What the policy's cache holds, by steps: those unused longest leave it, the ends of paths
+    first, to the host's memory where ``offload``."""
+
+    def __init__(self, rates: Rates, gigabytes: float, offload: bool) -> None:
+        block = rates.block * rates.policy_kv / 1e6
+        self.size, self.capacity, self.offload = rates.block, int(gigabytes / block), offload
+        self.host_capacity = int(rates.host_memory / block) if offload else 0
+        self.held = self.in_host = self.peak = self.host_peak = self.moved = 0
+        self._unused: OrderedDict[Span, None] = OrderedDict()
+        self._parked: OrderedDict[Span, None] = OrderedDict()
+
+    def use(self, span: Span) -> None:
+        span.users += 1
+        self._unused.pop(span, None)
+
+    def leave(self, span: Span) -> None:
+        span.users -= 1
+        if span.users == 0 and span.place == "card":
+            self._unused[span] = None
+
+    def take(self, blocks: int) -> bool:
+        """Room for so many blocks; False where there is none."""
+        while self.held + blocks > self.capacity:
+            if not self._unused:
+                return False
+            self._evict(self._unused.popitem(last=False)[0])
+        self.held += blocks
+        self.peak = max(self.peak, self.held)
+        return True
+
+    def put(self, span: Span) -> None:
+        """Its blocks, which were taken, hold it now."""
+        if span.place == "host":
+            self._parked.pop(span, None)
+            self.in_host -= span.blocks(self.size)
+            self.moved += span.blocks(self.size)
+        span.place = "card"
+        if span.parent is not None:
+            self.use(span.parent)
+        if span.users == 0:
+            self._unused[span] = None
+
+    def _evict(self, span: Span) -> None:
+        blocks = span.blocks(self.size)
+        self.held -= blocks
+        span.place = "nowhere"
+        if self.offload and blocks:
+            span.place = "host"
+            self._parked[span] = None
+            self.in_host += blocks
+            self.host_peak = max(self.host_peak, self.in_host)
+            self.moved += blocks
+            while self.in_host > self.host_capacity:
+                gone = self._parked.popitem(last=False)[0]
+                gone.place = "nowhere"
+                self.in_host -= gone.blocks(self.size)
+        if span.parent is not None:
+            self.leave(span.parent)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps as recorded.
+
+    Attributes:
+        lengths: int64 (n,), tokens, scaled to the mean that is wanted.
+        gains: float64 (m,), what a step adds to the reward model's logit.
+        least, hazard: steps of a path before it may end, and its chance to end at each later one.
+    """
+
+    lengths: np.ndarray
+    gains: np.ndarray
+    least: int
+    hazard: float
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    call: "_Call"
+    at: int
+    tokens: int
+    before: Span
+    own: int = 0
+    until: float = 0.0
+
+    def __lt__(self, other: "_Row") -> bool:
+        return self.until < other.until
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    future: asyncio.Future[None]
+    left: int
+    spans: list[Span | None]
+    prefilled: list[int]
+
+
+class SimulatedEngine(Engine):
+    """A policy that is run as vLLM runs one: continuous batches, a prefix cache in blocks.
+
+    Rows are admitted in the order of asking, while their blocks fit, those of the step that they
+    will take among them.
+    """
+
+    def __init__(
+        self, card: Card, cache: BlockCache, steps: Steps, max_rows: int, seed: int
+    ) -> None:
+        self.counters = EngineCounters()
+        self.cache, self.row_seconds = cache, 0.0
+        self._card, self._steps, self._max_rows = card, steps, max_rows
+        self._rng = np.random.default_rng(seed)
+        self._waiting: deque[_Row] = deque()
+        self._running: list[_Row] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, problem: Problem) -> Prefix:
+        length = int(problem.metadata["tokens"])
+        return Prefix(TOKENS[:length], length, "", (Span(None, length), 0))
+
+    def encode(self, text: str) -> np.ndarray:
+        return TOKENS[:1]
+
+    async def extend(
+        self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
+    ) -> list[Continuation]:
+        n = len(prefixes)
+        lengths = self._rng.choice(self._steps.lengths, n).tolist()
+        ends = (self._rng.random(n) < self._steps.hazard).tolist()
+        call = _Call(self._card.loop.create_future(), n, [None] * n, [0] * n)
+        for at, prefix in enumerate(prefixes):
+            span, _ = prefix.handle
+            self._waiting.append(_Row(call, at, lengths[at], span))
+        self._admit()
+        try:
+            await call.future
+        except asyncio.CancelledError:
+            self._waiting = deque(row for row in self._waiting if row.call is not call)
+            raise
+        made = []
+        for at, prefix in enumerate(prefixes):
+            tokens, text = TOKENS[: lengths[at]], TEXTS[lengths[at] % 1000]
+            depth = prefix.handle[1] + 1
+            finish: Any = "box" if depth >= self._steps.least and ends[at] else "step"
+            longer = prefix.extended(tokens, text, (call.spans[at], depth))
+            logprobs = LOGPROBS[: lengths[at]]
+            made.append(Continuation(tokens, text, logprobs, finish, longer, call.prefilled[at]))
+        self.counters.count(made)
+        return made
+
+    async def score(self, prefixes: Any, continuations: Any) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def release(self, prefixes: Sequence[Prefix]) -> None:
+        """Nobody tells vLLM."""
+
+    async def close(self) -> None: ...
+
+    def _admit(self) -> None:
+        card, cache = self._card, self.cache
+        card.settle()
+        while self._waiting and card.rows < self._max_rows and self._begin(self._waiting[0]):
+            row = self._waiting.popleft()
+            row.until = card.served + row.tokens
+            heapq.heappush(self._running, row)
+            card.rows += 1
+        if self._waiting and not self._running:
+            raise RuntimeError(f"a path does not fit into {cache.capacity} blocks")
+        self._wake()
+
+    def _begin(self, row: _Row) -> bool:
+        """Fetches or runs what the cache lacks of the row's path, and takes room for its step."""
+        cache, rates = self.cache, self._card.rates
+        missing: list[Span] = []
+        held: Span | None = row.before
+        while held is not None and held.place != "card":
+            missing.append(held)
+            held = held.parent
+        if held is not None:
+            cache.use(held)  # nothing of the path leaves while room is made
+        end = row.before.end + row.tokens
+        own = -(-end // rates.block) - row.before.end // rates.block
+        there = cache.take(sum(span.blocks(cache.size) for span in missing) + own)
+        if there:
+            self._bring(row, missing, held)
+            row.own = own
+        if held is not None:
+            cache.leave(held)
+        return there
+
+    def _bring(self, row: _Row, missing: list[Span], held: Span | None) -> None:
+        card, cache, rates = self._card, self.cache, self._card.rates
+        fetched = again = 0
+        new = 0
+        reachable = True  # spans in the host's memory count as long as all before them are there
+        for span in reversed(missing):
+            reachable = reachable and span.place == "host"
+            if reachable:
+                fetched += span.blocks(cache.size)
+            elif span.parent is None and row.before is span:
+                new += span.end - span.start
+            else:
+                again += span.blocks(cache.size) * cache.size
+            cache.put(span)
+        # What lies after the last whole block is run again, the last token at least.
+        tail = row.before.end % rates.block or rates.block
+        cache.use(row.before)
+        row.call.prefilled[row.at] = new + again
+        if new:
+            card.occupy("prefill", new / rates.prefill)
+        else:
+            again += tail
+        if again:
+            card.occupy("re-prefill", again / rates.prefill)
+        if cache.moved:
+            moved = cache.moved * cache.size * rates.policy_kv / 1e6
+            card.occupy("transfer", moved / rates.host)
+            cache.moved = 0
+
+    def _wake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running:
+            when = self._card.when(self._running[0].until)
+            self._timer = self._card.loop.call_at(when, self._finish)
+
+    def _finish(self) -> None:
+        card, cache = self._card, self.cache
+        self._timer = None
+        card.settle()
+        while self._running and self._running[0].until <= card.served + 1e-6:
+            row = heapq.heappop(self._running)
+            card.rows -= 1
+            span = Span(row.before, row.before.end + row.tokens)
+            cache.held -= row.own - span.blocks(cache.size)
+            cache.put(span)
+            cache.leave(row.before)
+            row.call.spans[row.at] = span
+            row.call.left -= 1
+            if row.call.left == 0 and not row.call.future.done():
+                row.call.future.set_result(None)
+        self._admit()
+
+
+class _Outputs:
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def cpu(self) -> "_Outputs":
+        return self
+
+    def numpy(self) -> np.ndarray:
+        return np.zeros((self._rows, 1), np.float32)
+
+
+class SimulatedSlots(SlotModel):
+    """A ``SlotModel`` that runs nothing: its blocks and slots are the product's own."""
+
+    def __init__(self, card: Card, slots: int, capacity: int, most_tokens: int | None) -> None:
+        self.model = SimpleNamespace(device="card")
+        self.slots, self.capacity, self.most_tokens = slots, capacity, most_tokens
+        self.deterministic = False
+        self.lengths = np.zeros(slots, np.int64)
+        self.peak = 0
+        """The most tokens that it held."""
+        self._card = card
+        self._blocks = BlockTable(slots)
+        self._free = list(reversed(range(slots)))
+
+    def run(self, rows: Sequence[Run], want: str) -> _Outputs:
+        slots, starts, counts = _ends(rows)
+        self._blocks.make_room(slots, starts, counts)
+        self.lengths[slots] = starts + counts
+        self.peak = max(self.peak, self.held_tokens)
+        tokens = int(counts.sum())
+        self._card.loop.charge(self._card.occupy("reward model", tokens / self._card.rates.reward))
+        return _Outputs(len(rows))
+
+    def close(self) -> None: ...
+
+
+class CopyingSlots(SimulatedSlots):
+    """In which a path that branches copies the keys and values before."""
+
+    def fork(self, slot: int, length: int) -> int:
+        copy = self.acquire()
+        self._blocks.make_room(np.array([copy]), np.array([0]), np.array([length]))
+        self.lengths[copy] = length
+        self.peak = max(self.peak, self.held_tokens)
+        return copy
+
+
+@dataclass(slots=True, eq=False)
+class _Judged:
+    held: Any
+    logit: float
+    segments: tuple[np.ndarray, ...] = field(default=())
+
+
+class SimulatedScorer(RewardModel):
+    """butwait's own queue in front of a reward model that draws a step's gain."""
+
+    clipped = 0
+
+    def __init__(self, model: SimulatedSlots, steps: Steps, seed: int) -> None:
+        self.scorer = IncrementalScorer(model)
+        self.scorer._thread = VirtualThread(model._card.loop)  # type: ignore[assignment]
+        self.tokens = 0
+        """What its scores say that they cost."""
+        self._steps = steps
+        self._rng = np.random.default_rng(seed)
+
+    async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
+        prompt = (TOKENS[: int(problem.metadata["tokens"])],)
+        requests = []
+        for path in paths:
+            known = prompt if path.handle is None else path.handle.segments
+            segments = (*known, *(step.token_ids for step in path.steps[len(known) - 1 :]))
+            requests.append(Request(segments, path.handle and path.handle.held, PEEK))
+        results = await self.scorer.run(requests)
+        gains = self._rng.choice(self._steps.gains, len(paths)).tolist()
+        scores = []
+        for path, request, result, gain in zip(paths, requests, results, gains, strict=True):
+            logit = (0.0 if path.handle is None else path.handle.logit) + gain
+            self.tokens += result.tokens
+            handle = _Judged(result.handle, logit, request.segments)
+            scores.append(Score(logit, handle, result.tokens))
+        return scores
+
+    def release(self, handles: Sequence[Any]) -> None:
+        self.scorer.release([handle.held for handle in handles])
+
+    async def close(self) -> None: ...
