@@ -143,7 +143,7 @@ GIVEN = [
     (
         MODEL.format("return [Score(float('nan'), None, 1) for _ in paths]"),
         FACTORY,
-        "gives Score(logit=nan, handle=None, tokens=1) (Score) in score",
+        "gives Score(logit=nan, handle=None, tokens=1, too_long=False) (Score) in score",
     ),
     (MODEL.format("return [Score('1', None, 1) for _ in paths]"), FACTORY, "a Score of a number"),
     (MODEL.format("return [Score(1.0, None, None) for _ in paths]"), FACTORY, "and its tokens"),
