@@ -169,6 +169,34 @@ def test_what_is_held_keeps_to_the_memory_that_there_is(scorer):
     )
 
 
+def test_a_lost_path_goes_on_from_what_another_one_holds(scorer):
+    """Two paths branch after four steps; one is lost, and only its own steps are run again."""
+    begun = IncrementalScorer(SlotModel(scorer, 8, 200))
+    common = (ids(*range(5, 13)), ids(5, 6, 7), NOTHING, ids(8, 9, 10, 11))
+    one, other = (*common, ids(12, 13)), (*common, ids(14, 15, 16))
+
+    async def both():
+        _, second = await begun.run([Request(path, None, NOTHING) for path in (one, other)])
+        begun.release([second.handle])
+        before = begun.run_tokens
+        longer = (*other, ids(17))
+        (again,) = await begun.run([Request(longer, second.handle, NOTHING)])
+        return begun.run_tokens - before, again, longer
+
+    tokens, again, longer = asyncio.run(both())
+    assert begun.run_tokens == 8 + 7 + 2 + 3 + 3 + 1  # and what both begin with was run once
+    assert tokens == 3 + 1
+    alone = IncrementalScorer(SlotModel(scorer, 8, 200))
+    (right,) = asyncio.run(alone.run([Request(longer, None, NOTHING)]))
+    assert again.output == pytest.approx(right.output, abs=1e-5)
+    stranger = (ids(*range(6, 14)), ids(5, 6, 7), NOTHING, NOTHING)  # shares an array, and no more
+    before = begun.run_tokens
+    (there,) = asyncio.run(begun.run([Request(stranger, None, NOTHING)]))
+    assert begun.run_tokens - before == 8 + 3
+    (right,) = asyncio.run(alone.run([Request(stranger, None, NOTHING)]))
+    assert there.output == pytest.approx(right.output, abs=1e-5)
+
+
 def test_the_automatic_number_of_slots(scorer, monkeypatch):
     config = scorer.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4

@@ -129,6 +129,10 @@ class SlotPool:
         tenant.last_use = self._clock
         self._free_what_is_unused(tenant)
 
+    def handles(self) -> list[Handle]:
+        """All that are alive."""
+        return [handle for tenant in self._tenants for handle in tenant.handles]
+
     def release(self, handle: Handle) -> None:
         """Gives a handle up; a second time does nothing."""
         handle.tenant.handles.discard(handle)

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Literal
 
 import numpy as np
@@ -97,6 +98,9 @@ class IncrementalScorer(Batcher[_Reading]):
         """Tokens run so far, repetitions included."""
         # The prompts that are held, for paths that have no handle of their own.
         self._roots: dict[bytes, Handle] = {}
+        # Who holds beginnings of lost paths, by their number of segments and the last one's array:
+        # paths that branched share the arrays.
+        self._relatives: dict[tuple[int, int], Handle] = {}
         # Batches run beside the event loop, which has servers and other models to serve. The
         # slots are the thread's while one runs: what is released meanwhile is noted.
         self._thread = ThreadPoolExecutor(1, "reward-model")
@@ -186,7 +190,8 @@ class IncrementalScorer(Batcher[_Reading]):
             (living if self.pool.alive(job.handle) else lost).append(job)
         # Of the paths in one slot the first goes on in place, and the others need one of their own.
         in_place = {job.handle.tenant: job for job in reversed(living) if job.handle is not None}
-        prompts = {job.request.prompt for job in lost} - set(self._held_roots())
+        self._find_relatives(lost)
+        prompts = {job.request.prompt for job in lost if self._held(job) is None}
         slots = len(batch) - len(in_place) + len(prompts)
         if slots <= self._model.free and not self._model.crowded(sum(map(self._room, batch))):
             self._make_roots(batch)
@@ -194,61 +199,107 @@ class IncrementalScorer(Batcher[_Reading]):
             return
         firsts = set(map(id, in_place.values()))
         self._run_all(sorted(living, key=lambda job: id(job) not in firsts))
+        self._find_relatives(lost)
         self._make_roots(lost)
         self._run_all(lost)
 
-    def _held_roots(self) -> dict[bytes, Handle]:
-        """The prompts that are still held."""
-        self._roots = {p: root for p, root in self._roots.items() if self.pool.alive(root)}
-        return self._roots
+    def _find_relatives(self, lost: Sequence[_Reading]) -> None:
+        """Looks where beginnings of lost paths are held by others: they need not be run again."""
+        self._relatives = {}
+        prompts = {job.request.prompt for job in lost}
+        for handle in self.pool.handles() if lost else ():
+            if handle.segments and handle.segments[0].tobytes() in prompts:
+                self._note_relative(handle)
+
+    def _note_relative(self, handle: Handle) -> None:
+        for count, segment in enumerate(handle.segments[1:], start=2):
+            self._relatives[count, id(segment)] = handle
 
     def _make_roots(self, jobs: Sequence[_Reading]) -> None:
         """Runs the prompts that are needed and not held, each once."""
-        held = self._held_roots()
+        self._roots = {p: root for p, root in self._roots.items() if self.pool.alive(root)}
         missing = {
             job.request.prompt: Request(job.request.segments[:1], None, np.zeros(0, np.int32))
             for job in jobs
-            if not self.pool.alive(job.handle) and job.request.prompt not in held
+            if self._held(job) is None
         }
         roots = [_Reading(handle=None, request=root) for root in missing.values()]
         self._run_all(roots)
         self._roots |= {j.request.prompt: j.new_handle for j in roots if j.new_handle is not None}
 
     def _run_all(self, jobs: Sequence[_Reading]) -> None:
-        """As many jobs at a time as there are slots for."""
+        """As many jobs at a time as there are slots for. What lost paths have in common is run for
+        one of them, and the others go on from there."""
         left = list(jobs)
         while left:
             wanted = [job.handle for job in left if job.handle is not None]
-            begun, tokens = list[_Reading](), 0
-            for job in left:
+            begun, later, tokens = list[_Reading](), list[_Reading](), 0
+            under_way = set[tuple[int, int]]()
+            for place, job in enumerate(left):
+                new = None if self.pool.alive(job.handle) else self._first_new(job)
+                if new in under_way:
+                    later.append(job)
+                    continue
                 tokens += self._room(job)
                 if not self._take_slot(job, wanted, bool(begun), tokens):
+                    later += left[place:]
                     break
+                if new is not None:
+                    under_way.add(new)
                 begun.append(job)
             self._read(begun)
-            left = left[len(begun) :]
+            for job in begun if later else ():
+                if job.new_handle is not None:
+                    self._note_relative(job.new_handle)
+            left = later
 
-    def _held(self, job: _Reading) -> Handle | None:
-        """What there is of the path."""
-        handles = (job.handle, self._roots.get(job.request.prompt))
-        return next((h for h in handles if h is not None and self.pool.alive(h)), None)
+    def _first_new(self, job: _Reading) -> tuple[int, int] | None:
+        """The first segment that is not held, by its place and its array; None: all are."""
+        held, segments = self._held(job), job.request.segments
+        count = 0 if held is None else held[1]
+        return (count, id(segments[count])) if count < len(segments) else None
+
+    def _held(self, job: _Reading) -> tuple[Handle, int] | None:
+        """What there is of the path: a handle, and how many of its segments are the path's too."""
+        if job.handle is not None and self.pool.alive(job.handle):
+            return job.handle, len(job.handle.segments)
+        segments = job.request.segments
+        for count in range(len(segments) if self._relatives else 0, 1, -1):
+            handle = self._relatives.get((count, id(segments[count - 1])))
+            # A step without tokens may be the same array in every path.
+            if (
+                handle is not None
+                and self.pool.alive(handle)
+                and np.array_equal(handle.segments[0], segments[0])
+                and all(map(is_, handle.segments[1:count], segments[1:count]))
+            ):
+                return handle, count
+        root = self._roots.get(job.request.prompt)
+        return (root, 1) if root is not None and self.pool.alive(root) else None
 
     def _room(self, job: _Reading) -> int:
         """Tokens that the path takes in the cache beside what is held of it: whole blocks, the one
         at the end of what is held copied."""
         held = self._held(job)
-        return _tokens(job.request) - (0 if held is None else held.length) + 2 * BLOCK
+        there = 0 if held is None else sum(map(len, held[0].segments[: held[1]]))
+        return _tokens(job.request) - there + 2 * BLOCK
 
     def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool, tokens: int) -> bool:
         """Begins with as much of the path as is held; False while all slots are being run, or,
         to ``spare`` them, are wanted, or where ``tokens`` would crowd the model."""
         held = self._held(job)
-        tenant = self.pool.take(held, keep=wanted, spare=spare, tokens=tokens)
+        if held is None:
+            tenant = self.pool.take(None, keep=wanted, spare=spare, tokens=tokens)
+        else:
+            handle, count = held
+            job.outputs = list(handle.outputs[:count])
+            job.length = sum(map(len, handle.segments[:count]))
+            part = self.pool.share(handle.tenant, job.length)
+            tenant = self.pool.take(part, keep=wanted, spare=spare, tokens=tokens)
+            self.pool.release(part)
         if tenant is None:
             return False
         job.tenant = tenant
-        if held is not None:
-            job.outputs, job.length = list(held.outputs), held.length
         return True
 
     def _read(self, jobs: Sequence[_Reading]) -> None:
