@@ -13,9 +13,9 @@ quickstart trains, so that the filter resamples. Paths end so that a question ta
 tokens and 30 steps a particle.
 
 ``causes`` are hours of the card: decoding by full batches, tokens run for the first time and again,
-the reward model, transfer between the card and its host, and waiting: no row to decode, or fewer
-than fill a batch, in proportion. Not simulated: preemption inside of vLLM, and what its process and
-ours say to each other.
+the reward model, transfer (nothing to do until blocks have come from the host, which goes on beside
+all else), and waiting: no row to decode, or fewer than fill a batch, in proportion. Not simulated:
+preemption inside of vLLM, and what its process and ours say to each other.
 
 ``--put-back`` takes one thing away that is there now, and says what the questions take without it:
 
@@ -74,7 +74,7 @@ class Setup:
         host: whether the policy's blocks go to the host's memory.
     """
 
-    concurrency: int = 4
+    concurrency: int = 6
     max_rows: int = 512
     policy_gb: float = 24.0
     reward_gb: float = 8.0
@@ -142,6 +142,7 @@ def simulate(questions: int, setup: Setup, rates: Rates) -> dict[str, Any]:
         return {
             "hours": round(loop.now * hours, 2),
             "causes": {cause: round(s * hours, 2) for cause, s in sorted(seconds.items())},
+            "host_transfer_hours": round(card.moving * hours, 2),
             "tokens_a_particle": round(engine.counters.policy_tokens / questions / PARTICLES, 1),
             "steps_a_particle": round(nodes / questions / PARTICLES, 1),
             "reward_tokens_ratio": round(judge.scorer.run_tokens / judge.tokens, 3),

@@ -154,8 +154,11 @@ class Card:
         self.seconds: Counter[str] = Counter()
         self.served = 0.0
         """Tokens that each running row was given since the beginning."""
-        self.rows = 0
-        self._busy_until = 0.0
+        self.rows = self.fetching = 0
+        """Rows that decode, and rows whose blocks are on their way from the host."""
+        self.moving = 0.0
+        """Seconds of the way between the card and its host, which is used beside all else."""
+        self._busy_until = self._way_until = 0.0
         self._settled = 0.0
 
     @property
@@ -170,7 +173,8 @@ class Card:
         if free:
             full = min(1.0, self.rows / self.rates.full_rows)
             self.seconds["decode"] += full * free
-            self.seconds["empty rows" if self.rows else "idle"] += (1 - full) * free
+            missing = "empty rows" if self.rows else "transfer" if self.fetching else "idle"
+            self.seconds[missing] += (1 - full) * free
             self.served += free * self.row_rate if self.rows else 0.0
         self._settled = now
 
@@ -180,6 +184,12 @@ class Card:
         self.seconds[cause] += seconds
         self._busy_until = max(self._busy_until, self.loop.now) + seconds
         return self._busy_until
+
+    def move(self, seconds: float) -> float:
+        """Moves blocks to the host or back, beside all else; returns when that will be done."""
+        self.moving += seconds
+        self._way_until = max(self._way_until, self.loop.now) + seconds
+        return self._way_until
 
     def when(self, served: float) -> float:
         """The moment at which running rows will have been given so many tokens, if nothing comes
@@ -373,17 +383,34 @@ class SimulatedEngine(Engine):
     def _admit(self) -> None:
         card, cache = self._card, self.cache
         card.settle()
-        while self._waiting and card.rows < self._max_rows and self._begin(self._waiting[0]):
+        while self._waiting and card.rows + card.fetching < self._max_rows:
+            ready = self._begin(self._waiting[0])
+            if ready is None:
+                break
             row = self._waiting.popleft()
-            row.until = card.served + row.tokens
-            heapq.heappush(self._running, row)
-            card.rows += 1
-        if self._waiting and not self._running:
+            if ready > card.loop.now:
+                card.fetching += 1
+                card.loop.call_at(ready, self._fetched, row)
+            else:
+                self._join(row)
+        if self._waiting and not self._running and not card.fetching:
             raise RuntimeError(f"a path does not fit into {cache.capacity} blocks")
         self._wake()
 
-    def _begin(self, row: _Row) -> bool:
-        """Fetches or runs what the cache lacks of the row's path, and takes room for its step."""
+    def _fetched(self, row: _Row) -> None:
+        self._card.settle()
+        self._card.fetching -= 1
+        self._join(row)
+        self._wake()
+
+    def _join(self, row: _Row) -> None:
+        row.until = self._card.served + row.tokens
+        heapq.heappush(self._running, row)
+        self._card.rows += 1
+
+    def _begin(self, row: _Row) -> float | None:
+        """Fetches or runs what the cache lacks of the row's path, and takes room for its step.
+        Returns when it is there; None where there is no room."""
         cache, rates = self.cache, self._card.rates
         missing: list[Span] = []
         held: Span | None = row.before
@@ -394,15 +421,15 @@ class SimulatedEngine(Engine):
             cache.use(held)  # nothing of the path leaves while room is made
         end = row.before.end + row.tokens
         own = -(-end // rates.block) - row.before.end // rates.block
-        there = cache.take(sum(span.blocks(cache.size) for span in missing) + own)
-        if there:
-            self._bring(row, missing, held)
+        ready = None
+        if cache.take(sum(span.blocks(cache.size) for span in missing) + own):
+            ready = self._bring(row, missing)
             row.own = own
         if held is not None:
             cache.leave(held)
-        return there
+        return ready
 
-    def _bring(self, row: _Row, missing: list[Span], held: Span | None) -> None:
+    def _bring(self, row: _Row, missing: list[Span]) -> float:
         card, cache, rates = self._card, self.cache, self._card.rates
         fetched = again = 0
         new = 0
@@ -426,10 +453,12 @@ class SimulatedEngine(Engine):
             again += tail
         if again:
             card.occupy("re-prefill", again / rates.prefill)
-        if cache.moved:
-            moved = cache.moved * cache.size * rates.policy_kv / 1e6
-            card.occupy("transfer", moved / rates.host)
-            cache.moved = 0
+        if not cache.moved:
+            return card.loop.now
+        moved = cache.moved * cache.size * rates.policy_kv / 1e6
+        cache.moved = 0
+        there = card.move(moved / rates.host)
+        return there if fetched else card.loop.now
 
     def _wake(self) -> None:
         if self._timer is not None:
