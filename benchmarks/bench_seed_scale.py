@@ -5,8 +5,8 @@
     python benchmarks/bench_seed_scale.py --questions 40 --put-back slots copies
 
 The sampler, the reward model's queue, its slots and blocks are butwait's own; the card, the policy
-and the reward model compute nothing (``simulated.py``; its ``Rates`` are the one table that one
-edits).
+and the reward model compute nothing (``simulated.py``; ``Rates`` in ``virtual_card.py`` are the one
+table that one edits).
 Steps are drawn from recorded ones (``recorded_steps.json``): lengths of SmolLM2's lines on GSM8K,
 scaled to the mean that is wanted, and what a step added to the logit of the reward model that the
 quickstart trains, so that the filter resamples. Paths end so that a question takes about 1,000
@@ -38,16 +38,13 @@ import numpy as np
 from bench_engine import conditions
 from simulated import (
     BlockCache,
-    Card,
     CopyingSlots,
-    Rates,
     SimulatedEngine,
     SimulatedScorer,
     SimulatedSlots,
     Steps,
-    VirtualLoop,
-    run_virtually,
 )
+from virtual_card import Card, Rates, VirtualLoop, run_virtually
 
 from butwait.engines.settings import StepRule
 from butwait.records import Key, Problem

@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from butwait.api.finished import (
-    Finished,
-)
+from butwait.api.finished import Finished
 from butwait.api.growing import Call, in_run, run_of
 from butwait.api.question import (
     MODEL,
@@ -18,7 +16,7 @@ from butwait.api.question import (
     shared_content,
 )
 from butwait.engines.engine import Engine
-from butwait.records import SearchTree, UserError
+from butwait.records import UserError
 
 RunDir = str | Path | Finished
 """A run's folder, or a handle whose run and recipe are gone on with."""
@@ -45,29 +43,25 @@ def call_of(
             f"{function}: engine: an object cannot be written into a recipe, which a stage on disk "
             "needs; give its settings, {'kind': 'module:NAME'} of your own (docs/extending.md)"
         )
-    sources = list(inputs)
     trained = [handle for handle in (model, reward_model) if isinstance(handle, Finished)]
-    run = run_of(run_dir, [*trained, *sources])
-    first: list[Finished] = []
-    for handle in trained:
-        if in_run(handle, run):
-            first.append(handle)
+    run = run_of(run_dir, [*trained, *inputs])
+    sources = [*(handle for handle in trained if in_run(handle, run)), *inputs]
     if isinstance(reward_model, Finished) and in_run(reward_model, run):
         reward_model = None
     elif judge := judge_content(reward_model, list(samplers), stored=True):
         settings = dict(settings) | {"reward_model": judge}
-    whose = run_dir if isinstance(run_dir, Finished) else next(iter([*first, *sources]), None)
+    whose = run_dir if isinstance(run_dir, Finished) else next(iter(sources), None)
     begun = shared_content(
         MODEL if model is None else model, seed or 0, prompt, engine, stored=True
     )
-    own = model is not None and not any(handle is model for handle in first)
+    own = model is not None and not (isinstance(model, Finished) and in_run(model, run))
     named = {"model": own, "seed": seed is not None, "prompt": prompt is not None}
     named["engine"] = engine is not None
     shared = {key: begun[key] for key, given in named.items() if given and key in begun}
     return Call(
         function=function,
         kind=kind,
-        inputs=[*first, *sources],
+        inputs=sources,
         settings=settings,
         shared=shared if whose is not None else {},
         begun=begun,
@@ -77,6 +71,7 @@ def call_of(
 
 
 def arguments(function: Callable[..., Any]) -> list[str]:
+    """Its arguments' names, without those that stand for settings of the stage."""
     parameters = inspect.signature(function).parameters.values()
     return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
 
@@ -95,10 +90,6 @@ def handles_in(source: Any) -> list[Finished] | None:
         return [source]
     several = isinstance(source, list | tuple) and bool(source)
     return list(source) if several and all(isinstance(s, Finished) for s in source) else None
-
-
-def is_tree(value: Any) -> bool:
-    return isinstance(value, SearchTree)
 
 
 def type_of(value: Any) -> str:

@@ -5,10 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from butwait.api.calls import RunDir, arguments, call_of, model_meant
-from butwait.api.finished import (
-    Evaluation,
-    Searched,
-)
+from butwait.api.finished import Evaluation, Searched
 from butwait.api.growing import made
 from butwait.api.loops import one_run
 from butwait.api.objects import Verifier

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from butwait.api.calls import RunDir, arguments, call_of, handles_in, is_tree, model_meant, type_of
+from butwait.api.calls import RunDir, arguments, call_of, handles_in, model_meant, type_of
 from butwait.api.finished import (
     DataSet,
     Finished,
@@ -82,7 +82,12 @@ def build(
         grown = source
         source = one_run(lambda: stored(grown, run_dir))
     handles = handles_in(source)
-    if handles is None and isinstance(source, list) and source and is_tree(source[0]):
+    if (
+        handles is None
+        and isinstance(source, list)
+        and source
+        and isinstance(source[0], SearchTree)
+    ):
         raise UserError(
             "build: these trees do not say what grew them; give the whole list that search returned"
         )

@@ -64,7 +64,7 @@ class SlotModel:
         deterministic: forward passes have two fixed shapes at full capacity (all slots by one
             token, ``CHUNK_ROWS`` by ``prefill_chunk`` tokens), on a CPU by one thread, so that a
             sequence's numbers do not depend on which others are run with it, nor on its slot.
-            Otherwise only the rows asked for are run, and the cache grows by doubling.
+            Otherwise only the rows asked for are run, and the cache grows with what is held.
         prefill_chunk: the most tokens of a sequence in one forward pass.
         most_tokens: that it is meant to hold, shared ones counted once; None: as many as the slots
             take. Whoever gives its slots out keeps to it (``crowded``).

@@ -30,6 +30,7 @@ from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any, get_args
 
+from butwait.problems.equality.worker import limit_memory
 from butwait.records import Status, UserError
 from butwait.running.identity import content
 from butwait.running.plugins import (
@@ -51,7 +52,7 @@ _MOST_TRACEBACK = 20_000
 
 def main() -> None:
     """Serves cases from standard input until it closes."""
-    limit_data(int(sys.argv[1]))
+    limit_memory(int(sys.argv[1]), resource.RLIMIT_DATA)
     # What a function prints is no reply, and what it asks is answered by nobody.
     cases, replies = os.fdopen(os.dup(0), "rb"), io.FileIO(os.dup(1), "w")
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -76,15 +77,6 @@ def main() -> None:
             os._exit(0)  # with its memory; the next case has a new process
     if os.getpgrp() == own:  # nobody is left to end what functions started
         os.killpg(own, signal.SIGKILL)
-
-
-def limit_data(limit: int) -> None:
-    """Limits the data of this process to ``limit`` bytes: what it allocates, not what it maps."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _loaded(asked: dict[str, Any]) -> tuple[str, bool]:

@@ -100,12 +100,18 @@ def _exit_code(compare: Compare, gold: str, answer: str, time_limit: float) -> i
         return 1
 
 
-def limit_memory(limit: int) -> None:
-    """Limits the address space of this process and its children to ``limit`` bytes."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+def limit_memory(limit: int, what: int = resource.RLIMIT_AS) -> None:
+    """Limits this process and its children to ``limit`` bytes, without core files.
+
+    Args:
+        limit: bytes.
+        what: ``RLIMIT_AS``, the whole address space, or ``RLIMIT_DATA``, what is allocated and not
+            what is mapped.
+    """
+    _, hard = resource.getrlimit(what)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(what, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
