@@ -10,6 +10,7 @@ from butwait.search.samplers.beams import BeamSearchSettings, DVTSSettings, Reba
 from butwait.search.samplers.but_wait import ButWaitSettings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.samplers.particle_gibbs import ParticleGibbsSettings
+from butwait.search.samplers.power import PowerSettings
 from butwait.search.samplers.samples import (
     BestOfNSettings,
     IndependentSettings,
@@ -35,6 +36,8 @@ class SamplerCase:
         sweeps: how often it sweeps from the root; then particle 0 may follow an older path, and a
             path may be scored that was not sampled.
         side_by_side: populations that are in flight at a time.
+        power: of the policy's probabilities that tokens are drawn from. Where it is not 1, they
+            are scored once more.
         rule: the step rule of the checks.
     """
 
@@ -45,6 +48,7 @@ class SamplerCase:
     reopens: bool = False
     sweeps: int = 1
     side_by_side: int = 1
+    power: float = 1.0
     rule: StepRule = RULE
 
     @property
@@ -60,6 +64,10 @@ def _chained(**chosen: object) -> Callable[[int, StepRule], SamplerSettings]:
     return lambda size, rule: ParticleGibbsSettings(
         particles=max(2, size), iterations=3, step=rule, **chosen
     )
+
+
+def _powered(**chosen: object) -> Callable[[int, StepRule], SamplerSettings]:
+    return lambda size, rule: PowerSettings(particles=size, step=rule, **chosen)
 
 
 def _ladder(size: int, rule: StepRule) -> SamplerSettings:
@@ -104,6 +112,8 @@ CASES = [
     SamplerCase("best_of_n-min", _best("min")),
     SamplerCase("best_of_n-prod", _best("prod")),
     SamplerCase("best_of_n-model", _best("model")),
+    SamplerCase("power", _powered(), rewarded=False, power=4.0),
+    SamplerCase("power-policy", _powered(proposal="policy", max_steps=2), rewarded=False),
     SamplerCase("beam_search", _beams(BeamSearchSettings)),
     SamplerCase("beam_search-short", _beams(BeamSearchSettings, max_steps=2)),
     SamplerCase("dvts", _beams(DVTSSettings)),

@@ -36,10 +36,16 @@ def toy_policy(question: str, text: str) -> dict[str, float]:
     return TABLE.get(text.rpartition(PHRASE)[2], {EOS: 1.0})
 
 
-def toy_engine() -> ScriptedEngine:
-    """An engine of ``toy_policy``, in which ``PHRASE`` is one token."""
+def toy_engine(power: float = 1.0) -> ScriptedEngine:
+    """An engine of ``toy_policy``, in which ``PHRASE`` is one token; each token's probability to
+    this power."""
     pieces = {piece for choices in TABLE.values() for piece in choices}
-    return ScriptedEngine(toy_policy, [*pieces, PHRASE])
+
+    def law(question: str, text: str) -> dict[str, float]:
+        weights = {token: p**power for token, p in toy_policy(question, text).items()}
+        return {token: weight / sum(weights.values()) for token, weight in weights.items()}
+
+    return ScriptedEngine(law, [*pieces, PHRASE])
 
 
 class CountingRewardModel(ScriptedRewardModel):
@@ -89,16 +95,16 @@ def the_tree_is_well_formed(case: SamplerCase) -> None:
 def texts_and_logprobs_are_the_engines(case: SamplerCase) -> None:
     engine = toy_engine()
     tree = run(case.settings, engine=engine)
-    start = engine.start(PROBLEM)
+    start, law = engine.start(PROBLEM), toy_engine(case.power)
     np.testing.assert_array_equal(tree.prompt_ids, start.token_ids)
     for index, node in enumerate(tree.nodes[1:], 1):
         before = tree.path_tokens(node.parent)
         assert engine.tokenizer.decode(tree.path_tokens(index).tolist()) == tree.path_text(index)
         prefix = Prefix(np.concatenate([start.token_ids, before]), start.prompt_length)
-        [scored] = asyncio.run(engine.score([prefix], [node.token_ids]))
+        [scored] = asyncio.run(law.score([prefix], [node.token_ids]))
         if node.finish == "inserted":
             scored = np.full(len(node.token_ids), np.nan, np.float32)
-        np.testing.assert_allclose(node.logprobs, scored, rtol=1e-6)
+        np.testing.assert_allclose(node.logprobs, scored, rtol=1e-6, atol=1e-6)
         inserted = node.finish == "inserted"
         drawn = tree.path_sampled(index)[len(before) :]
         assert drawn.tolist() == [not inserted] * len(node.token_ids)
@@ -168,7 +174,8 @@ def counts_are_the_engines(case: SamplerCase) -> None:
     assert prefilled == engine.counters.prefilled_tokens + scored_tokens
     assert scored == model.tokens
     again = case.reopens or case.sweeps > 1
-    assert again or prefilled == len(tree.prompt_ids), "the prompt, once"
+    once = len(tree.prompt_ids) + (drawn if case.power != 1 else 0)
+    assert again or prefilled == once, "the prompt, once"
     assert (scored > 0) == case.rewarded
 
 

@@ -6,8 +6,9 @@ populations by one look-up.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from search_toys import PROBLEM, RULE, StreamKey, posterior, toy_engine, toy_reward
@@ -20,6 +21,7 @@ from butwait.reward_models.reward_model import Step
 from butwait.search.frontier import Followed
 from butwait.search.samplers.particle_filter import ParticleFilterSettings, Sweep, run
 from butwait.search.samplers.particle_gibbs import Chain, ParticleGibbsSettings
+from butwait.search.samplers.power import PowerSettings, PowerSweep
 from butwait.search.samplers.tempering import TemperingSettings, swap
 from butwait.search.weights import normalise
 from scripted_paths import whole_steps
@@ -68,9 +70,10 @@ class TableFrontier:
         engine: ScriptedEngine | None = None,
         rule: StepRule = RULE,
         reward=toy_reward,
+        sampling: Sampling | None = None,
     ) -> None:
         self._rng, self._engine = rng, engine or toy_engine()
-        script = self._engine._script(rule, Sampling())
+        script = self._engine._script(rule, sampling or Sampling())
         root = Node(-1, np.zeros(0, np.int32), "", np.zeros(0, np.float32), "step")
         start = self._engine.start(PROBLEM)
         self.tree = TableTree([root], [start], np.zeros(1))
@@ -93,6 +96,7 @@ class TableFrontier:
                 laws[node][0].append(child)
                 laws[node][1].append(probability)
         self.tree.logits = np.array(logits)
+        self.log_q = np.array([_log_probability(self.tree, n) for n in range(len(logits))])
         self._open = np.array([node.finish in OPEN for node in self.tree.nodes])
         most = max(len(children) for children, _ in laws)
         self._next = np.zeros((len(laws), most), np.int32)
@@ -140,6 +144,11 @@ class TableFrontier:
             assert self.tree.nodes[node].finish == there.finish
             path.append(node)
         return path
+
+
+def _log_probability(tree: TableTree, node: int) -> float:
+    """Of the path to a node, as it is drawn."""
+    return sum(float(tree.nodes[n].logprobs.sum(dtype=np.float64)) for n in tree.path(node))
 
 
 class Histogram:
@@ -199,14 +208,35 @@ BATCH = 2000
 def filtered(settings: ParticleFilterSettings, runs: int, seed: int) -> Filtered:
     """Many runs of a filter on the toy."""
     rng = np.random.default_rng(seed)
-    exact, evidence = posterior(settings.final_alpha)
     frontier, key = TableFrontier(rng), StreamKey(rng)
+    target = posterior(settings.final_alpha)
+    return _pooled(frontier, lambda: Sweep(settings, key), runs, *target)
+
+
+def powered(
+    settings: PowerSettings, runs: int, seed: int, exact: dict[str, float], evidence: float
+) -> Filtered:
+    """Many runs of the filter on the toy policy's own likelihood, whose target is given."""
+    rng = np.random.default_rng(seed)
+    frontier: Any = TableFrontier(rng, sampling=settings.drawn)
+    frontier.log_p = TableFrontier(rng).log_q
+    key: Any = StreamKey(rng)
+    return _pooled(frontier, lambda: PowerSweep(settings, key, frontier), runs, exact, evidence)
+
+
+def _pooled(
+    frontier: TableFrontier,
+    begin: Callable[[], Sweep],
+    runs: int,
+    exact: dict[str, float],
+    evidence: float,
+) -> Filtered:
     histogram = Histogram(frontier, exact)
     shares, estimates = [], []
 
     async def run_all() -> None:
         for first in range(0, runs, BATCH):
-            sweeps = [Sweep(settings, key) for _ in range(min(BATCH, runs - first))]
+            sweeps = [begin() for _ in range(min(BATCH, runs - first))]
             await run(frontier, sweeps)
             shares.extend(histogram.shares(sweep) for sweep in sweeps)
             estimates.extend(np.exp(sweep.log_evidence) for sweep in sweeps)

@@ -135,12 +135,8 @@ class Frontier:
             return nodes
         self._reopen(parents)
         asked = time.monotonic()
-        continuations = await self._engine.extend(
-            [self._prefixes[parent] for parent in parents],
-            self._settings.step,
-            self._settings.sampling,
-            [self._key.at(iteration=iteration, step=step, particle=slot) for slot in slots],
-        )
+        keys = [self._key.at(iteration=iteration, step=step, particle=slot) for slot in slots]
+        continuations = await self._sample(parents, keys)
         children = [
             self._add(parent, continuation)
             for parent, continuation in zip(parents, continuations, strict=True)
@@ -153,6 +149,12 @@ class Frontier:
         extended = nodes.copy()
         extended[slots] = children
         return extended
+
+    async def _sample(self, parents: list[int], keys: list[Key]) -> list[Continuation]:
+        """One step of the policy after each of these nodes."""
+        prefixes = [self._prefixes[parent] for parent in parents]
+        rule, sampling = self._settings.step, self._settings.sampling
+        return await self._engine.extend(prefixes, rule, sampling, keys)
 
     def insert(self, node: int, token_ids: np.ndarray, text: str) -> int:
         """Opens a path again after any node, by text that is not sampled.

@@ -85,7 +85,7 @@ class Sweep:
         self.log_weights = np.zeros(size)
         self.populations: list[Population] = []
         self.ended = False
-        self._tilt = np.zeros(size)  # alpha_t l_t, in nats
+        self._tilt = np.zeros(size)  # of ``_tilted``, at the exponent of the last step
         self._past_evidence = 0.0  # of the stretches before the last resampling
         self._ancestors = np.arange(size, dtype=np.int32)
         self._resampled = False
@@ -126,13 +126,12 @@ class Sweep:
     def weigh(self, nodes: np.ndarray, frontier: Frontier) -> None:
         """Takes the particles to where they were extended to, and multiplies the weights."""
         t = len(self.populations) + 1
-        logits = frontier.tree.rewards(nodes)
-        before, tilt = self._tilt, tempered(self._settings.alpha_at(t), logits)
+        before, tilt = self._tilt, self._tilted(self._settings.alpha_at(t), nodes, frontier)
         log_weights = reweight(self.log_weights, before, tilt)
         self.live = frontier.is_open(nodes) & (log_weights > -np.inf)
         self.ended = not self.live.any() or t == self._settings.max_steps
         if self.ended:  # the rest of the schedule, all of it at once
-            final = tempered(self._settings.final_alpha, logits)
+            final = self._tilted(self._settings.final_alpha, nodes, frontier)
             log_weights = reweight(log_weights, tilt, final)
         self.nodes, self.log_weights, self._tilt = nodes, log_weights, tilt
         self.populations.append(Population(nodes, self._ancestors, log_weights, self._resampled))
@@ -142,6 +141,11 @@ class Sweep:
         weights = np.exp(normalise(self.log_weights))
         slot = int(inverse_cdf(weights, key.uniforms(1))[0])
         return tree.path(int(self.nodes[slot]))
+
+    def _tilted(self, alpha: float, nodes: np.ndarray, frontier: Frontier) -> np.ndarray:
+        """float64 (N,): the log of what the target at this exponent is of the proposal, for the
+        paths to these nodes: alpha l. A potential is the difference of two of them."""
+        return tempered(alpha, frontier.tree.rewards(nodes))
 
     async def _draw_ancestors(
         self, frontier: Frontier, weights: np.ndarray, generator: np.random.Generator, step: int
