@@ -62,6 +62,7 @@ OTHER_THINGS = {
     "butwait.cli.plateau": {"confidence"},
     "butwait.pipeline.identity": {"transformers", "vllm"},  # packages
     "butwait.pipeline.run": {"report"},  # what a stage gives
+    "butwait.problems.equality.units": {"power"},  # a quantity
     "butwait.profile.findings": {"profile"},  # a page
     "butwait.report.page": {"profile", "report"},
     "butwait.report.collect": {"report"},

@@ -53,6 +53,14 @@ def _marked(character: str) -> str:
     return _MARKS.get(unicodedata.decomposition(character).partition(" ")[0], "") + character
 
 
+def part_of(question: str, parts: int, purpose: str) -> int:
+    """One of 0 .. parts - 1 by a hash of the question: generated questions share splits out so,
+    whatever their seeds. ``purpose`` (at most 16 bytes) makes independent ones."""
+    person = purpose.encode()
+    digest = hashlib.blake2b(question.encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "little") % parts
+
+
 def text_id(question: str) -> str:
     """An id made from the normalised question: 16 hex digits, the same on every machine."""
     text = normalised(question).encode("utf-8", "surrogatepass")

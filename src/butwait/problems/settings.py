@@ -33,16 +33,16 @@ class ProblemSetSettings(Settings):
     """Where a problem set comes from and which part of it is taken."""
 
     source: Annotated[str, Field(min_length=1)]
-    """``arithmetic``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``, ``math500``,
-    ``gsm8k``, ``limo``), a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, each
-    also with ``.gz``, ``module:function`` of one's own, or a Hugging Face dataset: its id or its
-    folder."""
+    """``arithmetic``, ``sums``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``,
+    ``math500``, ``gsm8k``, ``limo``), a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet``
+    file, each also with ``.gz``, ``module:function`` of one's own, or a Hugging Face dataset: its
+    id or its folder."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str | None = None
-    """Split of a Hugging Face dataset (default ``train``, or the preset's), or of ``arithmetic``:
-    ``pretrain`` (what the tiny model learned from), ``train`` (default), ``search``,
-    ``validation``, ``test``; no question is in two of them."""
+    """Split of a Hugging Face dataset (default ``train``, or the preset's), or of ``arithmetic``
+    and ``sums``: ``train`` (default), ``search``, ``validation``, ``test``, and ``pretrain`` of
+    ``arithmetic`` (what the tiny model learned from); no question is in two of them."""
     revision: str | None = None
     """Commit of a Hugging Face dataset; pin it for a run to be repeatable."""
     columns: Columns = Columns()

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class Frontier:
         self._reward_handles: dict[int, Any] = {}
         self.tree = TreeBuilder(problem.id, settings.kind, start.token_ids)
 
-    def __enter__(self) -> "Frontier":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -8,7 +8,6 @@ Question i of a seed is a pure function of (seed, i), and a hash of its text dec
 belongs to, so that no question is in two splits, whatever their seeds and sizes.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 from enum import StrEnum
@@ -17,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from butwait.problems.overlap import text_id
+from butwait.problems.overlap import part_of, text_id
 from butwait.problems.source import Asked, Source
 from butwait.records import Key, Problem, UserError
 from butwait.records.settings import Settings
@@ -107,8 +106,7 @@ def solution(terms: tuple[int, ...], totals: list[int]) -> str:
 
 def split_of(question: str) -> str:
     """The split that a question belongs to."""
-    digest = hashlib.blake2b(question.encode(), digest_size=8, person=b"split").digest()
-    return SPLITS[int.from_bytes(digest, "little") % len(SPLITS)]
+    return SPLITS[part_of(question, len(SPLITS), "split")]
 
 
 def _candidates(settings: ArithmeticSettings) -> Iterator[tuple[int, ...]]:
