@@ -444,3 +444,14 @@ def test_real_problem_sets(shared_data: Path, name: str, count: int, kind: str) 
     assert len(problems) == count
     assert {p.answer_kind for p in problems} == {kind}
     assert all(p.solution for p in problems)
+
+
+def test_sets_of_math_arena_need_no_columns() -> None:
+    named, other = (
+        with_preset(ProblemSetSettings(source=source, limit=5))
+        for source in ("aime26", "MathArena/hmmt_feb_2026")
+    )
+    assert (named.source, named.answer_kind, named.limit) == ("MathArena/aime_2026", "integer", 5)
+    assert (other.source, other.split, other.limit) == ("MathArena/hmmt_feb_2026", "train", 5)
+    assert other.columns == named.columns
+    assert other.columns.id == "problem_idx"

@@ -15,6 +15,13 @@ PRESETS: dict[str, ProblemSetSettings] = {
         columns=Columns(question="problem", answer="answer", id="id"),
         answer_kind="integer",
     ),
+    "aime26": ProblemSetSettings(
+        source="MathArena/aime_2026",
+        split="train",
+        columns=Columns(question="problem", answer="answer", id="problem_idx"),
+        answer_kind="integer",
+        licence="CC-BY-NC-SA-4.0",
+    ),
     "math500": ProblemSetSettings(
         source="HuggingFaceH4/MATH-500",
         split="test",
@@ -44,10 +51,20 @@ PRESETS: dict[str, ProblemSetSettings] = {
     ),
 }
 
+MATH_ARENA = ProblemSetSettings(
+    source="MathArena/",
+    split="train",
+    columns=Columns(question="problem", answer="answer", id="problem_idx"),
+    licence="CC-BY-NC-SA-4.0",
+)
+"""What all contests have in common that MathArena publishes (``MathArena/hmmt_feb_2026``, ...)."""
+
 
 def with_preset(settings: ProblemSetSettings) -> ProblemSetSettings:
     """The settings on top of the preset that ``source`` names; as they are where it names none."""
     preset = PRESETS.get(settings.source)
+    if preset is None and settings.source.startswith(MATH_ARENA.source):
+        preset = MATH_ARENA.model_copy(update={"source": settings.source})
     if preset is None:
         return settings
     given = settings.model_dump(include=settings.model_fields_set - {"source", "columns"})

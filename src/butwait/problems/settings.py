@@ -34,9 +34,9 @@ class ProblemSetSettings(Settings):
 
     source: Annotated[str, Field(min_length=1)]
     """``arithmetic``, ``sums``, ``gym:NAME`` (reasoning-gym), a preset (``aime24``, ``aime25``,
-    ``math500``, ``gsm8k``, ``limo``), a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet``
-    file, each also with ``.gz``, ``module:function`` of one's own, or a Hugging Face dataset: its
-    id or its folder."""
+    ``aime26``, ``math500``, ``gsm8k``, ``limo``), a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or
+    ``.parquet`` file, each also with ``.gz``, ``module:function`` of one's own, or a Hugging Face
+    dataset: its id or its folder."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str | None = None
