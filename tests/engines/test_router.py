@@ -68,6 +68,16 @@ def test_a_lost_request_goes_elsewhere_and_its_session_stays(router: Router) -> 
     assert router.members[A].moved == 0
 
 
+def test_a_suspect_is_looked_at_when_nothing_goes_there(router: Router, clock: Clock) -> None:
+    lose(router, A, 1)
+    assert [router.choose(name) for name in "1234"] == [B, C, B, C]
+    assert router.due() == []
+    clock.now += FIRST_PROBE_S
+    assert router.due() == [A]
+    router.proved(A)
+    assert (router.choose("5"), router.due()) == (A, [])
+
+
 def test_sessions_of_a_dead_server_move_once(router: Router) -> None:
     assert [router.choose(name) for name in "1234"] == [A, B, C, A]
     lose(router, A)

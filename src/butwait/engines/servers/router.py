@@ -132,7 +132,8 @@ class Router:
         member.reason = reason
         if busy or member.health == "dead":
             return
-        member.health = "suspect"
+        if member.health == "healthy":
+            member.health, member._probe_at = "suspect", self._clock() + FIRST_PROBE_S
         member.lost_in_a_row += 1
         if (gone or member.lost_in_a_row >= DEAD_AFTER) and len(self.members) > 1:
             self.died(url, reason)
@@ -159,11 +160,15 @@ class Router:
         member.draining_until, member._probes = 0.0, 0
 
     def due(self) -> list[str]:
-        """Dead servers, and those that drained, that it is time to look at again."""
+        """Servers that it is time to look at: dead ones, those that drained, and suspects, which
+        might get no request that shows them well."""
         now = self._clock()
-        dead = [m.url for m in self.members.values() if m.health == "dead" and m._probe_at <= now]
-        drained = [m.url for m in self.members.values() if 0 < m.draining_until <= now]
-        return list(dict.fromkeys([*dead, *drained]))
+
+        def is_due(member: Member) -> bool:
+            unwell = member.health != "healthy" and member._probe_at <= now
+            return unwell or 0 < member.draining_until <= now
+
+        return [member.url for member in self.members.values() if is_due(member)]
 
     def figures(self) -> dict[str, dict[str, int]]:
         """What each server did, by its address."""
