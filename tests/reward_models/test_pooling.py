@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 from test_qwen_prm import PROBLEM, make_tokenizer
 
 from butwait.engines.servers import remote_server
-from butwait.records import UserError
+from butwait.records import Problem, UserError
 from butwait.reward_models.kinds.pooling import PoolingPrm, PoolingSettings
 from butwait.reward_models.reward_model import (
     Path,
@@ -242,3 +242,32 @@ def test_a_path_longer_than_the_servers_model_takes_is_too_long(server: Server) 
     server.replies = [(413, b"too large")]
     with pytest.raises(PathTooLongError, match="status 413: too large"):
         scores(a_model, path("Yes."))
+
+
+def test_two_servers_share_the_problems(server: Server) -> None:
+    """What one of them loses, the other is asked for; the scores are those of one."""
+    problems = [Problem(f"p{i}", f"{i} + 1?", None) for i in range(4)]
+    paths = [path("So 3.\n\n", "Yes."), path("No.")]
+
+    async def scored(a_model: PoolingPrm) -> list[float]:
+        found = [await a_model.score(problem, paths) for problem in problems * 2]
+        await a_model.close()
+        return [score.logit for each in found for score in each]
+
+    expected = asyncio.run(scored(model(server)))
+    server.asked.clear()
+    with Server() as other:
+        thread = threading.Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        other.replies = [(500, {})]
+        both = model(server, base_url=[server.url, other.url], retries=0)
+        assert asyncio.run(scored(both)) == expected
+        other.shutdown()
+        thread.join()
+    figures = both.server_figures()
+    urls = [each.url.removesuffix("/v1") for each in (server, other)]
+    assert [figures[url]["requests"] for url in urls] == [len(s.asked) for s in (server, other)]
+    assert [figures[url]["requests"] for url in urls] == [7, 2]  # problems begin elsewhere then
+    assert [figures[url]["failures"] for url in urls] == [0, 1]
+    told = [{tuple(body["input"][0]) for _, body, _ in each.asked} for each in (server, other)]
+    assert len(told[0] & told[1]) == 1  # the one that was lost

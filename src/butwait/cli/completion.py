@@ -18,3 +18,10 @@ def methods(incomplete: str) -> list[str]:
     from butwait.search.settings import SAMPLERS
 
     return [name for name in SAMPLERS if name.startswith(incomplete)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Runs under ``runs/``, by their names. Where none begins so, the shell offers files."""
+    from butwait.cli.run_state import RUNS, runs_in
+
+    return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]

@@ -1,23 +1,17 @@
 """The command line. Heavy imports stand inside the commands, so that ``--help`` is instant."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial, wraps
-from inspect import Parameter, signature
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from butwait.cli.commands import AsJson, Quiet, Verbose, app, loud
+from butwait.cli.commands import command as _command
 from butwait.cli.completion import methods, models, shipped
+from butwait.cli.completion import runs as known_runs
 from butwait.cli.ending import run_to_end
-
-app = typer.Typer(
-    name="butwait",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 
 
 def _version(asked: bool) -> None:
@@ -32,50 +26,6 @@ Recipe = Annotated[
     str,
     typer.Argument(help="A recipe file, or the name of a shipped recipe.", autocompletion=shipped),
 ]
-Verbose = Annotated[
-    bool,
-    typer.Option("-v", "--verbose", help="Also what libraries say, choices of engines, timings."),
-]
-Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Only warnings, mistakes and what comes out.")
-]
-
-
-def _loud(verbose: bool, quiet: bool) -> AbstractContextManager[None]:
-    """As loud as asked for; as it was where nothing is."""
-    from butwait.records import UserError
-    from butwait.running.terminal import loud_from
-
-    if verbose and quiet:
-        raise UserError("--verbose and --quiet are opposites; give one of them")
-    if not verbose and not quiet:
-        return nullcontext()
-    return loud_from(logging.DEBUG if verbose else logging.WARNING)
-
-
-def _command(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command that takes ``-v`` and ``-q`` too."""
-
-    def named(function: Callable[..., None]) -> Callable[..., None]:
-        @wraps(function)
-        def louder(*, verbose: bool, quiet: bool, **given: Any) -> None:
-            with _loud(verbose, quiet):
-                function(**given)
-
-        added = {"verbose": Verbose, "quiet": Quiet}
-        parameters = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in added.items()
-        ]
-        own = signature(function)
-        louder.__signature__ = own.replace(  # type: ignore[attr-defined]
-            parameters=[*own.parameters.values(), *parameters]
-        )
-        louder.__annotations__ = function.__annotations__ | added
-        app.command(*names)(louder)
-        return function
-
-    return named
 
 
 @app.callback()
@@ -88,7 +38,7 @@ def options(
     quiet: Quiet = False,
 ) -> None:
     """Teach a small language model to reason from its own search."""
-    context.with_resource(_loud(verbose, quiet))
+    context.with_resource(loud(verbose, quiet))
 
 
 @_command()
@@ -196,6 +146,48 @@ def check(
     if mistakes := [*sets.mistakes, *named.mistakes]:
         raise UserError("\n".join(mistakes))
     say(f"{loaded.name}: {len(loaded.stages)} stages, no mistakes", RESULT)
+
+
+@_command()
+def status(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A run's folder, or its name under runs/; the newest there if none.",
+            autocompletion=known_runs,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far a run is, from any terminal."""
+    from butwait.cli.status import status as tell
+
+    tell(run, as_json)
+
+
+@_command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    from butwait.cli.runs import runs as list_runs
+
+    list_runs(folder, as_json)
+
+
+@_command()
+def clean(
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run's folder, or its name under runs/.", autocompletion=known_runs),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """Remove what a run does not need any more: superseded stages, and what kills left."""
+    from butwait.cli.runs import clean as clean_run
+
+    clean_run(run, yes)
 
 
 @_command()

@@ -14,6 +14,7 @@ from itertools import count
 import numpy as np
 
 from butwait.engines.engine import Continuation, Engine, Prefix
+from butwait.engines.servers.figures import Figures, server_figures
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem
 
@@ -128,6 +129,10 @@ class GatedEngine(Engine):
 
     async def close(self) -> None:
         await self._engine.close()
+
+    def server_figures(self) -> Figures:
+        """Of the engine's servers."""
+        return server_figures(self._engine)
 
 
 def _together(prefixes: Sequence[Prefix], reach: Sequence[int], bound: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy as np
 
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
 from butwait.engines.model_engine import RequestEngine
+from butwait.engines.servers.figures import Figures
+from butwait.engines.servers.fleet import Fleet, Proof, session_of
 from butwait.engines.servers.openai_protocol import (
     CHAT,
     COMPLETIONS,
@@ -63,7 +66,7 @@ class OpenAIEngine(RequestEngine):
         tokenizer: of the model.
         prompt: how a problem is put to it.
         eos_ids: every id that ends a completion.
-        server: where it is asked.
+        servers: where it is asked.
         name: the model's name at the server.
         capacity: tokens per path, prompt included; None: what the server says.
         mode: the ways to ask that are allowed.
@@ -76,7 +79,7 @@ class OpenAIEngine(RequestEngine):
         tokenizer: Any,
         prompt: PromptSettings,
         eos_ids: Collection[int],
-        server: RemoteServer,
+        servers: Fleet,
         name: str,
         capacity: int | None = None,
         *,
@@ -85,7 +88,7 @@ class OpenAIEngine(RequestEngine):
         any_logprobs: bool = False,
     ) -> None:
         super().__init__(tokenizer, prompt, eos_ids, capacity)
-        self._server, self._name = server, name
+        self._servers, self._server, self._name = servers, servers.first, name
         self._paths = [COMPLETIONS] if mode != "chat" else []
         if mode != "completions" and prompt.style == "chat":
             self._paths.append(CHAT)
@@ -101,7 +104,11 @@ class OpenAIEngine(RequestEngine):
         return start
 
     async def close(self) -> None:
-        await self._server.close()
+        await self._servers.close()
+
+    def server_figures(self) -> Figures:
+        """Requests, failures and sampled tokens, by the server's address."""
+        return self._servers.figures()
 
     async def _step(
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
@@ -111,16 +118,17 @@ class OpenAIEngine(RequestEngine):
         room = self._room(prefix)
         if room == 0 and prefix.completion_length == 0:
             raise UserError(
-                f"a prompt has {prefix.prompt_length} tokens, and the server at {self._server.url} "
-                f"takes {self._capacity}, prompt included: leave its problem out, or serve the "
-                "model with a longer context"
+                f"a prompt has {prefix.prompt_length} tokens, and the server at "
+                f"{self._server.url} takes {self._capacity}, prompt included: leave its "
+                "problem out, or serve the model with a longer context"
             )
         step = ArrivingStep(detector, prefix, room)
         prefilled, seed, requests = 0, key.seed32(), 1
+        session, server = session_of(prefix.token_ids[: prefix.prompt_length]), self._server
         while step.finish is None:
             ask = partial(self._request, served, step, sampling, seed)
             try:
-                step, ran = await self._server.again(ask)
+                step, ran, server = await self._servers.again(session, ask)
             except RefusedError as error:
                 if not about_the_context(error):
                     raise
@@ -129,30 +137,39 @@ class OpenAIEngine(RequestEngine):
             # The server may stop for a reason of its own (a limit per request): on from there.
             seed, requests = key.derive("request", requests).seed32(), requests + 1
         result = step.continuation(prefilled)
-        self._check_numbers(result.logprobs.tolist())
+        _check_numbers(server, result.logprobs.tolist())
         return result
 
     async def _request(
-        self, served: Served, before: ArrivingStep, sampling: Sampling, seed: int
-    ) -> tuple[ArrivingStep, int]:
-        """The step after one more request, which starts after the tokens of those before, and the
-        tokens that were prefilled for it. Nothing that it is given changes, so that it can be asked
-        anew."""
+        self,
+        served: Served,
+        before: ArrivingStep,
+        sampling: Sampling,
+        seed: int,
+        server: RemoteServer,
+    ) -> tuple[ArrivingStep, int, RemoteServer]:
+        """The step after one more request, which starts after the tokens of those before, the
+        tokens that were prefilled for it, and who did it. Nothing that it is given changes, so that
+        it can be asked anew, of anyone."""
+        ask = partial(self._asked, server, served, before, sampling, seed)
         try:
-            return await self._asked(served, before, sampling, seed)
+            step, ran = await ask()
         except LeftOutError as left_out:
             # llama.cpp streams no token that ends within a character, and tells all at the end.
             try:
-                return await self._asked(served, before, sampling, seed, at_once=left_out.most)
+                step, ran = await ask(at_once=left_out.most)
             except LeftOutError as again:
                 raise UserError(
-                    f"the server at {self._server.url} leaves out a token that ends within a "
+                    f"the server at {server.url} leaves out a token that ends within a "
                     f"character: its tokens make {again.ours!r} of {again.theirs!r}, which is no "
                     "path of the model; serve the model with vLLM"
                 ) from again
+        self._servers.used(server, len(step.token_ids) - len(before.token_ids))
+        return step, ran, server
 
     async def _asked(
         self,
+        server: RemoteServer,
         served: Served,
         before: ArrivingStep,
         sampling: Sampling,
@@ -169,9 +186,9 @@ class OpenAIEngine(RequestEngine):
         body |= STREAMED if at_once is None else {}
         pieces = Pieces(self._tokenizer, served.gives_ids, maybe_fewer=not served.is_vllm)
         last = Reply()
-        async with aclosing(replies(self._server, served.path, body)) as arriving:
+        async with aclosing(replies(server, served.path, body)) as arriving:
             async for reply in arriving:
-                self._check_prompt(reply, prompt_ids)
+                self._check_prompt(server, reply, prompt_ids)
                 if last.finish is None:  # behind the reason to end there are no tokens
                     step.add(*pieces.take(reply))
                 last = last.then(reply)
@@ -201,7 +218,7 @@ class OpenAIEngine(RequestEngine):
         elif len(step.token_ids) == before:
             step.end_of_context()
 
-    def _check_prompt(self, reply: Reply, prompt_ids: list[int]) -> None:
+    def _check_prompt(self, server: RemoteServer, reply: Reply, prompt_ids: list[int]) -> None:
         """Raises UserError where the server ran other tokens than ours. Their mere number is a
         warning, once: many servers count in a way of their own."""
         n = len(prompt_ids)
@@ -215,12 +232,8 @@ class OpenAIEngine(RequestEngine):
             logger.warning(
                 "the server at %s says that it ran %.40r tokens where the path has %d; if it "
                 "counts rightly, %s",
-                *(self._server.url, reply.prompt_tokens, n, OTHERS),
+                *(server.url, reply.prompt_tokens, n, OTHERS),
             )
-
-    def _check_numbers(self, logprobs: Sequence[float], **how: bool) -> None:
-        if wrong := no_numbers(self._server.url, logprobs, **how):
-            raise UserError(wrong)
 
     def _body(self, served: Served, step: ArrivingStep) -> tuple[dict[str, Any], list[int]]:
         """What says where to go on, and the tokens that the server must run for it."""
@@ -304,41 +317,55 @@ class OpenAIEngine(RequestEngine):
                 "return_tokens_as_token_ids": True,
             }
 
-            async def ask() -> list[float] | None:
-                answer = await self._server.json(COMPLETIONS, body)
-                self._server.check(answer)
-                return echoed(answer, path.tolist())
+            session = session_of(prefix.token_ids[: prefix.prompt_length])
+
+            async def ask(server: RemoteServer) -> tuple[list[float] | None, RemoteServer]:
+                answer = await server.json(COMPLETIONS, body)
+                server.check(answer)
+                return echoed(answer, path.tolist()), server
 
             try:
-                echo = await self._server.again(ask)
+                echo, server = await self._servers.again(session, ask)
             except RefusedError as error:
                 raise ScoringUnsupportedError(f"no tokens can be scored: {error}") from error
             if echo is not None:
                 logprobs = echo[len(prefix.token_ids) :]
-                self._check_numbers(logprobs, maybe_impossible=True)
+                _check_numbers(server, logprobs, maybe_impossible=True)
                 return logprobs
         raise ScoringUnsupportedError(
-            f"the server at {self._server.url} gives no log-probabilities of given tokens (vLLM "
-            "0.31 does, in engine.mode: completions)"
+            f"the server at {self._server.url} gives no log-probabilities of given tokens "
+            "(vLLM 0.31 does, in engine.mode: completions)"
         )
 
     async def _how(self, prefix: Prefix) -> Served:
-        """How the server answers; it is asked once."""
+        """How the servers answer; they are asked once."""
         async with self._asking:
             if self._served is None:
-                limit = await context(self._server, self._name)
+                proof = dict(await self._servers.proof(partial(self._proof, prefix)))
+                limit = proof.pop("context")
                 if limit is not None:
                     self._capacity = min(self._capacity or limit, limit)
-                seed = {"seed": 0} if self._seeds else {}
-                requests = {path: self._every(path) | STREAMED | seed for path in self._paths}
-                self._served = await probe(self._server, requests, prefix)
+                self._served = Served(**proof)
         return self._served
+
+    async def _proof(self, prefix: Prefix, server: RemoteServer) -> Proof:
+        """What a server says of its model, and how it answers."""
+        limit = await context(server, self._name)
+        seed = {"seed": 0} if self._seeds else {}
+        requests = {path: self._every(path) | STREAMED | seed for path in self._paths}
+        decode = self._detokenizer.decode if self._servers.several else None
+        return {"context": limit} | asdict(await probe(server, requests, prefix, decode))
 
     def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
         shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
         if shaped and not served.of_the_policy and not self._any_logprobs:
             raise UserError(
-                f"the server at {self._server.url} gives log-probabilities before temperature, "
-                "top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, sample with "
-                "temperature 1 alone, or set engine.any_logprobs: true"
+                f"the server at {self._server.url} gives log-probabilities before "
+                "temperature, top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, "
+                "sample with temperature 1 alone, or set engine.any_logprobs: true"
             )
+
+
+def _check_numbers(server: RemoteServer, logprobs: Sequence[float], **how: bool) -> None:
+    if wrong := no_numbers(server.url, logprobs, **how):
+        raise UserError(wrong)

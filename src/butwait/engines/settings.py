@@ -1,12 +1,14 @@
 """What an engine takes. Imports no torch."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from butwait.records.settings import Content, Device, Resource, Result, Settings, Shape
 from butwait.running.devices import DeviceName
 
+_CREDENTIALS = re.compile(r"//[^/]*@")
 SENTENCE_MARKS = ".!?"
 """What a sentence may end with."""
 
@@ -103,8 +105,9 @@ class SlotSettings(ModelEngineSettings):
 class ServerSettings(Settings):
     """How a model's server is asked."""
 
-    base_url: Resource[str]
-    """Up to and with ``/v1``."""
+    base_url: Resource[str | tuple[str, ...]]
+    """Up to and with ``/v1``. A list: several servers of the same model, which share the work
+    (``docs/engine_openai.md``)."""
     api_key_env: Resource[str] = "OPENAI_API_KEY"
     """Environment variable that holds the key (blanks around it are cut off); servers without keys
     need none."""
@@ -114,5 +117,22 @@ class ServerSettings(Settings):
     retries: Resource[Annotated[int, Field(ge=0)]] = 6
     """Further attempts after a time-out, a lost connection, or status 408, 425, 429 or 5xx."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _each_once(cls, base_url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(base_url, tuple):
+            if not base_url:
+                raise ValueError("an empty list names no server; give an address at least")
+            shown = [_CREDENTIALS.sub("//", url.strip().rstrip("/")) for url in base_url]
+            twice = next((url for url in shown if shown.count(url) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{twice} stands there twice; name each server once")
+        return base_url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses, at least one."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
+
     def look(self, world: Any) -> None:
-        world.server(self.base_url, "base_url")
+        world.servers(self.urls, "base_url")

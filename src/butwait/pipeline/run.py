@@ -19,6 +19,7 @@ from butwait.running.devices import give_memory_back
 from butwait.running.files import atomic_path
 from butwait.running.log import RESULT, logged, note, say
 from butwait.running.plugins import calling, wrong
+from butwait.running.progress import begin_stage, reported
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.running.terminal import console, heard, plain
@@ -54,7 +55,13 @@ def run_recipe(
         torch.set_num_threads(recipe.threads)
     versions = recorded_versions()
     told = ", ".join(f"{package} {version}" for package, version in versions.items())
-    with locked(run), logged(run, told), refusals_told(f"{run} could not be read or written"):
+    kinds = {name: recipe.stages[name].kind for name in recipe.order()}
+    with (
+        locked(run),
+        logged(run, told),
+        reported(run, recipe.name, kinds),
+        refusals_told(f"{run} could not be read or written"),
+    ):
         note(f"{recipe.name} in {run}", logging.INFO)
         with Grader() as grader:
             return _run_stages(recipe, run, where, grader, versions, finished)
@@ -96,6 +103,7 @@ def _run_stages(
             say(f"{title}: finished before, in {seconds:.0f} s")
         else:
             say(title)
+            begin_stage(name)
             stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
             say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
         if others := other_versions(stage.record["versions"], versions):

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,7 @@ from butwait.records import UserError
 from butwait.running.files import write_json
 from butwait.running.log import logged
 from butwait.running.plugins import find_modules_in
-from butwait.running.progress import silence
+from butwait.running.progress import reported_on, silence
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, read_stage, working
 from butwait.running.terminal import loud_from
@@ -46,6 +46,7 @@ def main(folder: Path, name: str) -> int:
             loud_from(int(os.environ.get(LOUD_FROM, logging.INFO))),
             working(folder),
             logged(folder, begins=False),
+            reported_on(folder) if first else nullcontext(),
             refusals_told(refused),
             Grader() as grader,
         ):

@@ -93,6 +93,18 @@ def recover(folder: Path, pattern: str = "**/.*") -> None:
             _discard(left)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What ``recover`` would remove, at any depth."""
+    found = []
+    for left in sorted(folder.glob("**/.*")):
+        name = _LEFT.fullmatch(left.name)
+        if name is None or _alive(int(name["pid"])):
+            continue
+        if name["what"] != "old" or left.with_name(name["name"]).exists():
+            found.append(left)
+    return found
+
+
 def remove(path: Path) -> None:
     """Removes a file or a folder, at once: what a kill leaves of a folder has another name, which
     ``recover`` knows. Nothing happens where there is none."""

@@ -23,6 +23,9 @@ SCHEMA_VERSION = 1
 SCRATCH = ("work", "best")
 """What a stage keeps in its folder to go on from after a kill. It goes, in this order, when the
 stage is complete and not before."""
+LOCK = ".lock"
+"""In a run's folder: held by the process that works there."""
+_LOOK_SECONDS = 0.05
 _WORKERS = ".workers"
 _WORKERS_SECONDS = 20
 
@@ -132,30 +135,50 @@ def read_stage(path: Path) -> Stage | None:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path, otherwise: str = "") -> Iterator[None]:
     """Holds the run's folder for this process.
+
+    Args:
+        run: the folder, which is made where there is none.
+        otherwise: what one may do where it cannot be held; "": take another folder.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = (run / ".lock").open("w")
+        handle = (run / LOCK).open("w")
     except OSError as error:
         raise UserError(
-            f"the run folder {run} cannot be written ({error.strerror}); choose another with "
-            "--run-dir"
+            f"the run folder {run} cannot be written ({error.strerror}); "
+            f"{otherwise or 'choose another with --run-dir'}"
         ) from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another butwait process is working in {run}; wait for it, or choose another "
-                "folder with --run-dir"
-            ) from error
+        for last in (False, False, True):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if last:
+                    raise UserError(
+                        f"another butwait process is working in {run}; wait for it, or "
+                        f"{otherwise or 'choose another folder with --run-dir'}"
+                    ) from error
+                time.sleep(_LOOK_SECONDS)  # it may be but ``is_held``
         _await_workers(run)
         yield
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process holds the run's folder."""
+    try:
+        with (run / LOCK).open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextmanager

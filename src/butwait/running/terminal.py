@@ -11,10 +11,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control characters, line separators, marks that turn the direction of writing, and halves of
 # surrogate pairs, which no stream takes.
@@ -28,11 +28,15 @@ def visible(text: object) -> str:
 
 def plain(text: object) -> str:
     """The text, to stand in Rich's markup as it is."""
+    from rich.markup import escape  # not for commands that print a line or two
+
     return escape(visible(text))
 
 
-def console(**options: Any) -> Console:
+def console(**options: Any) -> "Console":
     """Rich's console; words between colons are no emoji."""
+    from rich.console import Console
+
     return Console(emoji=False, **options)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
@@ -119,6 +119,17 @@ class World:
         told = self._once("server", url, _server)
         if told is not None:
             self.lack(key, told)
+
+    def servers(self, urls: Sequence[str], key: str) -> None:
+        """Servers of one model: what is no address is lacking; of the others one must take
+        connections, and those that do not are a warning."""
+        if len(urls) == 1:
+            return self.server(urls[0], key)
+        found = [self._once("server", url, _server) for url in urls]
+        lacking = [told for told in found if told is not None]
+        for told in lacking:
+            away = "does not answer" in told
+            self.lack(key, told, warning=away and len(lacking) < len(urls))
 
     def model(self, name: str, revision: str | None, key: str) -> None:
         """A model's folder or hub id."""

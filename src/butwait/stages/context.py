@@ -1,22 +1,24 @@
 """What a stage runs with: its model, its engine, its reward model."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
 from butwait.engines.load import ENGINES, load_engine
+from butwait.engines.servers.figures import Figures, merged, server_figures, told
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages, turn_end
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
-from butwait.records import Key, Problem
+from butwait.records import Key, Problem, UserError
 from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
+from butwait.running.log import say
 from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
 from butwait.stages.searching import loaded
@@ -139,7 +141,22 @@ class StageRun:
             judge = with_slots_for(judge, paths)
         given = (recipe.engine, model, recipe.prompt, judge, problems, rules, paths)
         async with loaded(*given) as both:
-            yield both
+            try:
+                yield both
+            finally:
+                self._keep_figures(server_figures(*both))
+
+    def _keep_figures(self, figures: Figures) -> None:
+        """Adds what servers did to the stage's record: ``servers``, which is no part of its
+        results."""
+        if not figures:
+            return
+        record = self.stage.record
+        record["servers"] = merged(record.get("servers", {}), figures)
+        if len(figures) > 1:
+            say(f"  {told(figures)}")
+        with suppress(UserError):  # what ended the stage is what to tell
+            self.stage.save()
 
 
 def with_slots_for(judge: TrainedSettings, paths: int | None) -> TrainedSettings:

@@ -22,7 +22,7 @@ class OpenAISettings(ModelEngineSettings, ServerSettings):
     """``completions`` sends token ids; ``chat`` sends messages and asks to continue the last one;
     ``auto`` asks the server what it takes."""
     max_rows: Resource[Annotated[int, Field(gt=0)]] = 256
-    """Requests in flight at a time."""
+    """Requests in flight at a time, at each server."""
     seeds: Result[bool] = True
     """Send the seed of its key with each request. Without, the server draws as it likes, which
     takes vLLM on a CPU less time (``docs/engine_openai.md``)."""
@@ -38,7 +38,7 @@ def start_openai(
     prompt is none."""
     from butwait.engines.models import checkpoint_eos_token_ids
     from butwait.engines.openai import OpenAIEngine
-    from butwait.engines.servers.remote_server import RemoteServer
+    from butwait.engines.servers.fleet import Fleet
 
     if settings.mode == "chat" and prompt.style != "chat":
         raise UserError("engine.mode: chat needs prompt.style: chat")
@@ -46,7 +46,7 @@ def start_openai(
         tokenizer,
         prompt,
         checkpoint_eos_token_ids(model, tokenizer),
-        RemoteServer(settings, settings.base_url, settings.max_rows, "engine.base_url"),
+        Fleet(settings, settings.max_rows, "engine.base_url"),
         settings.served_model or model.name,
         settings.capacity,
         mode=settings.mode,

@@ -1,13 +1,14 @@
 """How a model's server answers: asked before the first step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import product
 from typing import Any
 
+from butwait.engines.detokenizer import UNFINISHED
 from butwait.engines.engine import Prefix
 from butwait.engines.servers.openai_protocol import (
     COMPLETIONS,
@@ -69,7 +70,10 @@ class Served:
 
 
 async def probe(
-    server: RemoteServer, requests: Mapping[str, dict[str, Any]], prefix: Prefix
+    server: RemoteServer,
+    requests: Mapping[str, dict[str, Any]],
+    prefix: Prefix,
+    decode: Callable[[list[int]], str] | None = None,
 ) -> Served:
     """How a model's server answers a stream as a step asks for it. It is asked in every way that
     is allowed, the fullest first, until one gives what is needed.
@@ -79,6 +83,7 @@ async def probe(
         requests: the paths (completions, chats) that may be used, and what every request there
             holds, whatever step it is for.
         prefix: of some problem, for tokens that the model knows.
+        decode: the text of token ids, for a server that may have another tokenizer.
 
     Raises UserError where no way does, and where the trouble is not the way of asking: the key, the
     address, the model's name, the context, or a server that is away or busy.
@@ -87,7 +92,7 @@ async def probe(
     served = None
     for path, extended in product(requests, (True, False)):
         try:
-            served = await _probe(server, path, extended, prefix, requests[path])
+            served = await _probe(server, path, extended, prefix, requests[path], decode)
             break
         except UserError as error:
             failures[path, extended] = _of_the_way(error)
@@ -96,7 +101,7 @@ async def probe(
     for (path, extended), failure in failures.items():
         if isinstance(failure, UnansweredError):  # can it not do this, or was it in trouble?
             try:
-                return await _probe(server, path, extended, prefix, requests[path])
+                return await _probe(server, path, extended, prefix, requests[path], decode)
             except UserError as again:
                 _of_the_way(again)
     return served
@@ -123,7 +128,12 @@ def _of_the_way(error: UserError) -> UserError:
 
 
 async def _probe(
-    server: RemoteServer, path: str, extended: bool, prefix: Prefix, request: dict[str, Any]
+    server: RemoteServer,
+    path: str,
+    extended: bool,
+    prefix: Prefix,
+    request: dict[str, Any],
+    decode: Callable[[list[int]], str] | None,
 ) -> Served:
     # A short prompt that says nothing, so that it fits and no model is certain of what follows;
     # where the filters leave one token, only log-probabilities of the policy are zero.
@@ -150,19 +160,46 @@ async def _probe(
     if wrong := no_numbers(server.url, logprobs):
         raise LackingError(wrong)
     sampled = [piece for piece in pieces if piece.text or piece.logprobs]
-    return replace(
+    how = replace(
         served,
         gives_ids=all(piece.token_ids is not None for piece in sampled),
         is_vllm=any(piece.prompt_ids is not None for piece in pieces),
         of_the_policy=extended and min(logprobs) > CERTAIN,
     )
+    if how.gives_ids and decode is not None:
+        _check_text(server, pieces, decode, whole=how.is_vllm)
+    return how
 
 
-async def context(server: RemoteServer, name: str) -> int | None:
+def _check_text(
+    server: RemoteServer, pieces: list[Reply], decode: Callable[[list[int]], str], whole: bool
+) -> None:
+    """Raises UserError where the sampled tokens have another text by our tokenizer. ``whole``:
+    whether the server gives all tokens, those that end within a character too."""
+    theirs = "".join(piece.text for piece in pieces)
+    ours = decode([token for piece in pieces for token in piece.token_ids or ()])
+    broken = not whole and UNFINISHED in ours + theirs
+    if not broken and ours.rstrip(UNFINISHED).strip() != theirs.rstrip(UNFINISHED).strip():
+        raise UserError(
+            f"the server at {server.url} has another tokenizer than model.name: its tokens make "
+            f"{ours[:40]!r} here and {server.shown(theirs[:40])!r} there; serve the same model"
+        )
+
+
+async def context(
+    server: RemoteServer, name: str, path: str = "/models", key: str = "engine"
+) -> int | None:
     """Tokens of the model's context, from the server's list of models; None where it has no list or
-    does not say. Raises UserError where the list does not have the model."""
+    does not say. Raises UserError where the list does not have the model.
+
+    Args:
+        server: to be asked.
+        name: the model's.
+        path: of the list.
+        key: of the recipe, under which the name is set.
+    """
     try:
-        reply = await server.again(partial(server.json, "/models"), probing=True)
+        reply = await server.again(partial(server.json, path), probing=True)
     except RefusedError as error:
         if error.status in (401, 403):
             raise
@@ -175,7 +212,7 @@ async def context(server: RemoteServer, name: str) -> int | None:
     if listed and name not in listed:
         raise UserError(
             f"the server at {server.url} has no model {name!r} but "
-            f"{server.shown(', '.join(sorted(listed)[:5]))}: set engine.served_model"
+            f"{server.shown(', '.join(sorted(listed)[:5]))}: set {key}.served_model"
         )
     about = listed.get(name, {})
     limit: Any = about.get("max_model_len") or mapping(about.get("meta")).get("n_ctx")  # llama.cpp

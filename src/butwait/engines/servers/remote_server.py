@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -39,6 +40,11 @@ CONNECT_S = 30.0
 """The longest that a connection may take to be made."""
 LEFTOVERS_S = 0.2
 """The longest that the end of a stream is waited for when all of it that counts is there."""
+SESSION = "X-Session-ID"
+"""The header that names what shares a prefix: routers in front of several engines send all of it to
+the one that has that in its cache."""
+session: ContextVar[str] = ContextVar("session", default="")
+"""What the requests of this task share a prefix with; "": nothing."""
 _CREDENTIALS = re.compile(r"//[^/]*@")
 
 
@@ -62,11 +68,13 @@ class UnansweredError(UserError):
     Attributes:
         unable: whether there were replies, but none of the right kind. A server that is away or
             busy gives none.
+        reason: what became of the last one.
     """
 
-    def __init__(self, sentence: str, unable: bool) -> None:
+    def __init__(self, sentence: str, unable: bool, reason: str = "") -> None:
         super().__init__(sentence)
         self.unable = unable
+        self.reason = reason
 
 
 class LostError(Exception):
@@ -75,14 +83,14 @@ class LostError(Exception):
     Attributes:
         status: of HTTP; None: no reply came.
         retry_after: seconds that the server asks to wait; None: it does not say.
+        gone: whether nobody took the connection.
     """
 
     def __init__(
-        self, reason: str, status: int | None = 200, retry_after: float | None = None
+        self, reason: str, status: int | None = 200, after: float | None = None, gone: bool = False
     ) -> None:
         super().__init__(reason)
-        self.status = status
-        self.retry_after = retry_after
+        self.status, self.retry_after, self.gone = status, after, gone
 
     @property
     def unable(self) -> bool:
@@ -105,9 +113,7 @@ class RemoteServer:
 
     def __init__(self, settings: ServerSettings, url: str, connections: int, key: str) -> None:
         self.url, self._login = _address(url, key)
-        self._settings = settings
-        self._connections = connections
-        self._key = key
+        self._settings, self._connections, self._key = settings, connections, key
         self._secret = ""
         self._made: tuple[asyncio.AbstractEventLoop, httpx2.AsyncClient] | None = None
 
@@ -125,11 +131,13 @@ class RemoteServer:
             if probing and failure.unable and attempt:
                 break
             if attempt < self._settings.retries:
-                await asyncio.sleep(_pause(attempt, failure.retry_after))
+                await asyncio.sleep(pause(attempt, failure.retry_after))
+        reason = self.shown(str(failure))
         raise UnansweredError(
-            f"the server at {self.url} does not answer ({self.shown(str(failure))}; "
-            f"{attempt + 1} attempts): start it, or mend {self._key}; what is finished stays",
+            f"the server at {self.url} does not answer ({reason}; {attempt + 1} attempts): start "
+            f"it, or mend {self._key}; what is finished stays",
             failure.unable,
+            reason,
         )
 
     async def json(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -190,9 +198,9 @@ class RemoteServer:
         self, path: str, body: dict[str, Any] | None
     ) -> AsyncIterator[httpx2.Response]:
         client = self._client()
-        request = client.build_request(
-            "GET" if body is None else "POST", self.url + path, json=body
-        )
+        method, name = "GET" if body is None else "POST", session.get()
+        headers = {SESSION: name} if name else {}
+        request = client.build_request(method, self.url + path, json=body, headers=headers)
         try:
             try:
                 response = await client.send(request, stream=True)
@@ -205,7 +213,8 @@ class RemoteServer:
             finally:
                 await response.aclose()
         except httpx2.RequestError as error:
-            raise LostError(str(error) or type(error).__name__, None) from error
+            gone = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            raise LostError(str(error) or type(error).__name__, None, gone=gone) from error
 
     async def _whole(self, response: httpx2.Response) -> bytes:
         since, parts = time.monotonic(), []
@@ -340,7 +349,7 @@ def error_code(reply: Any) -> int | None:
     return next((int(code) for code in codes if re.fullmatch(r"[1-9]\d\d", code)), None)
 
 
-def _pause(attempt: int, retry_after: float | None) -> float:
+def pause(attempt: int, retry_after: float | None) -> float:
     """Seconds: exponential, and different for requests that failed together. The jitter is no
     part of a result."""
     if retry_after is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from butwait.engines.servers.figures import Figures, server_figures
 from butwait.records import Problem
 from butwait.records.settings import Result, Settings
 from butwait.reward_models.aggregate import aggregate
@@ -86,6 +87,10 @@ class EnsembleRewardModel(BaseRewardModel):
         """Closes the members."""
         for member in self._members:
             await member.close()
+
+    def server_figures(self) -> Figures:
+        """Of the members' servers."""
+        return server_figures(*self._members)
 
     def _combined(self, problem: Problem, of_path: Sequence[Score]) -> Score:
         handles = tuple(score.handle for score in of_path)

@@ -5,6 +5,7 @@ go in, in the layout of the in-process model. Pooling has no use for vLLM's pref
 would leave out the scores of what is cached: a path is run whole for every score.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from butwait.engines.servers.figures import Figures
 from butwait.engines.settings import ModelSettings, ServerSettings
 from butwait.records import Problem, UserError
 from butwait.records.settings import Content, Resource, Result
@@ -28,6 +30,7 @@ from butwait.reward_models.reward_model import (
 from butwait.reward_models.settings import Aggregation
 
 _NO_SCORES = np.zeros((0, 2))
+KEY = "reward_model.base_url"
 MANY = 6
 """Pairs of logits that do not all add up to one by chance."""
 
@@ -69,13 +72,15 @@ class PoolingPrm(BaseRewardModel):
     """
 
     def __init__(self, settings: PoolingSettings, tokenizer: Any) -> None:
-        from butwait.engines.servers.remote_server import RemoteServer
+        from butwait.engines.servers.fleet import Fleet
 
         super().__init__()
         self._layouts = QwenLayouts(tokenizer, settings.aggregation)
-        self._settings = settings
-        root = settings.base_url.rstrip("/").removesuffix("/v1")
-        self._server = RemoteServer(settings, root, settings.max_requests, "reward_model.base_url")
+        self._servers = Fleet(settings, settings.max_requests, KEY, ends="/v1")
+        self._server = self._servers.first
+        self._name = settings.served_model or settings.name
+        self._asking = asyncio.Lock()
+        self._proved = False
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel.score``. All paths are one request. Raises UserError for a server
@@ -85,7 +90,7 @@ class PoolingPrm(BaseRewardModel):
         layouts = [laid_out(start, path, path.handle, self._layouts.extended) for path in paths]
         tokens = [np.concatenate([*layout.segments, layout.peek]) for layout in layouts]
         asked = [ids.tolist() for ids, layout in zip(tokens, layouts, strict=True) if layout.steps]
-        answers = iter(await self._pool(asked) if asked else [])
+        answers = iter(await self._pool(asked, start.segments[0]) if asked else [])
         outputs = [next(answers) if layout.steps else _NO_SCORES for layout in layouts]
         return [
             self._score(problem, layout, output, len(ids))
@@ -94,23 +99,31 @@ class PoolingPrm(BaseRewardModel):
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._server.close()
+        await self._servers.close()
 
-    async def _pool(self, prompts: list[list[int]]) -> list[np.ndarray]:
-        """float64 (marks, 2) for every prompt: the logits at its marks."""
+    def server_figures(self) -> Figures:
+        """Requests, failures and scored tokens, by the server's address."""
+        return self._servers.figures()
+
+    async def _pool(self, prompts: list[list[int]], start: np.ndarray) -> list[np.ndarray]:
+        """float64 (marks, 2) for every prompt: the logits at its marks. ``start``, int32 (p,): what
+        the prompts of this problem begin with."""
         body = {
-            "model": self._settings.served_model or self._settings.name,
+            "model": self._name,
             "input": prompts,
             "task": "token_classify",
             "encoding_format": "float",
             "use_activation": False,
         }
+        from butwait.engines.servers.fleet import session_of
         from butwait.engines.servers.openai_protocol import about_the_context
         from butwait.engines.servers.remote_server import RefusedError
 
-        url = f"{self._server.url}/pooling"
+        await self._prove()
         try:
-            answer = await self._server.again(partial(self._asked, body))
+            answer, server = await self._servers.again(
+                session_of(start), partial(self._asked, body)
+            )
         except RefusedError as error:
             if about_the_context(error):
                 raise PathTooLongError(str(error)) from error
@@ -120,7 +133,8 @@ class PoolingPrm(BaseRewardModel):
                 f"{error}: a vLLM server pools there (--runner pooling), under the name "
                 f"{body['model']!r} (reward_model.served_model)"
             ) from error
-        if said := self._server.failure(answer):
+        url = f"{server.url}/pooling"
+        if said := server.failure(answer):
             raise RewardModelError(f"{url} gave no two logits per step but an error: {said}")
         try:
             rows = {row["index"]: row["data"] for row in answer["data"]}
@@ -137,15 +151,29 @@ class PoolingPrm(BaseRewardModel):
                 f"{url} gave probabilities in the place of logits: it must know use_activation "
                 "(vLLM 0.31 does)"
             )
+        self._servers.used(server, sum(map(len, prompts)))
         return outputs
 
-    async def _asked(self, body: dict[str, Any]) -> Any:
+    async def _prove(self) -> None:
+        """Several servers are asked once whether they serve the same model."""
+        from butwait.engines.servers.probe import context
+
+        async def proof(server: Any) -> dict[str, Any]:
+            return {"context": await context(server, self._name, "/v1/models", "reward_model")}
+
+        async with self._asking:
+            if self._servers.several and not self._proved:
+                await self._servers.proof(proof)
+                self._proved = True
+
+    async def _asked(self, body: dict[str, Any], server: Any) -> tuple[Any, Any]:
+        """(answer, who gave it)."""
         from butwait.engines.servers.remote_server import error_code
 
-        answer = await self._server.json("/pooling", body)
+        answer = await server.json("/pooling", body)
         if error_code(answer) is not None:
-            self._server.check(answer)  # says itself whether asking again may help
-        return answer
+            server.check(answer)  # says itself whether asking again may help
+        return answer, server
 
     def _score(self, problem: Problem, layout: Layout, output: np.ndarray, tokens: int) -> Score:
         if len(output) != self._layouts.judged(layout):
