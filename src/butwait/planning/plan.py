@@ -1,0 +1,405 @@
+"""A recipe's plan: per stage memory, disk, tokens, operations and hours, and what fits on which
+device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from butwait.engines.load import ENGINES
+from butwait.engines.settings import ModelSettings, SlotSettings
+from butwait.planning import devices as cards
+from butwait.planning.devices import DEVICES, Device, decode_seconds
+from butwait.planning.known import find_shape
+from butwait.planning.memory import (
+    CONTEXT_GPU,
+    GB,
+    NUMBER,
+    RUNTIME_CPU,
+    SERVED_OTHER,
+    TRAINER_CPU,
+    Held,
+    Parts,
+    search_parts,
+    training_parts,
+)
+from butwait.planning.shapes import ModelShape, refused_tensor_parallel
+from butwait.planning.work import Counting, Work, assumptions, side_by_side
+from butwait.reward_models.load import decoder
+
+TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
+"""Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
+measured on small runs."""
+TRAINING = ("sft", "prm", "grpo", "grpo_direct")
+"""Kinds of stage with an optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a stage fits on a device.
+
+    Attributes:
+        verdict: ``fits``, ``tight`` (with fewer paths at a time) or ``no``.
+        hours: on it; None: it does not run there, or its time is not known.
+    """
+
+    verdict: str
+    hours: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What a stage takes. Memory is that of one device; None is "not known".
+
+    Attributes:
+        kind: of stage.
+        work: its tokens.
+        kv_bytes: of a token of the policy's cache.
+        parts: bytes by what takes them, on a GPU or CPU beside what the runtime takes.
+        runtime: bytes of the runtime on (a GPU, a CPU).
+        most: bytes where all paths are at their limits.
+        least: bytes with one path at a time.
+        flops: operations.
+        disk: bytes.
+        fits: device's name -> how it fits.
+        devices: that work side by side.
+        refused: why it cannot run as it is written.
+    """
+
+    kind: str
+    work: Work
+    kv_bytes: float | None = None
+    parts: Parts = field(default_factory=dict)
+    runtime: tuple[float, float] = (0.0, 0.0)
+    most: float = 0.0
+    least: float = 0.0
+    flops: float | None = 0.0
+    disk: float = 0.0
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    devices: int = 1
+    refused: str | None = None
+
+    def bytes_on(self, cpu: bool) -> float:
+        """What it needs of a device."""
+        return sum(self.parts.values()) + self.runtime[cpu] if self.parts else 0.0
+
+    @property
+    def best(self) -> str | None:
+        """The smallest device that it fits on: the last of the table that says so."""
+        good = [name for name, fit in self.fits.items() if fit.verdict == "fits"]
+        return min(good, key=_memory, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Attributes:
+    name: of the recipe.
+    stages: by name, in the order in which they run.
+    assumed: sentences.
+    missing: sentences about models that are not known.
+    """
+
+    name: str
+    stages: dict[str, StagePlan]
+    assumed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> Plan:
+    """Plans every stage. Asks nothing and loads nothing.
+
+    Args:
+        recipe: a ``Recipe``.
+        path_shares: by the stage: of a path's limit, what a pilot's paths took.
+    """
+    shares = path_shares or {}
+    planner = _Planner(recipe)
+    shape = planner.policy
+    context = shape.context if isinstance(shape, ModelShape) else None
+    works = Counting(recipe, context, shares).all()
+    stages = {name: planner.stage(name, work) for name, work in works.items()}
+    told = tuple(assumptions(recipe, works, shares))
+    return Plan(recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)))
+
+
+class _Planner:
+    """What the stages of a recipe have in common."""
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe = recipe
+        self.missing: list[str] = []
+        self.engine = recipe.engine
+        self.runs_model = ENGINES.of(self.engine).runs_model
+        self.policy: ModelShape | None = self._shape(recipe.model) if self.runs_model else None
+        self.elsewhere = self.engine.kind == "openai" or not self.runs_model
+        self.served = self.engine.kind == "vllm"
+
+    def _shape(self, model: ModelSettings) -> ModelShape | None:
+        found = find_shape(model)
+        if isinstance(found, ModelShape):
+            return found
+        self.missing.append(found)
+        return None
+
+    def stage(self, name: str, work: Work) -> StagePlan:
+        stage = self.recipe.stages[name]
+        in_loop = stage.kind in ("grpo", "grpo_direct")
+        held = self.held(own=in_loop)
+        judges = self.judges(name)
+        refused = self.refusal(stage)
+        several = self.several(stage)
+        rows, slots = self.rows(stage)
+        parts: Parts = {}
+        most = least = 0.0
+        drawn_by = None if self.elsewhere and not in_loop else held
+        if work.drawing is not None and (held is not None or judges):
+            spread = self.spread(stage)
+            common = (drawn_by, judges, work, slots, spread)
+            parts = _drawing_parts(*common, rows=rows, at_limit=False)
+            most = sum(_drawing_parts(*common, rows=rows, at_limit=True).values())
+            least = sum(_drawing_parts(*common, rows=1, at_limit=True).values())
+        trained = self.trained(stage, work)
+        if trained and sum(trained.values()) > sum(parts.values()):
+            # The cache is freed while weights are updated; a reward model stays.
+            beside = {k: v for k, v in parts.items() if "reward" in k}
+            parts = trained | (beside if stage.kind == "grpo_direct" else {})
+            most, least = max(most, sum(parts.values())), sum(parts.values())
+        runtime = self.runtime(stage, parts)
+        flops = self.flops(stage, work, judges)
+        plan = StagePlan(
+            kind=stage.kind,
+            work=work,
+            kv_bytes=None
+            if held is None or work.drawing is None
+            else held.cache * held.shape.kv_numbers,
+            parts=parts,
+            runtime=runtime,
+            most=most,
+            least=least,
+            flops=flops,
+            disk=self.disk(stage, work),
+            devices=several,
+            refused=refused,
+        )
+        fits = {d.name: self.fit(d, plan, stage, held, judges, rows) for d in DEVICES}
+        return replace(plan, fits=fits)
+
+    def held(self, own: bool) -> Held | None:
+        """The policy as it is held; ``own``: by a training, which draws in this process."""
+        if self.policy is None:
+            return None
+        dtype = self.recipe.model.dtype
+        small = getattr(self.engine, "kv_cache", "auto") == "fp8" and not own
+        cache = 1.0 if small else float(NUMBER[dtype])
+        return Held(self.policy, dtype, cache, served=self.served and not own)
+
+    def judges(self, name: str) -> list[Held]:
+        """Reward models that run beside the policy."""
+        recipe = self.recipe
+        if recipe.inputs(name, "reward model"):
+            if self.policy is None:
+                return []
+            dtype = recipe.model.dtype
+            return [Held(self.policy, dtype, float(NUMBER[dtype]), head=False)]
+        found = []
+        given = getattr(recipe.stages[name], "reward_model", None)
+        for each in getattr(given, "members", (given,)):
+            pair = None if each is None else decoder(each)
+            if pair is not None and (shape := self._shape(pair[0])) is not None:
+                found.append(Held(shape, pair[0].dtype, float(NUMBER[pair[0].dtype]), head=pair[1]))
+        return found
+
+    def spread(self, stage: Any) -> int:
+        drawing = getattr(stage, "generation", self.engine)
+        return int(getattr(drawing, "tensor_parallel", 1))
+
+    def refusal(self, stage: Any) -> str | None:
+        """Why a stage cannot run as it is written."""
+        if self.policy is None:
+            return None
+        return refused_tensor_parallel(self.policy, self.spread(stage))
+
+    def several(self, stage: Any) -> int:
+        """Devices, or workers, that a stage runs on."""
+        launch = getattr(stage, "launch", None)
+        if launch is not None:
+            return int(launch.processes)
+        workers = getattr(self.recipe, "workers", None)
+        draws = stage.kind in ("search", "evaluate")
+        count = getattr(workers, "count", None) if draws else None
+        return int(count or 1) if count != "auto" else 1
+
+    def rows(self, stage: Any) -> tuple[int | None, bool]:
+        """Paths at a time, and whether each has room for its longest from the start."""
+        generation = getattr(stage, "generation", None)
+        if generation is not None:
+            return generation.slots, generation.deterministic
+        if isinstance(self.engine, SlotSettings):
+            return self.engine.slots, self.engine.deterministic
+        return getattr(self.engine, "max_rows", None), False
+
+    def trained(self, stage: Any, work: Work) -> Parts:
+        if stage.kind not in TRAINING or self.policy is None or not work.steps:
+            return {}
+        launch = getattr(stage, "launch", None)
+        return training_parts(
+            self.policy,
+            work,
+            stage,
+            batch=stage.batch_size,
+            devices=1 if launch is None else launch.processes,
+            split="ddp" if launch is None else launch.config,
+            outputs=1 if stage.kind == "prm" else None,
+            reference=work.referred > 0,
+        )
+
+    def runtime(self, stage: Any, parts: Parts) -> tuple[float, float]:
+        trains = TRAINER_CPU if stage.kind in TRAINING else 0.0
+        served = SERVED_OTHER if self.served and stage.kind not in TRAINING[2:] else 0.0
+        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
+
+    def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
+        """Operations of all that the stage does; None where a model's sizes are not known."""
+        shape = self.policy
+        draws = work.drawn + work.read + work.trained
+        if draws and shape is None:
+            return None
+        context = _context(work)
+        total = 0.0
+        if shape is not None:
+            total = shape.forward_flops(work.drawn + work.read + work.referred, context)
+            times = _passes(stage)
+            total += times * shape.forward_flops(work.trained, context, head=stage.kind != "prm")
+        for judge in judges:
+            total += judge.shape.forward_flops(work.scored, context, head=judge.head)
+        return total
+
+    def disk(self, stage: Any, work: Work) -> float:
+        kept = work.trees * TREE_BYTES + work.attempts * ATTEMPT_BYTES
+        kept += work.examples * work.example * EXAMPLE_BYTES
+        if stage.kind in TRAINING and self.policy is not None and work.steps:
+            number = NUMBER[stage.precision]
+            model = self.policy.parameters * number
+            lora = getattr(stage, "lora", None)
+            state = self.trained(stage, work)
+            checkpoint = (
+                (0 if lora else model) + state["optimizer"] + (state["gradients"] if lora else 0)
+            )
+            kept += model + (2 * checkpoint if stage.save_steps else 0)
+            if getattr(stage, "keep_epochs", False):
+                kept += model * int(stage.epochs)
+        return kept
+
+    def fit(
+        self,
+        device: Device,
+        plan: StagePlan,
+        stage: Any,
+        held: Held | None,
+        judges: list[Held],
+        rows: int | None,
+    ) -> Fit:
+        """How a stage fits on a device, and its hours there."""
+        work = plan.work
+        needs = plan.bytes_on(device.is_cpu) / GB
+        unknown = self.policy is None and bool(work.drawn + work.trained)
+        if plan.refused:
+            return Fit("no", None)
+        verdict = "fits"
+        if needs > device.memory:
+            floor = (plan.least + plan.runtime[device.is_cpu]) / GB
+            draws = work.drawing is not None and floor <= device.memory
+            verdict = "tight" if draws else "no"
+        if held is not None and held.served and work.drawing is not None:
+            own = _drawing_parts(held, [], work, False, self.spread(stage), rows=1, at_limit=True)
+            share = float(getattr(self.engine, "gpu_memory", 1.0))
+            if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
+                verdict = "no"
+        if unknown or self.elsewhere or verdict == "no":
+            return Fit("unknown" if unknown else verdict, None)
+        return Fit(verdict, self.seconds(device, plan, stage, held, judges, rows) / 3600)
+
+    def seconds(
+        self,
+        device: Device,
+        plan: StagePlan,
+        stage: Any,
+        held: Held | None,
+        judges: list[Held],
+        rows: int | None,
+    ) -> float:
+        work, total, context = plan.work, 0.0, _context(plan.work)
+        if held is not None and work.drawing is not None:
+            beside = side_by_side(work.drawing.paths, rows)
+            room = device.memory * GB - plan.least - plan.runtime[device.is_cpu]
+            each = held.kv(0, 0, 1, max(1.0, work.drawing.path)) * (1 - work.drawing.shared)
+            beside = max(1, min(beside, int(max(0.0, room) / max(1.0, each)) + 1))
+            total += decode_seconds(
+                device,
+                held.shape,
+                tokens=work.drawn,
+                rows=beside,
+                context=context,
+                weight_bytes=held.shape.active * NUMBER[held.dtype],
+                number_bytes=held.cache,
+                served=held.served,
+                spread=self.spread(stage),
+            )
+            reading = held.shape.forward_flops(work.read, context)
+            total += reading / (device.flops * cards.READ_FLOPS)
+        for judge in judges:
+            flops = judge.shape.forward_flops(work.scored, context, head=judge.head)
+            total += flops / (device.flops * cards.READ_FLOPS)
+        if work.trained and self.policy is not None:
+            fast = stage.precision != "float32" or device.is_cpu
+            slower = 1.0 if fast else cards.FLOAT32_SLOWER
+            flops = _passes(stage) * self.policy.forward_flops(work.trained, context)
+            flops += self.policy.forward_flops(work.referred, context)
+            total += slower * flops / (device.flops * cards.TRAIN_FLOPS)
+        return total / plan.devices
+
+
+def _passes(stage: Any) -> float:
+    """Forward passes that a trained token costs as much as: one forwards, two backwards (one where
+    the weights are frozen), one more where activations are computed again."""
+    backward = 1.0 if getattr(stage, "lora", None) is not None else 2.0
+    return 1.0 + backward + bool(getattr(stage, "gradient_checkpointing", False))
+
+
+def _context(work: Work) -> float:
+    """Positions that a token sees on average."""
+    if work.drawing is not None:
+        return work.drawing.prompt + work.drawing.path / 2
+    return work.example / 2
+
+
+def _drawing_parts(
+    held: Held | None,
+    judges: list[Held],
+    work: Work,
+    whole_slots: bool,
+    spread: int,
+    *,
+    rows: int | None,
+    at_limit: bool,
+) -> Parts:
+    """``search_parts`` of one policy and any number of reward models."""
+    assert work.drawing is not None
+    parts: Parts = {}
+    for policy, judge in ((held, None), *((None, judge) for judge in judges)):
+        own = search_parts(
+            policy,
+            judge,
+            work.drawing,
+            rows=rows,
+            judged_rows=rows if rows == 1 else None,
+            whole_slots=whole_slots and rows != 1,
+            at_limit=at_limit,
+            spread=spread,
+        )
+        for key, value in own.items():
+            parts[key] = parts.get(key, 0.0) + value
+    return parts
+
+
+def _memory(name: str) -> float:
+    return next(d.memory for d in DEVICES if d.name == name)
