@@ -48,8 +48,8 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
     if measured:
         screen.print(_pilot_table(measured))
         screen.print(
-            "Intervals of 95 %. Seconds are of this machine, without the start of a stage's models; "
-            "a pilot's trees and attempts are taken over by the run where its settings stay.",
+            "Intervals of 95 %. Seconds are of this machine, without loading a stage's models. The "
+            "pilot is kept in RUN/.pilot; the run computes all its problems anew.",
             style="dim",
         )
 

@@ -25,7 +25,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     return {
         "recipe": plan.name,
         "verdict": verdict(plan),
-        "stages": {name: _stage(stage) for name, stage in plan.stages.items()},
+        "stages": {name: stage_json(stage) for name, stage in plan.stages.items()},
         "assumed": list(plan.assumed),
         "missing": list(plan.missing),
         "devices": [asdict(device) for device in DEVICES],
@@ -33,7 +33,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stage(stage: StagePlan) -> dict[str, Any]:
+def stage_json(stage: StagePlan) -> dict[str, Any]:
+    """One stage of it."""
     work = stage.work
     held = bool(stage.parts)
     return {

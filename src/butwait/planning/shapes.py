@@ -108,27 +108,22 @@ def shape_of(config: Config, name: str) -> ModelShape:
     """
     outer = str(config.get("model_type", ""))
     inner = config.get("text_config")
-    text = {**inner, "tie_word_embeddings": _tied(config, inner)} if _is(inner) else dict(config)
+    text = dict(config)
+    if isinstance(inner, dict):
+        tied = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+        text = {**inner, "tie_word_embeddings": tied}
     kind = str(text.get("model_type") or outer)
     kind = _ALIKE.get(kind, kind)
     if kind not in _GATED | _MIXTURES | {_HYBRID}:
         known = ", ".join(sorted(_GATED | _MIXTURES | {_HYBRID}))
         raise UserError(
-            f"{name!r} is of the family {kind or 'unknown'!r}, whose sizes butwait cannot work out; "
-            f"it knows {known}"
+            f"{name!r} is of the family {kind or 'unknown'!r}, whose sizes butwait cannot work "
+            f"out; it knows {known}"
         )
     try:
         return _shape(_Numbers(text, name), kind)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"the configuration of {name!r} cannot be understood ({error})") from error
-
-
-def _is(held: Any) -> bool:
-    return isinstance(held, dict)
-
-
-def _tied(config: Config, inner: Any) -> Any:
-    return inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
 
 
 @dataclass(frozen=True)

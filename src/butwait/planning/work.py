@@ -256,7 +256,7 @@ def _prm(c: Counting, name: str, stage: Any) -> Work:
 
 
 def _data(c: Counting, name: str, stage: Any) -> Work:
-    trees = [source for source in c.recipe.inputs(name, "trees")]
+    trees = list(c.recipe.inputs(name, "trees"))
     per, limit, budget = (
         getattr(stage, key, None) for key in ("per_question", "limit", "loss_tokens")
     )
