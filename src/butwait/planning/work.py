@@ -139,13 +139,18 @@ class Counting:
         return sum(measured) / len(measured) if measured else PATH_SHARE
 
 
-def paths_of(sampler: CommonSettings, k: int = 1) -> int:
-    """Paths that are extended side by side for one problem."""
+def paths_of(sampler: CommonSettings, k: int | None = None) -> int:
+    """Paths that are extended side by side for one problem.
+
+    Args:
+        sampler: its settings.
+        k: attempts of an evaluation, which are plain samples, or whole searches; None: one search.
+    """
     kind = SAMPLERS.of(sampler)
-    if kind.as_attempts is not None:
+    if k is not None and kind.as_attempts is not None:
         return k
     paths = kind.paths(sampler)
-    return k * int(paths if paths is not None else getattr(sampler, "samples", 1))
+    return (k or 1) * int(paths if paths is not None else getattr(sampler, "samples", 1))
 
 
 def sweeps_of(sampler: CommonSettings) -> int:
@@ -158,10 +163,10 @@ def _searching(
     name: str,
     sets: list[SetFacts],
     sampler: CommonSettings,
-    k: int,
+    k: int | None,
     concurrency: int,
 ) -> Work:
-    """One sampler, k times on every problem."""
+    """One sampler, k times on every problem (None: once)."""
     problems = sum(s.problems for s in sets)
     longest = max((s.longest for s in sets), default=0)
     question = sum(s.problems * s.question for s in sets) / max(1, problems)
@@ -208,7 +213,7 @@ def joined(works: list[Work]) -> Work:
 
 def _search(c: Counting, name: str, stage: Any) -> Work:
     sets = c.sets([stage.problems])
-    work = _searching(c, name, sets, stage.sampler, 1, stage.concurrency)
+    work = _searching(c, name, sets, stage.sampler, None, stage.concurrency)
     return replace(work, trees=work.drawn * (1 - (work.drawing.shared if work.drawing else 0)))
 
 
@@ -353,7 +358,7 @@ def _grpo(c: Counting, name: str, stage: Any) -> Work:
     searched = scored = 0.0
     paths, longest, judged = min(stage.completions, facts_.problems * stage.group), 0, False
     if (sampler := getattr(stage, "sampler", None)) is not None:
-        found = _searching(c, name, [facts_], sampler, 1, stage.concurrency)
+        found = _searching(c, name, [facts_], sampler, None, stage.concurrency)
         share = SEARCHED * (stage.mu_until if stage.mode == "mixed" else 1.0)
         each = found.drawn / max(1, facts_.problems)
         searched = stage.questions * share * each
