@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from butwait.planning.counting import count_stages
 from butwait.planning.json_form import as_json, verdict
 from butwait.planning.memory import Held, lora_weights, training_parts
 from butwait.planning.plan import plan_recipe
 from butwait.planning.shapes import shape_of
-from butwait.planning.work import Counting, Work
+from butwait.planning.work import Work
 from butwait.recipe.load import checked_recipe, load_recipe
 from butwait.recipe.shipped import shipped_recipes
 from butwait.stages.kinds import STAGES
@@ -68,20 +69,20 @@ def test_every_shipped_recipe_is_planned(name: str) -> None:
             assert stage["flops"] > 0
             assert any(stage["hours"].values())
         if stage["kind"] in ("sft", "prm", "grpo", "grpo_direct"):
-            assert stage["tokens"]["trained"] > 0
+            assert stage["tokens"]["training"] > 0
             assert stage["disk_gb"] > 0
 
 
 def test_tokens_are_problems_times_paths_times_lengths() -> None:
-    work = Counting(recipe(), 1024).all()["s"]
+    work = count_stages(recipe(), 1024)["s"]
     assert work.drawn == 40 * 8 * 32
     assert work.drawing is not None
     assert (work.drawing.paths, work.drawing.prompts) == (32, 4)
-    assert Counting(recipe(), 1024, {"s": 0.25}).all()["s"].drawn == 40 * 8 * 16
+    assert count_stages(recipe(), 1024, {"s": 0.25})["s"].drawn == 40 * 8 * 16
 
 
 def test_the_context_bounds_a_path() -> None:
-    work = Counting(recipe(), 50).all()["s"]
+    work = count_stages(recipe(), 50)["s"]
     assert work.drawing is not None
     assert work.drawing.longest == 50
 

@@ -9,7 +9,8 @@ from rich.table import Table
 from butwait.planning.devices import DEVICES
 from butwait.planning.json_form import as_json, duration, hours
 from butwait.planning.memory import GB
-from butwait.planning.plan import Plan, StagePlan, plan_recipe
+from butwait.planning.plan import plan_recipe
+from butwait.planning.stage_plan import Plan, StagePlan
 from butwait.recipe.recipe import Recipe
 from butwait.running.files import check_output, write_json
 from butwait.running.terminal import console, plain
@@ -102,7 +103,7 @@ def _tight(stage: StagePlan) -> str | None:
 def _work_table(stages: dict[str, StagePlan]) -> Table:
     table = Table(title="Work: tokens, operations, disk, time", title_justify="left")
     table.add_column("stage", overflow="fold")
-    for title in ("drawn", "scored", "trained", "PFLOP", "disk GB", "on an H100"):
+    for title in ("drawn", "scored", "in training", "PFLOP", "disk GB", "on an H100"):
         table.add_column(title, justify="right")
     for name, stage in stages.items():
         work, spent = stage.work, stage.fits["H100"].hours

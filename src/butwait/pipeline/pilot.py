@@ -17,12 +17,13 @@ import numpy as np
 
 from butwait.engines.engine import Engine
 from butwait.engines.settings import StepRule
+from butwait.evaluation.settings import EvaluateSettings
 from butwait.pipeline.identity import recorded_versions, stage_header
 from butwait.planning.json_form import stage_json
 from butwait.planning.known import find_shape, set_facts
 from butwait.planning.memory import GB
 from butwait.planning.peak import peak_bytes, reset_peak
-from butwait.planning.plan import plan_recipe
+from butwait.planning.plan import DRAWN, plan_recipe
 from butwait.planning.project import Projection, project_seconds, project_share, project_total
 from butwait.planning.shapes import ModelShape
 from butwait.planning.work import Counting
@@ -85,7 +86,7 @@ def run_pilot(
         found: dict[str, dict[str, Any]] = {}
         shares: dict[str, float] = {}
         for name in recipe.order():
-            if recipe.stages[name].kind not in ("search", "evaluate"):
+            if not isinstance(recipe.stages[name], DRAWN):
                 continue
             own = _runnable(recipe, name, done)
             if own is None:
@@ -153,7 +154,7 @@ def _piloted(
     reset_peak()
     recipe.kind(name).run(run)
     begun, ended = run.clock[0], run.clock[-1]
-    seen = _searched(run) if recipe.stages[name].kind == "search" else _evaluated(run)
+    seen = _evaluated(run) if isinstance(run.settings, EvaluateSettings) else _searched(run)
     seen |= {"seconds": ended - begun, "peak": peak_bytes()}
     stage.finish(seen, {})
     return seen

@@ -5,7 +5,7 @@ from typing import Any
 
 from butwait.planning.devices import DEVICES
 from butwait.planning.memory import GB
-from butwait.planning.plan import Plan, StagePlan
+from butwait.planning.stage_plan import Plan, StagePlan
 
 UNITS = {
     "kv_bytes_per_token": "bytes",
@@ -49,7 +49,7 @@ def stage_json(stage: StagePlan) -> dict[str, Any]:
             "policy": work.drawn,
             "prefilled": work.read,
             "reward_model": work.scored,
-            "trained": work.trained,
+            "training": work.trained,
             "reference": work.referred,
         },
         "flops": stage.flops,

@@ -2,12 +2,14 @@
 device."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from butwait.engines.load import ENGINES
-from butwait.engines.settings import ModelSettings, SlotSettings
+from butwait.engines.settings import ModelSettings, ServerSettings, SlotSettings
+from butwait.evaluation.settings import EvaluateSettings
 from butwait.planning import devices as cards
+from butwait.planning.counting import assumptions, count_stages
 from butwait.planning.devices import DEVICES, Device, decode_seconds
 from butwait.planning.known import find_shape
 from butwait.planning.memory import (
@@ -23,85 +25,18 @@ from butwait.planning.memory import (
     training_parts,
 )
 from butwait.planning.shapes import ModelShape, refused_tensor_parallel
-from butwait.planning.work import Counting, Work, assumptions, side_by_side
+from butwait.planning.stage_plan import Fit, Plan, StagePlan
+from butwait.planning.work import Work, side_by_side
 from butwait.reward_models.load import decoder
+from butwait.stages.kinds.search import SearchStage
+from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
+from butwait.training.settings import OptimizerSettings, PrmSettings
 
 TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
 """Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
 measured on small runs."""
-TRAINING = ("sft", "prm", "grpo", "grpo_direct")
-"""Kinds of stage with an optimizer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How a stage fits on a device.
-
-    Attributes:
-        verdict: ``fits``, ``tight`` (with fewer paths at a time) or ``no``.
-        hours: on it; None: it does not run there, or its time is not known.
-    """
-
-    verdict: str
-    hours: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """What a stage takes. Memory is that of one device; None is "not known".
-
-    Attributes:
-        kind: of stage.
-        work: its tokens.
-        kv_bytes: of a token of the policy's cache.
-        parts: bytes by what takes them, on a GPU or CPU beside what the runtime takes.
-        runtime: bytes of the runtime on (a GPU, a CPU).
-        most: bytes where all paths are at their limits.
-        least: bytes with one path at a time.
-        flops: operations.
-        disk: bytes.
-        fits: device's name -> how it fits.
-        devices: that work side by side.
-        refused: why it cannot run as it is written.
-    """
-
-    kind: str
-    work: Work
-    kv_bytes: float | None = None
-    parts: Parts = field(default_factory=dict)
-    runtime: tuple[float, float] = (0.0, 0.0)
-    most: float = 0.0
-    least: float = 0.0
-    flops: float | None = 0.0
-    disk: float = 0.0
-    fits: Mapping[str, Fit] = field(default_factory=dict)
-    devices: int = 1
-    refused: str | None = None
-
-    def bytes_on(self, cpu: bool) -> float:
-        """What it needs of a device."""
-        return sum(self.parts.values()) + self.runtime[cpu] if self.parts else 0.0
-
-    @property
-    def best(self) -> str | None:
-        """The smallest device that it fits on: the last of the table that says so."""
-        good = [name for name, fit in self.fits.items() if fit.verdict == "fits"]
-        return min(good, key=_memory, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Attributes:
-    name: of the recipe.
-    stages: by name, in the order in which they run.
-    assumed: sentences.
-    missing: sentences about models that are not known.
-    """
-
-    name: str
-    stages: dict[str, StagePlan]
-    assumed: tuple[str, ...]
-    missing: tuple[str, ...]
+DRAWN = (SearchStage, EvaluateSettings)
+"""Settings of stages that several workers share."""
 
 
 def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> Plan:
@@ -115,7 +50,7 @@ def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> 
     planner = _Planner(recipe)
     shape = planner.policy
     context = shape.context if isinstance(shape, ModelShape) else None
-    works = Counting(recipe, context, shares).all()
+    works = count_stages(recipe, context, shares)
     stages = {name: planner.stage(name, work) for name, work in works.items()}
     told = tuple(assumptions(recipe, works, shares))
     return Plan(recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)))
@@ -130,8 +65,8 @@ class _Planner:
         self.engine = recipe.engine
         self.runs_model = ENGINES.of(self.engine).runs_model
         self.policy: ModelShape | None = self._shape(recipe.model) if self.runs_model else None
-        self.elsewhere = self.engine.kind == "openai" or not self.runs_model
-        self.served = self.engine.kind == "vllm"
+        self.elsewhere = isinstance(self.engine, ServerSettings) or not self.runs_model
+        self.served = self.runs_model and not isinstance(self.engine, SlotSettings)
 
     def _shape(self, model: ModelSettings) -> ModelShape | None:
         found = find_shape(model)
@@ -142,7 +77,7 @@ class _Planner:
 
     def stage(self, name: str, work: Work) -> StagePlan:
         stage = self.recipe.stages[name]
-        in_loop = stage.kind in ("grpo", "grpo_direct")
+        in_loop = isinstance(stage, GrpoSettings)
         held = self.held(own=in_loop)
         judges = self.judges(name)
         refused = self.refusal(stage)
@@ -161,7 +96,7 @@ class _Planner:
         if trained and sum(trained.values()) > sum(parts.values()):
             # The cache is freed while weights are updated; a reward model stays.
             beside = {k: v for k, v in parts.items() if "reward" in k}
-            parts = trained | (beside if stage.kind == "grpo_direct" else {})
+            parts = trained | (beside if isinstance(stage, GrpoDirectSettings) else {})
             most, least = max(most, sum(parts.values())), sum(parts.values())
         runtime = self.runtime(stage, parts)
         flops = self.flops(stage, work, judges)
@@ -224,7 +159,7 @@ class _Planner:
         if launch is not None:
             return int(launch.processes)
         workers = getattr(self.recipe, "workers", None)
-        draws = stage.kind in ("search", "evaluate")
+        draws = isinstance(stage, DRAWN)
         count = getattr(workers, "count", None) if draws else None
         return int(count or 1) if count != "auto" else 1
 
@@ -238,7 +173,7 @@ class _Planner:
         return getattr(self.engine, "max_rows", None), False
 
     def trained(self, stage: Any, work: Work) -> Parts:
-        if stage.kind not in TRAINING or self.policy is None or not work.steps:
+        if not isinstance(stage, OptimizerSettings) or self.policy is None or not work.steps:
             return {}
         launch = getattr(stage, "launch", None)
         return training_parts(
@@ -248,13 +183,13 @@ class _Planner:
             batch=stage.batch_size,
             devices=1 if launch is None else launch.processes,
             split="ddp" if launch is None else launch.config,
-            outputs=1 if stage.kind == "prm" else None,
+            outputs=1 if isinstance(stage, PrmSettings) else None,
             reference=work.referred > 0,
         )
 
     def runtime(self, stage: Any, parts: Parts) -> tuple[float, float]:
-        trains = TRAINER_CPU if stage.kind in TRAINING else 0.0
-        served = SERVED_OTHER if self.served and stage.kind not in TRAINING[2:] else 0.0
+        trains = TRAINER_CPU if isinstance(stage, OptimizerSettings) else 0.0
+        served = SERVED_OTHER if self.served and not isinstance(stage, GrpoSettings) else 0.0
         return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
 
     def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
@@ -268,7 +203,9 @@ class _Planner:
         if shape is not None:
             total = shape.forward_flops(work.drawn + work.read + work.referred, context)
             times = _passes(stage)
-            total += times * shape.forward_flops(work.trained, context, head=stage.kind != "prm")
+            total += times * shape.forward_flops(
+                work.trained, context, head=not isinstance(stage, PrmSettings)
+            )
         for judge in judges:
             total += judge.shape.forward_flops(work.scored, context, head=judge.head)
         return total
@@ -276,7 +213,7 @@ class _Planner:
     def disk(self, stage: Any, work: Work) -> float:
         kept = work.trees * TREE_BYTES + work.attempts * ATTEMPT_BYTES
         kept += work.examples * work.example * EXAMPLE_BYTES
-        if stage.kind in TRAINING and self.policy is not None and work.steps:
+        if isinstance(stage, OptimizerSettings) and self.policy is not None and work.steps:
             number = NUMBER[stage.precision]
             model = self.policy.parameters * number
             lora = getattr(stage, "lora", None)
@@ -399,7 +336,3 @@ def _drawing_parts(
         for key, value in own.items():
             parts[key] = parts.get(key, 0.0) + value
     return parts
-
-
-def _memory(name: str) -> float:
-    return next(d.memory for d in DEVICES if d.name == name)

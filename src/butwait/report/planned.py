@@ -14,7 +14,7 @@ ON_CPU = "laptop CPU"
 
 
 def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
-    """Rows of {name, device, tokens, trained, seconds, memory}, each figure a pair (planned,
+    """Rows of {name, device, tokens, training, seconds, memory}, each figure a pair (planned,
     actual); None where no plan was stored, or it cannot be read."""
     try:
         plan = json.loads((run / FILE).read_text(encoding="utf-8"))
@@ -22,7 +22,7 @@ def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
             _row(s, plan)
             for s in stages
             if plan["stages"][s["name"]]["tokens"]["policy"]
-            or plan["stages"][s["name"]]["tokens"]["trained"]
+            or plan["stages"][s["name"]]["tokens"]["training"]
         ] or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -38,7 +38,7 @@ def _row(stage: Record, plan: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "device": seen.get("device", ""),
         "tokens": (own["tokens"]["policy"], cost.get("policy_tokens")),
-        "trained": (own["tokens"]["trained"], cost.get("trained_tokens")),
+        "training": (own["tokens"]["training"], cost.get("trained_tokens")),
         "seconds": (None if hours is None else 3600 * hours, stage.get("seconds")),
         "memory": (own[key], seen.get(key)),
     }
