@@ -175,4 +175,6 @@ def _looks(c: Counting, stage: Any, steps: int, path: float) -> float:
 def _refers(stage: Any) -> bool:
     """Whether the loss compares with the model that the training began with."""
     loss = stage.loss
-    return bool(loss.beta) if loss.beta is not None else loss.preset == "grpo"
+    if loss.beta is not None:
+        return bool(loss.beta)
+    return loss.preset not in ("dr_grpo", "dapo")  # whose papers leave it out

@@ -30,7 +30,7 @@ from butwait.planning.work import Work, side_by_side
 from butwait.reward_models.load import decoder
 from butwait.stages.kinds.search import SearchStage
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
-from butwait.training.settings import OptimizerSettings, PrmSettings
+from butwait.training.settings import OptimizerSettings, PrmSettings, SftSettings
 
 TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
 """Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
@@ -202,10 +202,9 @@ class _Planner:
         total = 0.0
         if shape is not None:
             total = shape.forward_flops(work.drawn + work.read + work.referred, context)
-            times = _passes(stage)
-            total += times * shape.forward_flops(
-                work.trained, context, head=not isinstance(stage, PrmSettings)
-            )
+            headless = isinstance(stage, PrmSettings)
+            once = shape.forward_flops(work.trained, context, head=not headless)
+            total += _passes(stage) * once
         for judge in judges:
             total += judge.shape.forward_flops(work.scored, context, head=judge.head)
         return total
@@ -222,7 +221,7 @@ class _Planner:
                 (0 if lora else model) + state["optimizer"] + (state["gradients"] if lora else 0)
             )
             kept += model + (2 * checkpoint if stage.save_steps else 0)
-            if getattr(stage, "keep_epochs", False):
+            if isinstance(stage, SftSettings) and stage.keep_epochs:
                 kept += model * int(stage.epochs)
         return kept
 
