@@ -65,11 +65,11 @@ def test_every_shipped_recipe_is_planned(name: str) -> None:
         if stage["kind"] in ("search", "evaluate", "prm", "grpo", "grpo_direct"):
             assert stage["kv_bytes_per_token"] > 0
             assert stage["gpu_gb"] > 0
-            assert stage["tokens"]["policy"] > 0
+            assert stage["tokens_by"]["policy"] > 0
             assert stage["flops"] > 0
-            assert any(stage["hours"].values())
+            assert any(stage["hours_on"].values())
         if stage["kind"] in ("sft", "prm", "grpo", "grpo_direct"):
-            assert stage["tokens"]["training"] > 0
+            assert stage["tokens_by"]["training"] > 0
             assert stage["disk_gb"] > 0
 
 

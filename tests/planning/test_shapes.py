@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from butwait.engines.settings import ModelSettings
+from butwait.engines.settings import ModelSettings, allowed_tensor_parallel
 from butwait.planning.known import facts, find_shape
 from butwait.planning.shapes import (
     ModelShape,
-    allowed_tensor_parallel,
     refused_tensor_parallel,
     shape_of,
 )

@@ -90,14 +90,15 @@ def _memory_table(stages: dict[str, StagePlan]) -> Table:
             ),
             _gb(stage.least + stage.runtime[0] if stage.least else None),
             UNKNOWN if stage.kv_bytes is None else f"{stage.kv_bytes:,.0f}",
-            (stage.best or _tight(stage) or "none") if stage.parts else "any",
+            _fits_on(stage),
         )
     return table
 
 
-def _tight(stage: StagePlan) -> str | None:
-    able = [d for d in DEVICES if stage.fits[d.name].verdict == "tight"]
-    return f"({min(able, key=lambda d: d.memory).name})" if able else None
+def _fits_on(stage: StagePlan) -> str:
+    if not stage.parts:
+        return "any"
+    return stage.best or (f"({stage.tight})" if stage.tight else "none")
 
 
 def _work_table(stages: dict[str, StagePlan]) -> Table:

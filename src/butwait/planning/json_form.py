@@ -13,10 +13,10 @@ UNITS = {
     "gpu_gb_at_limits": "10^9 bytes of one device, every path at its limit",
     "gpu_gb_one_path": "10^9 bytes of one device, with one path at a time",
     "cpu_gb": "10^9 bytes of main memory, where the stage runs on a CPU",
-    "tokens": "tokens",
+    "tokens": "tokens that any model runs; `tokens_by` says which",
     "flops": "operations",
     "disk_gb": "10^9 bytes",
-    "hours": "hours by the clock, by the device",
+    "hours": "hours by the clock on `device`, the smallest that holds it; `hours_on` has all",
 }
 
 
@@ -35,26 +35,31 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def stage_json(stage: StagePlan) -> dict[str, Any]:
     """One stage of it."""
-    work = stage.work
-    held = bool(stage.parts)
+    work, held = stage.work, bool(stage.parts)
+    named = stage.best or stage.tight
+    nothing = None if work.drawn or work.trained else 0.0
+    by = {
+        "policy": work.drawn,
+        "prefilled": work.read,
+        "reward_model": work.scored,
+        "training": work.trained,
+        "reference": work.referred,
+    }
     return {
         "kind": stage.kind,
         "kv_bytes_per_token": stage.kv_bytes,
-        "gpu_gb": stage.bytes_on(False) / GB if held else None,
-        "gpu_gb_at_limits": (stage.most + stage.runtime[0]) / GB if held else None,
-        "gpu_gb_one_path": (stage.least + stage.runtime[0]) / GB if held else None,
-        "cpu_gb": stage.bytes_on(True) / GB if held else None,
+        "gpu_gb": stage.bytes_on(False) / GB if held else nothing,
+        "gpu_gb_at_limits": (stage.most + stage.runtime[0]) / GB if held else nothing,
+        "gpu_gb_one_path": (stage.least + stage.runtime[0]) / GB if held else nothing,
+        "cpu_gb": stage.bytes_on(True) / GB if held else nothing,
         "parts_gb": {name: value / GB for name, value in stage.parts.items()},
-        "tokens": {
-            "policy": work.drawn,
-            "prefilled": work.read,
-            "reward_model": work.scored,
-            "training": work.trained,
-            "reference": work.referred,
-        },
+        "tokens": sum(by.values()),
+        "tokens_by": by,
         "flops": stage.flops,
         "disk_gb": stage.disk / GB,
-        "hours": {name: fit.hours for name, fit in stage.fits.items()},
+        "device": named,
+        "hours": None if named is None else stage.fits[named].hours,
+        "hours_on": {name: fit.hours for name, fit in stage.fits.items()},
         "fits": {name: fit.verdict for name, fit in stage.fits.items()},
         "devices": stage.devices,
         "refused": stage.refused,

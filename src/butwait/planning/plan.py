@@ -36,7 +36,7 @@ TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
 """Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
 measured on small runs."""
 DRAWN = (SearchStage, EvaluateSettings)
-"""Settings of stages that several workers share."""
+"""Settings of stages that a pilot runs."""
 
 
 def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> Plan:
@@ -81,7 +81,6 @@ class _Planner:
         held = self.held(own=in_loop)
         judges = self.judges(name)
         refused = self.refusal(stage)
-        several = self.several(stage)
         rows, slots = self.rows(stage)
         parts: Parts = {}
         most = least = 0.0
@@ -103,16 +102,14 @@ class _Planner:
         plan = StagePlan(
             kind=stage.kind,
             work=work,
-            kv_bytes=None
-            if held is None or work.drawing is None
-            else held.cache * held.shape.kv_numbers,
+            kv_bytes=None if held is None else held.cache * held.shape.kv_numbers,
             parts=parts,
             runtime=runtime,
             most=most,
             least=least,
             flops=flops,
             disk=self.disk(stage, work),
-            devices=several,
+            devices=_launched(stage) if in_loop else self.workers() if work.drawn else 1,
             refused=refused,
         )
         fits = {d.name: self.fit(d, plan, stage, held, judges, rows) for d in DEVICES}
@@ -153,15 +150,10 @@ class _Planner:
             return None
         return refused_tensor_parallel(self.policy, self.spread(stage))
 
-    def several(self, stage: Any) -> int:
-        """Devices, or workers, that a stage runs on."""
-        launch = getattr(stage, "launch", None)
-        if launch is not None:
-            return int(launch.processes)
-        workers = getattr(self.recipe, "workers", None)
-        draws = isinstance(stage, DRAWN)
-        count = getattr(workers, "count", None) if draws else None
-        return int(count or 1) if count != "auto" else 1
+    def workers(self) -> int:
+        """Workers that drawing is shared among, each with the models on its own device."""
+        count = getattr(getattr(self.recipe, "workers", None), "count", None)
+        return count if isinstance(count, int) else 1
 
     def rows(self, stage: Any) -> tuple[int | None, bool]:
         """Paths at a time, and whether each has room for its longest from the start."""
@@ -181,7 +173,7 @@ class _Planner:
             work,
             stage,
             batch=stage.batch_size,
-            devices=1 if launch is None else launch.processes,
+            devices=_launched(stage),
             split="ddp" if launch is None else launch.config,
             outputs=1 if isinstance(stage, PrmSettings) else None,
             reference=work.referred > 0,
@@ -263,13 +255,14 @@ class _Planner:
         judges: list[Held],
         rows: int | None,
     ) -> float:
-        work, total, context = plan.work, 0.0, _context(plan.work)
+        work, context = plan.work, _context(plan.work)
+        drawing = learning = 0.0
         if held is not None and work.drawing is not None:
             beside = side_by_side(work.drawing.paths, rows)
             room = device.memory * GB - plan.least - plan.runtime[device.is_cpu]
             each = held.kv(0, 0, 1, max(1.0, work.drawing.path)) * (1 - work.drawing.shared)
             beside = max(1, min(beside, int(max(0.0, room) / max(1.0, each)) + 1))
-            total += decode_seconds(
+            drawing += decode_seconds(
                 device,
                 held.shape,
                 tokens=work.drawn,
@@ -281,17 +274,23 @@ class _Planner:
                 spread=self.spread(stage),
             )
             reading = held.shape.forward_flops(work.read, context)
-            total += reading / (device.flops * cards.READ_FLOPS)
+            drawing += reading / (device.flops * cards.READ_FLOPS)
         for judge in judges:
             flops = judge.shape.forward_flops(work.scored, context, head=judge.head)
-            total += flops / (device.flops * cards.READ_FLOPS)
+            drawing += flops / (device.flops * cards.READ_FLOPS)
         if work.trained and self.policy is not None:
             fast = stage.precision != "float32" or device.is_cpu
             slower = 1.0 if fast else cards.FLOAT32_SLOWER
             flops = _passes(stage) * self.policy.forward_flops(work.trained, context)
             flops += self.policy.forward_flops(work.referred, context)
-            total += slower * flops / (device.flops * cards.TRAIN_FLOPS)
-        return total / plan.devices
+            learning += slower * flops / (device.flops * cards.TRAIN_FLOPS)
+        return drawing / plan.devices + learning / _launched(stage)
+
+
+def _launched(stage: Any) -> int:
+    """Processes of a training."""
+    launch = getattr(stage, "launch", None)
+    return 1 if launch is None else int(launch.processes)
 
 
 def _passes(stage: Any) -> float:

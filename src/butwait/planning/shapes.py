@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from butwait.engines.settings import allowed_tensor_parallel
 from butwait.records import UserError
 
 Config = Mapping[str, Any]
@@ -70,12 +71,6 @@ class ModelShape:
         """Operations to run so many tokens that see so many positions on average."""
         matrices = self.active if head else self.active - self.head
         return tokens * (2 * matrices + self.attention * context)
-
-
-def allowed_tensor_parallel(kv_heads: int, heads: int) -> list[int]:
-    """Devices that one copy of a model can be spread over: each has the same number of query heads
-    and of key and value heads."""
-    return [n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and heads % n == 0]
 
 
 def refused_tensor_parallel(shape: ModelShape, devices: int) -> str | None:

@@ -59,8 +59,16 @@ class StagePlan:
 
     @property
     def best(self) -> str | None:
-        """The smallest device that it fits on: the last of the table that says so."""
-        good = [name for name, fit in self.fits.items() if fit.verdict == "fits"]
+        """The smallest device that it fits on; None: on none."""
+        return self._smallest("fits")
+
+    @property
+    def tight(self) -> str | None:
+        """The smallest device that holds it with fewer paths at a time."""
+        return self._smallest("tight")
+
+    def _smallest(self, verdict: str) -> str | None:
+        good = [name for name, fit in self.fits.items() if fit.verdict == verdict]
         return min(good, key=_memory, default=None)
 
 

@@ -21,8 +21,8 @@ def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
         return [
             _row(s, plan)
             for s in stages
-            if plan["stages"][s["name"]]["tokens"]["policy"]
-            or plan["stages"][s["name"]]["tokens"]["training"]
+            if plan["stages"][s["name"]]["tokens_by"]["policy"]
+            or plan["stages"][s["name"]]["tokens_by"]["training"]
         ] or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -31,14 +31,14 @@ def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
 def _row(stage: Record, plan: dict[str, Any]) -> dict[str, Any]:
     name, cost = stage["name"], stage.get("cost") or {}
     own, seen = plan["stages"][name], plan["measured"].get(name, {})
-    hours = finite(own["hours"].get(seen.get("planned_as", ON_CPU)))
+    hours = finite(own["hours_on"].get(seen.get("planned_as", ON_CPU)))
     on_card = finite(seen.get("gpu_gb")) is not None
     key = "gpu_gb" if on_card else "cpu_gb"
     return {
         "name": name,
         "device": seen.get("device", ""),
-        "tokens": (own["tokens"]["policy"], cost.get("policy_tokens")),
-        "training": (own["tokens"]["training"], cost.get("trained_tokens")),
+        "tokens": (own["tokens_by"]["policy"], cost.get("policy_tokens")),
+        "training": (own["tokens_by"]["training"], cost.get("trained_tokens")),
         "seconds": (None if hours is None else 3600 * hours, stage.get("seconds")),
         "memory": (own[key], seen.get(key)),
     }
