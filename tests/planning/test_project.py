@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from butwait.planning.project import (
+    Draws,
     Projection,
     project_seconds,
     project_share,
@@ -40,12 +41,21 @@ def test_a_share_is_beta_binomial() -> None:
 
 def test_seconds_follow_tokens_and_the_rate_has_an_error() -> None:
     tokens = Projection(1000.0, (1000.0, 1000.0))
-    assert project_seconds(tokens, 1000.0, 5.0, 1.0) == Projection(5.0, (5.0, 5.0))
-    found = project_seconds(tokens, 100.0, 5.0, 1.0)
+    assert project_seconds(tokens, 1000.0, 5.0, (10.0, 10.0)) == Projection(5.0, (5.0, 5.0))
+    found = project_seconds(tokens, 100.0, 5.0, (10.0, 100.0))
     assert found.estimate == 50.0
     assert found.interval == (pytest.approx(50 - 0.196 * 45), pytest.approx(50 + 0.196 * 45))
-    wide = project_seconds(tokens, 100.0, 5.0, 4.0)
-    assert wide.interval == (pytest.approx((50 - 0.196 * 45) / 4), found.interval[1])
+    fuller = project_seconds(tokens, 100.0, 5.0, (10.0, 60.0))
+    assert fuller.estimate == 40.0
+    assert fuller.interval == (pytest.approx(30 - 0.196 * 45), found.interval[1])
+
+
+def test_passes_are_full_until_the_last_paths() -> None:
+    draws = Draws(tokens=8 * 2 * 30.0, problems=8, paths=2, longest=50)
+    assert draws.passes(8, 8, None) == 50  # one wave: as many as its longest path
+    assert draws.passes(80, 8, None) == 10 * 30 + 20
+    assert draws.passes(80, 16, None) == 5 * 30 + 20
+    assert draws.passes(80, 16, 8) == 20 * 30 + 20
 
 
 def test_intervals_hold_what_they_promise() -> None:

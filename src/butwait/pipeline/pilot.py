@@ -24,9 +24,15 @@ from butwait.planning.known import find_shape, set_facts
 from butwait.planning.memory import GB
 from butwait.planning.peak import peak_bytes, reset_peak
 from butwait.planning.plan import DRAWN, plan_recipe
-from butwait.planning.project import Projection, project_seconds, project_share, project_total
+from butwait.planning.project import (
+    Draws,
+    Projection,
+    project_seconds,
+    project_share,
+    project_total,
+)
 from butwait.planning.shapes import ModelShape
-from butwait.planning.work import Counting
+from butwait.planning.work import Counting, paths_of
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import Key, Problem, UserError
@@ -164,16 +170,24 @@ def _searched(run: StageRun) -> dict[str, Any]:
     from butwait.search.storage import read_outlines
 
     settings: Any = run.settings
-    tokens, solved, lengths = [], [], []
+    tokens, solved, lengths, longest = [], [], [], 0.0
     for tree in read_outlines(run.folder / "trees"):
         tokens.append(float(tree.counts.policy_tokens))
         solved.append(float("correct" in tree.grades))
-        lengths.append(float(tree.along_paths(tree.token_counts)[tree.leaves].mean()))
+        whole = tree.along_paths(tree.token_counts)[tree.leaves]
+        lengths.append(float(whole.mean()))
+        longest = max(longest, float(whole.max()))
     limit = _limit(run, settings.sampler, (settings.problems,))
     return {
         "tokens": {settings.problems: tokens},
         "solved": {settings.problems: solved},
         "share": float(np.mean(lengths)) / limit,
+        "draws": [
+            (
+                settings.problems,
+                (sum(tokens), len(tokens), paths_of(settings.sampler), longest),
+            )
+        ],
     }
 
 
@@ -183,12 +197,15 @@ def _evaluated(run: StageRun) -> dict[str, Any]:
     settings: Any = run.settings
     tokens: dict[str, Counter[str]] = {name: Counter() for name in settings.problems}
     solved: dict[str, dict[str, list[float]]] = {name: {} for name in settings.problems}
-    shares = []
+    shares, draws = [], []
     for problem_set in settings.problems:
         for name, method in settings.methods.items():
             rows = read_attempts(run.folder / "attempts" / problem_set / name, texts=False)
             limit = _limit(run, method.sampler, (problem_set,))
             shares.append(float(np.mean([row.length for row in rows])) / limit)
+            drawn = sum(row.tokens for row in rows), len({row.problem_id for row in rows})
+            longest = max(row.length for row in rows)
+            draws.append((problem_set, (*drawn, paths_of(method.sampler, method.k), longest)))
             for row in rows:
                 tokens[problem_set][row.problem_id] += row.tokens
                 correct = float(row.status == "correct")
@@ -197,6 +214,7 @@ def _evaluated(run: StageRun) -> dict[str, Any]:
         "tokens": {s: [float(n) for n in by_id.values()] for s, by_id in tokens.items()},
         "solved": {s: [float(np.mean(r)) for r in by_id.values()] for s, by_id in solved.items()},
         "share": float(np.mean(shares)),
+        "draws": draws,
     }
 
 
@@ -217,8 +235,13 @@ def _projected(
     drawn = sum(map(sum, seen["tokens"].values()))
     count = sum(map(len, seen["tokens"].values()))
     concurrency = int(getattr(recipe.stages[name], "concurrency", count))
-    wider = min(max(sizes), concurrency) / max(1, min(count, concurrency))
-    seconds = project_seconds(tokens, drawn, seen["seconds"], wider)
+    bounds = concurrency, getattr(recipe.engine, "slots", getattr(recipe.engine, "max_rows", None))
+    draws = [(Draws(*each), seen["sets"][on]) for on, each in seen["draws"]]
+    passes = (
+        sum(each.passes(each.problems, *bounds) for each, _ in draws),
+        sum(each.passes(size, *bounds) for each, size in draws),
+    )
+    seconds = project_seconds(tokens, drawn, seen["seconds"], passes)
     return {
         "pilot": count,
         "problems": sum(sizes),

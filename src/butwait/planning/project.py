@@ -81,20 +81,58 @@ def project_share(rates: Sequence[Sequence[float]], sizes: Sequence[int]) -> Pro
     return Projection(mean, (min(mean, low), max(mean, high)))
 
 
-def project_seconds(tokens: Projection, seen: float, seconds: float, wider: float) -> Projection:
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Paths that a pilot drew by one method on one set.
+
+    Attributes:
+        tokens: of all of them.
+        problems: of the pilot.
+        paths: of a problem.
+        longest: tokens of the longest path.
+    """
+
+    tokens: float
+    problems: int
+    paths: int
+    longest: float
+
+    def passes(self, problems: int, concurrency: int, rows: int | None) -> float:
+        """Passes of the policy over so many problems: rows are full until the last paths, and
+        these end by themselves.
+
+        Args:
+            concurrency: problems at a time.
+            rows: of the engine; None: no bound.
+        """
+        beside = min(problems, concurrency) * self.paths
+        beside = max(1, beside if rows is None else min(beside, rows))
+        drawn = max(1, self.problems * self.paths)
+        tail = max(0.0, self.longest - self.tokens / drawn)
+        return self.tokens * problems / max(1, self.problems) / beside + tail
+
+
+def project_seconds(
+    tokens: Projection, seen: float, seconds: float, passes: tuple[float, float]
+) -> Projection:
     """Seconds of the whole set, from its tokens and the seconds that some of them took.
+
+    The passes of a pilot are less full than those of the whole set: its last paths run alone, and
+    it may have fewer in flight. Where a pass costs the same however full it is, seconds follow the
+    passes; where each row costs, they follow the tokens. The truth is between: the estimate is
+    the middle, and the interval reaches both, with the errors of tokens and rate.
 
     Args:
         tokens: of the whole set.
         seen: tokens of the pilot.
         seconds: of the pilot.
-        wider: how many times as many paths the whole set has in flight as the pilot had; the
-            passes of more paths are shared, so that the lower end is divided by it.
+        passes: of the pilot and of the whole set.
     """
     rate = seconds / max(1.0, seen)
-    estimate = rate * tokens.estimate
-    ends = [rate * end - estimate for end in tokens.interval]
-    own = 1.96 * RATE_SPREAD * (estimate - seconds)
-    low = estimate - sqrt(ends[0] ** 2 + own**2)
-    high = estimate + sqrt(ends[1] ** 2 + own**2)
-    return Projection(estimate, (max(0.0, low) / max(1.0, wider), high))
+    by_tokens = rate * tokens.estimate
+    by_passes = min(by_tokens, seconds * passes[1] / max(1e-9, passes[0]))
+    below, above = (abs(rate * end - by_tokens) for end in tokens.interval)
+    own = 1.96 * RATE_SPREAD * max(0.0, by_tokens - seconds)
+    low = by_passes - sqrt((below * by_passes / max(1e-9, by_tokens)) ** 2 + own**2)
+    high = by_tokens + sqrt(above**2 + own**2)
+    return Projection((by_tokens + by_passes) / 2, (max(min(seconds, by_passes), low), high))
