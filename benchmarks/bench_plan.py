@@ -10,7 +10,8 @@ path lengths. Fine-tuning has no pilot. ``--lock``: a file that is held while a 
 others measure on the same machine.
 
 Results go to ``benchmarks/results/plan.json``: ``memory_within`` (the largest error of a plan),
-``seconds_inside`` (of so many runs), ``tokens_inside``, ``solved_inside``.
+``seconds_inside`` (of so many runs), ``cpu_seconds_inside`` (of the process itself, which other
+programs disturb less), ``tokens_inside``, ``solved_share_inside``.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "plan.json"
 TINY, SMOLLM2 = "tiny", "smollm2"
+KINDS = ("tokens", "seconds", "cpu_seconds", "solved_share")
 WHOLE = {"delimiters": [], "max_tokens": 64}
 STEPS = {"delimiters": ["\n"], "max_tokens": 64}
 LINE = {"kind": "custom", "factory": "butwait.reward_models.arithmetic:oracle"}
@@ -127,7 +129,7 @@ def compared(name: str) -> dict[str, Any]:
     content, count = RUNS[name]
     pilot, whole = asked(content, count), asked(content, content["problems"]["a"]["limit"])
     row: dict[str, Any] = {"run": name, "pilot": pilot["pilot"], "problems": pilot["problems"]}
-    for key in ("tokens", "seconds", "solved_share"):
+    for key in KINDS:
         low, high = pilot[key]["interval"]
         actual = whole[key]["estimate"]
         row[key] = pilot[key] | {"actual": actual, "inside": low <= actual <= high}
@@ -165,12 +167,10 @@ def main() -> None:
 
     from butwait.running.files import write_json
 
-    inside = {key: sum(row[key]["inside"] for row in rows) for key in ("tokens", "seconds")}
+    inside = {key: sum(row[key]["inside"] for row in rows) for key in KINDS}
     figures = {
         "runs": len(rows),
-        "seconds_inside": inside["seconds"],
-        "tokens_inside": inside["tokens"],
-        "solved_inside": sum(row["solved_share"]["inside"] for row in rows),
+        **{f"{key}_inside": count for key, count in inside.items()},
         "memory_within": max(abs(row["memory"]["error"]) for row in (*rows, *tuned)),
         "rows": rows,
         "fine_tuning": tuned,

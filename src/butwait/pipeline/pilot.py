@@ -49,7 +49,7 @@ FOLDER = ".pilot"
 class _TimedRun(StageRun):
     """A stage's run that notes when its models were ready and when it was done with them."""
 
-    clock: list[float] = field(default_factory=list)
+    clock: list[tuple[float, float]] = field(default_factory=list)
 
     @asynccontextmanager
     async def searching(
@@ -61,9 +61,9 @@ class _TimedRun(StageRun):
         paths: int | None = None,
     ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
         async with super().searching(problems, rules, rewards=rewards, paths=paths) as both:
-            self.clock.append(time.monotonic())
+            self.clock.append((time.monotonic(), time.process_time()))
             yield both
-            self.clock.append(time.monotonic())
+            self.clock.append((time.monotonic(), time.process_time()))
 
 
 def run_pilot(
@@ -159,9 +159,9 @@ def _piloted(
     run = _TimedRun(recipe, name, stage, done, sets, grader)
     reset_peak()
     recipe.kind(name).run(run)
-    begun, ended = run.clock[0], run.clock[-1]
+    seconds, own = (end - begin for begin, end in zip(run.clock[0], run.clock[-1], strict=True))
     seen = _evaluated(run) if isinstance(run.settings, EvaluateSettings) else _searched(run)
-    seen |= {"seconds": ended - begun, "peak": peak_bytes()}
+    seen |= {"seconds": seconds, "cpu_seconds": own, "peak": peak_bytes()}
     stage.finish(seen, {})
     return seen
 
@@ -241,12 +241,15 @@ def _projected(
         sum(each.passes(each.problems, *bounds) for each, _ in draws),
         sum(each.passes(size, *bounds) for each, size in draws),
     )
-    seconds = project_seconds(tokens, drawn, seen["seconds"], passes)
+    wall, own = (
+        project_seconds(tokens, drawn, seen[key], passes) for key in ("seconds", "cpu_seconds")
+    )
     return {
         "pilot": count,
         "problems": sum(sizes),
         "tokens": tokens.row(),
-        "seconds": seconds.row(),
+        "seconds": wall.row(),
+        "cpu_seconds": own.row(),
         "solved_share": project_share(list(seen["solved"].values()), sizes).row(),
         "peak_gb": _peak(recipe, name, seen, shares).row(),
     }

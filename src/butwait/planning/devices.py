@@ -32,7 +32,8 @@ class Device:
 
     Attributes:
         name: as people call it.
-        memory: GB (10^9 bytes) that a process can have.
+        memory: GB (10^9 bytes) that torch finds there; 80 of a data sheet are GiB. Measured for the
+            H200, of the others as people report it.
         flops: dense operations a second in bfloat16 (float32 on a CPU).
         bandwidth: bytes a second.
         source: of these numbers.
@@ -51,14 +52,14 @@ class Device:
 
 _NVIDIA = "NVIDIA's data sheet"
 DEVICES = (
-    Device("H200", 141, 989e12, 4.8e12, f"{_NVIDIA}: H200 SXM"),
-    Device("H100", 80, 989e12, 3.35e12, f"{_NVIDIA}: H100 SXM"),
-    Device("A100-80", 80, 312e12, 2.039e12, f"{_NVIDIA}: A100 80GB SXM"),
-    Device("A100-40", 40, 312e12, 1.555e12, f"{_NVIDIA}: A100 40GB SXM"),
-    Device("L40S", 48, 362e12, 0.864e12, f"{_NVIDIA}: L40S, without sparsity"),
-    Device("RTX 4090", 24, 165e12, 1.008e12, f"{_NVIDIA}: Ada architecture, float32 sums"),
-    Device("RTX 3090", 24, 71e12, 0.936e12, f"{_NVIDIA}: GA102 architecture, float32 sums"),
-    Device("T4", 16, 65e12, 0.3e12, f"{_NVIDIA}: T4; float16, it has no bfloat16"),
+    Device("H200", 150, 989e12, 4.8e12, f"{_NVIDIA}: H200 SXM"),
+    Device("H100", 85, 989e12, 3.35e12, f"{_NVIDIA}: H100 SXM"),
+    Device("A100-80", 85, 312e12, 2.039e12, f"{_NVIDIA}: A100 80GB SXM"),
+    Device("A100-40", 42, 312e12, 1.555e12, f"{_NVIDIA}: A100 40GB SXM"),
+    Device("L40S", 47, 362e12, 0.864e12, f"{_NVIDIA}: L40S, without sparsity"),
+    Device("RTX 4090", 25, 165e12, 1.008e12, f"{_NVIDIA}: Ada architecture, float32 sums"),
+    Device("RTX 3090", 25, 71e12, 0.936e12, f"{_NVIDIA}: GA102 architecture, float32 sums"),
+    Device("T4", 15.5, 65e12, 0.3e12, f"{_NVIDIA}: T4; float16, it has no bfloat16"),
     Device("laptop CPU", 16, 0.5e12, 50e9, "assumed: 8 cores with AVX2, two channels of DDR5"),
 )
 
