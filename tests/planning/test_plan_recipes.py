@@ -118,10 +118,12 @@ def test_parts_of_a_training() -> None:
 
 def test_four_devices_do_not_divide_ten_heads(command: Callable[..., tuple[int, str, str]]) -> None:
     engine = ["--set", "engine.tensor_parallel=4"]
-    code, out, _ = command("plan", "phi4_base", *engine)
-    assert code == 0
-    assert "cannot run as it is written" in " ".join(out.split())
-    assert "10 key and value heads" in " ".join(out.split())
+    code, out, err = command("plan", "phi4_base", *engine)
+    assert code == 2
+    assert out.startswith("phi4 cannot run as it is written")
+    assert "engine.tensor_parallel: 4 does not divide the 10 key and value heads" in err
+    assert "take one of 1, 2, 5, 10" in err
+    assert command("plan", "phi4_base", "--set", "engine.tensor_parallel=5")[0] == 0
 
 
 def test_a_model_that_is_not_at_hand_is_told_and_the_rest_planned() -> None:

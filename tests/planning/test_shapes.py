@@ -8,6 +8,7 @@ import pytest
 
 from butwait.engines.settings import ModelSettings, allowed_tensor_parallel
 from butwait.planning.known import facts, find_shape
+from butwait.planning.memory import Held
 from butwait.planning.shapes import (
     ModelShape,
     refused_tensor_parallel,
@@ -171,6 +172,23 @@ def test_the_text_of_a_model_that_sees_is_counted() -> None:
 def test_what_cannot_be_counted_is_refused(config: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         shape_of(config, "x")
+
+
+def test_a_quantised_checkpoint_is_smaller() -> None:
+    plain = shape_of({"model_type": "llama", **SMALL}, "p")
+    four = {
+        "model_type": "llama",
+        **SMALL,
+        "quantization_config": {"quant_method": "awq", "bits": 4},
+    }
+    found = shape_of(four, "q")
+    assert (plain.bits, found.bits) == (None, 4.25)
+    ends = 2 * 131 * 64
+    inner = plain.parameters - ends
+    assert Held(found, "bfloat16", 2.0).weights == inner * 4.25 / 8 + 2 * ends
+    assert Held(plain, "bfloat16", 2.0, head=False).weights == 2 * (inner + 131 * 64)
+    with pytest.raises(UserError, match="quantised in a way"):
+        shape_of({**four, "quantization_config": {"quant_method": "hqq"}}, "q")
 
 
 def test_facts_of_other_models(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from butwait.planning.memory import GB
 from butwait.planning.plan import plan_recipe
 from butwait.planning.stage_plan import Plan, StagePlan
 from butwait.recipe.recipe import Recipe
+from butwait.records import UserError
 from butwait.running.files import check_output, write_json
 from butwait.running.terminal import console, plain
 
@@ -28,13 +29,14 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
         out: a JSON file.
         run_dir: the run's folder, in which a pilot's trees are kept.
 
-    Raises UserError for an output that cannot be written, and what a pilot's run raises.
+    Raises UserError for an output that cannot be written, a recipe that cannot run as it is written
+    (after all that can be planned of it), and what a pilot's run raises.
     """
     if out is not None:
         check_output(out, option="--json")
     measured: dict[str, Any] = {}
     shares: dict[str, float] = {}
-    if pilot is not None:
+    if pilot is not None and not any(s.refused for s in plan_recipe(recipe).stages.values()):
         from butwait.pipeline.pilot import run_pilot
 
         measured, shares = run_pilot(recipe, pilot, run_dir or Path("runs") / recipe.name)
@@ -46,6 +48,10 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
         write_json(out, found)
     screen = console(highlight=False, width=min(WIDTH, console().width))
     _show(screen, planned, found)
+    if refused := [(n, s.refused) for n, s in planned.stages.items() if s.refused]:
+        told = "; ".join(dict.fromkeys(why for _, why in refused))
+        names = ", ".join(name for name, _ in refused)
+        raise UserError(f"{recipe.name} cannot run as it is written ({names}): {told}")
     if measured:
         screen.print(_pilot_table(measured))
         screen.print(
@@ -60,9 +66,6 @@ def _show(screen: Console, planned: Plan, found: dict[str, Any]) -> None:
     for told in planned.missing:
         screen.print(plain(f"{told}."))
     rows = {name: s for name, s in planned.stages.items() if s.parts or s.work.drawn or s.disk}
-    for name, stage in rows.items():
-        if stage.refused:
-            screen.print(plain(f"{name}: {stage.refused}."))
     if rows:
         screen.print(_memory_table(rows))
         screen.print(_work_table(rows))

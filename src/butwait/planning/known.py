@@ -123,13 +123,17 @@ def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
 
 
 def _lines(source: str) -> int | None:
-    """Rows of a local JSONL or CSV file; None where they cannot be counted quickly."""
+    """Rows of a local JSONL, CSV or Parquet file; None where they cannot be counted quickly."""
     path = Path(source).expanduser()
     try:
+        if path.suffix == ".parquet" and path.is_file():
+            from pyarrow.parquet import read_metadata
+
+            return int(read_metadata(path).num_rows)
         if path.suffix not in (".jsonl", ".csv", ".tsv") or path.stat().st_size > LARGEST_READ:
             return None
         with path.open("rb") as file:
             count = sum(bool(line.strip()) for line in file)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return count - (path.suffix != ".jsonl")

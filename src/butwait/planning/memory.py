@@ -55,10 +55,11 @@ class Held:
     @property
     def weights(self) -> float:
         """Bytes."""
-        shape = self.shape
-        tied = shape.parameters < shape.active + shape.embedding - shape.head + 1
-        own = shape.parameters - (0 if self.head or tied else shape.head)
-        return own * NUMBER[self.dtype]
+        shape, number = self.shape, NUMBER[self.dtype]
+        ends = shape.embedding + (0 if shape.tied else shape.head)
+        inner = shape.parameters - ends
+        kept = ends - (0 if self.head or shape.tied else shape.head)
+        return inner * (number if shape.bits is None else shape.bits / 8) + kept * number
 
     def kv(self, prompts: float, prompt: float, rows: float, path: float) -> float:
         """Bytes of the cache of so many prompts, each held once, and paths."""
@@ -158,7 +159,7 @@ def training_parts(
     if lora is not None:
         frozen = shape.parameters * number
         if lora.four_bit:
-            inner = shape.parameters - shape.embedding - shape.head
+            inner = shape.parameters - shape.embedding - (0 if shape.tied else shape.head)
             frozen = inner * FOUR_BIT + (shape.parameters - inner) * number
         trained, number = lora_weights(shape, lora.rank), 4
     else:

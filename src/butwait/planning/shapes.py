@@ -28,6 +28,8 @@ class ModelShape:
         active: those that a token's pass reads, without the embeddings that are only looked up.
         head: of the language-model head, which reward models lack.
         embedding: of the table that is looked up.
+        tied: whether the head is that table.
+        bits: of a weight of a linear layer in a quantised checkpoint; None: it is none.
         kv: keys and values of a token, all layers that keep them for good.
         latent: the same where a server keeps the compressed form (multi-head latent attention).
         windowed: of a token, in layers that see a window only.
@@ -48,6 +50,8 @@ class ModelShape:
     active: int
     head: int
     embedding: int
+    tied: bool
+    bits: float | None
     kv: int
     latent: int
     windowed: int
@@ -79,8 +83,8 @@ def refused_tensor_parallel(shape: ModelShape, devices: int) -> str | None:
     if devices in allowed:
         return None
     return (
-        f"tensor_parallel: {devices} does not divide the {shape.kv_heads} key and value heads of "
-        f"{shape.name!r}; take one of {', '.join(map(str, allowed))}"
+        f"engine.tensor_parallel: {devices} does not divide the {shape.kv_heads} key and value "
+        f"heads of {shape.name!r}; take one of {', '.join(map(str, allowed))}"
     )
 
 
@@ -107,6 +111,8 @@ def shape_of(config: Config, name: str) -> ModelShape:
     if isinstance(inner, dict):
         tied = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
         text = {**inner, "tie_word_embeddings": tied}
+        if "quantization_config" in config:
+            text["quantization_config"] = config["quantization_config"]
     kind = str(text.get("model_type") or outer)
     kind = _ALIKE.get(kind, kind)
     if kind not in _GATED | _MIXTURES | {_HYBRID}:
@@ -167,6 +173,8 @@ def _shape(c: _Numbers, kind: str) -> ModelShape:
         active=blocks + own + norms + head,
         head=head,
         embedding=embedding,
+        tied=tied,
+        bits=_bits(c),
         kv=per_token * full,
         latent=latent * full,
         windowed=per_token * windows,
@@ -174,6 +182,22 @@ def _shape(c: _Numbers, kind: str) -> ModelShape:
         state=_mamba_state(c) * mamba,
         attention=per_position * (layers - mamba),
     )
+
+
+def _bits(c: _Numbers) -> float | None:
+    """Of a quantised checkpoint, by its own word."""
+    told = c.get("quantization_config")
+    if not isinstance(told, dict):
+        return None
+    method = str(told.get("quant_method", ""))
+    if told.get("load_in_4bit") or method == "mxfp4":
+        return 4.25
+    if told.get("load_in_8bit") or "fp8" in method:
+        return 8.0
+    bits = told.get("bits", told.get("w_bit"))
+    if isinstance(bits, int) and not isinstance(bits, bool):
+        return bits + 0.25  # scales and zeros of groups of 128 weights
+    raise UserError(f"{c.name!r} is quantised in a way that butwait cannot work out ({method})")
 
 
 def _layer_kinds(c: _Numbers, kind: str, layers: int) -> list[str]:
