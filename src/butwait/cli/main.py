@@ -191,6 +191,32 @@ def clean(
 
 
 @_command()
+def plan(
+    recipe: Recipe,
+    pilot: Annotated[
+        int | None,
+        typer.Option(min=2, help="Run so many problems of each search and evaluation for it."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="The whole plan, as JSON.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run will live; runs/<recipe> by default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
+    ] = None,
+) -> None:
+    """Plan a recipe: memory, disk, tokens, hours, and the devices that it fits on."""
+    from butwait.recipe.load import read_recipe
+    from butwait.stages.kinds import STAGES
+
+    loaded, _ = read_recipe(recipe, STAGES, set_ or ())
+    from butwait.cli.plan import plan as plan_it
+
+    plan_it(loaded, pilot, out, run_dir)
+
+
+@_command()
 def grade(
     jsonl: Annotated[Path, typer.Option(help="Lines or rows of {id, gold, pred}.")],
     out: Annotated[Path, typer.Option(help="Lines of {id, match, status} are written here.")],

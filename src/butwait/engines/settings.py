@@ -136,3 +136,9 @@ class ServerSettings(Settings):
 
     def look(self, world: Any) -> None:
         world.servers(self.urls, "base_url")
+
+
+def allowed_tensor_parallel(kv_heads: int, heads: int) -> list[int]:
+    """Devices that one copy of a model can be spread over: each has the same number of query heads
+    and of key and value heads."""
+    return [n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and heads % n == 0]

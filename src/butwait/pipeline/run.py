@@ -11,6 +11,7 @@ from typing import Any
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import run_on_devices
 from butwait.pipeline.preflight import Where, all_that_is_wrong, due_stages, look_around, nowhere
+from butwait.planning.stored import peak_noted, store_plan
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
@@ -93,6 +94,7 @@ def _run_stages(
         say(f"  {warning}", logging.WARNING)
     if found.mistakes:
         raise UserError("\n".join(found.mistakes))
+    store_plan(recipe, run)
     done: dict[str, Stage] = {}
     names, reported = recipe.order(), False
     for number, name in enumerate(names, start=1):
@@ -104,7 +106,9 @@ def _run_stages(
         else:
             say(title)
             begin_stage(name)
-            stage.finish(*_outcome(StageRun(recipe, name, stage, done, problems, grader)))
+            with peak_noted(run, name):
+                outcome = _outcome(StageRun(recipe, name, stage, done, problems, grader))
+            stage.finish(*outcome)
             say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
         if others := other_versions(stage.record["versions"], versions):
             say(f"  made by {', '.join(others)}")

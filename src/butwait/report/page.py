@@ -35,6 +35,7 @@ from butwait.report.figures import (
 )
 from butwait.report.kinds import PageMaterial, Record, ReportedKinds, Section, kind_of
 from butwait.report.lineage import ancestry, describe_model, supervision_of_evaluation
+from butwait.report.planned import planned
 from butwait.report.profiles import shown
 from butwait.report.ranking import Ranking, rankings
 from butwait.report.rounds import rounds_of
@@ -183,6 +184,7 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             *map(of, list(stages_of)),
             Part("Data and other stages", "stages.html", _others(material)),
             Part("Cost", "cost.html", material.stages and costs(material.stages)),
+            Part("Planned and actual", "planned.html", planned(material.run, material.stages)),
             Part("Provenance", "provenance.html", material.stages),
         )
         if part.data

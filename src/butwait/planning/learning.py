@@ -1,0 +1,180 @@
+"""The work of stages that make data and train on it."""
+
+import math
+from typing import Any
+
+from butwait.planning.drawing import searching
+from butwait.planning.known import SetFacts, facts
+from butwait.planning.work import EXTERNAL, SEARCHED, SOLVED, Counting, Drawing, Work
+
+
+def prm(c: Counting, name: str, stage: Any) -> Work:
+    [facts_] = c.sets([stage.problems]) or [SetFacts(0, 0, 0)]
+    roll = stage.rollouts
+    limit = c.limit(roll.steps, facts_.longest)
+    path, prompt = limit * c.share(name), facts_.question + c.prompt_around
+    more = roll.solutions * roll.prefixes * roll.completions
+    drawn = facts_.problems * (roll.solutions + more / 2) * path
+    rollouts = facts_.problems * (roll.solutions + more) * (1 - stage.heldout)
+    share = stage.batch_size * stage.accumulation_steps
+    steps = stage.max_steps or math.ceil(stage.epochs * rollouts / share)
+    longest = math.ceil(facts_.longest + c.prompt_around + limit)
+    flight = min(facts_.problems, roll.concurrency)
+    return Work(
+        drawn=drawn,
+        read=facts_.problems * prompt,
+        trained=steps * share * (prompt + path),
+        drawing=Drawing(flight * max(roll.solutions, more), flight, prompt, path, longest),
+        example=prompt + path,
+        longest_example=min(longest, stage.max_length or longest),
+        steps=steps,
+        attempts=drawn,
+        problems=facts_.problems,
+        assumed=(facts_.assumed,) if facts_.assumed else (),
+    )
+
+
+def data(c: Counting, name: str, stage: Any) -> Work:
+    trees = list(c.recipe.inputs(name, "trees"))
+    per, limit, budget = (
+        getattr(stage, key, None) for key in ("per_question", "limit", "loss_tokens")
+    )
+    assumed: tuple[str, ...] = ()
+    if trees:
+        searched = [c.done[source] for source in trees]
+        drawings = [work.drawing for work in searched if work.drawing is not None]
+        questions = max((work.problems for work in searched), default=0)
+        path = max((d.path for d in drawings), default=0.0)
+        prompt = max((d.prompt for d in drawings), default=0.0)
+        longest = max((d.longest for d in drawings), default=0)
+        examples = questions * SOLVED * (per or 1)
+        assumed = (f"{name}: {SOLVED:.0%} of the questions give examples",)
+    else:
+        sets = c.sets(stage.problem_sets)
+        settings = [
+            c.recipe.problems[each] for each in stage.problem_sets if each in c.recipe.problems
+        ]
+        known = [facts()["sets"].get(s.source, {}).get("solution_tokens") for s in settings]
+        path = next((float(tokens) for tokens in known if tokens), 0.0)
+        if not path:
+            path = float(EXTERNAL)
+            assumed = (f"{name}: solutions of {EXTERNAL} tokens, the longest four times that",)
+        prompt = max((s.question for s in sets), default=0) + c.prompt_around
+        longest = math.ceil(max((s.longest for s in sets), default=0) + c.prompt_around + 4 * path)
+        examples = float(sum(s.problems for s in sets))
+    if limit is not None:
+        examples = min(examples, float(limit))
+    if budget is not None and path:
+        examples = min(examples, budget / path)
+    drawn, drawing = _confirmations(c, stage, trees, examples, path, prompt, longest)
+    return Work(
+        drawn=drawn,
+        drawing=drawing,
+        examples=examples,
+        example=prompt + path,
+        longest_example=longest,
+        assumed=assumed,
+    )
+
+
+def _confirmations(
+    c: Counting,
+    stage: Any,
+    trees: list[str],
+    examples: float,
+    path: float,
+    prompt: float,
+    longest: int,
+) -> tuple[float, Drawing | None]:
+    """What is drawn to see whether branches are wrong: half a path each."""
+    confirm = getattr(stage, "confirm", None)
+    if confirm is None or not trees:
+        return 0.0, None
+    completions = int(getattr(confirm, "completions", 1))
+    concurrency = int(getattr(c.recipe.stages[trees[0]], "concurrency", 64))
+    drawing = Drawing(concurrency * completions, concurrency, prompt, path, longest)
+    return examples * completions * path / 2, drawing
+
+
+def sft(c: Counting, name: str, stage: Any) -> Work:
+    data = [c.done[source] for source in c.recipe.inputs(name, "data")]
+    examples = sum(work.examples for work in data)
+    tokens = sum(work.examples * work.example for work in data) / max(1.0, examples)
+    longest = max((work.longest_example for work in data), default=0)
+    assumed: tuple[str, ...] = ()
+    if stage.max_length is not None:
+        longest = min(longest, stage.max_length) if longest else stage.max_length
+        tokens = min(tokens, float(longest))
+    if c.context is not None:
+        longest = min(longest, c.context)
+    share = stage.batch_size * stage.accumulation_steps
+    rows = examples
+    if stage.packing:
+        longest = stage.max_length or longest
+        rows = examples * tokens / max(1, longest)
+        tokens = float(longest)
+    steps = stage.max_steps or math.ceil(stage.epochs * rows / share)
+    return Work(
+        trained=steps * share * tokens,
+        example=tokens,
+        longest_example=int(longest),
+        steps=steps,
+        assumed=assumed,
+    )
+
+
+def grpo(c: Counting, name: str, stage: Any) -> Work:
+    [facts_] = c.sets([stage.problems]) or [SetFacts(0, 0, 0)]
+    limit, prompt = c.limit(stage.step, facts_.longest), facts_.question + c.prompt_around
+    path = limit * c.share(name)
+    generations = math.ceil(stage.steps / stage.steps_per_generation)
+    fresh = stage.completions * path if getattr(stage, "draws_groups", True) else 0.0
+    searched = scored = 0.0
+    paths, longest, judged = min(stage.completions, facts_.problems * stage.group), 0, False
+    if (sampler := getattr(stage, "sampler", None)) is not None:
+        found = searching(c, name, [facts_], sampler, None, stage.concurrency)
+        share = SEARCHED * (stage.mu_until if stage.mode == "mixed" else 1.0)
+        each = found.drawn / max(1, facts_.problems)
+        searched = stage.questions * share * each
+        judged = found.scored > 0
+        scored = searched if judged else 0.0
+        assert found.drawing is not None
+        paths, longest = max(paths, found.drawing.paths), found.drawing.longest
+    drawn = generations * (fresh + searched)
+    if stage.token_budget is not None and drawn > stage.token_budget:
+        shrunk = stage.token_budget / drawn
+        generations = math.ceil(generations * shrunk)
+        drawn, scored = float(stage.token_budget), scored * shrunk
+    steps = min(stage.steps, generations * stage.steps_per_generation)
+    looks = _looks(c, stage, steps, path)
+    trained = steps * stage.completions / stage.minibatches * (prompt + path)
+    longest = max(longest, math.ceil(facts_.longest + c.prompt_around + limit))
+    return Work(
+        drawn=drawn + looks,
+        read=generations * stage.questions * prompt,
+        scored=generations * scored,
+        trained=trained,
+        referred=trained if _refers(stage) else 0.0,
+        drawing=Drawing(paths, stage.questions, prompt, path, longest, judged=judged),
+        example=prompt + path,
+        longest_example=longest,
+        steps=steps,
+        trees=generations * searched,
+        problems=facts_.problems,
+        assumed=(facts_.assumed,) if facts_.assumed else (),
+    )
+
+
+def _looks(c: Counting, stage: Any, steps: int, path: float) -> float:
+    if stage.selection is None:
+        return 0.0
+    held = sum(s.problems for s in c.sets([stage.selection.problems]))
+    return (steps // stage.selection.every + 2) * held * stage.selection.samples * path
+
+
+def _refers(stage: Any) -> bool:
+    """Whether the loss compares with the model that the training began with."""
+    loss = stage.loss
+    if loss.beta is not None:
+        return bool(loss.beta)
+    return loss.preset not in ("dr_grpo", "dapo")  # whose papers leave it out

@@ -1,0 +1,336 @@
+"""A recipe's plan: per stage memory, disk, tokens, operations and hours, and what fits on which
+device."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from butwait.engines.load import ENGINES
+from butwait.engines.settings import ModelSettings, ServerSettings, SlotSettings
+from butwait.evaluation.settings import EvaluateSettings
+from butwait.planning import devices as cards
+from butwait.planning.counting import assumptions, count_stages
+from butwait.planning.devices import DEVICES, Device, decode_seconds
+from butwait.planning.known import find_shape
+from butwait.planning.memory import (
+    CONTEXT_GPU,
+    GB,
+    NUMBER,
+    RUNTIME_CPU,
+    SERVED_OTHER,
+    TRAINER_CPU,
+    Held,
+    Parts,
+    search_parts,
+    training_parts,
+)
+from butwait.planning.shapes import ModelShape, refused_tensor_parallel
+from butwait.planning.stage_plan import Fit, Plan, StagePlan
+from butwait.planning.work import Work, side_by_side
+from butwait.reward_models.load import decoder
+from butwait.stages.kinds.search import SearchStage
+from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
+from butwait.training.settings import OptimizerSettings, PrmSettings, SftSettings
+
+TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
+"""Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
+measured on small runs."""
+DRAWN = (SearchStage, EvaluateSettings)
+"""Settings of stages that a pilot runs."""
+
+
+def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> Plan:
+    """Plans every stage. Asks nothing and loads nothing.
+
+    Args:
+        recipe: a ``Recipe``.
+        path_shares: by the stage: of a path's limit, what a pilot's paths took.
+    """
+    shares = path_shares or {}
+    planner = _Planner(recipe)
+    shape = planner.policy
+    context = shape.context if isinstance(shape, ModelShape) else None
+    works = count_stages(recipe, context, shares)
+    stages = {name: planner.stage(name, work) for name, work in works.items()}
+    told = tuple(assumptions(recipe, works, shares))
+    return Plan(recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)))
+
+
+class _Planner:
+    """What the stages of a recipe have in common."""
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe = recipe
+        self.missing: list[str] = []
+        self.engine = recipe.engine
+        self.runs_model = ENGINES.of(self.engine).runs_model
+        self.policy: ModelShape | None = self._shape(recipe.model) if self.runs_model else None
+        self.elsewhere = isinstance(self.engine, ServerSettings) or not self.runs_model
+        self.served = self.runs_model and not isinstance(self.engine, SlotSettings)
+
+    def _shape(self, model: ModelSettings) -> ModelShape | None:
+        found = find_shape(model)
+        if isinstance(found, ModelShape):
+            return found
+        self.missing.append(found)
+        return None
+
+    def stage(self, name: str, work: Work) -> StagePlan:
+        stage = self.recipe.stages[name]
+        in_loop = isinstance(stage, GrpoSettings)
+        held = self.held(own=in_loop)
+        judges = self.judges(name)
+        refused = self.refusal(stage)
+        rows, slots = self.rows(stage)
+        parts: Parts = {}
+        most = least = 0.0
+        drawn_by = None if self.elsewhere and not in_loop else held
+        if work.drawing is not None and (held is not None or judges):
+            spread = self.spread(stage)
+            common = (drawn_by, judges, work, slots, spread)
+            parts = _drawing_parts(*common, rows=rows, at_limit=False)
+            most = sum(_drawing_parts(*common, rows=rows, at_limit=True).values())
+            least = sum(_drawing_parts(*common, rows=1, at_limit=True).values())
+        trained = self.trained(stage, work)
+        if trained and sum(trained.values()) > sum(parts.values()):
+            # The cache is freed while weights are updated; a reward model stays.
+            beside = {k: v for k, v in parts.items() if "reward" in k}
+            parts = trained | (beside if isinstance(stage, GrpoDirectSettings) else {})
+            most, least = max(most, sum(parts.values())), sum(parts.values())
+        runtime = self.runtime(stage, parts)
+        flops = self.flops(stage, work, judges)
+        plan = StagePlan(
+            kind=stage.kind,
+            work=work,
+            kv_bytes=None if held is None else held.cache * held.shape.kv_numbers,
+            parts=parts,
+            runtime=runtime,
+            most=most,
+            least=least,
+            flops=flops,
+            disk=self.disk(stage, work),
+            devices=_launched(stage) if in_loop else self.workers() if work.drawn else 1,
+            refused=refused,
+        )
+        fits = {d.name: self.fit(d, plan, stage, held, judges, rows) for d in DEVICES}
+        return replace(plan, fits=fits)
+
+    def held(self, own: bool) -> Held | None:
+        """The policy as it is held; ``own``: by a training, which draws in this process."""
+        if self.policy is None:
+            return None
+        dtype = self.recipe.model.dtype
+        small = getattr(self.engine, "kv_cache", "auto") == "fp8" and not own
+        cache = 1.0 if small else float(NUMBER[dtype])
+        return Held(self.policy, dtype, cache, served=self.served and not own)
+
+    def judges(self, name: str) -> list[Held]:
+        """Reward models that run beside the policy."""
+        recipe = self.recipe
+        if recipe.inputs(name, "reward model"):
+            if self.policy is None:
+                return []
+            dtype = recipe.model.dtype
+            return [Held(self.policy, dtype, float(NUMBER[dtype]), head=False)]
+        found = []
+        given = getattr(recipe.stages[name], "reward_model", None)
+        for each in getattr(given, "members", (given,)):
+            pair = None if each is None else decoder(each)
+            if pair is not None and (shape := self._shape(pair[0])) is not None:
+                found.append(Held(shape, pair[0].dtype, float(NUMBER[pair[0].dtype]), head=pair[1]))
+        return found
+
+    def spread(self, stage: Any) -> int:
+        drawing = getattr(stage, "generation", self.engine)
+        return int(getattr(drawing, "tensor_parallel", 1))
+
+    def refusal(self, stage: Any) -> str | None:
+        """Why a stage cannot run as it is written."""
+        if self.policy is None:
+            return None
+        return refused_tensor_parallel(self.policy, self.spread(stage))
+
+    def workers(self) -> int:
+        """Workers that drawing is shared among, each with the models on its own device."""
+        count = getattr(getattr(self.recipe, "workers", None), "count", None)
+        return count if isinstance(count, int) else 1
+
+    def rows(self, stage: Any) -> tuple[int | None, bool]:
+        """Paths at a time, and whether each has room for its longest from the start."""
+        generation = getattr(stage, "generation", None)
+        if generation is not None:
+            return generation.slots, generation.deterministic
+        if isinstance(self.engine, SlotSettings):
+            return self.engine.slots, self.engine.deterministic
+        return getattr(self.engine, "max_rows", None), False
+
+    def trained(self, stage: Any, work: Work) -> Parts:
+        if not isinstance(stage, OptimizerSettings) or self.policy is None or not work.steps:
+            return {}
+        launch = getattr(stage, "launch", None)
+        return training_parts(
+            self.policy,
+            work,
+            stage,
+            batch=stage.batch_size,
+            devices=_launched(stage),
+            split="ddp" if launch is None else launch.config,
+            outputs=1 if isinstance(stage, PrmSettings) else None,
+            reference=work.referred > 0,
+        )
+
+    def runtime(self, stage: Any, parts: Parts) -> tuple[float, float]:
+        trains = TRAINER_CPU if isinstance(stage, OptimizerSettings) else 0.0
+        served = SERVED_OTHER if self.served and not isinstance(stage, GrpoSettings) else 0.0
+        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
+
+    def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
+        """Operations of all that the stage does; None where a model's sizes are not known."""
+        shape = self.policy
+        draws = work.drawn + work.read + work.trained
+        if draws and shape is None:
+            return None
+        context = _context(work)
+        total = 0.0
+        if shape is not None:
+            total = shape.forward_flops(work.drawn + work.read + work.referred, context)
+            headless = isinstance(stage, PrmSettings)
+            once = shape.forward_flops(work.trained, context, head=not headless)
+            total += _passes(stage) * once
+        for judge in judges:
+            total += judge.shape.forward_flops(work.scored, context, head=judge.head)
+        return total
+
+    def disk(self, stage: Any, work: Work) -> float:
+        kept = work.trees * TREE_BYTES + work.attempts * ATTEMPT_BYTES
+        kept += work.examples * work.example * EXAMPLE_BYTES
+        if isinstance(stage, OptimizerSettings) and self.policy is not None and work.steps:
+            number = NUMBER[stage.precision]
+            model = self.policy.parameters * number
+            lora = getattr(stage, "lora", None)
+            state = self.trained(stage, work)
+            checkpoint = (
+                (0 if lora else model) + state["optimizer"] + (state["gradients"] if lora else 0)
+            )
+            kept += model + (2 * checkpoint if stage.save_steps else 0)
+            if isinstance(stage, SftSettings) and stage.keep_epochs:
+                kept += model * int(stage.epochs)
+        return kept
+
+    def fit(
+        self,
+        device: Device,
+        plan: StagePlan,
+        stage: Any,
+        held: Held | None,
+        judges: list[Held],
+        rows: int | None,
+    ) -> Fit:
+        """How a stage fits on a device, and its hours there."""
+        work = plan.work
+        needs = plan.bytes_on(device.is_cpu) / GB
+        unknown = self.policy is None and bool(work.drawn + work.trained)
+        if plan.refused:
+            return Fit("no", None)
+        verdict = "fits"
+        if needs > device.memory:
+            floor = (plan.least + plan.runtime[device.is_cpu]) / GB
+            draws = work.drawing is not None and floor <= device.memory
+            verdict = "tight" if draws else "no"
+        if held is not None and held.served and work.drawing is not None:
+            own = _drawing_parts(held, [], work, False, self.spread(stage), rows=1, at_limit=True)
+            share = float(getattr(self.engine, "gpu_memory", 1.0))
+            if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
+                verdict = "no"
+        if unknown or self.elsewhere or verdict == "no":
+            return Fit("unknown" if unknown else verdict, None)
+        return Fit(verdict, self.seconds(device, plan, stage, held, judges, rows) / 3600)
+
+    def seconds(
+        self,
+        device: Device,
+        plan: StagePlan,
+        stage: Any,
+        held: Held | None,
+        judges: list[Held],
+        rows: int | None,
+    ) -> float:
+        work, context = plan.work, _context(plan.work)
+        drawing = learning = 0.0
+        if held is not None and work.drawing is not None:
+            beside = side_by_side(work.drawing.paths, rows)
+            room = device.memory * GB - plan.least - plan.runtime[device.is_cpu]
+            each = held.kv(0, 0, 1, max(1.0, work.drawing.path)) * (1 - work.drawing.shared)
+            beside = max(1, min(beside, int(max(0.0, room) / max(1.0, each)) + 1))
+            drawing += decode_seconds(
+                device,
+                held.shape,
+                tokens=work.drawn,
+                rows=beside,
+                context=context,
+                weight_bytes=held.shape.active * NUMBER[held.dtype],
+                number_bytes=held.cache,
+                served=held.served,
+                spread=self.spread(stage),
+            )
+            reading = held.shape.forward_flops(work.read, context)
+            drawing += reading / (device.flops * cards.READ_FLOPS)
+        for judge in judges:
+            flops = judge.shape.forward_flops(work.scored, context, head=judge.head)
+            drawing += flops / (device.flops * cards.READ_FLOPS)
+        if work.trained and self.policy is not None:
+            fast = stage.precision != "float32" or device.is_cpu
+            slower = 1.0 if fast else cards.FLOAT32_SLOWER
+            flops = _passes(stage) * self.policy.forward_flops(work.trained, context)
+            flops += self.policy.forward_flops(work.referred, context)
+            learning += slower * flops / (device.flops * cards.TRAIN_FLOPS)
+        return drawing / plan.devices + learning / _launched(stage)
+
+
+def _launched(stage: Any) -> int:
+    """Processes of a training."""
+    launch = getattr(stage, "launch", None)
+    return 1 if launch is None else int(launch.processes)
+
+
+def _passes(stage: Any) -> float:
+    """Forward passes that a trained token costs as much as: one forwards, two backwards (one where
+    the weights are frozen), one more where activations are computed again."""
+    backward = 1.0 if getattr(stage, "lora", None) is not None else 2.0
+    return 1.0 + backward + bool(getattr(stage, "gradient_checkpointing", False))
+
+
+def _context(work: Work) -> float:
+    """Positions that a token sees on average."""
+    if work.drawing is not None:
+        return work.drawing.prompt + work.drawing.path / 2
+    return work.example / 2
+
+
+def _drawing_parts(
+    held: Held | None,
+    judges: list[Held],
+    work: Work,
+    whole_slots: bool,
+    spread: int,
+    *,
+    rows: int | None,
+    at_limit: bool,
+) -> Parts:
+    """``search_parts`` of one policy and any number of reward models."""
+    assert work.drawing is not None
+    parts: Parts = {}
+    for policy, judge in ((held, None), *((None, judge) for judge in judges)):
+        own = search_parts(
+            policy,
+            judge,
+            work.drawing,
+            rows=rows,
+            judged_rows=rows if rows == 1 else None,
+            whole_slots=whole_slots and rows != 1,
+            at_limit=at_limit,
+            spread=spread,
+        )
+        for key, value in own.items():
+            parts[key] = parts.get(key, 0.0) + value
+    return parts

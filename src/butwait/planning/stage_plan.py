@@ -1,0 +1,91 @@
+"""What a plan holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from butwait.planning.devices import DEVICES
+from butwait.planning.memory import Parts
+from butwait.planning.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a stage fits on a device.
+
+    Attributes:
+        verdict: ``fits``, ``tight`` (with fewer paths at a time) or ``no``.
+        hours: on it; None: it does not run there, or its time is not known.
+    """
+
+    verdict: str
+    hours: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What a stage takes. Memory is that of one device; None is "not known".
+
+    Attributes:
+        kind: of stage.
+        work: its tokens.
+        kv_bytes: of a token of the policy's cache.
+        parts: bytes by what takes them, on a GPU or CPU beside what the runtime takes.
+        runtime: bytes of the runtime on (a GPU, a CPU).
+        most: bytes where all paths are at their limits.
+        least: bytes with one path at a time.
+        flops: operations.
+        disk: bytes.
+        fits: device's name -> how it fits.
+        devices: that work side by side.
+        refused: why it cannot run as it is written.
+    """
+
+    kind: str
+    work: Work
+    kv_bytes: float | None = None
+    parts: Parts = field(default_factory=dict)
+    runtime: tuple[float, float] = (0.0, 0.0)
+    most: float = 0.0
+    least: float = 0.0
+    flops: float | None = 0.0
+    disk: float = 0.0
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    devices: int = 1
+    refused: str | None = None
+
+    def bytes_on(self, cpu: bool) -> float:
+        """What it needs of a device."""
+        return sum(self.parts.values()) + self.runtime[cpu] if self.parts else 0.0
+
+    @property
+    def best(self) -> str | None:
+        """The smallest device that it fits on; None: on none."""
+        return self._smallest("fits")
+
+    @property
+    def tight(self) -> str | None:
+        """The smallest device that holds it with fewer paths at a time."""
+        return self._smallest("tight")
+
+    def _smallest(self, verdict: str) -> str | None:
+        good = [name for name, fit in self.fits.items() if fit.verdict == verdict]
+        return min(good, key=_memory, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Attributes:
+    name: of the recipe.
+    stages: by name, in the order in which they run.
+    assumed: sentences.
+    missing: sentences about models that are not known.
+    """
+
+    name: str
+    stages: dict[str, StagePlan]
+    assumed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def _memory(name: str) -> float:
+    return next(d.memory for d in DEVICES if d.name == name)

@@ -1,0 +1,163 @@
+"""Plans of recipes, and what they add up to."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from butwait.planning.counting import count_stages
+from butwait.planning.json_form import as_json, verdict
+from butwait.planning.memory import Held, lora_weights, training_parts
+from butwait.planning.plan import plan_recipe
+from butwait.planning.shapes import shape_of
+from butwait.planning.work import Work
+from butwait.recipe.load import checked_recipe, load_recipe
+from butwait.recipe.shipped import shipped_recipes
+from butwait.stages.kinds import STAGES
+from butwait.training.settings import LoraSettings, SftSettings
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 10,
+    "tie_word_embeddings": True,
+}
+
+
+def recipe(**more: Any) -> Any:
+    content = {
+        "name": "mine",
+        "model": {"name": "tiny"},
+        "prompt": {"template": "{question}"},
+        "problems": {"a": {"source": "arithmetic", "limit": 40}},
+        "stages": {
+            "s": {
+                "kind": "search",
+                "problems": "a",
+                "concurrency": 4,
+                "sampler": {
+                    "kind": "independent",
+                    "samples": 8,
+                    "step": {"delimiters": [], "max_tokens": 64},
+                },
+            }
+        },
+    }
+    return checked_recipe(content | more, STAGES, "test")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_is_planned(name: str) -> None:
+    planned = plan_recipe(load_recipe(name, STAGES))
+    found = json.loads(json.dumps(as_json(planned), allow_nan=False))
+    assert not planned.missing
+    for stage in found["stages"].values():
+        assert stage["refused"] is None
+        assert stage["disk_gb"] >= 0
+        if stage["kind"] in ("search", "evaluate", "prm", "grpo", "grpo_direct"):
+            assert stage["kv_bytes_per_token"] > 0
+            assert stage["gpu_gb"] > 0
+            assert stage["tokens_by"]["policy"] > 0
+            assert stage["flops"] > 0
+            assert any(stage["hours_on"].values())
+        if stage["kind"] in ("sft", "prm", "grpo", "grpo_direct"):
+            assert stage["tokens_by"]["training"] > 0
+            assert stage["disk_gb"] > 0
+
+
+def test_tokens_are_problems_times_paths_times_lengths() -> None:
+    work = count_stages(recipe(), 1024)["s"]
+    assert work.drawn == 40 * 8 * 32
+    assert work.drawing is not None
+    assert (work.drawing.paths, work.drawing.prompts) == (32, 4)
+    assert count_stages(recipe(), 1024, {"s": 0.25})["s"].drawn == 40 * 8 * 16
+
+
+def test_the_context_bounds_a_path() -> None:
+    work = count_stages(recipe(), 50)["s"]
+    assert work.drawing is not None
+    assert work.drawing.longest == 50
+
+
+def test_prompts_are_held_once() -> None:
+    held = Held(shape_of(LLAMA, "l"), "bfloat16", 2.0)
+    token = 2 * 2 * 2 * 2 * 2  # keys and values, layers, heads, size, bytes
+    assert held.kv(prompts=3, prompt=10, rows=12, path=5) == (3 * 10 + 12 * 5) * token
+
+
+def test_parts_of_a_training() -> None:
+    shape = shape_of(LLAMA, "l")
+    work = Work(trained=100.0, longest_example=7, steps=3)
+    plain = training_parts(shape, work, SftSettings(), batch=2)
+    assert plain["weights"] == plain["gradients"] == 4 * shape.parameters
+    assert plain["optimizer"] == 8 * shape.parameters
+    assert plain["logits"] == 2 * 7 * 10 * 12
+    small = SftSettings(precision="bfloat16", optimizer="adamw_8bit", gradient_checkpointing=True)
+    eight = training_parts(shape, work, small, batch=2)
+    assert eight["weights"] == 2 * shape.parameters
+    assert eight["optimizer"] == pytest.approx(2.06 * shape.parameters)
+    assert eight["activations"] < plain["activations"] / 2
+    spread = training_parts(shape, work, SftSettings(), batch=2, devices=4, split="zero2")
+    assert spread["weights"] == plain["weights"]
+    assert spread["optimizer"] == plain["optimizer"] / 4
+    adapted = SftSettings(precision="bfloat16", lora=LoraSettings(rank=2, four_bit=True))
+    lora = training_parts(shape, work, adapted, batch=2)
+    adapters = 2 * 2 * (2 * 16 + 2 * (8 + 4) + 3 * (8 + 16))
+    assert lora_weights(shape, 2) == adapters
+    assert lora["gradients"] == 4 * adapters
+    assert lora["weights"] < 2 * shape.parameters + 4 * adapters
+
+
+def test_four_devices_do_not_divide_ten_heads(command: Callable[..., tuple[int, str, str]]) -> None:
+    engine = ["--set", "engine.tensor_parallel=4"]
+    code, out, err = command("plan", "phi4_base", *engine)
+    assert code == 2
+    assert out.startswith("phi4 cannot run as it is written")
+    assert "engine.tensor_parallel: 4 does not divide the 10 key and value heads" in err
+    assert "take one of 1, 2, 5, 10" in err
+    assert command("plan", "phi4_base", "--set", "engine.tensor_parallel=5")[0] == 0
+
+
+def test_a_model_that_is_not_at_hand_is_told_and_the_rest_planned() -> None:
+    planned = plan_recipe(recipe(model={"name": "nobody/nothing"}))
+    assert "not at hand" in planned.missing[0]
+    assert planned.stages["s"].work.drawn == 40 * 8 * 0.5 * 64
+    assert as_json(planned)["stages"]["s"]["gpu_gb"] is None
+    assert "cannot be planned whole" in verdict(planned)
+
+
+def test_the_command_writes_json_and_keeps_to_80_columns(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.json"
+    code, said, _ = command("plan", "phi4_pf_limo", "--json", str(out))
+    assert code == 0
+    assert max(map(len, said.splitlines())) <= 80
+    assert said.startswith("phi4 runs on one")
+    found = json.loads(out.read_text())
+    assert found["stages"]["search"]["kv_bytes_per_token"] == 204_800
+    assert {"kv_bytes_per_token", "gpu_gb", "tokens", "hours", "disk_gb"} <= {
+        *found["stages"]["search"]
+    }
+
+
+@pytest.mark.slow
+def test_a_plan_needs_no_torch_and_no_network() -> None:
+    asked = (
+        "import socket, sys\n"
+        "def refuse(*args, **more): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse\n"
+        "sys.argv = ['butwait', 'plan', 'seed_table']\n"
+        "from butwait.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules), 'heavy'\n"
+    )
+    subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, timeout=60)
