@@ -82,8 +82,8 @@ def load_engine(
         from butwait.engines.models import load_tokenizer
 
         tokenizer = load_tokenizer(model)
-        settings = with_capacity(settings, tokenizer, prompt, problems, rules)
-        capacity = settings.capacity
+        fit = with_capacity(settings, tokenizer, prompt, problems, rules)
+        settings, capacity = fit, fit.capacity
     told = settings.model_dump(mode="json", exclude_none=True, exclude={"kind"})
     say(f"  engine {settings.kind}: {_model(model, settings)}{told}", logging.DEBUG)
     engine: Any = start(model, tokenizer, settings, prompt)

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """A worker, its machine or its engine is gone: no fault of the item that it was at.
 
     Attributes:
@@ -37,7 +37,7 @@ class Handle(Protocol):
     async def call(self, item: Any) -> Reply:
         """Does an item; several calls may be under way at a time.
 
-        Raises WorkerLost where the worker ends before it answers, and whatever UserError the work
+        Raises WorkerLostError where the worker ends before it answers, and whatever UserError the work
         itself raises.
         """
         ...
@@ -57,7 +57,7 @@ class Host(Protocol):
             index: which of the pool's workers, from 0. One that is restarted keeps its index, and
                 the devices that go with it.
 
-        Raises WorkerLost where it ends before it is ready, and the UserError of a job that cannot be
-        opened. What was started is ended where this is cancelled.
+        Raises WorkerLostError where it ends before it is ready, and the UserError of a job that
+        cannot be opened. What was started is ended where this is cancelled.
         """
         ...

@@ -9,7 +9,7 @@ done alone on a worker. One that ends two workers which did nothing else is set 
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from typing import Any
 from butwait.records import UserError
 from butwait.running.log import say
 from butwait.running.shards import SetAsideError
-from butwait.workers.host import Handle, Host, Reply, WorkerLost
+from butwait.workers.host import Handle, Host, Reply, WorkerLostError
 
 STARTS = 3
 """Times in a row that a worker may end before it is ready."""
@@ -108,9 +108,14 @@ class Pool:
 
     @property
     def health(self) -> Health:
-        states = [seat.state for seat in self._seats]
-        counts = (states.count(state) for state in ("healthy", "starting", "dead"))
-        return Health(*counts, self._restarts, dict(self._set_aside))
+        states = Counter(seat.state for seat in self._seats)
+        return Health(
+            states["healthy"],
+            states["starting"],
+            states["dead"],
+            self._restarts,
+            dict(self._set_aside),
+        )
 
     async def __aenter__(self) -> "Pool":
         for seat in self._seats:
@@ -172,7 +177,7 @@ class Pool:
         assert handle is not None, "it is healthy"
         try:
             reply = await handle.call(asked.item)
-        except WorkerLost as lost:
+        except WorkerLostError as lost:
             self._lost(seat, handle, lost)
             self._again(seat, asked, lost)
         except Exception as error:
@@ -187,7 +192,7 @@ class Pool:
             seat.at.discard(asked)
         self._hand_out()
 
-    def _lost(self, seat: _Seat, handle: Handle, lost: WorkerLost) -> None:
+    def _lost(self, seat: _Seat, handle: Handle, lost: WorkerLostError) -> None:
         """Starts another worker in the place of a lost one, once."""
         if seat.handle is not handle:
             return
@@ -196,7 +201,7 @@ class Pool:
         say(f"  worker {seat.index} is lost and starts again: {lost.why}", logging.WARNING)
         self._spawn(self._start(seat, handle))
 
-    def _again(self, seat: _Seat, asked: _Asked, lost: WorkerLost) -> None:
+    def _again(self, seat: _Seat, asked: _Asked, lost: WorkerLostError) -> None:
         """Sends an item elsewhere, or sets it aside."""
         if asked.answer.done():
             return
@@ -221,7 +226,7 @@ class Pool:
         while True:
             try:
                 seat.handle = await self._host.start(seat.index)
-            except WorkerLost as lost:
+            except WorkerLostError as lost:
                 seat.failed += 1
                 if seat.failed >= STARTS:
                     return self._give_up(seat, lost, ever)
@@ -233,7 +238,7 @@ class Pool:
                 seat.failed, seat.state = 0, "healthy"
                 return self._hand_out()
 
-    def _give_up(self, seat: _Seat, lost: WorkerLost, ever: bool) -> None:
+    def _give_up(self, seat: _Seat, lost: WorkerLostError, ever: bool) -> None:
         """A worker cannot be started. One that ran before is done without while others run."""
         seat.state = "dead"
         told = f"worker {seat.index} ended {STARTS} times in its start: {lost.why}"

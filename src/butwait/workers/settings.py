@@ -6,16 +6,16 @@ from pydantic import Field
 
 from butwait.records.settings import Resource, Settings
 
-Devices = Annotated[int, Field(ge=0)]
+Devices = Annotated[int, Field(gt=0)]
 
 
 class PlacedGpus(Settings):
     """Devices of one worker, parted."""
 
-    policy: Resource[Annotated[int, Field(gt=0)]] = 1
+    policy: Resource[Devices] = 1
     """Devices of the policy: ``cuda:0`` of its worker, and the next ones where it is split."""
     reward_model: Resource[Devices] = 1
-    """Devices of the reward model: the next one after those. 0: it runs on the CPU."""
+    """Devices of the reward model: the next ones after those."""
 
 
 class WorkersSettings(Settings):
@@ -28,8 +28,8 @@ class WorkersSettings(Settings):
     count: Resource[Annotated[int, Field(gt=0)] | None] = None
     """Workers; None: as many as there are devices for, and one without any."""
     address: Resource[str | None] = None
-    """Of a Ray cluster (``ray://HOST:10001``, ``HOST:6379``, ``auto``); None: one is started on this
-    machine, for this run alone."""
+    """Of a Ray cluster (``ray://HOST:10001``, ``HOST:6379``, ``auto``); None: one is started on
+    this machine, for this run alone."""
     gpus: Resource[Devices | PlacedGpus | None] = None
     """Devices of one worker. A number: policy and reward model share them;
     ``{policy: 1, reward_model: 1}``: each has its own; None: one, where the model runs on a GPU."""
