@@ -26,6 +26,8 @@ stage is complete and not before."""
 LOCK = ".lock"
 """In a run's folder: held by the process that works there."""
 _LOOK_SECONDS = 0.05
+WORKERS = "workers.json"
+"""How the workers of a stage fared, in its folder: no part of its result."""
 _WORKERS = ".workers"
 _WORKERS_SECONDS = 20
 
@@ -200,7 +202,8 @@ def _await_workers(run: Path) -> None:
                 if time.monotonic() > deadline:
                     raise UserError(
                         f"workers of an earlier run are still at work in {run}; end them (they are "
-                        "processes of `butwait.pipeline.worker`) and run the same command again"
+                        "processes of `butwait.pipeline.worker` or `butwait.workers`) and run the "
+                        "same command again"
                     ) from error
                 time.sleep(0.1)
 
