@@ -26,6 +26,7 @@ from butwait.api.question import (
     told_by,
 )
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency, places
 from butwait.problems.grading import Grader
 from butwait.problems.sources import load_problems
 from butwait.problems.verifying import Verify
@@ -129,7 +130,7 @@ async def asearch(
     *,
     run_dir: None = None,
     name: None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree]: ...
@@ -141,7 +142,7 @@ async def asearch(
     *,
     run_dir: str | Path | Finished,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> Searched: ...
@@ -152,7 +153,7 @@ async def asearch(
     *,
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree] | Searched:
@@ -166,12 +167,12 @@ async def asearch(
         raise UserError("search: name is the name of a stage on disk; give run_dir too")
     given, asked = _problem_set(problems)
     plan = _Plan.of("search", given, asked, options)
-    places = asyncio.Semaphore(concurrency)
     with first_alone(), plan.grader() as grader:
         async with plan.loaded() as (policy, judge):
+            gate = places(concurrency, policy)
 
             async def one(problem: Problem) -> SearchTree:
-                async with places:
+                async with gate:
                     sampler = plan.stage.sampler
                     tree = await grown(problem, policy, judge, sampler, plan.key, grader)
                 on_tree(tree)
@@ -189,7 +190,7 @@ def search(
     *,
     run_dir: None = None,
     name: None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree]: ...
@@ -201,7 +202,7 @@ def search(
     *,
     run_dir: str | Path | Finished,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> Searched: ...
@@ -212,7 +213,7 @@ def search(
     *,
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree] | Searched:
@@ -225,7 +226,8 @@ def search(
             same call finds them. A handle of that run goes on with its recipe. None: the trees are
             in memory.
         name: of the stage; ``search``, or that with a number.
-        concurrency: questions in flight at a time.
+        concurrency: questions in flight at a time; ``auto``: as many as keep the engine's rows
+            full.
         on_tree: called with each tree when it is grown, or, of a stage, when all are.
         **options: as of ``solve``: model, method, particles, seed, reward_model, engine, prompt,
             step, sampling, verifier.

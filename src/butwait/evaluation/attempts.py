@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency, places
 from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import read_shard, write_shard
 from butwait.problems.answers import read_answer
@@ -37,7 +38,7 @@ async def run_attempts(
     folder: Path,
     *,
     shard_size: int = 64,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_problem: Callable[[list[Attempt]], None] = lambda attempts: None,
 ) -> list[Attempt]:
     """Makes what is not on disk yet and returns all attempts: problems in order, then samples.
@@ -51,7 +52,7 @@ async def run_attempts(
         key: of the stage, set and method; every problem derives its own from it.
         folder: where ``shard-00000.parquet`` and so on go.
         shard_size: problems in one file, where the folder has none yet.
-        concurrency: problems in flight at a time.
+        concurrency: problems in flight at a time; ``auto``: as many as keep the rows full.
         on_problem: called with the attempts at every problem, stored ones first.
 
     Raises:
@@ -65,7 +66,7 @@ async def run_attempts(
         ShardFormat(write_shard, read_shard),
         folder,
         shard_size=shard_size,
-        concurrency=concurrency,
+        concurrency=places(concurrency, engine),
         on_result=on_problem,
     )
     made: list[Attempt] = []

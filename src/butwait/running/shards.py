@@ -10,9 +10,10 @@ is asked for later.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from butwait.records import UserError
 from butwait.running.files import atomic_path, remove
@@ -81,7 +82,7 @@ async def map_shards(
     folder: Path,
     *,
     shard_size: int,
-    concurrency: int,
+    concurrency: int | AbstractAsyncContextManager[Any],
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Path]:
     """Computes ``work(item)`` for every item that is not on disk yet.
@@ -93,7 +94,8 @@ async def map_shards(
         format: how results are stored.
         folder: where the shards go.
         shard_size: items in one file, where the folder has none yet.
-        concurrency: items that are computed at a time.
+        concurrency: items that are computed at a time; or what an item waits for and holds while
+            it is computed.
         on_result: called with every result, stored ones first (for progress).
 
     Returns:
@@ -104,7 +106,7 @@ async def map_shards(
         whatever ``work`` raises first; the other items are cancelled and finished ones stay on
         disk.
     """
-    gate = asyncio.Semaphore(concurrency)
+    gate = asyncio.Semaphore(concurrency) if isinstance(concurrency, int) else concurrency
     shard_size = _shard_size(folder, format, len(items), shard_size)
     paths = _paths(folder, format, len(items), shard_size)
 

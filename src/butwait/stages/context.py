@@ -8,6 +8,7 @@ from pathlib import Path
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
 from butwait.engines.load import ENGINES, load_engine
+from butwait.engines.scheduling.figures import figures
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages, turn_end
@@ -139,7 +140,11 @@ class StageRun:
             judge = with_slots_for(judge, paths)
         given = (recipe.engine, model, recipe.prompt, judge, problems, rules, paths)
         async with loaded(*given) as both:
-            yield both
+            try:
+                yield both
+            finally:
+                if told := figures(both[0]):
+                    self.stage.record["scheduling"] = told
 
 
 def with_slots_for(judge: TrainedSettings, paths: int | None) -> TrainedSettings:

@@ -2,8 +2,10 @@
 
 import time
 from collections import Counter
+from typing import Any
 
 from butwait.engines.engine import EngineCounters
+from butwait.engines.scheduling.figures import shown
 from butwait.records import Attempt, SearchTree
 from butwait.running.progress import Task
 from butwait.search.weights import ess_share
@@ -15,10 +17,11 @@ class _Progress:
     Args:
         task: what shows the figures.
         counters: of the engine.
+        engine: whose rows and live tokens are shown; None: they are not.
     """
 
-    def __init__(self, task: Task, counters: EngineCounters) -> None:
-        self._task, self._counters = task, counters
+    def __init__(self, task: Task, counters: EngineCounters, engine: Any = None) -> None:
+        self._task, self._counters, self._engine = task, counters, engine
         self._before = counters.policy_tokens
         self._started = time.monotonic()
 
@@ -26,7 +29,7 @@ class _Progress:
         """One more is done."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self._counters.policy_tokens - self._before) / seconds
-        self._task.advance(1, **{"tokens/s": f"{rate:,.0f}"}, **figures)
+        self._task.advance(1, **{"tokens/s": f"{rate:,.0f}"}, **figures, **shown(self._engine))
 
 
 class SearchProgress(_Progress):
@@ -51,8 +54,8 @@ class SearchProgress(_Progress):
 class AttemptProgress(_Progress):
     """Counts graded attempts."""
 
-    def __init__(self, task: Task, counters: EngineCounters) -> None:
-        super().__init__(task, counters)
+    def __init__(self, task: Task, counters: EngineCounters, engine: Any = None) -> None:
+        super().__init__(task, counters, engine)
         self._statuses: Counter[str] = Counter()
 
     def advance(self, attempts: list[Attempt]) -> None:

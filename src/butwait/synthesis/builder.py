@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import numpy as np
 
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Example, Key, Problem, SearchTree
 from butwait.records.settings import Unfit
@@ -135,7 +136,7 @@ class Searcher:
     sampling: Sampling
     folder: Path
     shard_size: int
-    concurrency: int
+    concurrency: Concurrency
     stages: frozenset[str] | None = None
 
 

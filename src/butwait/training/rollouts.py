@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butwait.engines.engine import Engine, Prefix
+from butwait.engines.scheduling.rows import places
 from butwait.problems.grading import Grader
 from butwait.records import OPEN, Finish, Grade, Key, Problem, Status, UserError
 from butwait.running.progress import task
@@ -105,7 +106,7 @@ async def collect_rollouts(
             ShardFormat(write_rollouts, read_rollouts),
             folder,
             shard_size=settings.shard_size,
-            concurrency=settings.concurrency,
+            concurrency=places(settings.concurrency, engine),
             on_result=lambda rollouts: progress.advance(),
         )
     collected = [r for path in paths for question in read_rollouts(path) for r in question]

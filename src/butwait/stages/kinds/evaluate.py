@@ -87,7 +87,7 @@ async def _attempts(
             run.folder / "attempts" / problem_set / method,
             shard_size=settings.shard_size,
             concurrency=settings.concurrency,
-            on_problem=AttemptProgress(progress, engine.counters).advance,
+            on_problem=AttemptProgress(progress, engine.counters, engine).advance,
         )
 
 

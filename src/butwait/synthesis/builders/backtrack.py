@@ -7,6 +7,7 @@ Here the branches are the policy's own, from the tree in which the correct path 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
+from butwait.engines.scheduling.rows import places
 from butwait.records import Example, Key
 from butwait.records.settings import Result
 from butwait.running.progress import task
@@ -128,7 +129,7 @@ async def confirm_branches(
             ShardFormat(write_confirmations, read_confirmations, suffix=".jsonl"),
             searcher.folder,
             shard_size=searcher.shard_size,
-            concurrency=searcher.concurrency,
+            concurrency=places(searcher.concurrency, searcher.engine),
             on_result=advance,
         )
     return found, {
