@@ -12,6 +12,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -197,6 +198,7 @@ class GatedEngine(Engine):
         self._ranks = count(rank + 1)
         rows = getattr(engine, "rows", None)
         self.rows = rows if isinstance(rows, Rows) else None
+        self._shares = not getattr(engine, "counts_what_ran", False)
         self._held: Callable[[Prefix], Blocks | None] = getattr(
             engine, "held_blocks", lambda prefix: None
         )
@@ -253,6 +255,8 @@ class GatedEngine(Engine):
             if made := [result.prefix for result in results if result is not None]:
                 self._engine.release(made)
             raise
+        if len(groups) > 1 and self._shares:
+            _count_once(prefixes, groups, results)
         return [result for result in results if result is not None]
 
     async def score(
@@ -297,6 +301,20 @@ class GatedEngine(Engine):
             self._watch.poke()
             if self.rows is not None:
                 self.rows.full = self._watch.trimming
+
+
+def _count_once(
+    prefixes: Sequence[Prefix], groups: list[list[int]], results: list[Continuation | None]
+) -> None:
+    """A start that the rows of a call have in common is counted once, however they were parted."""
+    seen: set[bytes] = set()
+    for rows in groups:
+        start = prefixes[rows[0]].token_ids.tobytes()
+        for row in rows if start in seen else ():
+            made = results[row]
+            if made is not None and made.prefilled_tokens == len(prefixes[row].token_ids):
+                results[row] = replace(made, prefilled_tokens=0)
+        seen.add(start)
 
 
 def _together(prefixes: Sequence[Prefix], rooms: Sequence[int], bound: float) -> list[list[int]]:

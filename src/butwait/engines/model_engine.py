@@ -111,6 +111,9 @@ class RequestEngine(ModelEngine):
     unused longest.
     """
 
+    counts_what_ran = True
+    """Whether prefilled tokens are those that the other side ran, and not as if each start of a
+    call were run once."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
