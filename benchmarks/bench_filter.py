@@ -6,14 +6,20 @@ The sampler is the product's own, over several problems at once: steps end where
 them, particles die and fork. The reward model is once a script, which costs nothing, and once a
 real one of the policy's own size (its weights with a score head; training would not change what
 it costs). Plain sampling makes as many paths by the same rules without steps. Lengths are up to
-the model, so rates are compared, in tokens a second. Results go to
-``benchmarks/results/filter.json``.
+the model, so rates are compared, in tokens a second.
+
+``utilisation_with_reward_model``: bfloat16, problems in flight as ``concurrency: auto`` lets them
+begin; tokens a second of policy and reward model together over those of the model's own matrix
+products at 128 rows, which are measured before and after. Beside it the same with as many problems
+in flight as 64 slots take. Results go to ``benchmarks/results/filter.json``.
 """
 
 import argparse
 import asyncio
 import dataclasses
 import gc
+import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,7 @@ from bench_engine import Clock, ratio, write_results
 
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
+from butwait.engines.scheduling.rows import Concurrency, Rows, places
 from butwait.engines.settings import ModelSettings, Sampling, StepRule
 from butwait.engines.slots import SlotModel
 from butwait.engines.transformers import TransformersEngine
@@ -39,6 +46,12 @@ from butwait.search.settings import SamplerSettings
 
 RESULTS = Path(__file__).parent / "results" / "filter.json"
 SEED = 0
+ROWS = 128
+"""Of the products that utilisation is measured against."""
+UTILISED = {"tiny": (96, 32, 512), "smollm2": (20, 32, 512)}
+"""For utilisation: problems, tokens a path, slots."""
+BEFORE = 64
+"""Slots, and so 4 problems of 16 particles, before ``auto``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +88,10 @@ def run(
     problems: list[Problem],
     reward_model: RewardModel | None,
     settings: SamplerSettings,
-    at_once: int,
+    at_once: Concurrency,
 ) -> dict[str, float]:
     """Tokens a second of the sampler, ``at_once`` problems in flight."""
-    gate = asyncio.Semaphore(at_once)
+    gate: AbstractAsyncContextManager[Any] = places(at_once, engine)
 
     async def one(problem: Problem) -> int:
         async with gate:
@@ -91,6 +104,62 @@ def run(
 
     clock = Clock()
     return clock.rate(asyncio.run(together()))
+
+
+def product_rate(model: Any, seconds: float = 2.0) -> tuple[float, float]:
+    """Tokens a second, and a CPU second, of the model's matrix products alone, ``ROWS`` rows at a
+    time."""
+    matrices = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    rows = {m.in_features: torch.randn(ROWS, m.in_features).to(m.weight.dtype) for m in matrices}
+    with torch.inference_mode():
+        for matrix in matrices:
+            matrix(rows[matrix.in_features])
+        wall, cpu, passes = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - wall < seconds:
+            for matrix in matrices:
+                matrix(rows[matrix.in_features])
+            passes += 1
+    tokens = passes * ROWS
+    return tokens / (time.perf_counter() - wall), tokens / (time.process_time() - cpu)
+
+
+def utilisation(name: str, load: Load) -> dict[str, Any]:
+    """The filter with a reward model of the policy's size, beside the products of both."""
+    count, max_tokens, slots = UTILISED[name]
+    model, prompt = (
+        ModelSettings(name=name, dtype="bfloat16"),
+        PromptSettings(template=load.template),
+    )
+    problems = load_problems(
+        ProblemSetSettings(source="arithmetic", params={"size": count, "seed": 1})
+    )
+    policy, capacity = load_causal_lm(model), max_tokens + 64
+    filters = ParticleFilterSettings(
+        particles=load.particles,
+        step=StepRule(delimiters=("\n",), max_tokens=max_tokens),
+        sampling=Sampling(temperature=0.8),
+    )
+    figures: dict[str, Any] = {}
+    for at_once, rows in (("auto", slots), (BEFORE // load.particles, BEFORE)):
+        settings = TransformersSettings(slots=rows, capacity=capacity, prefill_chunk=16)
+        engine = TransformersEngine(policy, load_tokenizer(model), settings, prompt)
+        judge = real_reward(model, prompt, slots, capacity)
+        run(engine, problems[:1], judge, filters, 1)  # warm-up
+        engine.rows = Rows(engine.rows.pays, engine._spare_slots)
+        before, read = product_rate(policy), judge.run_tokens
+        asked = problems if at_once == "auto" else problems[: count // 4]
+        made = run(engine, asked, judge, filters, at_once)
+        after = product_rate(policy)
+        tokens = made["tokens"] + judge.run_tokens - read
+        by_wall, by_cpu = (2 * tokens / (a + b) for a, b in zip(before, after, strict=True))
+        figures["auto" if at_once == "auto" else "before"] = {
+            "utilisation": round(by_wall / made["seconds"], 2),
+            "utilisation_of_cpu_seconds": round(by_cpu / made["cpu_seconds"], 2),
+            "model_tokens_per_second": round(tokens / made["seconds"], 1),
+            "products_per_second": [round(rate, 1) for rate in (before[0], after[0])],
+        } | engine.rows.figures()
+        print(name, at_once, list(figures.values())[-1], flush=True)
+    return figures
 
 
 def bench(name: str, load: Load) -> dict[str, Any]:
@@ -133,7 +202,13 @@ def bench(name: str, load: Load) -> dict[str, Any]:
         "filter_over_plain_scripted_prm": ratio(rates["scripted_prm"], rates["plain"])
         | {"at_least": 0.8},
         "filter_over_plain_real_prm": ratio(rates["real_prm"], rates["plain"]),
-    }
+    } | filled(name, load)
+
+
+def filled(name: str, load: Load) -> dict[str, Any]:
+    figures = utilisation(name, load)
+    reached = figures["auto"]["utilisation"]
+    return {"utilisation_with_reward_model": reached, "at_least": 0.4, "concurrency": figures}
 
 
 def main() -> None:
@@ -141,10 +216,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(LOADS), choices=list(LOADS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--only-utilisation", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = []
     for name in arguments.models:
+        if arguments.only_utilisation:
+            results.append({"model": name} | filled(name, LOADS[name]))
+            print(name, results[-1], flush=True)
+            write_results(arguments.output, arguments.threads, results)
+            continue
         results.append(bench(name, LOADS[name]))
         for figure in ("filter_over_plain_scripted_prm", "filter_over_plain_real_prm"):
             print(f"{name:10} {figure:32} {results[-1][figure]['ratio']:6} x", flush=True)

@@ -68,8 +68,8 @@ def test_what_runs_together_fits_under_the_bound_and_rows_keep_their_order() -> 
 def test_rows_on_the_same_tokens_go_together_as_far_as_they_fit() -> None:
     inner = Recorder()
     engine = GatedEngine(inner, TokenGate(20)).turn()
-    asyncio.run(extend(engine, [prefix(6, f) for f in (1, 2, 1, 1)]))
-    assert inner.calls == [[1, 1], [2], [1]]
+    asyncio.run(extend(engine, [prefix(6, f) for f in (1, 2, 1, 1, 1)]))
+    assert inner.calls == [[1, 1, 1], [2], [1]]  # 6 tokens that they share, and 4 for each step
 
 
 def test_a_row_above_the_bound_runs_alone() -> None:

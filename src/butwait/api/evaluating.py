@@ -23,6 +23,7 @@ from butwait.api.question import (
     with_rules,
 )
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.records import SearchTree, UserError
 from butwait.search.settings import SAMPLERS
 
@@ -111,7 +112,7 @@ def stored_search(
     problems: ProblemSets,
     run_dir: RunDir,
     name: str | None,
-    concurrency: int,
+    concurrency: Concurrency,
     workers: Given | None,
     on_tree: Callable[[SearchTree], None],
     options: SearchOptions,

@@ -28,6 +28,7 @@ from butwait.api.question import (
     written,
 )
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.problems.grading import Grader
 from butwait.problems.sources import load_problems
 from butwait.problems.verifying import Verify
@@ -134,7 +135,7 @@ async def asearch(
     *,
     run_dir: None = None,
     name: None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -147,7 +148,7 @@ async def asearch(
     *,
     run_dir: str | Path | Finished,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -159,7 +160,7 @@ async def asearch(
     *,
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -176,11 +177,9 @@ async def asearch(
     plan = _Plan.of("search", given, asked, options, workers)
     with first_alone(), plan.grader() as grader:
         async with plan.crew(grader, concurrency) as crew:
-            places = asyncio.Semaphore(crew.size)
 
             async def one(problem: Problem) -> SearchTree:
-                async with places:
-                    tree: SearchTree = await crew.do(problem)
+                tree: SearchTree = await crew.do(problem)
                 on_tree(tree)
                 return tree
 
@@ -196,7 +195,7 @@ def search(
     *,
     run_dir: None = None,
     name: None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -209,7 +208,7 @@ def search(
     *,
     run_dir: str | Path | Finished,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -221,7 +220,7 @@ def search(
     *,
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
@@ -235,7 +234,8 @@ def search(
             same call finds them. A handle of that run goes on with its recipe. None: the trees are
             in memory.
         name: of the stage; ``search``, or that with a number.
-        concurrency: questions in flight at a time, of each worker.
+        concurrency: questions in flight at a time, of each worker; ``auto``: as many as keep its
+            engine's rows full.
         workers: a recipe's ``workers`` (``{"kind": "processes", "count": 2}``): who searches, where
             models are named and not handed in. None: this process.
         on_tree: called with each tree when it is grown, or, of a stage, when all are.
@@ -332,7 +332,7 @@ class _Plan:
     def loaded(self) -> Any:
         return loaded(*self._given())
 
-    def crew(self, grader: Grader, concurrency: int) -> AbstractAsyncContextManager[Crew]:
+    def crew(self, grader: Grader, concurrency: Concurrency) -> AbstractAsyncContextManager[Crew]:
         """UserError for objects that workers elsewhere cannot be handed."""
         workers = self.recipe.workers
         if workers.kind != "local" and self.objects:
@@ -341,7 +341,8 @@ class _Plan:
                 f"elsewhere can be handed; name it (module:NAME), or leave workers out"
             )
         work = Growing(self.stage.sampler, self.key)
-        return at_work(replace(Job(work, *self._given()), grader=grader), workers, concurrency)
+        job = replace(Job(work, *self._given()), grader=grader, concurrency=concurrency)
+        return at_work(job, workers)
 
     def _given(self) -> tuple[Any, ...]:
         """The arguments of ``loaded``."""

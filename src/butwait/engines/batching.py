@@ -138,6 +138,12 @@ class SlotPool:
         handle.tenant.handles.discard(handle)
         self._free_what_is_unused(handle.tenant)
 
+    def trim(self, tokens: int, keep: Collection[Handle] = ()) -> None:
+        """Gives up parked sequences, the one longest unused first and those of ``keep`` last, until
+        no more than so many tokens are held."""
+        while self._model.held_tokens > tokens and self._evict(keep, None, False):
+            pass
+
     def clear(self) -> None:
         """Frees every slot; all handles are lost."""
         for tenant in list(self._tenants):

@@ -6,7 +6,7 @@ the next pass.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +43,19 @@ class ScoreJob(PathJob):
 class PolicyBatcher(Batcher[PathJob]):
     """Samples steps and scores continuations.
 
+    Args:
+        model: runs tokens.
+        at_work: told how many jobs are run or wait, whenever that changes.
+
     Attributes:
         prefixes: what prompts have in common; its tokens are run once.
     """
 
-    def __init__(self, model: SlotModel) -> None:
+    def __init__(
+        self, model: SlotModel, at_work: Callable[[int], None] = lambda jobs: None
+    ) -> None:
         super().__init__(model)
+        self._at_work = at_work
         self.prefixes = SharedPrefixes(model)
         # Jobs whose tokens are in the cache go first: the others may need their slots.
         self._continuing: deque[PathJob] = deque()
@@ -65,6 +72,20 @@ class PolicyBatcher(Batcher[PathJob]):
 
     def _put(self, job: PathJob) -> None:
         (self._continuing if self.pool.alive(job.handle) else self._waiting).append(job)
+        self._tell()
+
+    @property
+    def starting(self) -> int:
+        """Jobs that will want a slot of their own."""
+        return len(self._waiting)
+
+    @property
+    def wanted(self) -> list[Handle]:
+        """Handles that jobs go on from next."""
+        return [job.handle for job in self._continuing if job.handle is not None]
+
+    def _tell(self) -> None:
+        self._at_work(len(self._continuing) + len(self._waiting) + len(self._live))
 
     def close(self, why: str) -> None:
         self.prefixes.clear()
@@ -75,6 +96,7 @@ class PolicyBatcher(Batcher[PathJob]):
         self.prefixes.clear()
         self._continuing.clear()
         self._live = LiveRows(self._model.slots, self._device)
+        self._tell()
 
     def _drop(self, call: Call) -> None:
         for queue in (self._continuing, self._waiting):
@@ -84,6 +106,7 @@ class PolicyBatcher(Batcher[PathJob]):
         rows = [i for i, job in enumerate(self._live.jobs) if job.call is call]
         for job in self._live.remove(rows):
             self.pool.leave(job.tenant)
+        self._tell()
 
     @property
     def _busy(self) -> bool:
@@ -96,6 +119,8 @@ class PolicyBatcher(Batcher[PathJob]):
             await self._device_is_free()
             self._admit(evict=True)
         answered = self._decode()
+        if answered:
+            self._tell()
         await let_others_run(TURNS_AFTER_RESULT if answered else 1)
 
     async def _device_is_free(self) -> None:
@@ -122,7 +147,7 @@ class PolicyBatcher(Batcher[PathJob]):
 
     def _take_slots(self, evict: bool) -> list[PathJob]:
         """Jobs that can begin now, each with its slot; the others go on waiting, in order."""
-        keep = [j.handle for j in self._continuing if j.handle is not None] if evict else []
+        keep = self.wanted if evict else []
         begun: list[PathJob] = []
         for queue in (self._continuing, self._waiting):
             if queue is self._waiting and self._too_few_slots():

@@ -11,7 +11,9 @@ import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
 from butwait.engines.engine import Continuation, Engine, Prefix
-from butwait.engines.gate import GatedEngine, TokenGate
+from butwait.engines.gate import TELLS_NOTHING, GatedEngine, TokenGate, Watch
+from butwait.engines.scheduling.loads import TellsLoad
+from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking
 from butwait.engines.settings import (
     BaseEngineSettings,
     ModelEngineSettings,
@@ -88,9 +90,25 @@ def load_engine(
     say(f"  engine {settings.kind}: {_model(model, settings)}{told}", logging.DEBUG)
     engine: Any = start(model, tokenizer, settings, prompt)
     tokenizer = tokenizer or engine.tokenizer
-    if settings.live_tokens is not None:
-        engine = GatedEngine(engine, TokenGate(settings.live_tokens))
-    return LoadedEngine(engine, tokenizer, capacity)
+    return LoadedEngine(_scheduled(engine, settings, capacity), tokenizer, capacity)
+
+
+def _scheduled(engine: Any, settings: BaseEngineSettings, capacity: int | None) -> Engine:
+    """The engine behind the gate that its settings ask for; its rows know their number."""
+    if isinstance(rows := getattr(engine, "rows", None), Rows):
+        rows.pays = getattr(settings, "max_rows", rows.pays)
+    asked = settings.live_tokens
+    if asked is None:
+        return engine
+    if asked != "auto":
+        return GatedEngine(engine, TokenGate(asked))
+    where = f"the engine {settings.kind}"
+    gate, watch = TokenGate(None), None
+    if capacity is not None and isinstance(engine, TellsLoad):
+        watch = Watch(gate, engine, capacity, where)
+    else:
+        say(f"  {where} {TELLS_NOTHING}", logging.WARNING)
+    return GatedEngine(engine, gate, watch=watch)
 
 
 def with_capacity(
@@ -139,6 +157,7 @@ class PluginEngine(Engine):
 
     def __init__(self, name: str, engine: Any) -> None:
         self.counters = engine.counters
+        self.rows = Rows(ROWS_THAT_PAY["cpu"])
         self._name, self._engine = name, engine
 
     def __getattr__(self, name: str) -> Any:
@@ -146,7 +165,9 @@ class PluginEngine(Engine):
 
     def turn(self) -> Engine:
         with calling(self._name, "turn"):
-            return PluginEngine(self._name, self._engine.turn())
+            turn = PluginEngine(self._name, self._engine.turn())
+        turn.rows = self.rows
+        return turn
 
     def start(self, problem: Problem) -> Prefix:
         with calling(self._name, "start"):
@@ -165,8 +186,12 @@ class PluginEngine(Engine):
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
-        with calling(self._name, "extend", awaited=True):
-            steps = await self._engine.extend(prefixes, rule, sampling, keys)
+        self.rows.add(len(prefixes))
+        try:
+            with asking(len(prefixes)), calling(self._name, "extend", awaited=True):
+                steps = await self._engine.extend(prefixes, rule, sampling, keys)
+        finally:
+            self.rows.add(-len(prefixes))
         if not isinstance(steps, Sequence) or len(steps) != len(prefixes):
             meant = f"a list of {len(prefixes)} Continuations, one a prefix"
             raise wrong(self._name, "extend", steps, meant)

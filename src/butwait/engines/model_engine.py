@@ -11,6 +11,7 @@ import numpy as np
 
 from butwait.engines.detokenizer import Detokenizer
 from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepDetector
 from butwait.problems.prompts import encode, messages, turn_end
@@ -32,6 +33,9 @@ class ModelEngine(Engine):
         prompt: how a problem is put to it.
         eos_ids: every id that ends a completion, beside what the prompt's layout ends a turn with.
         capacity: tokens of a path, prompt included; None: no bound is known.
+
+    Attributes:
+        rows: of its batch.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class ModelEngine(Engine):
         capacity: int | None = None,
     ) -> None:
         self.counters = EngineCounters()
+        self.rows = Rows(ROWS_THAT_PAY["cpu"])
         self.scored_tokens = 0
         """Tokens run to score continuations, prefixes without a cache included."""
         self._tokenizer, self._prompt, self._capacity = tokenizer, prompt, capacity
@@ -76,7 +81,8 @@ class ModelEngine(Engine):
             self._detectors[rule] = StepDetector(self._detokenizer, rule, self._eos_ids)
         detector = self._detectors[rule]
         asks = [(path, detector, sampling, key) for path, key in zip(prefixes, keys, strict=True)]
-        results = await self._extend(asks)
+        with asking(len(asks)):
+            results = await self._extend(asks)
         self.counters.count(results)
         return results
 
@@ -105,10 +111,13 @@ class RequestEngine(ModelEngine):
     unused longest.
     """
 
+    counts_what_ran = True
+    """Whether prefilled tokens are those that the other side ran, and not as if each start of a
+    call were run once."""
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
-        return await self._together(self._step(*ask) for ask in asks)
+        return await self._together(map(self._counted, asks))
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -123,6 +132,13 @@ class RequestEngine(ModelEngine):
 
     def release(self, prefixes: Sequence[Prefix]) -> None:
         """Does nothing: there are no handles."""
+
+    async def _counted(self, ask: Ask) -> Continuation:
+        self.rows.add(1)
+        try:
+            return await self._step(*ask)
+        finally:
+            self.rows.add(-1)
 
     @abstractmethod
     async def _step(

@@ -20,8 +20,10 @@ import numpy as np
 
 from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
 from butwait.engines.model_engine import RequestEngine
+from butwait.engines.scheduling.loads import Load
 from butwait.engines.servers.figures import Figures
 from butwait.engines.servers.fleet import Fleet, Proof, session_of
+from butwait.engines.servers.metrics import MetricsPages
 from butwait.engines.servers.openai_protocol import (
     CHAT,
     COMPLETIONS,
@@ -72,6 +74,7 @@ class OpenAIEngine(RequestEngine):
         mode: the ways to ask that are allowed.
         seeds: whether a request has the seed of its key.
         any_logprobs: whether log-probabilities before temperature, top-k and top-p will do.
+        metrics: where the server says how full it is; None: nobody asks.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class OpenAIEngine(RequestEngine):
         mode: Mode = "auto",
         seeds: bool = True,
         any_logprobs: bool = False,
+        metrics: MetricsPages | None = None,
     ) -> None:
         super().__init__(tokenizer, prompt, eos_ids, capacity)
         self._servers, self._server, self._name = servers, servers.first, name
@@ -97,14 +101,24 @@ class OpenAIEngine(RequestEngine):
         self._served: Served | None = None
         self._miscounted = False
         self._asking = asyncio.Lock()
+        self._metrics = metrics
 
     def start(self, problem: Problem) -> Prefix:
         start = super().start(problem)
         self._chats[start.token_ids.tobytes()] = messages(problem, self._prompt)
         return start
 
+    async def load(self) -> Load | None:
+        """What the server says at ``/metrics``; None where it says nothing."""
+        return None if self._metrics is None else await self._metrics.load()
+
+    def trim(self, share: float) -> None:
+        """Does nothing: a server drops by itself what was unused longest."""
+
     async def close(self) -> None:
         await self._servers.close()
+        if self._metrics is not None:
+            await self._metrics.close()
 
     def server_figures(self) -> Figures:
         """Requests, failures and sampled tokens, by the server's address."""

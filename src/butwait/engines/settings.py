@@ -78,9 +78,11 @@ class BaseEngineSettings(Settings):
 
     kind: str
     """The engine's name."""
-    live_tokens: Resource[Annotated[int, Field(gt=0)] | None] = None
-    """The most tokens of all paths that are being extended at a time, at the length they may
-    reach; None: only the rows are bounded. Searches that began earlier go first."""
+    live_tokens: Resource[Literal["auto"] | Annotated[int, Field(gt=0)] | None] = None
+    """The most tokens of all paths that are being extended at a time: what they hold, what they
+    share counted once, and what their next steps may take. ``auto``: as many as the engine's cache
+    takes, by what it says of itself while it runs. None: only the rows are bounded. Searches that
+    began earlier go first."""
 
 
 class ModelEngineSettings(BaseEngineSettings):

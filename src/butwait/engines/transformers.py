@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from butwait.engines.cache import token_bytes
 from butwait.engines.decoding import PolicyBatcher, ScoreJob
 from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.model_engine import Ask, ModelEngine
 from butwait.engines.models import eos_token_ids
 from butwait.engines.sampling import SharedStart, StepJob
+from butwait.engines.scheduling.charges import BLOCK, Blocks
+from butwait.engines.scheduling.loads import Load
+from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows
 from butwait.engines.settings import Sampling, SlotSettings
 from butwait.engines.slots import SlotModel
 from butwait.engines.steps import GrowingStep, StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
+from butwait.running.devices import SHARE, free_memory
 from butwait.running.log import say
 
 
@@ -55,10 +60,13 @@ class TransformersEngine(ModelEngine):
             f"{parameter.device}",
             logging.DEBUG,
         )
-        self._batcher = PolicyBatcher(self._slots)
+        self._batcher = PolicyBatcher(self._slots, lambda jobs: self.rows.note(jobs))
+        self._cache_tokens: int | None = None
         named = getattr(model.generation_config, "eos_token_id", None)
         eos_ids = eos_token_ids(named, tokenizer)
         super().__init__(tokenizer, prompt, eos_ids, self._slots.capacity)
+        pays = ROWS_THAT_PAY.get(parameter.device.type, ROWS_THAT_PAY["cpu"])
+        self.rows = Rows(min(pays, settings.slots), self._spare_slots)
 
     @property
     def lost_handles(self) -> int:
@@ -69,6 +77,34 @@ class TransformersEngine(ModelEngine):
     def shared_tokens(self) -> int:
         """Tokens of prompts that were counted and not run: those of another one were at hand."""
         return self._batcher.prefixes.saved_tokens
+
+    def held_blocks(self, prefix: Prefix) -> Blocks | None:
+        """Blocks of the cache that hold a path, and how many of its tokens each; None where its
+        cache is lost or was never there."""
+        handle = prefix.handle
+        if not self._batcher.pool.alive(handle):
+            return None
+        blocks = self._slots.blocks(handle.tenant.slot, handle.length).tolist()
+        # The token that is run next has its place in the last one.
+        last = len(prefix.token_ids) - BLOCK * (len(blocks) - 1)
+        return dict.fromkeys(blocks, BLOCK) | {blocks[-1]: last}
+
+    async def load(self) -> Load:
+        """How full the cache is. A path that runs is never given up."""
+        if self._cache_tokens is None:
+            device = next(self._slots.model.parameters()).device
+            memory = SHARE.get(device.type, SHARE["cpu"]) * free_memory(device)
+            most = int(memory / token_bytes(self._slots.model)) + self._slots.held_tokens
+            self._cache_tokens = min(most, self._slots.slots * self._slots.capacity)
+        return Load(self._cache_tokens, min(1.0, self._slots.held_tokens / self._cache_tokens))
+
+    def trim(self, share: float) -> None:
+        """See ``TellsLoad``."""
+        if self._cache_tokens is not None:
+            self._batcher.pool.trim(int(share * self._cache_tokens), self._batcher.wanted)
+
+    def _spare_slots(self) -> int:
+        return self._slots.free - self._batcher.starting
 
     async def _extend(self, asks: Sequence[Ask]) -> list[Continuation]:
         jobs = [self._job(*ask) for ask in asks]

@@ -14,6 +14,7 @@ Handles are not needed: vLLM's prefix cache finds what it has by the tokens alon
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from butwait.engines.detokenizer import UNFINISHED
 from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.model_engine import RequestEngine
+from butwait.engines.scheduling.loads import Load, together
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import ArrivingStep, StepDetector
 from butwait.problems.settings import PromptSettings
@@ -31,6 +33,49 @@ PARAGRAPH = "\n\n"
 MANY = 2048
 """Stop ids from which on a step is streamed: vLLM looks through the list after every token (17 us
 here), and a request goes on after every stop for nothing."""
+
+
+class Stats:
+    """What the loggers of vLLM's engines (one each) were told last."""
+
+    def __init__(self) -> None:
+        self._scheduled: dict[int, Any] = {}
+        self._preempted = 0
+
+    def logger(self) -> Any:
+        """A factory of loggers, as vLLM takes them."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        stats = self
+
+        class Logger(StatLoggerBase):
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(
+                self, scheduler_stats: Any, iteration_stats: Any, *others: Any, **named: Any
+            ) -> None:
+                stats.note(scheduler_stats, iteration_stats, named.get("engine_idx", 0))
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return Logger
+
+    def note(self, scheduled: Any, iteration: Any, engine: int) -> None:
+        """What one engine says after a pass; either may be None."""
+        if scheduled is not None:
+            self._scheduled[engine] = scheduled
+        if iteration is not None:
+            self._preempted += iteration.num_preempted_reqs
+
+    def load(self, capacity: int) -> Load:
+        """Of the engines together, each with this capacity in tokens."""
+        loads = [
+            Load(capacity, s.kv_cache_usage, 0, s.num_running_reqs, s.num_waiting_reqs)
+            for s in self._scheduled.values()
+        ]
+        return replace(together(loads or [Load(capacity, 0.0)]), preemptions=self._preempted)
 
 
 class VllmEngine(RequestEngine):
@@ -46,6 +91,7 @@ class VllmEngine(RequestEngine):
         eos_ids: every id that ends a completion.
         capacity: tokens per path, prompt included.
         seeds: whether requests get the seeds of their keys.
+        stats: where vLLM's own loggers leave its load; None: there are none.
     """
 
     def __init__(
@@ -56,12 +102,24 @@ class VllmEngine(RequestEngine):
         eos_ids: Collection[int],
         capacity: int,
         seeds: bool = True,
+        stats: "Stats | None" = None,
     ) -> None:
         super().__init__(tokenizer, prompt, eos_ids, capacity)
+        self._stats = stats
         self._llm = llm
         self._seeds = seeds
         self._stop_ids: dict[tuple[str, ...], list[int]] = {}
         self._names = count()
+
+    async def load(self) -> Load | None:
+        """What vLLM said of itself last; None where it was not asked to."""
+        cache = None if self._llm is None else self._llm.vllm_config.cache_config
+        if self._stats is None or cache is None or not cache.num_gpu_blocks:
+            return None
+        return self._stats.load(cache.num_gpu_blocks * cache.block_size)
+
+    def trim(self, share: float) -> None:
+        """Does nothing: vLLM drops by itself what was unused longest."""
 
     async def close(self) -> None:
         self._llm.shutdown()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import Concurrency, places
 from butwait.evaluation.settings import MethodSettings
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
@@ -37,7 +38,7 @@ async def run_attempts(
     folder: Path,
     *,
     shard_size: int = 64,
-    concurrency: int = 64,
+    concurrency: Concurrency = 64,
     on_problem: Callable[[list[Attempt]], None] = lambda attempts: None,
 ) -> list[Attempt]:
     """Makes what is not on disk yet and returns all attempts: problems in order, then samples.
@@ -51,7 +52,7 @@ async def run_attempts(
         key: of the stage, set and method; every problem derives its own from it.
         folder: where ``shard-00000.parquet`` and so on go.
         shard_size: problems in one file, where the folder has none yet.
-        concurrency: problems in flight at a time.
+        concurrency: problems in flight at a time; ``auto``: as many as keep the rows full.
         on_problem: called with the attempts at every problem, stored ones first.
 
     Raises:
@@ -59,13 +60,19 @@ async def run_attempts(
             a reward model and there is none; the disk is full.
     """
     attempter = _Attempter(engine, reward_model, grader, method, key)
+    gate = places(concurrency, engine)
+
+    async def one(problem: Problem) -> list[Attempt]:
+        async with gate:
+            return await attempter.attempts(problem)
+
     return await stored_attempts(
         problems,
-        attempter.attempts,
+        one,
         method.k,
         folder,
         shard_size=shard_size,
-        concurrency=concurrency,
+        concurrency=len(problems),
         on_problem=on_problem,
     )
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.records.settings import Resource, Result, Settings, refuse_all
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.search.settings import SAMPLERS, SamplerSettings
@@ -51,8 +52,9 @@ class EvaluateSettings(Settings):
     arms count problems."""
     shard_size: Resource[Annotated[int, Field(gt=0)]] = 64
     """Problems in one file of attempts."""
-    concurrency: Resource[Annotated[int, Field(gt=0)]] = 64
-    """Problems in flight at a time, across files, so that the engine's batch stays full."""
+    concurrency: Resource[Concurrency] = 64
+    """Problems in flight at a time, across files; ``auto``: as many as keep the engine's rows
+    full."""
 
     @model_validator(mode="after")
     def _clusters_are_of_its_sets(self) -> "EvaluateSettings":

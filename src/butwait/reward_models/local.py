@@ -24,7 +24,7 @@ from butwait.reward_models.reward_model import (
     Step,
 )
 from butwait.reward_models.settings import SLOTS, LocalModelSettings
-from butwait.running.devices import free_memory, give_memory_back
+from butwait.running.devices import SHARE, free_memory, give_memory_back
 
 NOTHING = np.zeros(0, np.int32)
 AT_A_TIME = 32
@@ -180,11 +180,6 @@ class LocalRewardModel(BaseRewardModel):
     def _logit(self, layout: Layout, outputs: Sequence[np.ndarray], output: np.ndarray) -> float:
         """The path's logit, from the outputs of its steps and that at its end, its peek included;
         all float32 (V,)."""
-
-
-SHARE = {"cuda": 0.5, "cpu": 0.25}
-"""Of the device's free memory that ``slots: auto`` may take; what a cache grows by is there twice
-for a moment, and a machine's memory is not ours alone."""
 
 
 def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) -> Any:

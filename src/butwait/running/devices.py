@@ -54,6 +54,11 @@ def missing_gpus(wanted: int) -> str | None:
     return f"{wanted} processes need a GPU each, and this machine has {count or 'none'}"
 
 
+SHARE = {"cuda": 0.5, "cpu": 0.25}
+"""Of a device's free memory that a cache may take; what it grows by is there twice for a moment,
+and a machine's memory is not ours alone."""
+
+
 def free_memory(device: Any) -> int:
     """Bytes that a torch device has left; on a CPU those of the machine, or of the control group
     that this process is bounded by."""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from butwait.records.settings import SeveralError
-from butwait.running.expected import choices, describe, either, keys_of, meant, nearest, types_at
+from butwait.running.expected import choices, describe, keys_of, meant, nearest, types_at
 from butwait.running.kinds import Kinds
 
 Place = tuple[Hashable, ...]
@@ -54,15 +54,21 @@ def refused(
     """
     reader = _Errors(settings, content, text_at, stages)
     places = [(reader.place(each), each) for each in error.errors(include_url=False)]
-    deeper = {place[:n] for place, _ in places for n in range(len(place))}
+    # One member of a union says more than that the others are of another type.
+    more = {place[:n] for place, _ in places for n in range(len(place))}
+    more |= {place for place, each in places if not _is_of_another_type(each)}
     found: dict[Mistake, None] = {}
     for place, each in places:
-        # One member of a union says more than that the others are of another type.
-        if place in deeper and each["type"].endswith(("_type", "_parsing")):
+        if place in more and _is_of_another_type(each):
             continue
         found |= dict.fromkeys(reader.mistakes(place, each))
     # A misspelt key is not missing too.
     return [mistake for mistake in found if mistake not in reader.explained]
+
+
+def _is_of_another_type(error: Mapping[str, Any]) -> bool:
+    kind: str = error["type"]
+    return kind == "literal_error" or kind.endswith(("_type", "_parsing"))
 
 
 def told(settings: type[BaseModel], content: Any, error: ValidationError) -> str:
@@ -167,7 +173,8 @@ class _Errors:
         types = types_at(self.settings, place, self.content, self.stages)
         words = choices(types)
         if kind == "literal_error" and words and isinstance(value, str):
-            return f" must be {either(words)}, not {shown(value)}{meant(value, words)}"
+            wanted = describe(types, self.stages)
+            return f" must be {wanted}, not {shown(value)}{meant(value, words)}"
         if kind.startswith("union_tag"):
             return f" needs a `kind`: {ctx.get('expected_tags') or describe(types, self.stages)}"
         if kind in ("too_short", "string_too_short"):
@@ -176,7 +183,8 @@ class _Errors:
         if kind in ("too_long", "string_too_long"):
             return f" must have at most {ctx['max_length']} values"
         wanted = describe(types, self.stages) if types else "another value"
-        return f" must be {wanted}, {self.but_is(place, value, wanted)}"
+        near = meant(value, words) if isinstance(value, str) else ""
+        return f" must be {wanted}, {self.but_is(place, value, wanted)}{near}"
 
     def but_is(self, place: Place, value: Any, wanted: str) -> str:
         """What stands there instead, and why YAML took it for that."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import most_problems
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem, SearchTree
 from butwait.records.settings import Result, Settings
@@ -137,4 +138,5 @@ def in_flight(
     paths = SAMPLERS.of(sampler).paths(sampler)
     if paths is None:
         return None
-    return min(len(problems), stage.concurrency) * (searches * paths + 1)
+    paths *= searches
+    return most_problems(stage.concurrency, len(problems), paths) * (paths + 1)

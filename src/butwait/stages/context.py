@@ -9,7 +9,8 @@ from typing import Any
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
 from butwait.engines.load import ENGINES, load_engine
-from butwait.engines.servers.figures import Figures, merged, server_figures, told
+from butwait.engines.scheduling.rows import Concurrency
+from butwait.engines.servers.figures import merged, told
 from butwait.engines.settings import ModelSettings, SlotSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.prompts import encode, messages, turn_end
@@ -26,6 +27,7 @@ from butwait.running.stages import WORKERS, Stage
 from butwait.stages.problem_sets import LoadedSet
 from butwait.synthesis.builder import Prompting
 from butwait.workers.crew import Crew, at_work
+from butwait.workers.host import Figures
 from butwait.workers.job import Job, Work
 from butwait.workers.loading import loaded
 
@@ -147,17 +149,19 @@ class StageRun:
             try:
                 yield both
             finally:
-                self._keep_figures(server_figures(*both))
+                self._keep_figures([Figures.of(*both)])
 
-    def _keep_figures(self, figures: Figures) -> None:
-        """Adds what servers did to the stage's record: ``servers``, which is no part of its
-        results."""
-        if not figures:
-            return
-        record = self.stage.record
-        record["servers"] = merged(record.get("servers", {}), figures)
-        if len(figures) > 1:
-            say(f"  {told(figures)}")
+    def _keep_figures(self, figures: Sequence[Figures]) -> None:
+        """Adds what servers did to the stage's record (``servers``), and what is known of the rows
+        of each worker's engine (``scheduling``): no part of its results."""
+        record, servers = self.stage.record, merged(*(each.servers for each in figures))
+        rows = [each.scheduling for each in figures if each.scheduling]
+        if servers:
+            record["servers"] = merged(record.get("servers", {}), servers)
+        if rows:
+            record["scheduling"] = rows[0] if len(rows) == 1 else {"workers": rows}
+        if len(servers) > 1:
+            say(f"  {told(servers)}")
         with suppress(UserError):  # what ended the stage is what to tell
             self.stage.save()
 
@@ -167,7 +171,7 @@ class StageRun:
         work: Work,
         problems: Sequence[Problem],
         rules: Iterable[StepRule],
-        concurrency: int,
+        concurrency: Concurrency,
         *,
         rewards: bool = True,
         paths: int | None = None,
@@ -185,9 +189,13 @@ class StageRun:
             paths,
             self.grader,
             threads=self.recipe.threads,
+            concurrency=concurrency,
         )
-        async with at_work(job, self.recipe.workers, concurrency, run=self.folder.parent) as crew:
-            yield crew
+        async with at_work(job, self.recipe.workers, run=self.folder.parent) as crew:
+            try:
+                yield crew
+            finally:
+                self._keep_figures(crew.figures)
             if crew.health is not None:
                 write_json(self.folder / WORKERS, asdict(crew.health))
 

@@ -26,10 +26,7 @@ class _Progress:
         """One more is done."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self._crew.policy_tokens - self._before) / seconds
-        shown = {"tokens/s": f"{rate:,.0f}"} | figures
-        if self._crew.health is not None:
-            shown["workers"] = str(self._crew.health)
-        self._task.advance(1, **shown)
+        self._task.advance(1, **{"tokens/s": f"{rate:,.0f}"}, **figures, **self._crew.shown())
 
 
 class SearchProgress(_Progress):

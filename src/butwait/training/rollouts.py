@@ -32,7 +32,7 @@ from butwait.records import OPEN, Finish, Grade, Key, Problem, Status, UserError
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.training.settings import RolloutSettings
-from butwait.workers.job import Opened
+from butwait.workers.job import Opened, Worker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,10 +88,8 @@ async def collect_rollouts(
     folder: Path,
 ) -> list[Rollout]:
     """``stored_rollouts`` by models that are loaded here."""
-    work, opened = Rolling(settings, key), Opened(engine, None, grader)
-    return await stored_rollouts(
-        problems, lambda p: work(opened, p), settings, folder, concurrency=settings.concurrency
-    )
+    worker = Worker(Rolling(settings, key), Opened(engine, None, grader), settings.concurrency)
+    return await stored_rollouts(problems, worker.do, settings, folder, concurrency=len(problems))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records.settings import Resource, Result, Settings
 from butwait.statistics.plateau import PlateauRule
@@ -161,8 +162,8 @@ class RolloutSettings(Settings):
     """How tokens are drawn; best as in the search that the model will guide."""
     steps: Result[StepRule] = StepRule()
     """Where steps end; must be as in the search that the model will guide."""
-    concurrency: Resource[PositiveInt] = 32
-    """Questions that are in flight at a time."""
+    concurrency: Resource[Concurrency] = 32
+    """Questions that are in flight at a time; ``auto``: as many as keep the engine's rows full."""
     shard_size: Resource[PositiveInt] = 64
     """Questions per file."""
 

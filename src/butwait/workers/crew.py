@@ -1,14 +1,16 @@
 """Who does the work of a stage: this process, or a pool of workers."""
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from butwait.engines.scheduling.rows import FIXED
 from butwait.records import Problem
-from butwait.workers.host import Host, Reply
+from butwait.workers.host import Figures, Host, Reply
 from butwait.workers.job import Job, Worker
 from butwait.workers.placement import Placement
 from butwait.workers.pool import Health, Pool
@@ -23,6 +25,7 @@ class Crew(Protocol):
         size: items that can be under way at a time.
         policy_tokens: sampled for it.
         health: of a pool; None: it is this process.
+        figures: of each worker's models until now.
     """
 
     @property
@@ -33,6 +36,13 @@ class Crew(Protocol):
 
     @property
     def health(self) -> Health | None: ...
+
+    @property
+    def figures(self) -> list[Figures]: ...
+
+    def shown(self) -> dict[str, str]:
+        """Of this moment, for a line of progress."""
+        ...
 
     async def do(self, item: Any) -> Any:
         """The result for an item; see ``Pool.do``."""
@@ -51,6 +61,13 @@ class _Here:
     def policy_tokens(self) -> int:
         return self.worker.policy_tokens
 
+    @property
+    def figures(self) -> list[Figures]:
+        return [self.worker.figures]
+
+    def shown(self) -> dict[str, str]:
+        return self.worker.shown()
+
     async def do(self, item: Any) -> Any:
         return await self.worker.do(item)
 
@@ -59,7 +76,6 @@ class _Here:
 async def at_work(
     job: Job,
     settings: WorkersSettings,
-    concurrency: int,
     *,
     run: Path | None = None,
 ) -> AsyncIterator[Crew]:
@@ -68,7 +84,6 @@ async def at_work(
     Args:
         job: what is opened and done.
         settings: who does it.
-        concurrency: items that a worker is at, at most.
         run: the folder of the run.
 
     Raises UserError for a job that cannot be opened, or cannot be handed to another process, and
@@ -76,7 +91,7 @@ async def at_work(
     """
     if settings.kind == "local":
         async with job.open() as worker:
-            yield _Here(worker, concurrency)
+            yield _Here(worker, sys.maxsize)  # it lets in as many as it takes
         return
 
     def heard(reply: Reply) -> None:
@@ -84,8 +99,9 @@ async def at_work(
             job.grader.judges.add(reply.unjudged)
 
     placement = Placement.of(settings, job.engine, job.model, job.reward_model)
+    room = FIXED if job.concurrency == "auto" else job.concurrency
     async with Pool(
-        _host(job, settings, placement, run), placement.count, concurrency, _name, heard
+        _host(job, settings, placement, run), placement.count, room, _name, heard
     ) as pool:
         yield pool
 

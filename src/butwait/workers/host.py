@@ -1,6 +1,10 @@
 """What a pool of workers asks of the place where they run: this process, others, or a cluster."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
+
+from butwait.engines.scheduling.figures import figures
+from butwait.engines.servers.figures import server_figures
 
 
 class WorkerLostError(Exception):
@@ -17,6 +21,22 @@ class WorkerLostError(Exception):
         self.begun = begun
 
 
+class Figures(NamedTuple):
+    """What is known of the models of one worker since it opened its job.
+
+    Attributes:
+        servers: what servers did for it, by their addresses (``engines.servers.figures``).
+        scheduling: of its engine's rows (``engines.scheduling.figures``).
+    """
+
+    servers: Mapping[str, Mapping[str, int]]
+    scheduling: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, engine: Any, reward_model: Any) -> "Figures":
+        return cls(server_figures(engine, reward_model), figures(engine))
+
+
 class Reply(NamedTuple):
     """What a worker gives back for an item.
 
@@ -24,11 +44,13 @@ class Reply(NamedTuple):
         result: of the work.
         policy_tokens: that its engine sampled since its last reply.
         unjudged: why functions of one's own gave no verdict since then (``Grader.failures``).
+        figures: of the worker until now.
     """
 
     result: Any
     policy_tokens: int = 0
     unjudged: Any = None
+    figures: Figures = Figures({}, {})
 
 
 class Handle(Protocol):

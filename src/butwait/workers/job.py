@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 from butwait.engines.engine import Engine
 from butwait.engines.load import EngineSettings, with_capacity
+from butwait.engines.scheduling.figures import shown
+from butwait.engines.scheduling.rows import Concurrency, places
 from butwait.engines.settings import ModelEngineSettings, ModelSettings, StepRule
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.plugins import find_modules_in, folders
-from butwait.workers.host import Reply
+from butwait.workers.host import Figures, Reply
 from butwait.workers.loading import loaded
 
 
@@ -48,10 +50,12 @@ class Worker:
     Args:
         work: what is done.
         opened: with what.
+        concurrency: items that are done at a time.
     """
 
-    def __init__(self, work: Work, opened: Opened) -> None:
+    def __init__(self, work: Work, opened: Opened, concurrency: Concurrency = "auto") -> None:
         self._work, self._opened = work, opened
+        self._places = places(concurrency, opened.engine)
         self._counted = opened.engine.counters.policy_tokens
 
     @property
@@ -62,13 +66,24 @@ class Worker:
     async def do(self, item: Any) -> Any:
         """The result for an item; several may be under way at a time. Raises whatever the work
         raises."""
-        return await self._work(self._opened, item)
+        async with self._places:
+            return await self._work(self._opened, item)
+
+    @property
+    def figures(self) -> Figures:
+        """Of its models until now."""
+        return Figures.of(self._opened.engine, self._opened.reward_model)
+
+    def shown(self) -> dict[str, str]:
+        """Of its engine at this moment, for a line of progress."""
+        return shown(self._opened.engine)
 
     async def reply(self, item: Any) -> Reply:
         """``do``, and what another process is to be told besides."""
         result = await self.do(item)
         before, self._counted = self._counted, self.policy_tokens
-        return Reply(result, self._counted - before, self._opened.grader.judges.failures())
+        unjudged = self._opened.grader.judges.failures()
+        return Reply(result, self._counted - before, unjudged, self.figures)
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,8 @@ class Job:
         graders: grading processes of such a one; None: one a core, no more than 8.
         verifiers: functions that judge, and what they are held to (``Judges.held_to``).
         threads: of torch; None: as many as it takes by itself.
+        concurrency: items that a worker is at, at most; ``auto``: as many as keep its engine's rows
+            full.
     """
 
     work: Work
@@ -101,6 +118,7 @@ class Job:
     graders: int | None = None
     verifiers: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
+    concurrency: Concurrency = 64
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Worker]:
@@ -117,7 +135,7 @@ class Job:
             async with loaded(*given, self.problems, self.rules, self.paths) as (engine, judge):
                 if self.threads is not None and (torch := sys.modules.get("torch")):
                     torch.set_num_threads(self.threads)
-                yield Worker(self.work, Opened(engine, judge, grader))
+                yield Worker(self.work, Opened(engine, judge, grader), self.concurrency)
         finally:
             if own is not None:
                 own.close()

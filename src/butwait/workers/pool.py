@@ -19,7 +19,7 @@ from typing import Any
 from butwait.records import UserError
 from butwait.running.log import say
 from butwait.running.shards import SetAsideError
-from butwait.workers.host import Handle, Host, Reply, WorkerLostError
+from butwait.workers.host import Figures, Handle, Host, Reply, WorkerLostError
 
 STARTS = 3
 """Times in a row that a worker may end before it is ready."""
@@ -99,6 +99,7 @@ class Pool:
         self._failure: BaseException | None = None
         self._finished = self._restarts = 0
         self._set_aside: dict[str, str] = {}
+        self._figures: dict[Handle, Figures] = {}
         self.policy_tokens = 0
 
     @property
@@ -116,6 +117,15 @@ class Pool:
             self._restarts,
             dict(self._set_aside),
         )
+
+    @property
+    def figures(self) -> list[Figures]:
+        """Of the models of all workers, the lost ones' at their last reply."""
+        return list(self._figures.values())
+
+    def shown(self) -> dict[str, str]:
+        """For a line of progress."""
+        return {"workers": str(self.health)}
 
     async def __aenter__(self) -> "Pool":
         for seat in self._seats:
@@ -185,6 +195,7 @@ class Pool:
         else:
             self._finished += 1
             self.policy_tokens += reply.policy_tokens
+            self._figures[handle] = reply.figures
             self._heard(reply)
             if not asked.answer.done():
                 asked.answer.set_result(reply.result)

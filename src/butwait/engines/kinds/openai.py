@@ -39,9 +39,11 @@ def start_openai(
     from butwait.engines.models import checkpoint_eos_token_ids
     from butwait.engines.openai import OpenAIEngine
     from butwait.engines.servers.fleet import Fleet
+    from butwait.engines.servers.metrics import MetricsPages
 
     if settings.mode == "chat" and prompt.style != "chat":
         raise UserError("engine.mode: chat needs prompt.style: chat")
+    governed = settings.live_tokens == "auto"
     return OpenAIEngine(
         tokenizer,
         prompt,
@@ -52,6 +54,7 @@ def start_openai(
         mode=settings.mode,
         seeds=settings.seeds,
         any_logprobs=settings.any_logprobs,
+        metrics=MetricsPages(settings, settings.urls) if governed else None,
     )
 
 

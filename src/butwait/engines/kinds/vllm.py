@@ -69,7 +69,7 @@ def start_vllm(
     except ImportError as error:
         raise UserError(f"engine.kind: vllm needs vLLM ({error}): {INSTALL}") from error
     from butwait.engines.models import checkpoint_eos_token_ids, no_progress_bars
-    from butwait.engines.vllm import VllmEngine
+    from butwait.engines.vllm import Stats, VllmEngine
 
     device, eos_ids = _device(model), checkpoint_eos_token_ids(model, tokenizer)
     try:
@@ -77,15 +77,18 @@ def start_vllm(
         limit = arguments.create_model_config().max_model_len
         capacity = min(settings.capacity or limit, limit)
         arguments.max_model_len = capacity
+        stats = Stats() if settings.live_tokens == "auto" else None
+        loggers = None if stats is None else [stats.logger()]
         with no_progress_bars():
             # Not in a variable: errors that vLLM keeps would hold it, and ``close`` not end it.
             return VllmEngine(
-                AsyncLLM.from_engine_args(arguments),
+                AsyncLLM.from_engine_args(arguments, stat_loggers=loggers),
                 tokenizer,
                 prompt,
                 eos_ids,
                 capacity,
                 settings.seeds,
+                stats,
             )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(_cannot_start(model, error)) from error

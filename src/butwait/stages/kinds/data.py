@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, create_model
 
+from butwait.engines.scheduling.rows import FIXED
 from butwait.problems.presets import with_preset
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, StageSettings
 from butwait.records import UserError
@@ -148,7 +149,7 @@ async def _prepared(
             sampling,
             folder,
             search.shard_size,
-            search.concurrency,
+            FIXED if search.concurrency == "auto" else search.concurrency,
             frozenset(own),
             instead=run.instead(lambda problem_id: {}),
         )

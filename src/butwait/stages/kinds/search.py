@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records import Problem
 from butwait.records.settings import Resource, Result
@@ -29,8 +30,8 @@ class SearchStage(OneSetStage):
     """A public reward model; a ``prm`` stage in ``from`` gives the recipe's own."""
     shard_size: Resource[Annotated[int, Field(gt=0)]] = 16
     """Trees in one file."""
-    concurrency: Resource[Annotated[int, Field(gt=0)]] = 64
-    """Problems in flight at a time."""
+    concurrency: Resource[Concurrency] = 64
+    """Problems in flight at a time; ``auto``: as many as keep the engine's rows full."""
 
 
 def search(run: StageRun) -> Outcome:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from butwait.engines.engine import Engine
+from butwait.engines.scheduling.rows import places
 from butwait.problems.grading import Grader
 from butwait.records import Counts, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
@@ -95,7 +96,7 @@ class LoopSearch:
             reward_model: what guides the search, where the sampler asks for it.
             policy: fingerprint of the weights.
         """
-        gate = asyncio.Semaphore(self.settings.concurrency)
+        gate = places(self.settings.concurrency, engine)
 
         async def one(problem: Problem) -> SearchTree:
             async with gate:

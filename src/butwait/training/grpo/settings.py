@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.settings import StepRule
 from butwait.records.settings import Content, Resource, Result, Settings, Shape, refuse_all
 from butwait.running.plugins import PLUGIN
@@ -322,8 +323,8 @@ class GrpoDirectSettings(GrpoSettings):
     """Below which a search is called poor."""
     prm: Result[LoopPrmSettings | None] = None
     """Train the reward model again as the policy changes; None: it stays as it is."""
-    concurrency: Resource[PositiveInt] = 64
-    """Searches in flight at a time."""
+    concurrency: Resource[Concurrency] = 64
+    """Searches in flight at a time; ``auto``: as many as keep the engine's rows full."""
 
     @property
     def learns_solutions(self) -> bool:
