@@ -85,8 +85,8 @@ def searching(problems: Sequence[Problem]) -> Job:
 async def started(
     job: Job, workers: int, room: int, items: Sequence[Problem]
 ) -> AsyncIterator[Pool]:
-    """So many workers, each of which has done something: what is imported or compiled late is a part
-    of its start."""
+    """So many workers, each of which has done something: what is imported or compiled late is a
+    part of its start."""
     async with Pool(ProcessHost(job.packed()), workers, room, lambda problem: problem.id) as pool:
         first = asyncio.ensure_future(pool.do(items[0]))  # tells why nobody can start
         while pool.health.healthy < workers and not (first.done() and first.exception()):
