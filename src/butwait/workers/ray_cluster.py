@@ -22,6 +22,13 @@ PORT = 6379
 """Of a cluster's head, where an address does not say."""
 # An HTTP/2 client's first words, and the number of the frame that every gRPC server answers with.
 _HELLO, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
+_OURS = {
+    # Without a token, every user of the machine could have code run.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Ray takes an address that other machines reach, even where it is given the loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 
 _own = False
 
@@ -51,7 +58,6 @@ def connect(
             "and give HOST:PORT of its head, or auto"
         )
     head = None if address is None else _found(address)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     import ray
     from ray._private import worker
 
@@ -72,15 +78,18 @@ def connect(
 
 def _start(workers: int) -> None:
     import ray
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
 
     # Sockets lie in the folder, and their paths may have 100 characters.
     folder = tempfile.mkdtemp(prefix="butwait-ray-", dir=None if len(_tmp()) < 30 else "/tmp")
     words = [sys.executable, "-m", "butwait.workers.ray_watch", str(os.getpid()), folder]
     subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
-    # Without a key, every user of the machine could have code run.
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _environment(ours | {"RAY_USAGE_STATS_ENABLED": "0"}):
+    with _environment(_OURS | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        ray_constants.ENABLE_RAY_CLUSTER = False
         try:
+            Config.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
             ray.init(
                 address="local",
                 num_cpus=min(workers, os.cpu_count() or 1),
