@@ -37,7 +37,8 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.search.settings import in_flight
 from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
-from butwait.stages.searching import grown, loaded
+from butwait.stages.searching import grown
+from butwait.workers.loading import loaded
 
 Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
 """Takes what a search is about to use and gives what it uses in its place."""

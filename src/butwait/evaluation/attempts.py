@@ -6,11 +6,11 @@ files are the same bytes as those of an uninterrupted one.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from butwait.engines.engine import Engine
 from butwait.evaluation.settings import MethodSettings
@@ -23,6 +23,7 @@ from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
 from butwait.search.selection import answer_classes, select
 from butwait.search.settings import SAMPLERS, SamplerSettings
+from butwait.workers.job import Opened
 
 T = TypeVar("T")
 
@@ -59,17 +60,42 @@ async def run_attempts(
             a reward model and there is none; the disk is full.
     """
     attempter = _Attempter(engine, reward_model, grader, method, key)
-    paths = await map_shards(
+    return await stored_attempts(
         problems,
         attempter.attempts,
+        method.k,
+        folder,
+        shard_size=shard_size,
+        concurrency=concurrency,
+        on_problem=on_problem,
+    )
+
+
+async def stored_attempts(
+    problems: Sequence[Problem],
+    attempt: Callable[[Problem], Awaitable[list[Attempt]]],
+    k: int,
+    folder: Path,
+    *,
+    shard_size: int,
+    concurrency: int,
+    on_problem: Callable[[list[Attempt]], None] = lambda attempts: None,
+    instead: Callable[[Problem], list[Attempt]] | None = None,
+) -> list[Attempt]:
+    """``run_attempts``, of which ``attempt`` makes the k attempts at a problem. ``instead``: as of
+    ``map_shards``."""
+    paths = await map_shards(
+        problems,
+        attempt,
         ShardFormat(write_shard, read_shard),
         folder,
         shard_size=shard_size,
         concurrency=concurrency,
         on_result=on_problem,
+        instead=instead,
     )
     made: list[Attempt] = []
-    expected = iter([[problem.id] * method.k for problem in problems])
+    expected = iter([[problem.id] * k for problem in problems])
     for path in paths:
         stored = read_shard(path)
         ids = [[row.problem_id for row in rows] for rows in stored]
@@ -81,6 +107,44 @@ async def run_attempts(
             )
         made += [row for rows in stored for row in rows]
     return made
+
+
+def never_made(problem: Problem, k: int) -> list[Attempt]:
+    """For a problem that could not be attempted: no verdict k times, so that it is left out of
+    every rate and named, and never counts as wrong."""
+    return [
+        Attempt(problem.id, sample, "", "length", None, "ungradable", 0, 0, 0)
+        for sample in range(k)
+    ]
+
+
+class Asked(NamedTuple):
+    """A problem of a set, and the method that it is attempted by."""
+
+    problem: Problem
+    problem_set: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.problem.id} ({self.problem_set}, {self.method})"
+
+
+@dataclass(frozen=True)
+class Attempting:
+    """The work of an evaluation: the attempts at a problem by one of its methods.
+
+    Attributes:
+        methods: by name.
+        key: of the stage.
+    """
+
+    methods: Mapping[str, MethodSettings]
+    key: Key
+
+    async def __call__(self, opened: Opened, asked: Asked) -> list[Attempt]:
+        method, key = self.methods[asked.method], self.key.derive(asked.problem_set, asked.method)
+        attempter = _Attempter(opened.engine, opened.reward_model, opened.grader, method, key)
+        return await attempter.attempts(asked.problem)
 
 
 @dataclass(frozen=True, slots=True)

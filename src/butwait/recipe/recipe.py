@@ -27,6 +27,7 @@ from butwait.recipe.seeds import with_copies
 from butwait.recipe.stages import StageKind, StageSettings
 from butwait.records.settings import Resource, Result, Settings, Shape
 from butwait.running.kinds import Kinds
+from butwait.workers.settings import WorkersSettings
 
 
 def of_its_kind(stage: Any, info: ValidationInfo) -> Any:
@@ -54,6 +55,8 @@ class Recipe(Settings):
     """How a question becomes a prompt."""
     engine: Result[EngineSettings] = TransformersSettings()
     """What runs the policy."""
+    workers: Resource[WorkersSettings] = WorkersSettings()
+    """Who searches, evaluates and rolls out: this process, others, or a Ray cluster."""
     problems: Result[dict[str, ProblemSetSettings]]
     """Problem sets by name."""
     stages: Result[dict[str, AnyStage]]

@@ -4,18 +4,20 @@ A finished item is spooled to its own file at once; when all items of a shard ar
 are written as one shard and their spool files go. Every file appears atomically, so a kill at any
 moment loses only what was unfinished, and a shard's bytes do not depend on how often the run was
 killed or in which order its items finished. A folder that was begun keeps its shard size, whatever
-is asked for later.
+is asked for later. An item that cannot be done at all (``SetAsideError``) holds up no other.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from butwait.records import UserError
-from butwait.running.files import atomic_path, remove
+from butwait.running.files import atomic_path, remove, write_json
+
+_SET_ASIDE = ".set_aside.json"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -97,6 +99,7 @@ async def map_shards(
     shard_size: int,
     concurrency: int,
     on_result: Callable[[Result], None] = lambda result: None,
+    instead: Callable[[Item], Result | None] | None = None,
 ) -> list[Path]:
     """Computes ``work(item)`` for every item that is not on disk yet.
 
@@ -109,26 +112,40 @@ async def map_shards(
         shard_size: items in one file, where the folder has none yet.
         concurrency: items that are computed at a time.
         on_result: called with every result, stored ones first (for progress).
+        instead: where the map is complete without the items that were set aside, the result that
+            is stored for such a one; None: nothing is. ``set_aside`` names them.
 
     Returns:
         The shards' paths, in order.
 
     Raises:
-        UserError: the shards of the folder are none of so many items.
+        UserError: the shards of the folder are none of so many items; all other items are stored,
+            and these were set aside.
         whatever ``work`` raises first; the other items are cancelled and finished ones stay on
         disk.
     """
     gate = asyncio.Semaphore(concurrency)
     shard_size = _shard_size(folder, format, len(items), shard_size)
     paths = _paths(folder, format, len(items), shard_size)
+    skipped = set_aside(folder)
+    if skipped and instead is None:
+        raise UserError(
+            f"{folder} was made without {named(skipped)}; set workers.skip_failed again, or remove "
+            "the folder"
+        )
+    lost: dict[int, SetAsideError] = {}
 
-    async def one(index: int) -> Result:
+    async def one(index: int) -> Result | None:
         spooled = _spool(folder) / f"{index:08d}{format.suffix}"
         if spooled.exists():
             (result,) = format.load(spooled)
         else:
-            async with gate:
-                result = await work(items[index])
+            try:
+                async with gate:
+                    result = await work(items[index])
+            except SetAsideError as error:
+                lost[index] = error
+                return None if instead is None else instead(items[index])
             format.store(spooled, [result])
         on_result(result)
         return result
@@ -137,12 +154,20 @@ async def map_shards(
         if path.exists():
             for result in format.load(path):
                 on_result(result)
+        elif all(str(index) in skipped for index in indices):
+            return
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(i)) for i in indices]
             if any(task.cancelled() for task in tasks):  # by the work itself: no group tells
                 raise UserError("the work on an item was cancelled by itself; mend what does it")
-            format.store(path, [task.result() for task in tasks])
+            if without := lost.keys() & set(indices):
+                if instead is None:
+                    return
+                skipped.update({str(i): [lost[i].name, lost[i].why] for i in sorted(without)})
+                write_json(folder / _SET_ASIDE, skipped)
+            if results := [r for task in tasks if (r := task.result()) is not None]:
+                format.store(path, results)
         for i in indices:
             format.remove(_spool(folder) / f"{i:08d}{format.suffix}")
 
@@ -153,8 +178,31 @@ async def map_shards(
                 group.create_task(shard(path, range(start, min(start + shard_size, len(items)))))
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
+    if lost and instead is None:
+        told = {str(index): [error.name, error.why] for index, error in sorted(lost.items())}
+        why = next(iter(lost.values())).why
+        raise UserError(
+            f"{named(told)} ended the workers that they were given to ({why}); all others are "
+            "stored: run the same command again to try once more, or set workers.skip_failed to go "
+            "on without"
+        )
+    if len(skipped) == len(items) and items:
+        raise UserError(f"each of {named(skipped)} ended the workers that it was given to")
     remove(_spool(folder))
-    return paths
+    return [path for path in paths if path.exists()]
+
+
+def set_aside(folder: Path) -> dict[str, list[str]]:
+    """Of a finished map: index -> (name, last words) of the items that it is complete without."""
+    note = folder / _SET_ASIDE
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+
+
+def named(items: Mapping[str, Sequence[str]]) -> str:
+    """The items of ``set_aside``, for a sentence."""
+    names = [name for name, *_ in items.values()]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def store_early(results: Sequence[Result], format: ShardFormat[Result], folder: Path) -> None:

@@ -1,9 +1,10 @@
 """What a stage runs with: its model, its engine, its reward model."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.engine import Engine
@@ -17,10 +18,17 @@ from butwait.records import Key, Problem
 from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
+from butwait.running.files import write_json
+from butwait.running.shards import set_aside
 from butwait.running.stages import Stage
 from butwait.stages.problem_sets import LoadedSet
-from butwait.stages.searching import loaded
 from butwait.synthesis.builder import Prompting
+from butwait.workers.crew import Crew, at_work
+from butwait.workers.job import Job, Work
+from butwait.workers.loading import loaded
+
+WORKERS = "workers.json"
+"""How the workers of a stage fared, in its folder: no part of its result."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,56 @@ class StageRun:
     ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
         """The engine and the reward model of the stage, with room for these problems' prompts and
         for paths by these rules, so many of them at a time. They are freed when the block ends."""
-        recipe, model, judge = self.recipe, self.model, self.reward_model if rewards else None
-        if self.inputs("reward model") and isinstance(judge, TrainedSettings):
-            judge = with_slots_for(judge, paths)
-        given = (recipe.engine, model, recipe.prompt, judge, problems, rules, paths)
+        recipe, judge = self.recipe, self._judge(paths) if rewards else None
+        given = (recipe.engine, self.model, recipe.prompt, judge, problems, rules, paths)
         async with loaded(*given) as both:
             yield both
+
+    @asynccontextmanager
+    async def crew(
+        self,
+        work: Work,
+        problems: Sequence[Problem],
+        rules: Iterable[StepRule],
+        concurrency: int,
+        *,
+        rewards: bool = True,
+        paths: int | None = None,
+    ) -> AsyncIterator[Crew]:
+        """Those who do the stage's work (the recipe's ``workers``): each has what ``searching``
+        gives, and is at so many items at a time. How they fared is kept in ``workers.json``."""
+        job = Job(
+            work,
+            self.recipe.engine,
+            self.model,
+            self.recipe.prompt,
+            self._judge(paths) if rewards else None,
+            problems,
+            tuple(rules),
+            paths,
+            self.grader,
+            threads=self.recipe.threads,
+        )
+        async with at_work(job, self.recipe.workers, concurrency, run=self.folder.parent) as crew:
+            yield crew
+            if crew.health is not None:
+                write_json(self.folder / WORKERS, asdict(crew.health))
+
+    def instead(self, given: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+        """What stands for a problem that ended its workers, in a run that goes on without such
+        (``map_shards``)."""
+        return given if self.recipe.workers.skip_failed else None
+
+    def without(self, folder: Path) -> dict[str, list[str]]:
+        """For metrics: the problems that a folder of shards is complete without, if any."""
+        names = [name for name, *_ in set_aside(folder).values()]
+        return {"set_aside": names} if names else {}
+
+    def _judge(self, paths: int | None) -> RewardModelSettings | None:
+        judge = self.reward_model
+        if self.inputs("reward model") and isinstance(judge, TrainedSettings):
+            return with_slots_for(judge, paths)
+        return judge
 
 
 def with_slots_for(judge: TrainedSettings, paths: int | None) -> TrainedSettings:

@@ -3,10 +3,10 @@
 import time
 from collections import Counter
 
-from butwait.engines.engine import EngineCounters
 from butwait.records import Attempt, SearchTree
 from butwait.running.progress import Task
 from butwait.search.weights import ess_share
+from butwait.workers.crew import Crew
 
 
 class _Progress:
@@ -14,19 +14,22 @@ class _Progress:
 
     Args:
         task: what shows the figures.
-        counters: of the engine.
+        crew: who does the work.
     """
 
-    def __init__(self, task: Task, counters: EngineCounters) -> None:
-        self._task, self._counters = task, counters
-        self._before = counters.policy_tokens
+    def __init__(self, task: Task, crew: Crew) -> None:
+        self._task, self._crew = task, crew
+        self._before = crew.policy_tokens
         self._started = time.monotonic()
 
     def _show(self, **figures: str) -> None:
         """One more is done."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = (self._counters.policy_tokens - self._before) / seconds
-        self._task.advance(1, **{"tokens/s": f"{rate:,.0f}"}, **figures)
+        rate = (self._crew.policy_tokens - self._before) / seconds
+        shown = {"tokens/s": f"{rate:,.0f}"} | figures
+        if self._crew.health is not None:
+            shown["workers"] = str(self._crew.health)
+        self._task.advance(1, **shown)
 
 
 class SearchProgress(_Progress):
@@ -51,8 +54,8 @@ class SearchProgress(_Progress):
 class AttemptProgress(_Progress):
     """Counts graded attempts."""
 
-    def __init__(self, task: Task, counters: EngineCounters) -> None:
-        super().__init__(task, counters)
+    def __init__(self, task: Task, crew: Crew) -> None:
+        super().__init__(task, crew)
         self._statuses: Counter[str] = Counter()
 
     def advance(self, attempts: list[Attempt]) -> None:

@@ -1,75 +1,15 @@
 """A search over loaded models: what a stage, ``butwait.search`` and ``butwait solve`` share."""
 
-import gc
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from butwait.engines.engine import Engine
-from butwait.engines.load import EngineSettings, load_engine
-from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.grading import Grader
-from butwait.problems.settings import PromptSettings
 from butwait.records import Key, Problem, SearchTree
-from butwait.reward_models.load import Policy, fitted, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.run import run_sampler
 from butwait.search.settings import SamplerSettings
 from butwait.synthesis.solutions import grade_paths
-
-
-@asynccontextmanager
-async def loaded(
-    engine: EngineSettings | Engine,
-    model: ModelSettings,
-    prompt: PromptSettings,
-    reward_model: Any,
-    problems: Sequence[Problem],
-    rules: Iterable[StepRule],
-    paths: int | None = None,
-) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
-    """An engine and a reward model with room for these problems' prompts and for paths by these
-    rules. What is loaded here is freed when the block ends.
-
-    Args:
-        engine: its settings, or one that runs and stays open.
-        model: the policy, where the engine runs one.
-        prompt: how questions are put to it.
-        reward_model: its settings; one that is loaded and stays open; or None.
-        problems: whose prompts must fit.
-        rules: whose longest path must fit.
-        paths: that are in flight at a time (``search.settings.in_flight``); None: nobody knows.
-
-    Raises UserError for a model that cannot be found or read, or a server that does not answer.
-    """
-    running, tokenizer, capacity = None, None, None
-    policy: Any = engine
-    if not isinstance(engine, Engine):
-        policy, tokenizer, capacity = load_engine(engine, model, prompt, problems, rules)
-        running = policy
-    judge, judging = reward_model, None
-    try:
-        if reward_model is not None and not isinstance(reward_model, RewardModel):
-            settings = fitted(reward_model, capacity)
-            judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt, paths))
-        # A search makes many small objects, and the collector would look at all of the libraries'
-        # objects again and again.
-        gc.collect()
-        frozen = gc.get_freeze_count() > 0  # by the program around, or for a search beside this one
-        if not frozen:
-            gc.freeze()
-        try:
-            yield policy, judge
-        finally:
-            if not frozen:
-                gc.unfreeze()
-    finally:
-        try:
-            if running is not None:
-                await running.close()
-        finally:
-            if judging is not None:
-                await judging.close()
+from butwait.workers.job import Opened
 
 
 async def grown(
@@ -89,3 +29,20 @@ async def grown(
     tree = await run_sampler(problem, engine, reward_model, sampler, key.derive(problem.id))
     tree.grades.update(await grade_paths(tree, problem, grader))
     return tree
+
+
+@dataclass(frozen=True)
+class Growing:
+    """The work of a search: a problem's tree, graded.
+
+    Attributes:
+        sampler: makes it.
+        key: of the search.
+    """
+
+    sampler: SamplerSettings
+    key: Key
+
+    async def __call__(self, opened: Opened, problem: Problem) -> SearchTree:
+        given = (opened.engine, opened.reward_model, self.sampler, self.key, opened.grader)
+        return await grown(problem, *given)

@@ -14,11 +14,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from butwait.engines.engine import Prefix
+from butwait.engines.settings import Sampling, StepRule
 from butwait.records import COMPLETE, Key, Problem, SearchTree, UserError
 from butwait.records.settings import Result, Settings
 from butwait.synthesis.builder import Searcher, StoredTree
@@ -31,6 +32,7 @@ from butwait.synthesis.settings import (
     Positive,
     Share,
 )
+from butwait.workers.job import Opened
 
 if TYPE_CHECKING:
     from butwait.problems.grading import Grader
@@ -196,6 +198,73 @@ def possible_share(completions: int) -> float:
     return 1 - 0.05 ** (1 / completions)
 
 
+class Unfinished(NamedTuple):
+    """Branches of one problem that are to be completed, each without its tree.
+
+    Attributes:
+        problem: whose answer decides.
+        beginnings: of each branch, prompt and completion so far.
+        key: the tokens of completion i of a branch are drawn at its own key, particle i.
+    """
+
+    problem: Problem
+    beginnings: dict[Branch, Prefix]
+    key: Key
+
+    def __str__(self) -> str:
+        return self.problem.id
+
+
+@dataclass(frozen=True)
+class Completing:
+    """The work of confirming: completes each branch to its end and judges the completions.
+
+    A completion that a token limit cuts counts as not verified: the search could not have used it
+    either. An ungradable one is left out of both numbers.
+
+    Attributes:
+        rule, sampling: of the search.
+        completions: how many of each branch.
+    """
+
+    rule: StepRule
+    sampling: Sampling
+    completions: int
+
+    async def __call__(self, opened: Opened, asked: Unfinished) -> dict[Branch, Confirmation]:
+        found = await asyncio.gather(
+            *(
+                self._completed(opened, asked.problem, branch, prefix, asked.key)
+                for branch, prefix in asked.beginnings.items()
+            )
+        )
+        return dict(zip(asked.beginnings, found, strict=True))
+
+    async def _completed(
+        self, opened: Opened, problem: Problem, branch: Branch, prefix: Prefix, key: Key
+    ) -> Confirmation:
+        engine, (stage, _, node) = opened.engine, branch
+        own = key.derive("confirm", stage, node)
+        keys = [own.at(particle=i) for i in range(self.completions)]
+        to_the_end = self.rule.model_copy(update={"delimiters": (), "max_step_tokens": None})
+        prefixes = [prefix] * self.completions
+        ends = await engine.extend(prefixes, to_the_end, self.sampling, keys)
+        engine.release([end.prefix for end in ends])
+        judge = opened.grader.agrade
+        grades = [await judge(prefix.text + end.text, problem, end.finish) for end in ends]
+        gradable = [
+            (grade.correct and end.finish in COMPLETE)
+            for grade, end in zip(grades, ends, strict=True)
+            if grade.status != "ungradable"
+        ]
+        return Confirmation(
+            len(gradable),
+            sum(gradable),
+            sum(len(end.token_ids) + end.overshoot_tokens for end in ends),
+            sum(end.prefilled_tokens for end in ends),
+        )
+
+
 async def confirm(
     problem: Problem,
     branches: Mapping[Branch, StoredTree],
@@ -204,10 +273,8 @@ async def confirm(
     completions: int,
     key: Key,
 ) -> dict[Branch, Confirmation]:
-    """Completes every branch so many times.
-
-    A completion that a token limit cuts counts as not verified: the search could not have used it
-    either. An ungradable one is left out of both numbers.
+    """Completes every branch so many times (``Completing``), by the searcher's workers where it has
+    some.
 
     Args:
         problem: whose answer decides.
@@ -215,47 +282,23 @@ async def confirm(
         searcher: the policy that searched; completions run to their end.
         grader: judges the completions.
         completions: how many of each branch.
-        key: the tokens of completion i of a branch are drawn at its own key, particle i.
+        key: as of ``Unfinished``.
     """
-    found = await asyncio.gather(
-        *(
-            _completed(problem, stored, branch[-1], searcher, grader, completions, key)
-            for branch, stored in branches.items()
-        )
-    )
-    return dict(zip(branches, found, strict=True))
+    beginnings = {
+        branch: _beginning(stored.tree, branch[-1]) for branch, stored in branches.items()
+    }
+    asked = Unfinished(problem, beginnings, key)
+    if searcher.do is not None:
+        found: dict[Branch, Confirmation] = await searcher.do(asked)
+        return found
+    assert searcher.engine is not None, "somebody must complete them"
+    work = Completing(searcher.rule, searcher.sampling, completions)
+    return await work(Opened(searcher.engine, None, grader), asked)
 
 
-async def _completed(
-    problem: Problem,
-    stored: StoredTree,
-    node: int,
-    searcher: Searcher,
-    grader: "Grader",
-    completions: int,
-    key: Key,
-) -> Confirmation:
-    tree, engine = stored.tree, searcher.engine
-    text = tree.path_text(node)
+def _beginning(tree: SearchTree, node: int) -> Prefix:
     ids = np.concatenate([tree.prompt_ids, tree.path_tokens(node)])
-    prefix = Prefix(ids, len(tree.prompt_ids), text)
-    own = key.derive("confirm", stored.stage, node)
-    keys = [own.at(particle=i) for i in range(completions)]
-    to_the_end = searcher.rule.model_copy(update={"delimiters": (), "max_step_tokens": None})
-    ends = await engine.extend([prefix] * completions, to_the_end, searcher.sampling, keys)
-    engine.release([end.prefix for end in ends])
-    grades = [await grader.agrade(text + end.text, problem, end.finish) for end in ends]
-    gradable = [
-        (grade.correct and end.finish in COMPLETE)
-        for grade, end in zip(grades, ends, strict=True)
-        if grade.status != "ungradable"
-    ]
-    return Confirmation(
-        len(gradable),
-        sum(gradable),
-        sum(len(end.token_ids) + end.overshoot_tokens for end in ends),
-        sum(end.prefilled_tokens for end in ends),
-    )
+    return Prefix(ids, len(tree.prompt_ids), tree.path_text(node))
 
 
 def write_confirmations(path: Path, found: Sequence[Mapping[Branch, Confirmation]]) -> None:

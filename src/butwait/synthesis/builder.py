@@ -14,6 +14,7 @@ from butwait.records import Example, Key, Problem, SearchTree
 from butwait.records.settings import Unfit
 from butwait.running.kinds import Kinds
 from butwait.synthesis.settings import DataSettings
+from butwait.workers.job import Work
 
 if TYPE_CHECKING:
     from butwait.problems.grading import Grader
@@ -123,20 +124,24 @@ class Searcher:
     """The policy that searched, for a builder that asks it once more.
 
     Attributes:
-        engine: the policy.
+        engine: the policy; None where others ask it (``do``).
         rule, sampling: of the search.
         folder: where a builder keeps what is finished, so that a killed one goes on there.
         shard_size, concurrency: of the search, in questions.
         stages: the search stages whose model it is; None: all of them.
+        do: has workers do the builder's ``work`` with an item; None: the engine is here.
+        instead: as of ``map_shards``.
     """
 
-    engine: Engine
+    engine: Engine | None
     rule: StepRule
     sampling: Sampling
     folder: Path
     shard_size: int
     concurrency: int
     stages: frozenset[str] | None = None
+    do: Callable[[Any], Awaitable[Any]] | None = None
+    instead: Callable[[Any], Any] | None = None
 
 
 Prepare = Callable[[Material[Any], Searcher], Awaitable[tuple[Any, dict[str, int]]]]
@@ -159,6 +164,8 @@ class Builder(Generic[S]):
         check: of a ``Recipe``, a stage's name and its settings: gives all that does not fit between
             that stage and the others, the subset's rules aside; or raises ValueError for one thing.
         prepare: for settings that need the policy once more, what is asked of it; else None.
+        work: of settings, and of the search's rule and sampling: what workers do with what
+            ``prepare`` gives to ``Searcher.do``; None: it asks the policy in this process.
     """
 
     settings: type[S]
@@ -168,6 +175,7 @@ class Builder(Generic[S]):
     needs_trees: bool = True
     check: Callable[[Any, str, S], Iterable[Unfit] | None] = lambda recipe, name, settings: ()
     prepare: Callable[[S], Prepare | None] = lambda settings: None
+    work: Callable[[S, StepRule, Sampling], Work] | None = None
 
 
 BUILDERS: Kinds[Builder[Any]] = Kinds("data builder", "butwait.synthesis.builders", Builder)

@@ -16,7 +16,7 @@ label, and is counted.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,7 @@ from butwait.records import OPEN, Finish, Grade, Key, Problem, Status, UserError
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.training.settings import RolloutSettings
+from butwait.workers.job import Opened
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,48 @@ async def collect_rollouts(
     key: Key,
     folder: Path,
 ) -> list[Rollout]:
+    """``stored_rollouts`` by models that are loaded here."""
+    work, opened = Rolling(settings, key), Opened(engine, None, grader)
+    return await stored_rollouts(
+        problems, lambda p: work(opened, p), settings, folder, concurrency=settings.concurrency
+    )
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """The work of collecting rollouts: those of one question, labelled.
+
+    Attributes:
+        settings: how many, and how they are sampled.
+        key: of the stage.
+    """
+
+    settings: RolloutSettings
+    key: Key
+
+    async def __call__(self, opened: Opened, problem: Problem) -> list[Rollout]:
+        own = self.key.derive("rollouts", problem.id)
+        return await _rollouts(opened.engine, problem, opened.grader, self.settings, own)
+
+
+async def stored_rollouts(
+    problems: Sequence[Problem],
+    roll: Callable[[Problem], Awaitable[list[Rollout]]],
+    settings: RolloutSettings,
+    folder: Path,
+    *,
+    concurrency: int,
+    instead: Callable[[Problem], list[Rollout]] | None = None,
+) -> list[Rollout]:
     """Labelled rollouts of every question; what is on disk in ``folder`` is not sampled again.
+
+    Args:
+        problems: the questions.
+        roll: makes the rollouts of one.
+        settings: of the rollouts.
+        folder: where they are kept.
+        concurrency: questions in flight at a time.
+        instead: as of ``map_shards``.
 
     Raises UserError for a problem without an answer, and where not one rollout could be graded.
     """
@@ -99,14 +141,13 @@ async def collect_rollouts(
     with task("sampling rollouts", len(problems)) as progress:
         paths = await map_shards(
             problems,
-            lambda problem: _rollouts(
-                engine, problem, grader, settings, key.derive("rollouts", problem.id)
-            ),
+            roll,
             ShardFormat(write_rollouts, read_rollouts),
             folder,
             shard_size=settings.shard_size,
-            concurrency=settings.concurrency,
+            concurrency=concurrency,
             on_result=lambda rollouts: progress.advance(),
+            instead=instead,
         )
     collected = [r for path in paths for question in read_rollouts(path) for r in question]
     if all(rollout.status == "ungradable" for rollout in collected):

@@ -37,8 +37,8 @@ class Handle(Protocol):
     async def call(self, item: Any) -> Reply:
         """Does an item; several calls may be under way at a time.
 
-        Raises WorkerLostError where the worker ends before it answers, and whatever UserError the work
-        itself raises.
+        Raises WorkerLostError where the worker ends before it answers, and whatever UserError the
+        work itself raises.
         """
         ...
 

@@ -85,7 +85,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
-        prepared, cost = asyncio.run(_prepared(run, prepare, material, list(searches)))
+        prepared, cost = asyncio.run(_prepared(run, builder, prepare, material, list(searches)))
         material = replace(material, prepared=prepared)
     by_id = {problem.id: problem for problem in material.problems}
     built = checked_build(settings.kind, builder.build(material), by_id)
@@ -126,7 +126,11 @@ def allowed(run: StageRun, subset: SubsetSettings) -> set[str] | None:
 
 
 async def _prepared(
-    run: StageRun, prepare: Prepare, material: Material[Any], searches: list[str]
+    run: StageRun,
+    builder: Builder[Any],
+    prepare: Prepare,
+    material: Material[Any],
+    searches: list[str],
 ) -> tuple[Any, dict[str, int]]:
     """What the builder asks of the policies that searched, and its cost. Each model is asked about
     its own searches, by the rules of the first of them."""
@@ -138,21 +142,26 @@ async def _prepared(
     for own in of_model.values():
         search: Any = run.recipe.stages[own[0]]
         rule, sampling = search.sampler.step, search.sampler.sampling
-        searcher = replace(run, name=own[0])
-        async with searcher.searching(material.problems, [rule], rewards=False) as (engine, _):
-            folder = run.folder / "confirmations"
-            found = await prepare(
-                material,
-                Searcher(
-                    engine,
-                    rule,
-                    sampling,
-                    folder if len(of_model) == 1 else folder / own[0],
-                    search.shard_size,
-                    search.concurrency,
-                    frozenset(own),
-                ),
-            )
+        asking = replace(run, name=own[0])
+        folder = run.folder / "confirmations"
+        searcher = Searcher(
+            None,
+            rule,
+            sampling,
+            folder if len(of_model) == 1 else folder / own[0],
+            search.shard_size,
+            search.concurrency,
+            frozenset(own),
+            instead=run.instead(lambda problem_id: {}),
+        )
+        if builder.work is None:
+            async with asking.searching(material.problems, [rule], rewards=False) as (engine, _):
+                found = await prepare(material, replace(searcher, engine=engine))
+        else:
+            given = (builder.work(material.settings, rule, sampling), material.problems, [rule])
+            async with asking.crew(*given, search.concurrency, rewards=False) as crew:
+                held = replace(searcher, concurrency=crew.size, do=crew.do)
+                found = await prepare(material, held)
         answer, spent = checked_preparation(kind, found)
         if len(of_model) > 1 and not isinstance(answer, dict):
             raise wrong(kind, "its prepare", answer, "a mapping, where several models searched")

@@ -3,20 +3,20 @@
 import asyncio
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from butwait.engines.engine import Engine
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.records import Attempt
 from butwait.records.settings import Result, Unfit
-from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
 from butwait.search.settings import in_flight
 from butwait.stages.context import StageRun
+from butwait.workers.crew import Crew
 
 
 class EvaluateStage(StageSettings, EvaluateSettings):
@@ -42,6 +42,7 @@ def evaluate(run: StageRun) -> Outcome:
 
 
 async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
+    from butwait.evaluation.attempts import Attempting
     from butwait.evaluation.metrics import attempt_figures, clusters_of
 
     metrics, cost = {}, {"policy_tokens": 0, "reward_tokens": 0}
@@ -53,11 +54,13 @@ async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
     rules = [method.sampler.step for method in methods]
     asked = [in_flight(m.sampler, everything, settings, m.k) for m in methods]
     paths = max((n for n in asked if n is not None), default=None)
-    async with run.searching(everything, rules, paths=paths) as policy:
+    work = Attempting(settings.methods, run.key)
+    async with run.crew(work, everything, rules, settings.concurrency, paths=paths) as crew:
         for problem_set, method in product(settings.problems, settings.methods):
-            attempts = await _attempts(run, settings, problem_set, method, *policy)
-            groups = clusters.get(problem_set)
-            metrics[f"{problem_set}/{method}"] = attempt_figures(attempts, groups)
+            attempts = await _attempts(run, settings, problem_set, method, crew)
+            figures = attempt_figures(attempts, clusters.get(problem_set))
+            figures |= run.without(_folder(run, problem_set, method))
+            metrics[f"{problem_set}/{method}"] = figures
             cost["policy_tokens"] += sum(attempt.tokens for attempt in attempts)
             cost["reward_tokens"] += sum(attempt.reward_tokens for attempt in attempts)
     return metrics, cost
@@ -68,27 +71,28 @@ async def _attempts(
     settings: EvaluateStage,
     problem_set: str,
     method: str,
-    engine: Engine,
-    reward_model: RewardModel | None,
+    crew: Crew,
 ) -> list[Attempt]:
     """All attempts at one problem set by one method."""
-    from butwait.evaluation.attempts import run_attempts
+    from butwait.evaluation.attempts import Asked, never_made, stored_attempts
     from butwait.stages.search_progress import AttemptProgress
 
     problems = run.problems(problem_set)
     with task(f"{problem_set}, {method}", len(problems)) as progress:
-        return await run_attempts(
+        return await stored_attempts(
             problems,
-            engine,
-            reward_model,
-            run.grader,
-            settings.methods[method],
-            run.key.derive(problem_set, method),
-            run.folder / "attempts" / problem_set / method,
+            lambda problem: crew.do(Asked(problem, problem_set, method)),
+            settings.methods[method].k,
+            _folder(run, problem_set, method),
             shard_size=settings.shard_size,
-            concurrency=settings.concurrency,
-            on_problem=AttemptProgress(progress, engine.counters).advance,
+            concurrency=crew.size,
+            on_problem=AttemptProgress(progress, crew).advance,
+            instead=run.instead(lambda problem: never_made(problem, settings.methods[method].k)),
         )
+
+
+def _folder(run: StageRun, problem_set: str, method: str) -> Path:
+    return run.folder / "attempts" / problem_set / method
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:
@@ -96,7 +100,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         low, high = row["interval"]
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
         score = f", mean score {row['score']:.3f}" if "score" in row else ""
-        yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions{score}"
+        lost = f", without {len(row['set_aside'])} set aside" if "set_aside" in row else ""
+        yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions{score}{lost}"
 
 
 def _check(recipe: Any, name: str) -> Iterator[Unfit]:

@@ -24,19 +24,26 @@ def prm(run: StageRun) -> Outcome:
     settings = run.settings
     assert isinstance(settings, PrmStage)
     from butwait.training.prm import train_prm
-    from butwait.training.rollouts import collect_rollouts
+    from butwait.training.rollouts import Rolling, stored_rollouts
 
     async def collect() -> list[Any]:
         rule = settings.rollouts.steps
         problems = run.problems(settings.problems)
-        async with run.searching(problems, [rule], rewards=False) as (engine, _):
-            return await collect_rollouts(
-                engine, problems, run.grader, settings.rollouts, run.key, run.folder / "rollouts"
+        work, many = Rolling(settings.rollouts, run.key), settings.rollouts.concurrency
+        async with run.crew(work, problems, [rule], many, rewards=False) as crew:
+            return await stored_rollouts(
+                problems,
+                crew.do,
+                settings.rollouts,
+                folder,
+                concurrency=crew.size,
+                instead=run.instead(lambda problem: []),
             )
 
+    folder = run.folder / "rollouts"
     rollouts = asyncio.run(collect())
     metrics = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
-    return metrics, {
+    return metrics | run.without(folder), {
         "policy_tokens": metrics["sampled_tokens"],
         "trained_tokens": metrics["trained_tokens"],
     }

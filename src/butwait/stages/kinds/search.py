@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
-from butwait.records import Problem, SearchTree
+from butwait.records import Problem
 from butwait.records.settings import Resource, Result
 from butwait.report.sections import SEARCHES
 from butwait.reward_models.settings import RewardModelSettings
@@ -42,29 +42,28 @@ def search(run: StageRun) -> Outcome:
     settings = run.settings
     assert isinstance(settings, SearchStage)
     asyncio.run(_search(run, settings, run.problems(settings.problems)))
-    return search_metrics(read_outlines(run.folder / "trees"), *stage_flops(run))
+    metrics, cost = search_metrics(read_outlines(run.folder / "trees"), *stage_flops(run))
+    return metrics | run.without(run.folder / "trees"), cost
 
 
 async def _search(run: StageRun, settings: SearchStage, problems: list[Problem]) -> None:
     from butwait.search.storage import TIMINGS, read_shard, write_shard
     from butwait.stages.search_progress import SearchProgress
-    from butwait.stages.searching import grown
+    from butwait.stages.searching import Growing
 
     rules, paths = [settings.sampler.step], in_flight(settings.sampler, problems, settings)
-    async with run.searching(problems, rules, paths=paths) as (engine, reward_model):
-
-        async def one(problem: Problem) -> SearchTree:
-            return await grown(problem, engine, reward_model, settings.sampler, run.key, run.grader)
-
+    work = Growing(settings.sampler, run.key)
+    async with run.crew(work, problems, rules, settings.concurrency, paths=paths) as crew:
         with task("searching", len(problems)) as progress:
             await map_shards(
                 problems,
-                one,
+                crew.do,
                 ShardFormat(write_shard, read_shard, aside=TIMINGS),
                 run.folder / "trees",
                 shard_size=settings.shard_size,
-                concurrency=settings.concurrency,
-                on_result=SearchProgress(progress, engine.counters).advance,
+                concurrency=crew.size,
+                on_result=SearchProgress(progress, crew).advance,
+                instead=run.instead(lambda problem: None),
             )
 
 

@@ -7,12 +7,14 @@ Here the branches are the policy's own, from the tree in which the correct path 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
+from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Example, Key
 from butwait.records.settings import Result
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.synthesis.branches import (
     Branch,
+    Completing,
     Confirmation,
     Confirmations,
     ConfirmSettings,
@@ -41,6 +43,7 @@ from butwait.synthesis.solutions import (
     correct_solutions,
     solved_example,
 )
+from butwait.workers.job import Work
 
 if TYPE_CHECKING:
     from butwait.synthesis.stored import SearchedTrees
@@ -130,6 +133,7 @@ async def confirm_branches(
             shard_size=searcher.shard_size,
             concurrency=searcher.concurrency,
             on_result=advance,
+            instead=searcher.instead,
         )
     return found, {
         "policy_tokens": sum(got.policy_tokens for got in found.values()),
@@ -200,6 +204,11 @@ def _pieces(
     return pieces + stretch("recovery", path[at:])
 
 
+def _work(settings: BacktrackSettings, rule: StepRule, sampling: Sampling) -> Work:
+    assert settings.confirm is not None
+    return Completing(rule, sampling, settings.confirm.completions)
+
+
 def _prepare(settings: BacktrackSettings) -> Prepare | None:
     return confirm_branches if settings.confirm else None
 
@@ -209,4 +218,5 @@ BACKTRACK = Builder(
     build_backtrack,
     label="backtracking traces of its own search",
     prepare=_prepare,
+    work=_work,
 )

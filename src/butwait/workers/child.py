@@ -1,0 +1,91 @@
+"""One worker of ``processes``: ``python -m butwait.workers.child SOCKET PARENT [RUN]``.
+
+It reads the job, says ``ready``, and answers items until the other end of the socket is closed. The
+process leads a group of its own, and takes all that it started with it when it goes.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+from butwait.records import UserError
+from butwait.running.stages import working
+from butwait.workers.frames import framed, read
+
+
+def main(descriptor: int, parent: int, run: Path | None = None) -> None:
+    """Works until nobody is there to answer to. ``run``: the folder that it works for."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        with working(run) if run else nullcontext():
+            asyncio.run(_serve(socket.socket(fileno=descriptor)))
+    except (OSError, asyncio.IncompleteReadError):
+        _leave(0)  # the run is over, or gone
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
+
+
+async def _serve(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    packed = await read(reader)
+    # Here, so that what they print is told and their time is a worker's start.
+    from butwait.workers.job import unpacked
+
+    async def answer(number: int, item: Any) -> None:
+        try:
+            said = framed((number, await worker.reply(item), None))
+        except UserError as error:
+            said = framed((number, None, str(error)))
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            # No fault of the data, as far as anybody knows: the engine may be broken.
+            traceback.print_exc()
+            _leave(1)
+        writer.write(said)
+        await writer.drain()
+
+    tasks = set[asyncio.Task[None]]()
+    try:
+        async with unpacked(packed).open() as worker:
+            writer.write(framed(None))
+            try:
+                while True:
+                    task = asyncio.create_task(answer(*await read(reader)))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except UserError as error:
+        writer.write(framed(str(error)))
+        await writer.drain()
+
+
+def _end_with(parent: int) -> None:
+    """Leaves when the run is gone, whatever this process is at."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process at once, and those that it started."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))

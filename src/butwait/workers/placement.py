@@ -1,0 +1,95 @@
+"""Which devices the workers have."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from butwait.engines.load import ENGINES
+from butwait.records import UserError
+from butwait.workers.job import Job
+from butwait.workers.settings import PlacedGpus, WorkersSettings
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Of the workers of one job.
+
+    Attributes:
+        count: workers.
+        gpus: of each, in all; 0: it runs on a CPU, or its models are elsewhere.
+        policy: of these, the policy's own; None: policy and reward model share them.
+    """
+
+    count: int
+    gpus: int
+    policy: int | None = None
+
+    @classmethod
+    def of(cls, job: Job, settings: WorkersSettings) -> "Placement":
+        """Raises UserError for more devices than this machine has."""
+        gpus = settings.each or (_needed(job) if _on_gpu(job) else 0)
+        policy = settings.gpus.policy if isinstance(settings.gpus, PlacedGpus) else None
+        if settings.kind == "ray":  # whose devices are on other machines
+            return cls(settings.count or 1, gpus, policy)
+        there = len(_devices()) if gpus else 0
+        count = settings.count or (there // gpus if gpus else 1)
+        if gpus and not 0 < count * gpus <= there:
+            raise UserError(too_many(count or 1, gpus, there))
+        return cls(count, gpus, policy)
+
+    def placed(self, job: Job) -> Job:
+        """The job as a worker sees its own devices, which are numbered from 0."""
+        if not self.gpus:
+            return job
+        judge, model = job.reward_model, _on(job.model, "cuda")
+        place = "cuda" if self.policy is None else f"cuda:{self.policy}"
+        return replace(job, model=model, reward_model=_on(judge, place))
+
+    def environment(self, index: int) -> Mapping[str, str]:
+        """Of a worker of this machine."""
+        if not self.gpus:
+            return {}
+        own = _devices()[index * self.gpus : (index + 1) * self.gpus]
+        return {_VISIBLE: ",".join(own)}
+
+
+def too_many(count: int, gpus: int, there: int) -> str:
+    """A sentence about workers that there are no devices for."""
+    each = f"{gpus} GPU{'s' * (gpus != 1)}"
+    return (
+        f"{count} worker{'s' * (count != 1)} of {each} each need {count * gpus}, and this machine "
+        f"has {there or 'none'}: lower workers.count or workers.gpus"
+    )
+
+
+def _needed(job: Job) -> int:
+    return int(getattr(job.engine, "tensor_parallel", 1))
+
+
+def _on_gpu(job: Job) -> bool:
+    """Whether weights of the job are run on a GPU of this machine."""
+    engine: Any = job.engine
+    runs = [job.model] if ENGINES.of(engine).runs_model else []
+    devices = [getattr(held, "device", "cpu") for held in (*runs, job.reward_model)]
+    if any(device.startswith("cuda") for device in devices):
+        return True
+    return "auto" in devices and bool(_devices())
+
+
+def _devices() -> list[str]:
+    """The names of the GPUs that this process may use."""
+    import torch
+
+    there = torch.cuda.device_count()
+    named = [name for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
+    return named[:there] if named else [str(number) for number in range(there)]
+
+
+def _on(settings: Any, device: str) -> Any:
+    """Settings with their device, where they have one that is not a CPU."""
+    if getattr(settings, "device", "cpu").startswith("cpu"):
+        return settings
+    return settings.model_copy(update={"device": device})
