@@ -198,14 +198,14 @@ class RayHost:
             done, _ = await asyncio.wait([settled], timeout=min(tell, max(left, 0.1)))
             if done:
                 break
-            waits = f"worker {handle.index} waits for {_wanted(self._needs)}"
+            wanted = _wanted(self._needs)
             if left <= 0 and not self._alive:
                 settled.cancel()
                 raise UserError(
-                    f"{waits} for {PATIENCE_S:g} s; lower workers.count or workers.gpus, or add "
-                    "nodes to the Ray cluster"
+                    f"worker {handle.index} has waited {PATIENCE_S:g} s for {wanted}; lower "
+                    "workers.count or workers.gpus, or add nodes to it"
                 )
-            say(f"  {waits}", logging.WARNING)
+            say(f"  worker {handle.index} waits for {wanted}", logging.WARNING)
             tell = min(2 * tell, 300.0)
         place = settled.result()
         if place.butwait != _version():
@@ -298,7 +298,7 @@ def _how(error: Exception) -> str:
     if isinstance(error, ray.exceptions.RayTaskError):
         return f"its reply cannot be had ({' '.join(str(error.cause or error).split())[:200]})"
     if isinstance(error, ray.exceptions.ActorUnavailableError):
-        return "it cannot be reached"
+        return "neither it nor its node can be reached"
     return "its process ended"
 
 
