@@ -223,7 +223,9 @@ def _job(samples: int) -> Job:
     )
 
 
-SCENARIOS = {function.__name__: function for function in (two_nodes, workers_killed, drivers_killed)}
+SCENARIOS = {
+    function.__name__: function for function in (two_nodes, workers_killed, drivers_killed)
+}
 
 if __name__ == "__main__":
     print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))

@@ -59,7 +59,7 @@ def connect(
         )
     head = None if address is None else _found(address)
     import ray
-    from ray._private import worker
+    from ray._private import services, worker
 
     if ray.is_initialized():
         return _own
@@ -68,6 +68,11 @@ def connect(
     if head is None:
         _start(workers)
     else:
+        if not services.find_node_ids():  # Ray would look for a minute
+            raise UserError(
+                f"workers.address: this machine is no node of the Ray cluster at {head}; make it "
+                f"one (ray start --address={head}), or run butwait on one that is"
+            )
         try:
             ray.init(address=head, logging_level="error")
         except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
@@ -174,8 +179,8 @@ def _silent(address: str) -> str | None:
             reply = connection.recv(9)
     except TimeoutError:
         return f"nothing for {PROBE_S:g} s"
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
+    except (OSError, UnicodeError) as error:  # a name that cannot be one of a host
+        return (getattr(error, "strerror", None) or str(error)).lower()
     return None if reply[3:4] == bytes([_SETTINGS]) else "something else is there"
 
 
@@ -204,6 +209,4 @@ def _refused(head: str, error: Exception) -> str:
             f"workers.address: the Ray cluster at {head} has other versions than this process "
             f"({here}): {told}"
         )
-    if "ould not find any running Ray instance" in told or "No node" in told or "node_ip" in told:
-        told = "this machine is no node of it: ray start --address=" + head
     return f"workers.address: the Ray cluster at {head} cannot be joined: {told[:300]}"

@@ -38,7 +38,7 @@ def main(pid: int, folder: Path) -> None:
 
 
 def _of(folder: Path) -> Iterator[psutil.Process]:
-    """Processes of the cluster in this folder: it stands in their command, or they write into it."""
+    """Processes of the cluster in this folder: it is in their command, or they write into it."""
     inside = f"{folder}{os.sep}"
     for process in psutil.process_iter():
         if process.pid == os.getpid():
