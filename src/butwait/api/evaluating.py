@@ -47,6 +47,7 @@ def evaluate(
     step: Given | None = None,
     sampling: Given | None = None,
     verifier: Verifier | None = None,
+    workers: Given | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Attempts at questions, graded, as a stage of a run: ``evaluate(test, model="tiny", k=4)``.
@@ -68,6 +69,7 @@ def evaluate(
         name: of the stage; None: ``evaluate``, with a number where that is taken by other
             settings. The same call finds the same stage.
         seed: of the run; None: 0, or that of what it goes on with.
+        workers: as of ``search``.
         **settings: others of an ``evaluate`` stage: clusters, checkpoint, concurrency, shard_size.
 
     Raises:
@@ -92,6 +94,7 @@ def evaluate(
         samplers=[each["sampler"] for each in given.values()],
         settings={"methods": given} | settings,
         name=name,
+        workers=workers,
         words=words,
         arguments=arguments(evaluate),
     )
@@ -109,6 +112,7 @@ def stored_search(
     run_dir: RunDir,
     name: str | None,
     concurrency: int,
+    workers: Given | None,
     on_tree: Callable[[SearchTree], None],
     options: SearchOptions,
 ) -> Searched:
@@ -137,6 +141,7 @@ def stored_search(
         samplers=[sampler],
         settings={"sampler": sampler, "concurrency": concurrency},
         name=name,
+        workers=workers,
         words=search_words(sampler),
     )
     found = cast(Searched, one_run(lambda: made(call)))

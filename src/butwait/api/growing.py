@@ -16,7 +16,7 @@ from typing import Any
 from butwait.api.finished import HANDLES, Finished
 from butwait.api.objects import Verifier, plain
 from butwait.api.problems import Problems, ProblemSets, by_name, set_content, set_name
-from butwait.api.question import Words, told_by
+from butwait.api.question import Words, told_by, written
 from butwait.pipeline.run import run_recipe
 from butwait.problems.settings import ProblemSetSettings
 from butwait.recipe.load import checked_recipe
@@ -51,6 +51,7 @@ class Call:
         shared: what of ``SHARED`` was named.
         begun: all of ``SHARED``, for a run that begins here.
         run_dir: a folder, or a handle whose run and recipe are gone on with.
+        workers: who does it; None: those of what it goes on with, else this process.
         name: of the stage; None: after its kind.
         words: see ``told_by``.
         arguments: all that the function has, beside the settings of the stage.
@@ -67,6 +68,7 @@ class Call:
     shared: Mapping[str, Any] = field(default_factory=dict)
     begun: Mapping[str, Any] = field(default_factory=dict)
     run_dir: str | Path | Finished | None = None
+    workers: Mapping[str, Any] | Settings | None = None
     name: str | None = None
     words: Words = field(default_factory=dict)
     arguments: Sequence[str] = ()
@@ -88,6 +90,8 @@ def made(call: Call) -> Finished:
     _same_run(call.function, run, bases)
     content = _joined(call, bases) or {"name": _run_name(run)} | dict(call.begun)
     content = content | {part: content.get(part, {}) for part in ("problems", "stages")}
+    if call.workers is not None:
+        content["workers"] = written(call.workers, "workers", stored=True)
     names = _Names(run)
     if call.problems is not None:
         sets = _add_sets(content, by_name(call.problems), run, names, call.verifier)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -24,6 +25,7 @@ from butwait.api.question import (
     search_recipe,
     search_words,
     told_by,
+    written,
 )
 from butwait.engines.engine import Engine
 from butwait.problems.grading import Grader
@@ -37,7 +39,9 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.search.settings import in_flight
 from butwait.stages.kinds import STAGES
 from butwait.stages.kinds.search import SearchStage
-from butwait.stages.searching import grown
+from butwait.stages.searching import Growing, grown
+from butwait.workers.crew import Crew, at_work
+from butwait.workers.job import Job
 from butwait.workers.loading import loaded
 
 Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
@@ -131,6 +135,7 @@ async def asearch(
     run_dir: None = None,
     name: None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree]: ...
@@ -143,6 +148,7 @@ async def asearch(
     run_dir: str | Path | Finished,
     name: str | None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> Searched: ...
@@ -154,6 +160,7 @@ async def asearch(
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree] | Searched:
@@ -161,20 +168,19 @@ async def asearch(
     cancelled."""
     if run_dir is not None:
         return await asyncio.to_thread(
-            lambda: stored_search(problems, run_dir, name, concurrency, on_tree, options)
+            lambda: stored_search(problems, run_dir, name, concurrency, workers, on_tree, options)
         )
     if name is not None:
         raise UserError("search: name is the name of a stage on disk; give run_dir too")
     given, asked = _problem_set(problems)
-    plan = _Plan.of("search", given, asked, options)
-    places = asyncio.Semaphore(concurrency)
+    plan = _Plan.of("search", given, asked, options, workers)
     with first_alone(), plan.grader() as grader:
-        async with plan.loaded() as (policy, judge):
+        async with plan.crew(grader, concurrency) as crew:
+            places = asyncio.Semaphore(crew.size)
 
             async def one(problem: Problem) -> SearchTree:
                 async with places:
-                    sampler = plan.stage.sampler
-                    tree = await grown(problem, policy, judge, sampler, plan.key, grader)
+                    tree: SearchTree = await crew.do(problem)
                 on_tree(tree)
                 return tree
 
@@ -191,6 +197,7 @@ def search(
     run_dir: None = None,
     name: None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree]: ...
@@ -203,6 +210,7 @@ def search(
     run_dir: str | Path | Finished,
     name: str | None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> Searched: ...
@@ -214,6 +222,7 @@ def search(
     run_dir: str | Path | Finished | None = None,
     name: str | None = None,
     concurrency: int = 64,
+    workers: Given | None = None,
     on_tree: OnTree = ignored,
     **options: Unpack[SearchOptions],
 ) -> list[SearchTree] | Searched:
@@ -226,7 +235,9 @@ def search(
             same call finds them. A handle of that run goes on with its recipe. None: the trees are
             in memory.
         name: of the stage; ``search``, or that with a number.
-        concurrency: questions in flight at a time.
+        concurrency: questions in flight at a time, of each worker.
+        workers: a recipe's ``workers`` (``{"kind": "processes", "count": 2}``): who searches, where
+            models are named and not handed in. None: this process.
         on_tree: called with each tree when it is grown, or, of a stage, when all are.
         **options: as of ``solve``: model, method, particles, seed, reward_model, engine, prompt,
             step, sampling, verifier.
@@ -235,10 +246,12 @@ def search(
         UserError: a mistake in what was given, in one sentence.
     """
     if run_dir is not None:
-        return stored_search(problems, run_dir, name, concurrency, on_tree, options)
+        return stored_search(problems, run_dir, name, concurrency, workers, on_tree, options)
     if name is not None:
         raise UserError("search: name is the name of a stage on disk; give run_dir too")
-    return run_now(asearch(problems, concurrency=concurrency, on_tree=on_tree, **options))
+    return run_now(
+        asearch(problems, concurrency=concurrency, workers=workers, on_tree=on_tree, **options)
+    )
 
 
 @dataclass(frozen=True)
@@ -259,9 +272,12 @@ class _Plan:
         given: Given,
         problems: Sequence[Problem] | None,
         options: SearchOptions,
+        workers: Given | None = None,
     ) -> "_Plan":
         """``function`` is the one that was called, for sentences."""
         content = search_recipe(given, **options)
+        if workers is not None:
+            content["workers"] = written(workers, "workers")
         words = search_words(content["stages"][STAGE]["sampler"])
         with told_by(function, STAGE, words):
             recipe = checked_recipe(content, STAGES, function)
@@ -314,7 +330,22 @@ class _Plan:
         return Key.of(self.recipe.seed, STAGE)
 
     def loaded(self) -> Any:
-        return loaded(
+        return loaded(*self._given())
+
+    def crew(self, grader: Grader, concurrency: int) -> AbstractAsyncContextManager[Crew]:
+        """UserError for objects that workers elsewhere cannot be handed."""
+        workers = self.recipe.workers
+        if workers.kind != "local" and self.objects:
+            raise UserError(
+                f"search: {', '.join(self.objects)}: an object of this process, which no worker "
+                f"elsewhere can be handed; name it (module:NAME), or leave workers out"
+            )
+        work = Growing(self.stage.sampler, self.key)
+        return at_work(replace(Job(work, *self._given()), grader=grader), workers, concurrency)
+
+    def _given(self) -> tuple[Any, ...]:
+        """The arguments of ``loaded``."""
+        return (
             self.recipe.engine if self.engine is None else self.engine,
             self.recipe.model,
             self.recipe.prompt,

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from butwait.engines.engine import Engine
 from butwait.evaluation.settings import MethodSettings
-from butwait.evaluation.storage import read_shard, write_shard
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Grade, Key, Problem, SearchTree, UserError
@@ -84,6 +83,8 @@ async def stored_attempts(
 ) -> list[Attempt]:
     """``run_attempts``, of which ``attempt`` makes the k attempts at a problem. ``instead``: as of
     ``map_shards``."""
+    from butwait.evaluation.storage import read_shard, write_shard
+
     paths = await map_shards(
         problems,
         attempt,

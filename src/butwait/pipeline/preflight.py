@@ -20,6 +20,7 @@ from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
 from butwait.search.settings import SAMPLERS, CommonSettings
 from butwait.stages.problem_sets import LoadedSet
+from butwait.workers.placement import Placement, refused_spread
 
 Problems = Mapping[str, Sequence[Problem]]
 """By the name of their set."""
@@ -66,6 +67,7 @@ def look_around(
         unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
         world.look(recipe.stages[name], place, partial(operator.eq, unused))
         world.lacks += [*_unrewarded(recipe, name), *_too_long(recipe, name, world, problems)]
+    world.lacks += _unplaceable(recipe, names, world)
     told: dict[bool, dict[str, None]] = {False: {}, True: {}}
     for lack in world.lacks:
         key = f"`{'.'.join(map(str, _shown(recipe, lack.place)))}`"
@@ -152,6 +154,23 @@ def _wrong_device(recipe: Recipe, name: str) -> str | None:
     if not kind.asks(recipe.stages[name]):
         return None
     return ENGINES.of(recipe.engine).wrong_device(recipe.engine, device)
+
+
+def _unplaceable(recipe: Recipe, names: Iterable[str], world: World) -> Iterator[Lack]:
+    """Models that cannot be spread over so many devices, and workers that there are no devices
+    for."""
+    engine, model = recipe.engine, recipe.model
+    asking = [name for name in names if recipe.kind(name).asks(recipe.stages[name])]
+    config = world.peek(model.name, model.revision) if asking else None
+    spread = getattr(engine, "tensor_parallel", 1)
+    if config is not None and (told := refused_spread(config, spread)):
+        yield Lack(("engine", "tensor_parallel"), told)
+    for name in asking if recipe.workers.kind != "local" else ():
+        judge = getattr(recipe.stages[name], "reward_model", None)
+        try:
+            Placement.of(recipe.workers, engine, model, judge)
+        except UserError as error:
+            yield Lack(("workers",), str(error))
 
 
 def _unrewarded(recipe: Recipe, name: str) -> Iterator[Lack]:

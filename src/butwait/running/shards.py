@@ -130,8 +130,8 @@ async def map_shards(
     skipped = set_aside(folder)
     if skipped and instead is None:
         raise UserError(
-            f"{folder} was made without {named(skipped)}; set workers.skip_failed again, or remove "
-            "the folder"
+            f"{folder} was made without {named(skipped)}, which ended their workers; set "
+            "workers.skip_failed: true again, or remove the folder"
         )
     lost: dict[int, SetAsideError] = {}
 
@@ -182,12 +182,12 @@ async def map_shards(
         told = {str(index): [error.name, error.why] for index, error in sorted(lost.items())}
         why = next(iter(lost.values())).why
         raise UserError(
-            f"{named(told)} ended the workers that they were given to ({why}); all others are "
-            "stored: run the same command again to try once more, or set workers.skip_failed to go "
-            "on without"
+            f"not done, for each of them ended two workers: {named(told)} ({why}); all others are "
+            "stored: run the same command again to try them once more, or set workers.skip_failed: "
+            "true to go on without them"
         )
     if len(skipped) == len(items) and items:
-        raise UserError(f"each of {named(skipped)} ended the workers that it was given to")
+        raise UserError(f"nothing is left without those that ended their workers: {named(skipped)}")
     remove(_spool(folder))
     return [path for path in paths if path.exists()]
 

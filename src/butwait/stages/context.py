@@ -1,6 +1,6 @@
 """What a stage runs with: its model, its engine, its reward model."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,9 +182,9 @@ class StageRun:
         (``map_shards``)."""
         return given if self.recipe.workers.skip_failed else None
 
-    def without(self, folder: Path) -> dict[str, list[str]]:
-        """For metrics: the problems that a folder of shards is complete without, if any."""
-        names = [name for name, *_ in set_aside(folder).values()]
+    def without(self, *folders: Path) -> dict[str, list[str]]:
+        """For metrics: the problems that folders of shards are complete without, if any."""
+        names = [name for folder in folders for name, *_ in set_aside(folder).values()]
         return {"set_aside": names} if names else {}
 
     def _judge(self, paths: int | None) -> RewardModelSettings | None:
@@ -192,6 +192,12 @@ class StageRun:
         if self.inputs("reward model") and isinstance(judge, TrainedSettings):
             return with_slots_for(judge, paths)
         return judge
+
+
+def told_without(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A line about problems that a stage is complete without (``StageRun.without``)."""
+    if names := metrics.get("set_aside"):
+        yield f"without {', '.join(names)}, set aside: each ended two workers"
 
 
 def with_slots_for(judge: TrainedSettings, paths: int | None) -> TrainedSettings:

@@ -83,7 +83,7 @@ async def at_work(
         if job.grader is not None:
             job.grader.judges.add(reply.unjudged)
 
-    placement = Placement.of(job, settings)
+    placement = Placement.of(settings, job.engine, job.model, job.reward_model)
     async with Pool(
         _host(job, settings, placement, run), placement.count, concurrency, _name, heard
     ) as pool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from butwait.engines.load import ENGINES
+from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.workers.job import Job
 from butwait.workers.settings import PlacedGpus, WorkersSettings
@@ -28,10 +29,23 @@ class Placement:
     policy: int | None = None
 
     @classmethod
-    def of(cls, job: Job, settings: WorkersSettings) -> "Placement":
-        """Raises UserError for more devices than this machine has."""
-        gpus = settings.each or (_needed(job) if _on_gpu(job) else 0)
+    def of(
+        cls, settings: WorkersSettings, engine: Any, model: ModelSettings, reward_model: Any
+    ) -> "Placement":
+        """Where workers run what these settings load.
+
+        Raises UserError for more devices than this machine has, and for a model that is spread over
+        more than a worker has.
+        """
+        spread = int(getattr(engine, "tensor_parallel", 1))
+        gpus = settings.each or (spread if _on_gpu(engine, model, reward_model) else 0)
         policy = settings.gpus.policy if isinstance(settings.gpus, PlacedGpus) else None
+        own = gpus if policy is None else policy
+        if gpus and spread > own:
+            raise UserError(
+                f"engine.tensor_parallel: {spread} GPUs of one policy are more than the {own} that "
+                "workers.gpus gives it; raise one, or lower the other"
+            )
         if settings.kind == "ray":  # whose devices are on other machines
             return cls(settings.count or 1, gpus, policy)
         there = len(_devices()) if gpus else 0
@@ -65,15 +79,31 @@ def too_many(count: int, gpus: int, there: int) -> str:
     )
 
 
-def _needed(job: Job) -> int:
-    return int(getattr(job.engine, "tensor_parallel", 1))
+def refused_spread(config: Mapping[str, Any], devices: int) -> str | None:
+    """Why a model cannot be spread over so many devices, by its ``config.json``; None: it can.
+
+    Each device has as many attention heads, and as many key and value heads; or several have the
+    same one.
+    """
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
+    heads = config.get("num_attention_heads")
+    kept = config.get("num_key_value_heads", heads)
+    if not isinstance(heads, int) or not isinstance(kept, int) or kept <= 0:
+        return None
+    if heads % devices == 0 and (kept % devices == 0 or devices % kept == 0):
+        return None
+    able = [n for n in range(1, kept + 1) if heads % n == 0 and kept % n == 0]
+    return (
+        f"{devices} GPUs cannot share the {kept} key and value heads of the model evenly: set "
+        f"{', '.join(map(str, able[:-1]))}{' or ' * (len(able) > 1)}{able[-1]}"
+    )
 
 
-def _on_gpu(job: Job) -> bool:
-    """Whether weights of the job are run on a GPU of this machine."""
-    engine: Any = job.engine
-    runs = [job.model] if ENGINES.of(engine).runs_model else []
-    devices = [getattr(held, "device", "cpu") for held in (*runs, job.reward_model)]
+def _on_gpu(engine: Any, model: ModelSettings, reward_model: Any) -> bool:
+    """Whether these weights are run on a GPU of this machine."""
+    runs = [model] if ENGINES.of(engine).runs_model else []
+    devices = [getattr(held, "device", "cpu") for held in (*runs, reward_model)]
     if any(device.startswith("cuda") for device in devices):
         return True
     return "auto" in devices and bool(_devices())

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from butwait.records import UserError
 from butwait.running.log import note
@@ -48,7 +48,8 @@ class ProcessHost:
     async def start(self, index: int) -> "ProcessHandle":
         """See ``Host.start``."""
         here, there = socket.socketpair()
-        with there:
+        said, saying = os.pipe()
+        with there, open(saying, "wb") as output:
             words = ["-m", "butwait.workers.child", str(there.fileno()), str(os.getpid())]
             words += self._run
             process = await asyncio.create_subprocess_exec(
@@ -58,12 +59,12 @@ class ProcessHost:
                 env={**os.environ, **self._environment(index)},
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=here)
-        handle = ProcessHandle(index, process, reader, writer)
+        handle = ProcessHandle(index, process, reader, writer, await _heard(said))
         try:
             await handle.open(self._packed)
         except BaseException:
@@ -81,9 +82,10 @@ class ProcessHandle:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        output: "_Output",
     ) -> None:
         self._index, self._process = index, process
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._output = reader, writer, output
         self._asked: dict[int, asyncio.Future[Reply]] = {}
         self._number = 0
         self._lost: WorkerLostError | None = None
@@ -127,6 +129,7 @@ class ProcessHandle:
         finally:
             self._end()
             self._listening.cancel()
+            self._output.transport.close()
         await self._process.wait()
 
     async def _read(self) -> None:
@@ -152,8 +155,7 @@ class ProcessHandle:
 
     async def _listen(self) -> None:
         """What the worker says goes to the run's log."""
-        assert self._process.stdout is not None
-        while line := await _line(self._process.stdout):
+        while line := await _line(self._output.stream):
             if text := line.decode(errors="replace").rstrip():
                 self._said.append(text)
                 note(f"worker {self._index}: {text}", logging.INFO)
@@ -174,6 +176,22 @@ class ProcessHandle:
         """Ends the worker and all that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class _Output(NamedTuple):
+    """What a worker says, on its way here. The pipe outlives the worker where a process that it
+    started holds it."""
+
+    stream: asyncio.StreamReader
+    transport: asyncio.BaseTransport
+
+
+async def _heard(pipe: int) -> _Output:
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(pipe, "rb", 0)
+    )
+    return _Output(stream, transport)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:

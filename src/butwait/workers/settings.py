@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from butwait.records.settings import Resource, Settings
 
@@ -36,6 +36,16 @@ class WorkersSettings(Settings):
     skip_failed: Resource[bool] = False
     """Whether a stage is complete without the problems that ended two workers. They are named in
     its metrics and in the report."""
+
+    @model_validator(mode="after")
+    def _says_who(self) -> "WorkersSettings":
+        several = {"count", "gpus"} & self.model_fields_set
+        if self.kind == "local" and several:
+            told = "has no meaning for workers.kind: local, which is this process; set kind to "
+            raise ValueError(f"{min(several)} {told}processes or ray")
+        if self.kind != "ray" and self.address is not None:
+            raise ValueError("address is of a Ray cluster; set kind to ray")
+        return self
 
     @property
     def each(self) -> int | None:

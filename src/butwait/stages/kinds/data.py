@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, create_model
@@ -16,7 +17,7 @@ from butwait.records import UserError
 from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
 from butwait.running.plugins import wrong
-from butwait.stages.context import StageRun
+from butwait.stages.context import StageRun, told_without
 from butwait.synthesis.builder import (
     BUILDERS,
     Builder,
@@ -113,7 +114,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     numbers = write_card(run.folder, built, origin)
     save_examples(run.folder / "dataset", built.examples)
-    return numbers, cost
+    return numbers | run.without(*_confirmations(run, list(searches)).values()), cost
 
 
 def allowed(run: StageRun, subset: SubsetSettings) -> set[str] | None:
@@ -134,21 +135,18 @@ async def _prepared(
 ) -> tuple[Any, dict[str, int]]:
     """What the builder asks of the policies that searched, and its cost. Each model is asked about
     its own searches, by the rules of the first of them."""
-    kind, of_model = material.settings.kind, defaultdict[Any, list[str]](list)
-    for name in searches:
-        of_model[run.model_of(name)].append(name)
+    kind, folders = material.settings.kind, _confirmations(run, searches)
     answers: list[Any] = []
     cost = Counter[str]()
-    for own in of_model.values():
+    for own, folder in folders.items():
         search: Any = run.recipe.stages[own[0]]
         rule, sampling = search.sampler.step, search.sampler.sampling
         asking = replace(run, name=own[0])
-        folder = run.folder / "confirmations"
         searcher = Searcher(
             None,
             rule,
             sampling,
-            folder if len(of_model) == 1 else folder / own[0],
+            folder,
             search.shard_size,
             search.concurrency,
             frozenset(own),
@@ -163,12 +161,21 @@ async def _prepared(
                 held = replace(searcher, concurrency=crew.size, do=crew.do)
                 found = await prepare(material, held)
         answer, spent = checked_preparation(kind, found)
-        if len(of_model) > 1 and not isinstance(answer, dict):
+        if len(folders) > 1 and not isinstance(answer, dict):
             raise wrong(kind, "its prepare", answer, "a mapping, where several models searched")
         answers.append(answer)
         cost.update(spent)
     joined = answers[0] if len(answers) == 1 else {k: v for a in answers for k, v in a.items()}
     return joined, dict(cost)
+
+
+def _confirmations(run: StageRun, searches: list[str]) -> dict[tuple[str, ...], Path]:
+    """The searches of each model, and where what it is asked about them is kept."""
+    of_model = defaultdict[Any, list[str]](list)
+    for name in searches:
+        of_model[run.model_of(name)].append(name)
+    folder, several = run.folder / "confirmations", len(of_model) > 1
+    return {tuple(own): folder / own[0] if several else folder for own in of_model.values()}
 
 
 def _sets(run: StageRun, searches: Iterable[str]) -> list[str]:
@@ -189,6 +196,7 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         f"{metrics['loss_tokens']} tokens with loss"
         f" ({metrics['duplicates_dropped']} duplicates dropped)"
     )
+    yield from told_without(metrics)
 
 
 def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:

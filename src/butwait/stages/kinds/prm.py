@@ -7,7 +7,7 @@ from typing import Any, Literal
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records.settings import Result
 from butwait.report.sections import REWARD_MODELS
-from butwait.stages.context import StageRun
+from butwait.stages.context import StageRun, told_without
 from butwait.training.settings import PrmSettings
 
 
@@ -51,6 +51,7 @@ def prm(run: StageRun) -> Outcome:
 
 def _headline(metrics: Metrics) -> Iterator[str]:
     yield f"reward model: {metrics['verdict']}"
+    yield from told_without(metrics)
 
 
 PRM = StageKind(

@@ -14,7 +14,7 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.settings import SamplerSettings, in_flight
-from butwait.stages.context import StageRun
+from butwait.stages.context import StageRun, told_without
 
 
 class SearchStage(OneSetStage):
@@ -78,6 +78,7 @@ def _headline(metrics: Metrics) -> Iterator[str]:
             f"{cut} paths were longer than the reward model takes and count as truncated; a lower "
             "max_tokens ends them before"
         )
+    yield from told_without(metrics)
 
 
 SEARCH = StageKind(

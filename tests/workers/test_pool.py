@@ -1,0 +1,207 @@
+"""A pool without processes: workers of this process that are lost when a test says so."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from butwait.records import UserError
+from butwait.running.shards import SetAsideError
+from butwait.workers import pool as pools
+from butwait.workers.host import Reply, WorkerLostError
+from butwait.workers.pool import Pool
+
+Act = Callable[["Toy", Any], Awaitable[Any]]
+
+
+class Toy:
+    """A worker that does what the test says, until it is lost."""
+
+    def __init__(self, host: "Host", index: int) -> None:
+        self.host, self.index, self.at = host, index, 0
+        self.lost = asyncio.get_running_loop().create_future()
+
+    async def call(self, item: Any) -> Reply:
+        self.at += 1
+        self.host.most = max(self.host.most, self.at)
+        work = asyncio.ensure_future(self.host.act(self, item))
+        try:
+            await asyncio.wait({work, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if self.lost.done():
+                raise WorkerLostError(str(self.lost.result()))
+            self.host.done[item] += 1
+            return Reply(work.result(), policy_tokens=2)
+        finally:
+            self.at -= 1
+
+    def lose(self, why: str = "gone") -> None:
+        if not self.lost.done():
+            self.lost.set_result(why)
+
+    async def close(self) -> None:
+        self.host.closed += 1
+
+
+class Host:
+    def __init__(self, act: Act, starts: Callable[[int, int], None] = lambda i, n: None) -> None:
+        self.act, self.starts = act, starts
+        self.started = Counter[int]()
+        self.done = Counter[Any]()
+        self.most = self.closed = 0
+
+    async def start(self, index: int) -> Toy:
+        self.started[index] += 1
+        self.starts(index, self.started[index])
+        return Toy(self, index)
+
+
+async def square(worker: Toy, item: int) -> int:
+    await asyncio.sleep(0)
+    return item * item
+
+
+def run(host: Host, count: int, room: int, items: int = 20) -> tuple[list[Any], Pool]:
+    """What becomes of each item: its result, or what was raised."""
+
+    async def all_of_them() -> tuple[list[Any], Pool]:
+        async with Pool(host, count, room, name="item {}".format) as pool:
+            found = await asyncio.gather(*map(pool.do, range(items)), return_exceptions=True)
+            return found, pool
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "WAITS", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(("count", "room"), [(1, 1), (1, 20), (3, 2), (64, 1)])
+def test_every_item_is_done_once_and_no_worker_has_more_than_its_room(
+    count: int, room: int
+) -> None:
+    host = Host(square)
+    found, pool = run(host, count, room)
+    assert found == [i * i for i in range(20)]
+    assert set(host.done.values()) == {1} and len(host.done) == 20
+    assert host.most <= room
+    assert pool.policy_tokens == 40
+    assert host.closed == count
+
+
+def test_items_go_to_the_worker_that_has_the_least_to_do() -> None:
+    seen = Counter[int]()
+
+    async def act(worker: Toy, item: int) -> None:
+        seen[worker.index] += 1
+        await asyncio.sleep(0.01)
+
+    run(Host(act), 4, 5)
+    assert seen == {0: 5, 1: 5, 2: 5, 3: 5}
+
+
+def test_a_lost_workers_items_are_done_elsewhere() -> None:
+    """Whatever it was at when it was lost: nothing is lost and nothing is doubled."""
+    lost = False
+
+    async def act(worker: Toy, item: int) -> int:
+        nonlocal lost
+        await asyncio.sleep(0.002)
+        if item == 3 and not lost:
+            lost = True
+            worker.lose()
+            await asyncio.sleep(1)
+        return item * item
+
+    host = Host(act)
+    found, pool = run(host, 2, 4)
+    assert found == [i * i for i in range(20)]
+    assert set(host.done.values()) == {1} and len(host.done) == 20
+    assert (pool.health.restarts, pool.health.set_aside) == (1, {})
+
+
+@pytest.mark.parametrize(("count", "room"), [(1, 1), (2, 1), (2, 8), (3, 64)])
+def test_only_the_item_that_ends_workers_is_set_aside(count: int, room: int) -> None:
+    """Those that were on the same workers are done: a suspect is tried alone."""
+    endings = Counter[str]()
+
+    async def act(worker: Toy, item: int) -> int:
+        await asyncio.sleep(0.001)
+        if item == 7:
+            endings["alone" if worker.at == 1 else "together"] += 1
+            worker.lose("out of memory")
+            await asyncio.sleep(1)
+        return item * item
+
+    found, pool = run(Host(act), count, room)
+    error = found.pop(7)
+    assert found == [i * i for i in range(20) if i != 7]
+    assert isinstance(error, SetAsideError)
+    assert str(error) == "item 7 was set aside: out of memory"
+    assert endings["alone"] == 2
+    assert pool.health.set_aside == {"item 7": "out of memory"}
+
+
+def test_a_fault_of_the_data_is_told_as_it_is_and_ends_no_worker() -> None:
+    async def act(worker: Toy, item: int) -> int:
+        if item == 2:
+            raise UserError("problem 2 has no prompt")
+        return item
+
+    host = Host(act)
+    found, pool = run(host, 2, 2)
+    assert str(found[2]) == "problem 2 has no prompt" and type(found[2]) is UserError
+    assert [x for x in found if x is not found[2]] == [i for i in range(20) if i != 2]
+    assert pool.health.restarts == 0
+
+
+def test_a_worker_that_cannot_start_ends_the_pool_with_its_last_words() -> None:
+    def starts(index: int, time: int) -> None:
+        if index == 1:
+            raise WorkerLostError("CUDA driver is too old")
+
+    found, _ = run(Host(square, starts), 2, 64)
+    told = {str(error) for error in found if isinstance(error, UserError)}
+    assert told <= {"worker 1 ended 3 times in its start: CUDA driver is too old"}
+
+
+def test_nothing_is_tried_again_where_the_job_itself_is_wrong() -> None:
+    def starts(index: int, time: int) -> None:
+        raise UserError("there is no model 'x'")
+
+    host = Host(square, starts)
+    found, _ = run(host, 1, 4)
+    assert {str(error) for error in found} == {"there is no model 'x'"}
+    assert host.started == {0: 1}
+
+
+def test_others_go_on_without_a_worker_that_does_not_come_back() -> None:
+    def starts(index: int, time: int) -> None:
+        if index == 0 and time > 1:
+            raise WorkerLostError("no such device")
+
+    async def act(worker: Toy, item: int) -> int:
+        await asyncio.sleep(0.005)
+        if worker.index == 0:
+            worker.lose()
+            await asyncio.sleep(1)
+        return item
+
+    host = Host(act, starts)
+    found, pool = run(host, 2, 1)
+    assert found == list(range(20))
+    assert (pool.health.healthy, pool.health.dead) == (1, 1)
+    assert host.started == {0: 4, 1: 1}
+
+
+def test_work_that_ends_every_worker_is_no_fault_of_the_problems() -> None:
+    async def act(worker: Toy, item: int) -> int:
+        worker.lose("illegal instruction")
+        return await asyncio.sleep(1, item)
+
+    found, _ = run(Host(act), 2, 4)
+    told = [str(error) for error in found]
+    assert "whatever workers are given ends them: illegal instruction" in told
+    assert sum("set aside" in line for line in told) <= 2

@@ -1,0 +1,67 @@
+"""Kills without warning, of a worker and of the run: nothing is lost, nothing doubled, no process
+left. ``BUTWAIT_WHOLE=1`` tries 20 and 10 moments."""
+
+import os
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from worker_runs import PROCESSES, begin, files, prepare, workers_of
+
+WHOLE = bool(os.environ.get("BUTWAIT_WHOLE"))
+
+
+def stored(run: Path) -> set[str]:
+    trees = run / "search" / "trees"
+    return {str(file) for file in trees.glob("**/0*.parquet")}
+
+
+@pytest.mark.slow
+def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+    kills, moments = 20 if WHOLE else 4, random.Random(0)
+    prepare(tmp_path, {}, searched=300 if WHOLE else 60)
+    assert begin(tmp_path, "--run-dir", "here").wait() == 0
+    run = begin(
+        tmp_path,
+        *("--run-dir", "there", *PROCESSES, "--set", "stages.search.concurrency=2"),
+        DELAY="0.05",
+    )
+    done = 0
+    while run.poll() is None:
+        time.sleep(moments.uniform(0.2, 0.6))
+        at_work = [p for p in workers_of(tmp_path / "there") if stored(tmp_path / "there")]
+        if done < kills and at_work:
+            with suppress(psutil.Error):
+                moments.choice(at_work).kill()
+                done += 1
+    assert run.returncode == 0 and done == kills
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+    assert workers_of(tmp_path / "there") == []
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
+    """What was stored is not computed again."""
+    kills, moments = 10 if WHOLE else 3, random.Random(1)
+    prepare(tmp_path, {}, searched=150 if WHOLE else 50)
+    assert begin(tmp_path, "--run-dir", "here").wait() == 0
+    there, words = tmp_path / "there", ("--run-dir", "there", *PROCESSES)
+    words += ("--set", "stages.search.concurrency=2")
+    for _ in range(kills):
+        before = stored(there)
+        run = begin(tmp_path, *words, DELAY="0.05")
+        while run.poll() is None and len(stored(there) - before) < 3:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.3))
+        times = {file: Path(file).stat().st_mtime_ns for file in stored(there)}
+        run.kill()
+        assert run.wait() < 0, "it ended before it was killed"
+    assert begin(tmp_path, *words).wait() == 0
+    assert times and files(there) == files(tmp_path / "here")
+    deadline = time.monotonic() + 5
+    while workers_of(there) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers_of(there) == []

@@ -1,0 +1,101 @@
+"""Workers in processes of this machine: the same files as without, whatever becomes of them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from worker_runs import FILTER, PROCESSES, REWARD, STEP, files, prepare
+
+from conftest import Command
+
+SEARCH = {"kind": "search", "problems": "train", "reward_model": REWARD, "shard_size": 4}
+
+
+def test_a_search_an_evaluation_and_branches_are_the_same_by_workers(
+    own_folder: Path, command: Command
+) -> None:
+    """And a worker whose engine needs no torch does not load it."""
+    prepare(
+        own_folder,
+        {4: "die once"},
+        search={**SEARCH, "sampler": FILTER},
+        ask={
+            "kind": "evaluate",
+            "problems": ["test"],
+            "reward_model": REWARD,
+            "methods": {
+                "plain": {"k": 2, "sampler": {"kind": "independent", "step": STEP}},
+                "search": {"sampler": FILTER},
+            },
+        },
+        detours={"kind": "backtrack", "from": ["search"], "confirm": {"completions": 2}},
+    )
+    (own_folder / "died").touch()
+    code, _, told = command("run", "mine.yaml", "--run-dir", "here")
+    assert (code, told) == (0, "")
+    (own_folder / "died").unlink()
+    (own_folder / "opened.txt").unlink()
+    assert command("run", "mine.yaml", "--run-dir", "there", *PROCESSES)[::2] == (0, "")
+    here, there = (files(own_folder / run) for run in ("here", "there"))
+    assert len(here) == 8
+    assert b'["search", "q02", 1, 2, 1, 4,' in here["detours/confirmations/shard-00000.jsonl"]
+    assert here == there
+    opened = [line.split() for line in (own_folder / "opened.txt").read_text().splitlines()]
+    own = str(os.getpid())  # loads a tokenizer's stand-in for the data
+    assert {torch for torch, process in opened if process != own} == {"False"}
+    assert len({process for _, process in opened} - {own}) == 7  # 3 stages of 2, one of which died
+    health = json.loads((own_folder / "there" / "search" / "workers.json").read_text())
+    assert (health["healthy"], health["restarts"], health["set_aside"]) == (2, 1, {})
+
+
+@pytest.mark.slow
+def test_a_problem_that_ends_its_workers_is_named_and_holds_up_no_other(
+    own_folder: Path, command: Command
+) -> None:
+    prepare(own_folder, {5: "die"})
+    code, _, told = command("run", "mine.yaml", "--run-dir", "run", *PROCESSES)
+    assert code == 2
+    assert told == (
+        "butwait: not done, for each of them ended two workers: q05 (its process ended with code 3 "
+        "(this question is too hard)); all others are stored: run the same command again to try "
+        "them once more, or set workers.skip_failed: true to go on without them\n"
+    )
+    stored = own_folder / "run" / "search" / "trees"
+    assert sorted(path.name for path in stored.glob("shard*.parquet")) == [
+        "shard-00000.parquet",
+        "shard-00002.parquet",
+    ]
+    assert len(list((stored / ".spool").glob("0*.parquet"))) == 3
+    skip = ("--set", "workers.skip_failed=true")
+    code, said, _ = command("run", "mine.yaml", "--run-dir", "run", *PROCESSES, *skip)
+    assert code == 0
+    record = json.loads((own_folder / "run" / "search" / "stage.json").read_text())
+    assert (record["metrics"]["problems"], record["metrics"]["set_aside"]) == (11, ["q05"])
+    assert "without q05, set aside: each ended two workers" in said
+
+
+@pytest.mark.slow
+def test_a_mistake_that_a_worker_finds_is_the_same_sentence(
+    own_folder: Path, command: Command
+) -> None:
+    prepare(own_folder, {5: "refuse"})
+    told = [
+        command("run", "mine.yaml", "--run-dir", run, *words)[::2]
+        for run, words in (("here", ()), ("there", PROCESSES))
+    ]
+    assert told[0] == told[1]
+    assert told[0][0] == 2 and "q05 cannot be judged; leave it out" in told[0][1]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_opened_is_told_once(own_folder: Path, command: Command) -> None:
+    prepare(own_folder, {})
+    plugin = own_folder / "hard.py"
+    plugin.write_text(plugin.read_text().replace("return ScriptedEngine", "return 3 #"))
+    told = [
+        command("run", "mine.yaml", "--run-dir", run, *words)[::2]
+        for run, words in (("here", ()), ("there", PROCESSES))
+    ]
+    assert told[0] == told[1]
+    assert told[0][0] == 2 and len(told[0][1].splitlines()) == 1
