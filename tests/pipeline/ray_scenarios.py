@@ -109,29 +109,42 @@ def _no_room(address: str) -> str:
 
 def workers_killed(folder: Path) -> dict[str, Any]:
     """A search by three workers, 20 of which are killed at random moments."""
-    os.environ["DELAY"] = "0.2"
+    os.environ["DELAY"] = "0.1"
     recipe = prepare(folder, questions=160)
     os.chdir(folder)
     alone = shards(run(recipe, "alone"))
+    trees = folder / "runs" / "shared" / "search" / "trees"
     killed: list[int] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        chance, due = random.Random(0), 2
+        while len(killed) < 20 and not ended.wait(0.01):
+            if progress(trees) >= due and (there := _actors()):
+                time.sleep(chance.uniform(0, 0.3))
+                process = chance.choice(there)
+                process.kill()
+                killed.append(process.pid)
+                due = progress(trees) + chance.randint(2, 5)
+
     with cluster(2, 1) as nodes:
-        trees = folder / "runs" / "shared" / "search" / "trees"
-        ended = threading.Event()
-
-        def kill() -> None:
-            chance = random.Random(0)
-            while len(killed) < 20 and not ended.wait(chance.uniform(0.5, 2.5)):
-                if there := _actors():
-                    process = chance.choice(there)
-                    process.kill()
-                    killed.append(process.pid)
-
         killer = threading.Thread(target=kill)
         killer.start()
-        run(recipe, "shared", nodes.address, 3)
+        for _ in range(5):
+            try:
+                run(recipe, "shared", nodes.address, 3)
+            except UserError as error:  # the same problem was hit twice
+                print(error)
+            else:
+                break
         ended.set()
         killer.join()
         return {"killed": len(killed), "trees": len(alone), "same": shards(trees) == alone}
+
+
+def progress(trees: Path) -> int:
+    """Finished problems: of a shard, whose spool files are gone, 8."""
+    return sum(8 if name.startswith("shard") else 1 for name in finished(trees))
 
 
 def drivers_killed(folder: Path) -> dict[str, Any]:

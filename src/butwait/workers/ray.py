@@ -30,7 +30,7 @@ from butwait.workers.settings import WorkersSettings
 
 PATIENCE_S = 600.0
 """Seconds that a worker waits for a place in the cluster, where none of its run is at work."""
-TOLD_S = 10.0
+TOLD_S = 20.0
 """Seconds after which a line says what it waits for."""
 
 _PARTING_S = 10.0
@@ -158,7 +158,7 @@ class RayHost:
         import ray
 
         # Nodes of a cluster that others use too are filled by their cores; ours is for us.
-        self._needs = {"CPU": 0 if own else 1, "GPU": placement.gpus}
+        self._needs: dict[str, float] = {"CPU": 0 if own else 1, "GPU": placement.gpus}
         self._actors: Any = ray.remote(_Actor).options(
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs["GPU"],
@@ -302,17 +302,22 @@ def _how(error: Exception) -> str:
     return "its process ended"
 
 
-def _wanted(needs: Mapping[str, int]) -> str:
+def _wanted(needs: Mapping[str, float]) -> str:
     """What a worker waits for, and what there is."""
     import ray
 
-    what = " and ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in needs.items() if n) or "a node"
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fit = [node for node in nodes if all(node.get(name, 0) >= n for name, n in needs.items())]
-    if fit:
-        return f"{what} on one node of the Ray cluster, all of which are taken"
-    most = ", ".join(f"{max((n.get(k, 0) for n in nodes), default=0):g} {k}s" for k in needs)
-    return f"{what} on one node of the Ray cluster, whose nodes have at most {most}"
+    def told(found: Mapping[str, float]) -> str:
+        return " and ".join(
+            f"{found.get(name, 0):g} {name}{'s' * (found.get(name, 0) != 1)}" for name in kinds
+        )
+
+    kinds = [name for name, count in needs.items() if count]
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= needs[name] for name in kinds) for node in there):
+        free = told(ray.available_resources())
+        return f"{told(needs) or 'a process'} on one node of the Ray cluster, which has {free} free"
+    most = {name: max((node.get(name, 0) for node in there), default=0) for name in kinds}
+    return f"{told(needs)} on one node of the Ray cluster, whose nodes have at most {told(most)}"
 
 
 def _seen(packed: bytes) -> tuple[str, ...]:
