@@ -85,7 +85,8 @@ def test_every_item_is_done_once_and_no_worker_has_more_than_its_room(
     host = Host(square)
     found, pool = run(host, count, room)
     assert found == [i * i for i in range(20)]
-    assert set(host.done.values()) == {1} and len(host.done) == 20
+    assert set(host.done.values()) == {1}
+    assert len(host.done) == 20
     assert host.most <= room
     assert pool.policy_tokens == 40
     assert host.closed == count
@@ -118,7 +119,8 @@ def test_a_lost_workers_items_are_done_elsewhere() -> None:
     host = Host(act)
     found, pool = run(host, 2, 4)
     assert found == [i * i for i in range(20)]
-    assert set(host.done.values()) == {1} and len(host.done) == 20
+    assert set(host.done.values()) == {1}
+    assert len(host.done) == 20
     assert (pool.health.restarts, pool.health.set_aside) == (1, {})
 
 
@@ -152,7 +154,8 @@ def test_a_fault_of_the_data_is_told_as_it_is_and_ends_no_worker() -> None:
 
     host = Host(act)
     found, pool = run(host, 2, 2)
-    assert str(found[2]) == "problem 2 has no prompt" and type(found[2]) is UserError
+    assert str(found[2]) == "problem 2 has no prompt"
+    assert type(found[2]) is UserError
     assert [x for x in found if x is not found[2]] == [i for i in range(20) if i != 2]
     assert pool.health.restarts == 0
 

@@ -85,7 +85,8 @@ def test_a_mistake_that_a_worker_finds_is_the_same_sentence(
         for run, words in (("here", ()), ("there", PROCESSES))
     ]
     assert told[0] == told[1]
-    assert told[0][0] == 2 and "q05 cannot be judged; leave it out" in told[0][1]
+    assert told[0][0] == 2
+    assert "q05 cannot be judged; leave it out" in told[0][1]
 
 
 @pytest.mark.slow
@@ -98,4 +99,5 @@ def test_what_cannot_be_opened_is_told_once(own_folder: Path, command: Command) 
         for run, words in (("here", ()), ("there", PROCESSES))
     ]
     assert told[0] == told[1]
-    assert told[0][0] == 2 and len(told[0][1].splitlines()) == 1
+    assert told[0][0] == 2
+    assert len(told[0][1].splitlines()) == 1

@@ -94,7 +94,7 @@ def workers_of(run: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "butwait.workers.child" in words and str(run) in words:
+        if "butwait.workers.child" in words and str(run.resolve()) in words:
             found += [process, *process.children(recursive=True)]
     return found
 

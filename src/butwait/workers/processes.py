@@ -43,7 +43,7 @@ class ProcessHost:
         run: Path | None = None,
     ) -> None:
         self._packed, self._environment = packed, environment
-        self._run = [str(run)] if run is not None else []
+        self._run = [str(run.resolve())] if run is not None else []
 
     async def start(self, index: int) -> "ProcessHandle":
         """See ``Host.start``."""
