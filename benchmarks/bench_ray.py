@@ -1,6 +1,6 @@
 """What workers on Ray clusters of several nodes give, all nodes on this machine.
 
-    python benchmarks/bench_ray.py [--output FILE]
+    python benchmarks/bench_ray.py [--parts overhead two_nodes sixty_four] [--output FILE]
 
 Problems are searched by a policy that is written down and takes its time: 0.5 or 5 seconds a
 problem and some milliseconds of CPU. Starts do not count. Measured:
@@ -8,14 +8,15 @@ problem and some milliseconds of CPU. Starts do not count. Measured:
 - ``overhead``: milliseconds that a worker on Ray adds to a problem without a delay, against the
   same search in this process, one problem after the other.
 - ``two_nodes``: problems of half a second by two workers on two nodes, against one worker.
-- ``sixty_four``: problems of 5 seconds by 64 workers on two nodes, against one worker.
-- ``memory``: of those 64, megabytes each that no other process shares, and whether torch is in one.
+- ``sixty_four``: problems of 5 seconds by 64 workers on two nodes, against one worker; and the
+  memory of the 64: megabytes each that no other process shares, and whether torch is in one.
 
 Results go to ``benchmarks/results/ray.json``.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import statistics
@@ -149,33 +150,41 @@ def memory() -> dict[str, Any]:
     }
 
 
-def measure(address: str) -> dict[str, Any]:
-    """What the module's docstring says."""
+def timed(
+    policy: str, workers: int | None, address: str, count: int, **more: bool
+) -> tuple[float, Any]:
+    """``seconds``, by workers of a cluster; None: in this process."""
+    settings = WorkersSettings()
+    if workers is not None:
+        settings = WorkersSettings(kind="ray", count=workers, address=address)
+    return asyncio.run(seconds(policy, settings, count, **more))
 
-    def timed(policy: str, workers: int | None, count: int, **more: bool) -> tuple[float, Any]:
-        settings = WorkersSettings()
-        if workers is not None:
-            settings = WorkersSettings(kind="ray", count=workers, address=address)
-        return asyncio.run(seconds(policy, settings, count, **more))
 
-    here, _ = timed("at_once", None, 200, at_once=False)
-    ray, _ = timed("at_once", 1, 200, at_once=False)
-    overhead = 1000 * (ray - here) / 200
-    one, _ = timed("half_a_second", 1, 20)
-    two, _ = timed("half_a_second", 2, 40)
-    single, _ = timed("five_seconds", 1, 2)
-    many, workers = timed("five_seconds", 64, 256)
+def overhead(address: str) -> dict[str, Any]:
+    """Milliseconds a problem, one by one."""
+    here, _ = timed("at_once", None, address, 200, at_once=False)
+    there, _ = timed("at_once", 1, address, 200, at_once=False)
+    added = 1000 * (there - here) / 200
     return {
-        "overhead": {
-            "local_ms": round(1000 * here / 200, 2),
-            "added_ms": round(overhead, 2),
-            "at_most": 20,
-            "reached": overhead <= 20,
-        },
-        "two_nodes": _gain(one / 20, two / 40, 1.8),
-        "sixty_four": _gain(single / 2, many / 256, 50),
-        "memory": workers,
+        "local_ms": round(1000 * here / 200, 2),
+        "added_ms": round(added, 2),
+        "at_most": 20,
+        "reached": added <= 20,
     }
+
+
+def two_nodes(address: str) -> dict[str, Any]:
+    """Problems of half a second by one worker and by two."""
+    one, _ = timed("half_a_second", 1, address, 20)
+    two, _ = timed("half_a_second", 2, address, 40)
+    return _gain(one / 20, two / 40, 1.8)
+
+
+def sixty_four(address: str) -> dict[str, Any]:
+    """Problems of five seconds by one worker and by 64, and what these take of memory."""
+    one, _ = timed("five_seconds", 1, address, 2)
+    many, workers = timed("five_seconds", 64, address, 256)
+    return _gain(one / 2, many / 256, 50) | {"memory": workers}
 
 
 def _gain(one: float, many: float, bar: float) -> dict[str, Any]:
@@ -189,27 +198,33 @@ def _gain(one: float, many: float, bar: float) -> dict[str, Any]:
     }
 
 
+PARTS = {part.__name__: part for part in (overhead, two_nodes, sixty_four)}
+
+
 def main() -> None:
     words = argparse.ArgumentParser()
+    words.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     words.add_argument("--output", type=Path, default=RESULTS)
-    output = words.parse_args().output.resolve()
+    asked = words.parse_args()
+    output = asked.output.resolve()
+    found = json.loads(output.read_text()) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "policies.py").write_text(POLICIES)
         os.chdir(folder)
         find_modules_in([Path(folder)])
         with cluster(32, 32) as address:
-            found = measure(address)
+            for name in asked.parts:
+                found[name] = PARTS[name](address)
+                print(name, found[name], flush=True)
         os.chdir("/")
-    machine = {
+    found["date"] = f"{datetime.now(UTC):%Y-%m-%d}"
+    found["machine"] = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "load_at_end": round(os.getloadavg()[0], 1),
     }
-    record = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine}
-    write_json(output, record | {"versions": {"ray": version("ray")}} | found)
-    for name in ("overhead", "two_nodes", "sixty_four"):
-        print(name, found[name])
-    print("memory", found["memory"])
+    found["versions"] = {"ray": version("ray")}
+    write_json(output, found)
 
 
 if __name__ == "__main__":

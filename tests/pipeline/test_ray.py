@@ -44,7 +44,7 @@ def test_a_search_over_two_nodes_survives_the_loss_of_one(tmp_path: Path) -> Non
     assert found["trees"] == 5
     assert found["same"]
     assert found["lost"] == 1
-    assert "waited 1 s for 1 CPU and 3 GPUs on one node" in found["no room"]
+    assert "each wants 1 CPU and 3 GPUs on one node of the Ray cluster" in found["no room"]
 
 
 @pytest.mark.slow

@@ -171,6 +171,7 @@ class RayHost:
             packed, os.getcwd(), str(run.resolve()) if run else None, _seen(packed), environment
         )
         self._alive: set[RayHandle] = set()
+        self._waiting, self._tell_again = 0, 0.0
 
     async def start(self, index: int) -> "RayHandle":
         """See ``Host.start``.
@@ -191,22 +192,15 @@ class RayHost:
 
     async def _settled(self, handle: "RayHandle") -> None:
         """Waits until the actor has a place."""
-        began, tell = time.monotonic(), TOLD_S
+        began = time.monotonic()
         settled = asyncio.ensure_future(handle.asked(handle.actor.place.remote()))
-        while True:
-            left = PATIENCE_S - (time.monotonic() - began)
-            done, _ = await asyncio.wait([settled], timeout=min(tell, max(left, 0.1)))
-            if done:
-                break
-            wanted = _wanted(self._needs)
-            if left <= 0 and not self._alive:
-                settled.cancel()
-                raise UserError(
-                    f"worker {handle.index} has waited {PATIENCE_S:g} s for {wanted}; lower "
-                    "workers.count or workers.gpus, or add nodes to it"
-                )
-            say(f"  worker {handle.index} waits for {wanted}", logging.WARNING)
-            tell = min(2 * tell, 300.0)
+        self._waiting += 1
+        try:
+            while not (await asyncio.wait([settled], timeout=min(TOLD_S, PATIENCE_S)))[0]:
+                self._tell(time.monotonic() - began)
+        finally:
+            self._waiting -= 1
+            settled.cancel()
         place = settled.result()
         if place.butwait != _version():
             raise UserError(
@@ -215,6 +209,19 @@ class RayHost:
             )
         handle.place = place
         _heard[place.pid] = handle
+
+    def _tell(self, waited: float) -> None:
+        """Says what workers wait for, in one line for all of them."""
+        waits = f"{waited:.0f} s; each wants {_wanted(self._needs)}"
+        if waited >= PATIENCE_S and not self._alive:
+            raise UserError(
+                f"no worker has found a place in {waits}; lower workers.count or workers.gpus, or "
+                "add nodes to it"
+            )
+        now = time.monotonic()
+        if now >= self._tell_again:
+            self._tell_again = now + max(waited, TOLD_S)
+            say(f"  {self._waiting} of the workers wait, for {waits}", logging.WARNING)
 
 
 class RayHandle:
