@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from butwait.records import UserError
-from butwait.running.shards import ShardFormat, map_shards
+from butwait.running.shards import SetAsideError, ShardFormat, map_shards, set_aside
 
 LINES = ShardFormat[int](
     write=lambda path, results: path.write_text(json.dumps(list(results))) and None,
@@ -211,3 +211,68 @@ def test_shards_of_another_number_of_items_are_refused(tmp_path: Path) -> None:
     run(tmp_path, 10, work, shard_size=4)
     with pytest.raises(UserError, match="not those of 5 items"):
         run(tmp_path, 5, work, shard_size=4)
+
+
+async def but_two(i: int) -> int:
+    await asyncio.sleep(0)
+    if i in (5, 6):
+        raise SetAsideError(f"item {i}", "out of memory")
+    return i * i
+
+
+def test_items_that_are_set_aside_hold_up_no_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        run(tmp_path, 10, but_two)
+    assert str(refused.value) == (
+        "not done, for each of them ended two workers: item 5, item 6 (out of memory); all others "
+        "are stored: run the same command again to try them once more, or set "
+        "workers.skip_failed: true to go on without them"
+    )
+    assert names(tmp_path) == [".shards.json", ".spool", "shard-00000.json", "shard-00002.json"]
+    assert names(tmp_path / ".spool") == ["00000004.json", "00000007.json"]
+    asked = list[int]()
+
+    async def well(i: int) -> int:
+        asked.append(i)
+        return i * i
+
+    paths = run(tmp_path, 10, well)
+    assert asked == [5, 6]
+    assert [json.loads(p.read_text()) for p in paths] == [[0, 1, 4, 9], [16, 25, 36, 49], [64, 81]]
+
+
+@pytest.mark.parametrize(("given", "stored"), [(None, [16, 49]), (-1, [16, -1, -1, 49])])
+def test_a_map_may_be_complete_without_them(
+    tmp_path: Path, given: int | None, stored: list[int]
+) -> None:
+    seen = list[int]()
+    paths = run(tmp_path, 10, but_two, instead=lambda i: given, on_result=seen.append)
+    assert json.loads(paths[1].read_text()) == stored
+    assert len(seen) == 8  # what was done
+    told = {"5": ["item 5", "out of memory"], "6": ["item 6", "out of memory"]}
+    assert set_aside(tmp_path) == told
+
+    async def never(i: int) -> int:
+        raise AssertionError(f"{i} was stored, or set aside")
+
+    assert run(tmp_path, 10, never, instead=lambda i: given) == paths
+    with pytest.raises(UserError, match=r"was made without item 5, item 6"):
+        run(tmp_path, 10, never)
+
+
+def test_a_shard_of_which_nothing_is_left_is_no_file(tmp_path: Path) -> None:
+    paths = run(tmp_path, 10, but_two, shard_size=1, instead=lambda i: None)
+    assert [path.name[6:11] for path in paths] == [f"{i:05d}" for i in range(10) if i not in (5, 6)]
+
+    async def never(i: int) -> int:
+        raise AssertionError(f"{i} was stored, or set aside")
+
+    assert run(tmp_path, 10, never, shard_size=1, instead=lambda i: None) == paths
+
+
+def test_a_map_of_which_nothing_is_left_is_not_complete(tmp_path: Path) -> None:
+    async def none(i: int) -> int:
+        raise SetAsideError(f"item {i}", "gone")
+
+    with pytest.raises(UserError, match=r"nothing is left .*item 0, item 1"):
+        run(tmp_path, 2, none, instead=lambda i: None)

@@ -4,8 +4,10 @@ Each section takes what it finds on disk; a run that lacks a stage gives a small
 models and data sets is escaped by the templates (autoescape).
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +46,7 @@ from butwait.report.svg import series_variable
 from butwait.report.verdict import Verdict, judge, strength
 from butwait.running.files import atomic_path, write_json
 from butwait.running.json_lines import read_log
+from butwait.running.stages import WORKERS
 
 SCHEMA_VERSION = 1
 """Of ``summary.json``; ``docs/report.md`` describes every key."""
@@ -182,11 +185,22 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Training", "training.html", _trainings(material)),
             *map(of, list(stages_of)),
             Part("Data and other stages", "stages.html", _others(material)),
+            Part("Workers", "workers.html", _workers(material)),
             Part("Cost", "cost.html", material.stages and costs(material.stages)),
             Part("Provenance", "provenance.html", material.stages),
         )
         if part.data
     ]
+
+
+def _workers(material: PageMaterial) -> dict[str, Any]:
+    """Stage -> how its workers fared, of those that had some."""
+    found = {}
+    for stage in material.stages:
+        with suppress(OSError, ValueError):  # most have none
+            told = (material.run / stage["name"] / WORKERS).read_text(encoding="utf-8")
+            found[stage["name"]] = json.loads(told)
+    return found
 
 
 def _rounds(material: PageMaterial, results: Results) -> list[tuple[dict[str, Any], list[float]]]:

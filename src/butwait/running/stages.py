@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 SCRATCH = ("work", "best")
 """What a stage keeps in its folder to go on from after a kill. It goes, in this order, when the
 stage is complete and not before."""
+WORKERS = "workers.json"
+"""How the workers of a stage fared, in its folder: no part of its result."""
 _WORKERS = ".workers"
 _WORKERS_SECONDS = 20
 
@@ -177,7 +179,8 @@ def _await_workers(run: Path) -> None:
                 if time.monotonic() > deadline:
                     raise UserError(
                         f"workers of an earlier run are still at work in {run}; end them (they are "
-                        "processes of `butwait.pipeline.worker`) and run the same command again"
+                        "processes of `butwait.pipeline.worker` or `butwait.workers`) and run the "
+                        "same command again"
                     ) from error
                 time.sleep(0.1)
 

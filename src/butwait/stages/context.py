@@ -20,15 +20,12 @@ from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import write_json
 from butwait.running.shards import set_aside
-from butwait.running.stages import Stage
+from butwait.running.stages import WORKERS, Stage
 from butwait.stages.problem_sets import LoadedSet
 from butwait.synthesis.builder import Prompting
 from butwait.workers.crew import Crew, at_work
 from butwait.workers.job import Job, Work
 from butwait.workers.loading import loaded
-
-WORKERS = "workers.json"
-"""How the workers of a stage fared, in its folder: no part of its result."""
 
 
 @dataclass(frozen=True)

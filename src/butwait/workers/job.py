@@ -154,9 +154,18 @@ class Job:
 
 
 def unpacked(packed: bytes) -> Job:
-    """The job of ``Job.packed``. Modules are looked for where the run looked for them."""
+    """The job of ``Job.packed``. Modules are looked for where the run looked for them.
+
+    Raises UserError for what cannot be imported here.
+    """
     places, job = pickle.loads(packed)
     find_modules_in([Path(place) for place in places])
-    found = pickle.loads(job)
+    try:
+        found = pickle.loads(job)
+    except (AttributeError, ImportError) as error:
+        raise UserError(
+            f"a worker cannot import what it is to do ({error}); put it in a file beside the "
+            "recipe, or leave workers.kind at local"
+        ) from error
     assert isinstance(found, Job)
     return found
