@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pipeline_runs import prepare
+
+from conftest import Command
 
 pytest.importorskip("ray", reason="ray is not installed")
 
@@ -126,3 +129,11 @@ def test_keys_of_the_environment_are_not_sent() -> None:
     passed = [name for name in ("OPENAI_API_KEY", "HF_TOKEN", "BUTWAIT_PLUGIN_TIMEOUT")
               if name.startswith(ray._PASSED)]  # fmt: skip
     assert passed == ["BUTWAIT_PLUGIN_TIMEOUT"]
+
+
+def test_a_recipe_is_refused_before_it_begins(own_folder: Path, command: Command) -> None:
+    words = ("--set", "workers.kind=ray", "--set", "workers.address=127.0.0.1:1")
+    code, _, told = command("run", prepare(own_folder), *words)
+    assert code == 2
+    assert "`workers.address`: no Ray cluster answers at 127.0.0.1:1 (connection refu" in told
+    assert not (own_folder / "runs" / "mine" / "search").exists()

@@ -30,7 +30,10 @@ _OURS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
-_own = False
+_OTHERS = ""
+_joined: str | None = _OTHERS
+"""The head that ``connect`` joined; None: its own cluster; ``_OTHERS``: whatever this process is
+connected to, that was the program around."""
 
 
 def connect(
@@ -50,35 +53,52 @@ def connect(
     Raises UserError for an address where no cluster answers, one that does not let this process in,
     and other versions of Ray and Python there.
     """
-    global _own
-    require("ray", "workers.kind: ray", "butwait[ray]")
-    if address is not None and address.startswith("ray://"):
-        raise UserError(
-            f"workers.address: {address} is Ray's client; run butwait on a machine of the cluster "
-            "and give HOST:PORT of its head, or auto"
-        )
-    head = None if address is None else _found(address)
+    global _joined
+    head = look(address)
     import ray
-    from ray._private import services, worker
+    from ray._private import worker
 
     if ray.is_initialized():
-        return _own
+        if _joined in (head, _OTHERS):
+            return _joined is None
+        ray.shutdown()
     # Ray prints what workers print, and each end of one, on standard output.
     worker.print_to_stdstream = lambda data, *_, **__: printed(data)
     if head is None:
         _start(workers)
     else:
-        if not services.find_node_ids():  # Ray would look for a minute
-            raise UserError(
-                f"workers.address: this machine is no node of the Ray cluster at {head}; make it "
-                f"one (ray start --address={head}), or run butwait on one that is"
-            )
         try:
             ray.init(address=head, logging_level="error")
         except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(_refused(head, error)) from error
-    _own = head is None
-    return _own
+    _joined = head
+    return head is None
+
+
+def look(address: str | None) -> str | None:
+    """``HOST:PORT`` of the cluster's head at an address of ``connect``; None: there is none to look
+    for. Nothing is joined or started.
+
+    Raises UserError where Ray is not installed, no cluster answers, or this machine is no node of
+    it.
+    """
+    require("ray", "workers.kind: ray", "'butwait[ray]'")
+    if address is None:
+        return None
+    if address.startswith("ray://"):
+        raise UserError(
+            f"workers.address: {address} is Ray's client; run butwait on a machine of the cluster "
+            "and give HOST:PORT of its head, or auto"
+        )
+    head = _found(address)
+    from ray._private.services import find_node_ids
+
+    if not find_node_ids():  # Ray would look for a minute
+        raise UserError(
+            f"workers.address: this machine is no node of the Ray cluster at {head}; make it one "
+            f"(ray start --address={head}), or run butwait on one that is"
+        )
+    return head
 
 
 def _start(workers: int) -> None:
