@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -188,6 +189,22 @@ def drivers_killed(folder: Path) -> dict[str, Any]:
     }
 
 
+def symmetric(folder: Path) -> dict[str, Any]:
+    """A run as a job of Slurm starts it: ``ray symmetric-run`` on each node, of which there is
+    one."""
+    recipe = prepare(folder)
+    os.chdir(folder)
+    alone = shards(run(recipe, "alone"))
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    start = ["ray", "symmetric-run", "--address", "127.0.0.1:6379"]
+    words = [sys.executable, "-m", "butwait", "run", recipe, "--set", "workers.kind=ray"]
+    words += ["--set", "workers.count=2", "--set", "workers.address=auto"]
+    done = subprocess.run([*start, "--min-nodes", "1", "--num-cpus", "2", "--", *words])
+    trees = folder / "runs" / "mine" / "search" / "trees"
+    return {"code": done.returncode, "trees": len(alone), "same": shards(trees) == alone}
+
+
 def _actors() -> list[psutil.Process]:
     """Processes of workers."""
     return [p for p in psutil.process_iter(["cmdline"]) if "ray::_Actor" in str(p.info["cmdline"])]
@@ -237,7 +254,8 @@ def _job(samples: int) -> Job:
 
 
 SCENARIOS = {
-    function.__name__: function for function in (two_nodes, workers_killed, drivers_killed)
+    function.__name__: function
+    for function in (two_nodes, workers_killed, drivers_killed, symmetric)
 }
 
 if __name__ == "__main__":

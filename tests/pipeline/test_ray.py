@@ -62,3 +62,11 @@ def test_nothing_is_left_of_a_run_that_is_killed_and_it_goes_on(tmp_path: Path) 
     assert found["left"] == [0] * 10
     assert found["again"] == 0
     assert (found["code"], found["trees"], found["same"]) == (0, 10, True)
+
+
+@pytest.mark.slow
+def test_a_run_is_started_on_each_node_by_one_command(tmp_path: Path) -> None:
+    if not _alone():
+        pytest.skip("at its end the command ends every Ray cluster that it sees")
+    found = scenario("symmetric", tmp_path, 240)
+    assert found == {"code": 0, "trees": 5, "same": True}
