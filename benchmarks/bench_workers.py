@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,31 @@ def searching(problems: Sequence[Problem]) -> Job:
     )
 
 
-async def done(job: Job, items: Sequence[Problem], workers: int, room: int) -> dict[str, float]:
-    """Seconds for these items by so many workers that have started, and of whose processors."""
+@asynccontextmanager
+async def started(
+    job: Job, workers: int, room: int, items: Sequence[Problem]
+) -> AsyncIterator[Pool]:
+    """So many workers, each of which has done something: what is imported or compiled late is a
+    part of its start."""
     async with Pool(ProcessHost(job.packed()), workers, room, lambda problem: problem.id) as pool:
-        while pool.health.healthy < workers:
+        first = asyncio.ensure_future(pool.do(items[0]))  # tells why nobody can start
+        while pool.health.healthy < workers and not (first.done() and first.exception()):
             await asyncio.sleep(0.05)
-        # Each does something first: what is imported or compiled late is a part of its start.
-        await asyncio.gather(*map(pool.do, items[: 2 * workers]))
-        before, began = _cpu(), time.perf_counter()
-        await asyncio.gather(*map(pool.do, items))
-        seconds = time.perf_counter() - began
-        return {"seconds": seconds, "cpu_seconds": _cpu() - before}
+        await asyncio.gather(first, *map(pool.do, items[: 2 * workers]))
+        yield pool
+
+
+async def taken(pool: Pool, items: Sequence[Problem]) -> dict[str, float]:
+    """Seconds for these items, by the clock and of the processors."""
+    before, began = _cpu(), time.perf_counter()
+    await asyncio.gather(*map(pool.do, items))
+    seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(_cpu() - before, 3)}
+
+
+async def once(job: Job, items: Sequence[Problem], workers: int, room: int) -> dict[str, float]:
+    async with started(job, workers, room, items) as pool:
+        return await taken(pool, items)
 
 
 def _cpu() -> float:
@@ -101,42 +116,41 @@ def _cpu() -> float:
 
 
 def processes(seconds: float) -> dict[str, Any]:
-    """One worker and two, in turns."""
-    pool = _problems(4000)
-    job = searching(pool)
-    tried = asyncio.run(done(job, pool[:96], 1, 8))
-    items = pool[: max(96, round(96 * seconds / TURNS / tried["seconds"]))]
-    taken: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    for _ in range(TURNS):
-        for workers, found in taken.items():
-            found.append(asyncio.run(done(job, items, workers, 8)))
-    total = {workers: sum(each["seconds"] for each in found) for workers, found in taken.items()}
-    return {
-        "problems": len(items),
-        "one": taken[1],
-        "two": taken[2],
-        "ratio": round(total[1] / total[2], 2),
-    }
+    """One worker and two, in turns; those whose turn it is not are idle."""
+    asked = _problems(3000)
+    return asyncio.run(_in_turns(searching(asked), asked, seconds))
+
+
+async def _in_turns(job: Job, asked: Sequence[Problem], seconds: float) -> dict[str, Any]:
+    found: dict[str, list[dict[str, float]]] = {"one": [], "two": []}
+    async with started(job, 1, 8, asked) as one, started(job, 2, 8, asked) as two:
+        tried = await taken(one, asked[:96])
+        items = asked[: max(96, round(96 * seconds / TURNS / tried["seconds"]))]
+        for _ in range(TURNS):
+            for name, pool in (("one", one), ("two", two)):
+                found[name].append(await taken(pool, items))
+    total = {name: sum(each["seconds"] for each in turns) for name, turns in found.items()}
+    return {"problems": len(items), **found, "ratio": round(total["one"] / total["two"], 2)}
 
 
 def overhead() -> dict[str, Any]:
     """A problem that needs nothing."""
     items = _problems(2000)
-    taken = asyncio.run(done(waiting(0.0), items, 1, 8))
-    each = {name: round(1000 * value / len(items), 2) for name, value in taken.items()}
+    found = asyncio.run(once(waiting(0.0), items, 1, 8))
+    each = {name: round(1000 * value / len(items), 2) for name, value in found.items()}
     return {"problems": len(items), "ms_a_problem": each}
 
 
 def many() -> dict[str, Any]:
     """64 workers that wait."""
     items = _problems(MANY * ROUNDS)
-    taken = asyncio.run(done(waiting(DELAY_S), items, MANY, 1))
+    found = asyncio.run(once(waiting(DELAY_S), items, MANY, 1))
     return {
         "problems": len(items),
         "workers": MANY,
-        "seconds": round(taken["seconds"], 2),
-        "ratio": round(len(items) * DELAY_S / taken["seconds"], 1),
-        "cpu_ms_a_problem": round(1000 * taken["cpu_seconds"] / len(items), 1),
+        "seconds": round(found["seconds"], 2),
+        "ratio": round(len(items) * DELAY_S / found["seconds"], 1),
+        "cpu_ms_a_problem": round(1000 * found["cpu_seconds"] / len(items), 1),
     }
 
 

@@ -21,8 +21,8 @@ def stored(run: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
-    kills, moments = 20 if WHOLE else 4, random.Random(0)
-    prepare(tmp_path, {}, searched=300 if WHOLE else 60)
+    kills, moments = 20 if WHOLE else 3, random.Random(0)
+    prepare(tmp_path, {}, searched=300 if WHOLE else 40)
     assert begin(tmp_path, "--run-dir", "here").wait() == 0
     run = begin(
         tmp_path,
@@ -46,8 +46,8 @@ def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     """What was stored is not computed again."""
-    kills, moments = 10 if WHOLE else 3, random.Random(1)
-    prepare(tmp_path, {}, searched=150 if WHOLE else 50)
+    kills, moments = 10 if WHOLE else 2, random.Random(1)
+    prepare(tmp_path, {}, searched=150 if WHOLE else 30)
     assert begin(tmp_path, "--run-dir", "here").wait() == 0
     there, words = tmp_path / "there", ("--run-dir", "there", *PROCESSES)
     words += ("--set", "stages.search.concurrency=2")

@@ -1,0 +1,87 @@
+"""``butwait.search`` by workers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_runs import FILTER, REWARD, prepare
+
+import butwait
+from butwait.engines.scripted import ScriptedEngine
+from butwait.records import Problem, UserError
+from butwait.search.rows import to_row
+
+TWO = {"kind": "processes", "count": 2}
+EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
+
+
+def problems(folder: Path) -> list[Problem]:
+    rows = map(json.loads, (folder / "questions.jsonl").read_text().splitlines())
+    return [Problem(row["id"], row["question"], row["answer"]) for row in rows]
+
+
+def drawn(trees: Any) -> list[bytes]:
+    return [to_row(replace(tree, timings=None)).to_pandas().to_json().encode() for tree in trees]
+
+
+@pytest.mark.slow
+def test_trees_of_workers_are_those_of_this_process(own_folder: Path) -> None:
+    prepare(own_folder, {})
+    engine = {"kind": "scripted", "script": "hard:policy"}
+    given: dict[str, Any] = {"method": FILTER, "reward_model": REWARD, "engine": engine}
+    asked, seen = problems(own_folder), list[str]()
+    here = butwait.search(asked, **given)
+    there = butwait.search(
+        asked, workers=TWO, on_tree=lambda tree: seen.append(tree.problem_id), **given
+    )
+    assert [tree.problem_id for tree in there] == [problem.id for problem in asked]
+    assert drawn(here) == drawn(there)
+    assert sorted(seen) == [problem.id for problem in asked]
+    assert any(grade.correct for tree in there for grade in tree.grades.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"engine": ScriptedEngine({"": {"\\boxed{3}": 1.0}})}, "engine"),
+        ({"verifier": lambda response, gold: 1.0}, "verifier"),
+    ],
+)
+def test_objects_of_this_process_are_refused(given: dict[str, Any], told: str) -> None:
+    method = {"kind": "independent", "samples": 2}
+    with pytest.raises(UserError) as refused:
+        butwait.search([Problem("1", "1 + 2", "3")], method=method, workers=TWO, **given)
+    assert str(refused.value) == (
+        f"search: {told}: an object of this process, which no worker elsewhere can be handed; name "
+        "it (module:NAME), or leave workers out"
+    )
+
+
+@pytest.mark.parametrize("workers", [{"kind": "cluster"}, {"kid": "ray"}, {"count": 0}, "ray"])
+def test_wrong_workers_are_one_sentence(workers: Any) -> None:
+    with pytest.raises(UserError, match="workers") as refused:
+        butwait.search(["1 + 2"], method={"kind": "independent"}, workers=workers)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_stage_takes_workers_too(own_folder: Path) -> None:
+    prepare(own_folder, {})
+    engine = {"kind": "scripted", "script": "hard:policy"}
+    given: dict[str, Any] = {"method": FILTER, "reward_model": REWARD, "engine": engine}
+    asked = problems(own_folder)
+    found = butwait.search(asked, run_dir="run", workers=TWO, **given)
+    assert (own_folder / "run" / "search" / "workers.json").exists()
+    assert drawn(found) == drawn(butwait.search(asked, run_dir="here", **given))
+    again = butwait.search(asked, run_dir="run", **given)  # the same stage, whoever does it
+    assert again.name == found.name
+
+
+@pytest.mark.slow
+def test_the_model_in_deterministic_mode_gives_the_same_trees() -> None:
+    given: dict[str, Any] = {"model": "tiny", "particles": 4, "engine": EXACT, "seed": 3}
+    asked = [f"Calculate {i} + 8 - {i % 3}." for i in range(4)]
+    there = butwait.search(asked, workers=TWO, concurrency=1, **given)
+    assert drawn(there) == drawn(butwait.search(asked, **given))
