@@ -13,7 +13,7 @@ SPACED = vLLM's CPU build cannot run from a path with a space; add VLLM_VENV=/a/
 # `make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu`
 TORCH_INDEX ?=
 
-BENCHES := engine filter front_door grading grpo scale synthesis
+BENCHES := engine filter front_door grading grpo ray scale synthesis
 
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
 	bench-search gpu
@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	"$(BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(BIN)/python" -m pip install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym]' --group dev --group peers
+	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym,ray]' --group dev --group peers
 	@touch $(INSTALLED)
 
 test: install  ## the default tests

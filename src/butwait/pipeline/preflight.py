@@ -21,6 +21,7 @@ from butwait.running.world import Lack, Place, World, context_limit, settings_in
 from butwait.search.settings import SAMPLERS, CommonSettings
 from butwait.stages.problem_sets import LoadedSet
 from butwait.workers.placement import Placement, refused_spread
+from butwait.workers.ray_cluster import look
 
 Problems = Mapping[str, Sequence[Problem]]
 """By the name of their set."""
@@ -171,6 +172,11 @@ def _unplaceable(recipe: Recipe, names: Iterable[str], world: World) -> Iterator
             Placement.of(recipe.workers, engine, model, judge)
         except UserError as error:
             yield Lack(("workers",), str(error))
+    if asking and recipe.workers.kind == "ray":
+        try:
+            look(recipe.workers.address)
+        except UserError as error:
+            yield Lack(("workers", "address"), str(error).removeprefix("workers.address: "))
 
 
 def _unrewarded(recipe: Recipe, name: str) -> Iterator[Lack]:

@@ -1,0 +1,363 @@
+"""Workers as the actors of a Ray cluster (``ray_cluster.py``), one each.
+
+Ray places them and tells when one is gone; it restarts and repeats nothing, and holds no state that
+is worth saving: what becomes of a lost worker's items is the pool's to decide (``pool.py``).
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import psutil
+from pydantic import BaseModel
+
+from butwait.records import UserError
+from butwait.running.log import note, say
+from butwait.running.stages import working
+from butwait.workers.host import Reply, WorkerLostError
+from butwait.workers.placement import Placement
+from butwait.workers.ray_cluster import connect
+from butwait.workers.settings import WorkersSettings
+
+PATIENCE_S = 600.0
+"""Seconds that a worker waits for a place in the cluster, where none of its run is at work."""
+TOLD_S = 20.0
+"""Seconds after which a line says what it waits for."""
+
+_PARTING_S = 10.0
+_LAST_WORDS_S = 1.5
+_LAST_LINES = 20
+_PASSED = ("BUTWAIT_", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_OFFLINE")
+"""What the environment's names begin with that workers are told; keys and tokens are not sent."""
+
+
+class _Place(NamedTuple):
+    """Where an actor came to be: its process, its node's address, and butwait's version there."""
+
+    pid: int
+    node: str
+    butwait: str
+
+
+class _Job(NamedTuple):
+    """What an actor is told to open.
+
+    Attributes:
+        packed: the job (``Job.packed``).
+        folder: the current one of the run's process.
+        run: the folder of the run, if there is one.
+        seen: files and folders that the job names, which the node must see.
+        environment: variables to set.
+    """
+
+    packed: bytes
+    folder: str
+    run: str | None
+    seen: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class _Actor:
+    """A worker's process, on whichever node."""
+
+    def __init__(self) -> None:
+        self._open = AsyncExitStack()
+
+    async def place(self) -> _Place:
+        import ray
+
+        return _Place(os.getpid(), ray.util.get_node_ip_address(), _version())
+
+    async def open(self, job: _Job) -> str | None:
+        """Loads what the job names; the sentence of a mistake, if there is one."""
+        os.environ.update(job.environment)
+        with suppress(OSError):
+            os.chdir(job.folder)
+        if unseen := [path for path in job.seen if not os.path.exists(path)]:
+            return (
+                f"the node {(await self.place()).node} of the Ray cluster does not see "
+                f"{unseen[0]}; workers need local models, your own modules and the run's folder "
+                "at the same path on every node, on a file system that they share"
+            )
+        try:
+            from butwait.workers.job import unpacked
+
+            if job.run is not None and os.path.isdir(job.run):
+                self._open.enter_context(working(Path(job.run)))
+            self._worker = await self._open.enter_async_context(unpacked(job.packed).open())
+        except UserError as error:
+            return str(error)
+        except BaseException:
+            _leave()
+        return None
+
+    async def do(self, item: Any) -> tuple[Reply | None, str | None]:
+        """The reply; or the sentence of a mistake."""
+        try:
+            return await self._worker.reply(item), None
+        except UserError as error:
+            return None, str(error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            # No fault of the data, as far as anybody knows: the engine may be broken.
+            _leave()
+
+    async def close(self) -> None:
+        await self._open.aclose()
+
+
+def _leave() -> NoReturn:
+    """Ends this process with what it started, in a way that Ray takes for an accident."""
+    traceback.print_exc()
+    sys.stderr.flush()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(1)
+
+
+def _version() -> str:
+    try:
+        return version("butwait")
+    except PackageNotFoundError:  # run from its sources
+        return "of no version"
+
+
+class RayHost:
+    """Starts workers as actors. The cluster is joined, or started, when this is made.
+
+    Args:
+        packed: the job (``Job.packed``).
+        settings: of the workers: the cluster's address.
+        placement: how many they are, and the GPUs of each. One actor has them all, so they are of
+            one node.
+        run: the folder of the run, which no other may take while a worker lives; None: there is
+            none.
+
+    Raises UserError as ``connect`` does.
+    """
+
+    def __init__(
+        self,
+        packed: bytes,
+        settings: WorkersSettings,
+        placement: Placement,
+        run: Path | None = None,
+    ) -> None:
+        own = connect(settings.address, placement.count, _hear)
+        import ray
+
+        # Nodes of a cluster that others use too are filled by their cores; ours is for us.
+        self._needs: dict[str, float] = {"CPU": 0 if own else 1, "GPU": placement.gpus}
+        self._actors: Any = ray.remote(_Actor).options(
+            num_cpus=self._needs["CPU"],
+            num_gpus=self._needs["GPU"],
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        environment = {k: value for k, value in os.environ.items() if k.startswith(_PASSED)}
+        self._job = _Job(
+            packed, os.getcwd(), str(run.resolve()) if run else None, _seen(packed), environment
+        )
+        self._alive: set[RayHandle] = set()
+        self._waiting, self._tell_again = 0, 0.0
+
+    async def start(self, index: int) -> "RayHandle":
+        """See ``Host.start``.
+
+        Raises UserError, besides, where the cluster has no place for the worker and none else is at
+        work, and for a node without butwait or with another version.
+        """
+        handle = RayHandle(index, self._actors.remote(), self._alive)
+        try:
+            await self._settled(handle)
+            if refused := await handle.asked(handle.actor.open.remote(self._job)):
+                raise UserError(refused)
+        except BaseException:
+            handle.end()
+            raise
+        self._alive.add(handle)
+        return handle
+
+    async def _settled(self, handle: "RayHandle") -> None:
+        """Waits until the actor has a place."""
+        began = time.monotonic()
+        settled = asyncio.ensure_future(handle.asked(handle.actor.place.remote()))
+        self._waiting += 1
+        try:
+            while not (await asyncio.wait([settled], timeout=min(TOLD_S, PATIENCE_S)))[0]:
+                self._tell(time.monotonic() - began)
+        finally:
+            self._waiting -= 1
+            settled.cancel()
+        place = settled.result()
+        if place.butwait != _version():
+            raise UserError(
+                f"the node {place.node} of the Ray cluster has butwait {place.butwait}, and this "
+                f"process {_version()}; install the same version on every node"
+            )
+        handle.place = place
+        _heard[place.pid] = handle
+
+    def _tell(self, waited: float) -> None:
+        """Says what workers wait for, in one line for all of them."""
+        waits = f"{waited:.0f} s; each wants {_wanted(self._needs)}"
+        if waited >= PATIENCE_S and not self._alive:
+            raise UserError(
+                f"no worker has found a place in {waits}; lower workers.count or workers.gpus, or "
+                "add nodes to it"
+            )
+        now = time.monotonic()
+        if now >= self._tell_again:
+            self._tell_again = now + max(waited, TOLD_S)
+            say(f"  {self._waiting} of the workers wait, for {waits}", logging.WARNING)
+
+
+class RayHandle:
+    """One actor that has opened the job.
+
+    Args:
+        index: of the worker.
+        actor: Ray's handle of it.
+        alive: workers of the same host that are at work: this leaves them when it is lost.
+    """
+
+    def __init__(self, index: int, actor: Any, alive: set["RayHandle"]) -> None:
+        self.index, self.actor, self._alive = index, actor, alive
+        self.place: _Place | None = None
+        self.said: deque[str] = deque(maxlen=_LAST_LINES)
+
+    async def call(self, item: Any) -> Reply:
+        """See ``Handle.call``."""
+        reply, refused = await self.asked(self.actor.do.remote(item))
+        if refused is not None:
+            raise UserError(refused)
+        assert isinstance(reply, Reply)
+        return reply
+
+    async def close(self) -> None:
+        """See ``Handle.close``."""
+        lost = self not in self._alive
+        self._alive.discard(self)
+        if not lost:
+            with suppress(Exception):
+                await asyncio.wait_for(_future(self.actor.close.remote()), _PARTING_S)
+        self.end()
+
+    def end(self) -> None:
+        """Ends the actor at once."""
+        import ray
+
+        with suppress(Exception):  # it is gone, or the cluster is
+            ray.kill(self.actor)
+        if self.place is not None:
+            _heard.pop(self.place.pid, None)
+
+    async def asked(self, reply: Any) -> Any:
+        """A reply of the actor. Raises WorkerLostError where it is gone."""
+        import ray
+
+        try:
+            return await _future(reply)
+        except ray.exceptions.RayError as error:
+            self._alive.discard(self)
+            if "No module named 'butwait" in str(error):
+                raise UserError(
+                    "butwait is not installed on a node of the Ray cluster, or not in the Python "
+                    "that Ray runs there; install the same version on every node"
+                ) from error
+            raise WorkerLostError(await self._last_words(error)) from error
+
+    async def _last_words(self, error: Exception) -> str:
+        """Why it ended: on which node, how, and what it said last."""
+        for _ in range(10):  # what it printed comes by another way
+            if self.said:
+                break
+            await asyncio.sleep(_LAST_WORDS_S / 10)
+        where = f" on node {self.place.node}" if self.place else ""
+        return f"{_how(error)}{where}" + (f" ({self.said[-1]})" if self.said else "")
+
+
+def _future(reply: Any) -> "asyncio.Future[Any]":
+    return asyncio.wrap_future(reply.future())
+
+
+def _how(error: Exception) -> str:
+    """How an actor ended, in a few words."""
+    import ray
+
+    told = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory monitor" in told:
+        return "its process was ended, as the node ran out of memory"
+    if "node" in told and ("has died" in told or "died" in told) and "worker process" not in told:
+        return "its node was lost"
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"its reply cannot be had ({' '.join(str(error.cause or error).split())[:200]})"
+    if isinstance(error, ray.exceptions.ActorUnavailableError):
+        return "neither it nor its node can be reached"
+    return "its process ended"
+
+
+def _wanted(needs: Mapping[str, float]) -> str:
+    """What a worker waits for, and what there is."""
+    import ray
+
+    def told(found: Mapping[str, float]) -> str:
+        return " and ".join(
+            f"{found.get(name, 0):g} {name}{'s' * (found.get(name, 0) != 1)}" for name in kinds
+        )
+
+    kinds = [name for name, count in needs.items() if count]
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= needs[name] for name in kinds) for node in there):
+        free = told(ray.available_resources())
+        return f"{told(needs) or 'a process'} on one node of the Ray cluster, which has {free} free"
+    most = {name: max((node.get(name, 0) for node in there), default=0) for name in kinds}
+    return f"{told(needs)} on one node of the Ray cluster, whose nodes have at most {told(most)}"
+
+
+def _seen(packed: bytes) -> tuple[str, ...]:
+    """Absolute paths of the files and folders that a job names and this machine has."""
+    from butwait.workers.job import unpacked
+
+    job = unpacked(packed)
+    found: dict[str, None] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, BaseModel):
+            for name in type(value).model_fields:
+                look(getattr(value, name))
+        elif isinstance(value, (str, Path)) and (os.sep in str(value) or os.path.isdir(value)):
+            with suppress(OSError, ValueError):  # a text that is no path at all
+                if os.path.exists(value):
+                    found[os.path.abspath(value)] = None
+
+    for settings in (job.engine, job.model, job.reward_model):
+        look(settings)
+    return tuple(found)
+
+
+# What processes of the cluster print, by a thread of Ray's.
+
+_heard: dict[int, RayHandle] = {}
+
+
+def _hear(data: Mapping[str, Any]) -> None:
+    """Into the run's log goes what workers say."""
+    pid = str(data.get("pid", ""))
+    handle = _heard.get(int(pid)) if pid.isdigit() else None
+    for line in data.get("lines", ()):
+        if handle is not None and line.strip():
+            handle.said.append(line.strip())
+            note(f"worker {handle.index}: {line.rstrip()}", logging.INFO)

@@ -1,0 +1,72 @@
+"""Workers on a Ray cluster of several nodes on this machine, some of which are lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="ray is not installed")
+
+ALONE = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""What a scenario has for itself: its network and its processes."""
+
+
+def scenario(name: str, folder: Path, seconds: int) -> dict[str, Any]:
+    """What a scenario found (``ray_scenarios.py``)."""
+    # The shell is the parent of whoever is left, and buries them.
+    words = ["bash", "-c", 'ip link set lo up; "$@"; exit $?', "alone"]
+    words += [sys.executable, str(Path(__file__).with_name("ray_scenarios.py")), name, str(folder)]
+    done = subprocess.run(
+        [*_alone(), *words], cwd=folder, capture_output=True, text=True, timeout=seconds
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    return found
+
+
+def _alone() -> list[str]:
+    """The words that give a command its own network; none where the system forbids that."""
+    own = ["unshare", *([] if os.getuid() == 0 else ["--map-root-user"]), *ALONE]
+    try:
+        allowed = subprocess.run([*own, "true"], capture_output=True).returncode == 0
+    except OSError:
+        allowed = False
+    return own if allowed else []
+
+
+def test_a_search_over_two_nodes_survives_the_loss_of_one(tmp_path: Path) -> None:
+    found = scenario("two_nodes", tmp_path, 120)
+    assert found["trees"] == 5
+    assert found["same"]
+    assert found["lost"] == 1
+    assert "each wants 1 CPU and 3 GPUs on one node of the Ray cluster" in found["no room"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_search_survives_the_ends_of_its_workers(tmp_path: Path) -> None:
+    found = scenario("workers_killed", tmp_path, 290)
+    assert found == {"killed": 20, "trees": 20, "same": True}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nothing_is_left_of_a_run_that_is_killed_and_it_goes_on(tmp_path: Path) -> None:
+    found = scenario("drivers_killed", tmp_path, 390)
+    assert found["killed"] == 10
+    assert found["left"] == [0] * 10
+    assert found["again"] == 0
+    assert (found["code"], found["trees"], found["same"]) == (0, 10, True)
+
+
+@pytest.mark.slow
+def test_a_run_is_started_on_each_node_by_one_command(tmp_path: Path) -> None:
+    if not _alone():
+        pytest.skip("at its end the command ends every Ray cluster that it sees")
+    found = scenario("symmetric", tmp_path, 240)
+    assert found == {"code": 0, "trees": 5, "same": True}
