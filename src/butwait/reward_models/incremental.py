@@ -194,7 +194,7 @@ class IncrementalScorer(Batcher[_Reading]):
         prompts = {job.request.prompt for job in lost if self._held(job) is None}
         slots = len(batch) - len(in_place) + len(prompts)
         if slots <= self._model.free and not self._model.crowded(sum(map(self._room, batch))):
-            self._make_roots(batch)
+            self._make_roots(lost)
             self._run_all(batch)
             return
         firsts = set(map(id, in_place.values()))
@@ -281,7 +281,7 @@ class IncrementalScorer(Batcher[_Reading]):
         """Tokens that the path takes in the cache beside what is held of it: whole blocks, the one
         at the end of what is held copied."""
         held = self._held(job)
-        there = 0 if held is None else sum(map(len, held[0].segments[: held[1]]))
+        there = 0 if held is None else _length(*held)
         return _tokens(job.request) - there + 2 * BLOCK
 
     def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool, tokens: int) -> bool:
@@ -293,10 +293,12 @@ class IncrementalScorer(Batcher[_Reading]):
         else:
             handle, count = held
             job.outputs = list(handle.outputs[:count])
-            job.length = sum(map(len, handle.segments[:count]))
-            part = self.pool.share(handle.tenant, job.length)
-            tenant = self.pool.take(part, keep=wanted, spare=spare, tokens=tokens)
-            self.pool.release(part)
+            job.length = _length(handle, count)
+            part = handle if job.length == handle.length else None
+            source = part or self.pool.share(handle.tenant, job.length)
+            tenant = self.pool.take(source, keep=wanted, spare=spare, tokens=tokens)
+            if part is None:
+                self.pool.release(source)
         if tenant is None:
             return False
         job.tenant = tenant
@@ -336,8 +338,19 @@ class IncrementalScorer(Batcher[_Reading]):
         return [every.sum(0).cpu().numpy() for every in self._model.run(rows, want="all")]
 
 
+def _length(handle: Handle, count: int) -> int:
+    """Tokens of its first segments."""
+    if count == len(handle.segments):
+        return handle.length
+    return sum(map(len, handle.segments[:count]))
+
+
 def _tokens(request: Request) -> int:
-    return sum(map(len, request.segments)) + len(request.peek)
+    """Of the path and the peek; those that the handle stands for are not counted again."""
+    handle, known, length = request.handle, 0, 0
+    if handle is not None:
+        known, length = len(handle.segments), handle.length
+    return length + sum(map(len, request.segments[known:])) + len(request.peek)
 
 
 def _new_tokens(requests: Sequence[Request]) -> list[int]:
