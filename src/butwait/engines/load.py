@@ -81,11 +81,9 @@ def load_engine(
     if isinstance(settings, ModelEngineSettings):
         from butwait.engines.models import load_tokenizer
 
-        tokenizer, capacity = load_tokenizer(model), settings.capacity
-        if capacity is None:
-            longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
-            capacity = longest + max(rule.max_tokens for rule in rules)
-            settings = settings.model_copy(update={"capacity": capacity})
+        tokenizer = load_tokenizer(model)
+        fit = with_capacity(settings, tokenizer, prompt, problems, rules)
+        settings, capacity = fit, fit.capacity
     told = settings.model_dump(mode="json", exclude_none=True, exclude={"kind"})
     say(f"  engine {settings.kind}: {_model(model, settings)}{told}", logging.DEBUG)
     engine: Any = start(model, tokenizer, settings, prompt)
@@ -93,6 +91,22 @@ def load_engine(
     if settings.live_tokens is not None:
         engine = GatedEngine(engine, TokenGate(settings.live_tokens))
     return LoadedEngine(engine, tokenizer, capacity)
+
+
+def with_capacity(
+    settings: Any,
+    tokenizer: Any,
+    prompt: PromptSettings,
+    problems: Sequence[Problem],
+    rules: Iterable[StepRule],
+) -> Any:
+    """The settings of an engine that runs the recipe's model, with room for these problems' prompts
+    and for paths by these rules, unless they say how much themselves."""
+    if settings.capacity is not None:
+        return settings
+    longest = max(len(encode(tokenizer, messages(p, prompt), prompt)) for p in problems)
+    capacity = longest + max(rule.max_tokens for rule in rules)
+    return settings.model_copy(update={"capacity": capacity})
 
 
 def _model(model: ModelSettings, settings: BaseEngineSettings) -> str:

@@ -150,6 +150,11 @@ class Grader:
             grades.append(reading)
         return _best(grades)
 
+    @property
+    def judges(self) -> Judges:
+        """Who asks functions of one's own."""
+        return self._judges
+
     def rewards(self, name: str, cases: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """What a reward function of one's own gives for each case (``question``, ``answer``,
         ``metadata``), any finite number; None where it has none, which ``untold`` tells.

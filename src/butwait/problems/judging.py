@@ -30,6 +30,8 @@ shared out among the processes."""
 
 Said = tuple[float, Status | None]
 """A score, and a status where one was given."""
+Failures = dict[tuple[str, bool], Counter[str]]
+"""(function, whether it gives rewards) -> reasons, each with how often."""
 _MOST_REASONS, _OTHERS = 100, ""
 """Different reasons that are kept of a function; the rest of them is counted only."""
 _ONE_OR_MANY = {
@@ -56,7 +58,7 @@ class Judges:
         memory = max(LEAST_MEMORY, psutil.virtual_memory().total // (2 * size))
         self._pool = WorkerPool("butwait.problems.verifying", (memory,), size, 0.0)
         self._loads: dict[str, str] = {}
-        self._failed: dict[tuple[str, bool], Counter[str]] = {}
+        self._failed: Failures = {}
         self._lock = Lock()
 
     def expect(self, names: Iterable[str]) -> None:
@@ -112,10 +114,8 @@ class Judges:
 
     def untold(self) -> list[str]:
         """A sentence for each function that failed since this was asked last."""
-        with self._lock:
-            failed, self._failed = self._failed, {}
         lines = []
-        for (_, reward), reasons in sorted(failed.items()):
+        for (_, reward), reasons in sorted(self.failures().items()):
             rest = reasons.pop(_OTHERS, 0)
             (why, times), *others = reasons.most_common()
             one, many = _ONE_OR_MANY[reward]
@@ -123,6 +123,29 @@ class Judges:
             more = f" (and {rest} for other reasons)" if rest else ""
             lines.append(f"{f'1 {one}' if times == 1 else f'{times} {many}'}: {why}{more}")
         return lines
+
+    def failures(self) -> Failures:
+        """What ``untold`` would tell, counted, for another process to tell (``add``)."""
+        with self._lock:
+            failed, self._failed = self._failed, {}
+        return failed
+
+    def add(self, failures: Failures) -> None:
+        """Counts what failed in another process as if it had failed here."""
+        with self._lock:
+            for function, reasons in failures.items():
+                self._failed.setdefault(function, Counter()).update(reasons)
+
+    @property
+    def held_to(self) -> dict[str, str]:
+        """The functions that were asked or expected, and what they were then."""
+        with self._lock:
+            return dict(self._loads)
+
+    def hold_to(self, loads: Mapping[str, str]) -> None:
+        """Holds functions to what another process was held to (``held_to``)."""
+        with self._lock:
+            self._loads.update(loads)
 
     def close(self) -> None:
         """Ends the processes. A second call does nothing."""

@@ -21,6 +21,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class SetAsideError(UserError):
+    """An item that cannot be done, while others can.
+
+    Attributes:
+        name: of the item.
+        why: its last words.
+    """
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name} was set aside: {why}")
+        self.name = name
+        self.why = why
+
+
 @dataclass(frozen=True)
 class Aside(Generic[Result]):
     """What results hold that is none of their identity (wall times), in a file of its own beside

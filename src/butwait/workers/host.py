@@ -1,0 +1,63 @@
+"""What a pool of workers asks of the place where they run: this process, others, or a cluster."""
+
+from typing import Any, NamedTuple, Protocol
+
+
+class WorkerLostError(Exception):
+    """A worker, its machine or its engine is gone: no fault of the item that it was at.
+
+    Attributes:
+        why: its last words, for a sentence.
+        begun: whether it may have begun with the item; an item that it never saw is not blamed.
+    """
+
+    def __init__(self, why: str, *, begun: bool = True) -> None:
+        super().__init__(why)
+        self.why = why
+        self.begun = begun
+
+
+class Reply(NamedTuple):
+    """What a worker gives back for an item.
+
+    Attributes:
+        result: of the work.
+        policy_tokens: that its engine sampled since its last reply.
+        unjudged: why functions of one's own gave no verdict since then (``Grader.failures``).
+    """
+
+    result: Any
+    policy_tokens: int = 0
+    unjudged: Any = None
+
+
+class Handle(Protocol):
+    """One worker that has opened its job."""
+
+    async def call(self, item: Any) -> Reply:
+        """Does an item; several calls may be under way at a time.
+
+        Raises WorkerLostError where the worker ends before it answers, and whatever UserError the work
+        itself raises.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends the worker and what it started. A worker that is gone already is no error."""
+        ...
+
+
+class Host(Protocol):
+    """A place that starts workers for one job."""
+
+    async def start(self, index: int) -> Handle:
+        """A worker that has opened the job: its models are loaded.
+
+        Args:
+            index: which of the pool's workers, from 0. One that is restarted keeps its index, and
+                the devices that go with it.
+
+        Raises WorkerLostError where it ends before it is ready, and the UserError of a job that
+        cannot be opened. What was started is ended where this is cancelled.
+        """
+        ...

@@ -1,0 +1,162 @@
+"""What a worker opens, and what it does with an item."""
+
+import pickle
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from butwait.engines.engine import Engine
+from butwait.engines.load import EngineSettings, with_capacity
+from butwait.engines.settings import ModelEngineSettings, ModelSettings, StepRule
+from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
+from butwait.records import Problem, UserError
+from butwait.reward_models.reward_model import RewardModel
+from butwait.running.plugins import find_modules_in, folders
+from butwait.workers.host import Reply
+from butwait.workers.loading import loaded
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is loaded in a worker.
+
+    Attributes:
+        engine: the policy.
+        reward_model: None where the work needs none.
+        grader: judges answers.
+    """
+
+    engine: Engine
+    reward_model: RewardModel | None
+    grader: Grader
+
+
+class Work(Protocol):
+    """What is done with each item, and by which settings: a frozen record that can be pickled, of a
+    module that can be imported. It gives the same result for the same item wherever it runs."""
+
+    async def __call__(self, opened: Opened, item: Any, /) -> Any: ...
+
+
+class Worker:
+    """A job that is open in this process: what every kind of worker is made of.
+
+    Args:
+        work: what is done.
+        opened: with what.
+    """
+
+    def __init__(self, work: Work, opened: Opened) -> None:
+        self._work, self._opened = work, opened
+        self._counted = opened.engine.counters.policy_tokens
+
+    @property
+    def policy_tokens(self) -> int:
+        """Sampled since the engine was made."""
+        return self._opened.engine.counters.policy_tokens
+
+    async def do(self, item: Any) -> Any:
+        """The result for an item; several may be under way at a time. Raises whatever the work
+        raises."""
+        return await self._work(self._opened, item)
+
+    async def reply(self, item: Any) -> Reply:
+        """``do``, and what another process is to be told besides."""
+        result = await self.do(item)
+        before, self._counted = self._counted, self.policy_tokens
+        return Reply(result, self._counted - before, self._opened.grader.judges.failures())
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker opens.
+
+    Attributes:
+        work: what is done with an item.
+        engine: its settings; or an engine that runs in this process and stays open.
+        model, prompt: as in a recipe.
+        reward_model: its settings; one that runs in this process and stays open; or None.
+        problems: whose prompts must fit.
+        rules: whose longest paths must fit.
+        paths: that a worker has in flight at a time (``search.settings.in_flight``).
+        grader: of this process; elsewhere a worker has its own.
+        graders: grading processes of such a one; None: one a core, no more than 8.
+        verifiers: functions that judge, and what they are held to (``Judges.held_to``).
+        threads: of torch; None: as many as it takes by itself.
+    """
+
+    work: Work
+    engine: EngineSettings | Engine
+    model: ModelSettings
+    prompt: PromptSettings
+    reward_model: Any
+    problems: Sequence[Problem]
+    rules: Sequence[StepRule]
+    paths: int | None = None
+    grader: Grader | None = None
+    graders: int | None = None
+    verifiers: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Worker]:
+        """Loads it all; what was loaded here is freed when the block ends.
+
+        Raises UserError as ``loaded`` does.
+        """
+        own = None if self.grader else Grader(workers=self.graders)
+        grader = self.grader or own
+        assert grader is not None
+        grader.judges.hold_to(self.verifiers)
+        given = (self.engine, self.model, self.prompt, self.reward_model)
+        try:
+            async with loaded(*given, self.problems, self.rules, self.paths) as (engine, judge):
+                if self.threads is not None and (torch := sys.modules.get("torch")):
+                    torch.set_num_threads(self.threads)
+                yield Worker(self.work, Opened(engine, judge, grader))
+        finally:
+            if own is not None:
+                own.close()
+
+    def packed(self) -> bytes:
+        """The job for a worker in another process, on this machine or another (``unpacked``).
+
+        The problems stay here: what their prompts need is measured now.
+
+        Raises UserError for what is live in it, which no other process can be given.
+        """
+        for what, live in (("engine", Engine), ("reward_model", RewardModel)):
+            if isinstance(getattr(self, what), live):
+                raise UserError(
+                    f"the {what} that was given runs in this process alone; give its settings "
+                    "instead, or leave workers.kind at local"
+                )
+        engine, verifiers = self.engine, dict(self.verifiers)
+        if isinstance(engine, ModelEngineSettings) and engine.capacity is None:
+            from butwait.engines.models import load_tokenizer
+
+            tokenizer = load_tokenizer(self.model)
+            engine = with_capacity(engine, tokenizer, self.prompt, self.problems, self.rules)
+        if self.grader is not None:
+            verifiers |= self.grader.judges.held_to
+        there = replace(self, engine=engine, problems=(), grader=None, verifiers=verifiers)
+        try:
+            return pickle.dumps((folders(), pickle.dumps(there, protocol=5)), protocol=5)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"what workers are to do cannot be handed to them ({error}); name functions as "
+                "module:function, or leave workers.kind at local"
+            ) from error
+
+
+def unpacked(packed: bytes) -> Job:
+    """The job of ``Job.packed``. Modules are looked for where the run looked for them."""
+    places, job = pickle.loads(packed)
+    find_modules_in([Path(place) for place in places])
+    found = pickle.loads(job)
+    assert isinstance(found, Job)
+    return found

@@ -1,0 +1,269 @@
+"""Hands items to workers, and sees to it that each is done once, whatever becomes of the workers.
+
+Plain asyncio: it knows neither processes nor Ray (``host.py``), neither engines nor searches.
+
+An item goes to the healthy worker that has the least to do. Where a worker is lost, its unfinished
+items go elsewhere. One of them may be what ended it: they are *suspects* from then on, and each is
+done alone on a worker. One that ends two workers which did nothing else is set aside.
+"""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from butwait.records import UserError
+from butwait.running.log import say
+from butwait.running.shards import SetAsideError
+from butwait.workers.host import Handle, Host, Reply, WorkerLostError
+
+STARTS = 3
+"""Times in a row that a worker may end before it is ready."""
+ENDINGS = 2
+"""Workers that an item may end while it is alone on them."""
+WAITS = (0.0, 1.0, 5.0)
+"""Seconds before a worker is started again, after so many failed starts in a row."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """An item that somebody waits for."""
+
+    item: Any
+    answer: "asyncio.Future[Any]"
+    suspect: bool = False
+    endings: int = 0
+
+
+@dataclass(eq=False)
+class _Seat:
+    """The place of one worker, which may be taken by another after it."""
+
+    index: int
+    handle: Handle | None = None
+    state: str = "starting"
+    at: set[_Asked] = field(default_factory=set)
+    together: int = 0  # items that it was at when it was lost
+    failed: int = 0  # starts in a row
+
+
+@dataclass(frozen=True)
+class Health:
+    """Of a pool: workers by their state, and what befell it.
+
+    Attributes:
+        healthy, starting, dead: workers now; a dead one is not started again.
+        restarts: workers that were started in the place of lost ones.
+        set_aside: names of the items that were given up, with the last words of their worker.
+    """
+
+    healthy: int
+    starting: int
+    dead: int
+    restarts: int
+    set_aside: dict[str, str]
+
+    def __str__(self) -> str:
+        told = f"{self.healthy}/{self.healthy + self.starting + self.dead}"
+        return f"{told}, {self.restarts} restarted" if self.restarts else told
+
+
+class Pool:
+    """Workers for one job; a context manager that starts and ends them.
+
+    Args:
+        host: starts them.
+        count: of workers.
+        room: items that a worker is at, at most.
+        name: of an item, for sentences.
+        heard: is told each reply.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        count: int,
+        room: int,
+        name: Callable[[Any], str] = str,
+        heard: Callable[[Reply], None] = lambda reply: None,
+    ) -> None:
+        self._host, self._room, self._name, self._heard = host, room, name, heard
+        self._seats = [_Seat(index) for index in range(count)]
+        self._waiting: deque[_Asked] = deque()
+        self._suspects: deque[_Asked] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._finished = self._restarts = 0
+        self._set_aside: dict[str, str] = {}
+        self.policy_tokens = 0
+
+    @property
+    def size(self) -> int:
+        """Items that can be under way at a time."""
+        return len(self._seats) * self._room
+
+    @property
+    def health(self) -> Health:
+        states = Counter(seat.state for seat in self._seats)
+        return Health(
+            states["healthy"],
+            states["starting"],
+            states["dead"],
+            self._restarts,
+            dict(self._set_aside),
+        )
+
+    async def __aenter__(self) -> "Pool":
+        for seat in self._seats:
+            self._spawn(self._start(seat))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        handles = [seat.handle for seat in self._seats if seat.handle is not None]
+        await asyncio.gather(*(handle.close() for handle in handles))
+
+    async def do(self, item: Any) -> Any:
+        """The result of the work on an item.
+
+        Raises:
+            SetAsideError: it ended two workers that did nothing else.
+            UserError: of the work itself; no worker can be started.
+        """
+        if self._failure is not None:
+            raise self._failure
+        asked = _Asked(item, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        self._hand_out()
+        return await asked.answer
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _hand_out(self) -> None:
+        """Gives what waits to the workers that have room: suspects first, to idle ones."""
+        for seat in self._seats:
+            if seat.state == "healthy" and not seat.at and (asked := _next(self._suspects)):
+                self._give(seat, asked)
+        while open_seats := [seat for seat in self._seats if self._takes(seat)]:
+            if (asked := _next(self._waiting)) is None:
+                return
+            self._give(min(open_seats, key=lambda seat: len(seat.at)), asked)
+
+    def _takes(self, seat: _Seat) -> bool:
+        """Whether it has room. One that does a suspect does nothing else."""
+        alone = any(asked.suspect for asked in seat.at)
+        return seat.state == "healthy" and not alone and len(seat.at) < self._room
+
+    def _give(self, seat: _Seat, asked: _Asked) -> None:
+        seat.at.add(asked)
+        self._spawn(self._call(seat, asked))
+
+    async def _call(self, seat: _Seat, asked: _Asked) -> None:
+        handle = seat.handle
+        assert handle is not None, "it is healthy"
+        try:
+            reply = await handle.call(asked.item)
+        except WorkerLostError as lost:
+            self._lost(seat, handle, lost)
+            self._again(seat, asked, lost)
+        except Exception as error:
+            _tell(asked, error)
+        else:
+            self._finished += 1
+            self.policy_tokens += reply.policy_tokens
+            self._heard(reply)
+            if not asked.answer.done():
+                asked.answer.set_result(reply.result)
+        finally:
+            seat.at.discard(asked)
+        self._hand_out()
+
+    def _lost(self, seat: _Seat, handle: Handle, lost: WorkerLostError) -> None:
+        """Starts another worker in the place of a lost one, once."""
+        if seat.handle is not handle:
+            return
+        seat.handle, seat.state, seat.together = None, "starting", len(seat.at)
+        self._restarts += 1
+        say(f"  worker {seat.index} is lost and starts again: {lost.why}", logging.WARNING)
+        self._spawn(self._start(seat, handle))
+
+    def _again(self, seat: _Seat, asked: _Asked, lost: WorkerLostError) -> None:
+        """Sends an item elsewhere, or sets it aside."""
+        if asked.answer.done():
+            return
+        if lost.begun:
+            asked.suspect = True
+            asked.endings += seat.together == 1
+        if asked.endings < ENDINGS:
+            (self._suspects if asked.suspect else self._waiting).append(asked)
+            return
+        name = self._name(asked.item)
+        self._set_aside[name] = lost.why
+        if not self._finished and len(self._set_aside) >= STARTS:
+            self._fail(UserError(f"whatever workers are given ends them: {lost.why}"))
+        _tell(asked, SetAsideError(name, lost.why))
+
+    async def _start(self, seat: _Seat, before: Handle | None = None) -> None:
+        """Starts the worker of a seat, after what is left of the one before it is ended."""
+        if before is not None:
+            with suppress(Exception):
+                await before.close()
+        ever = before is not None
+        while True:
+            try:
+                seat.handle = await self._host.start(seat.index)
+            except WorkerLostError as lost:
+                seat.failed += 1
+                if seat.failed >= STARTS:
+                    return self._give_up(seat, lost, ever)
+                say(f"  worker {seat.index} did not start: {lost.why}", logging.WARNING)
+                await asyncio.sleep(WAITS[seat.failed])
+            except Exception as error:
+                return self._fail(error)
+            else:
+                seat.failed, seat.state = 0, "healthy"
+                return self._hand_out()
+
+    def _give_up(self, seat: _Seat, lost: WorkerLostError, ever: bool) -> None:
+        """A worker cannot be started. One that ran before is done without while others run."""
+        seat.state = "dead"
+        told = f"worker {seat.index} ended {STARTS} times in its start: {lost.why}"
+        if ever and any(other.state != "dead" for other in self._seats):
+            return say(f"  {told}; the others go on without it", logging.WARNING)
+        self._fail(UserError(told))
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing more will be done: everybody who waits is told."""
+        self._failure = self._failure or error
+        for asked in [*self._waiting, *self._suspects, *(a for s in self._seats for a in s.at)]:
+            _tell(asked, error)
+        self._waiting.clear()
+        self._suspects.clear()
+
+
+def _next(line: deque[_Asked]) -> _Asked | None:
+    """The first whom somebody still waits for."""
+    while line:
+        asked = line.popleft()
+        if not asked.answer.done():
+            return asked
+    return None
+
+
+def _tell(asked: _Asked, error: BaseException) -> None:
+    if not asked.answer.done():
+        asked.answer.set_exception(error)

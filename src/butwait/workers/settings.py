@@ -1,0 +1,45 @@
+"""Where searches, attempts and rollouts are made. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from butwait.records.settings import Resource, Settings
+
+Devices = Annotated[int, Field(gt=0)]
+
+
+class PlacedGpus(Settings):
+    """Devices of one worker, parted."""
+
+    policy: Resource[Devices] = 1
+    """Devices of the policy: ``cuda:0`` of its worker, and the next ones where it is split."""
+    reward_model: Resource[Devices] = 1
+    """Devices of the reward model: the next ones after those."""
+
+
+class WorkersSettings(Settings):
+    """Who makes trees, attempts, rollouts and completions of branches. A whole problem goes to one
+    worker, and results are the same wherever they are made."""
+
+    kind: Resource[Literal["local", "processes", "ray"]] = "local"
+    """``local``: this process. ``processes``: one process a worker, on this machine. ``ray``: the
+    actors of a Ray cluster."""
+    count: Resource[Annotated[int, Field(gt=0)] | None] = None
+    """Workers; None: as many as there are devices for, and one without any."""
+    address: Resource[str | None] = None
+    """Of a Ray cluster (``ray://HOST:10001``, ``HOST:6379``, ``auto``); None: one is started on
+    this machine, for this run alone."""
+    gpus: Resource[Devices | PlacedGpus | None] = None
+    """Devices of one worker. A number: policy and reward model share them;
+    ``{policy: 1, reward_model: 1}``: each has its own; None: one, where the model runs on a GPU."""
+    skip_failed: Resource[bool] = False
+    """Whether a stage is complete without the problems that ended two workers. They are named in
+    its metrics and in the report."""
+
+    @property
+    def each(self) -> int | None:
+        """Devices of one worker, in all; None: it is not said."""
+        if isinstance(self.gpus, PlacedGpus):
+            return self.gpus.policy + self.gpus.reward_model
+        return self.gpus
