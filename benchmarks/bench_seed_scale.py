@@ -52,7 +52,7 @@ from typing import Any
 
 import numpy as np
 from bench_engine import conditions
-from simulated import Steps
+from simulated import recorded
 from virtual_card import Rates, VirtualLoop, run_virtually
 from virtual_workers import (
     PARTICLES,
@@ -68,8 +68,7 @@ from butwait.records import Problem
 from butwait.running.files import write_json
 from butwait.workers.pool import Pool
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "seed_scale.json"
+RESULTS = Path(__file__).parent / "results" / "seed_scale.json"
 QUESTIONS, STEP_TOKENS = 817, 33
 NAMES = {8: "eight_cards", 64: "sixty_four_cards"}
 
@@ -82,13 +81,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     "company": {"concurrency": 1},
     "full_reach": {"full_reach": True},
 }
-
-
-def recorded() -> Steps:
-    told = json.loads((HERE / "recorded_steps.json").read_text())
-    lengths = np.array(told["lengths"], float)
-    scaled = np.maximum(1, np.rint(lengths * STEP_TOKENS / lengths.mean())).astype(np.int64)
-    return Steps(scaled, np.array(told["gains"]), least=9, hazard=0.18)
 
 
 def problems_from(first: int, count: int) -> list[Problem]:
@@ -110,7 +102,7 @@ def simulate(
     began, found = time.process_time(), dict[str, Any]()
 
     async def work(loop: VirtualLoop) -> list[VirtualWorker]:
-        steps = recorded()
+        steps = recorded(STEP_TOKENS)
         host = VirtualHost(lambda: VirtualWorker(loop, steps, setup, rates))
         finished = 0
 
