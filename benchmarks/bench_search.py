@@ -239,9 +239,14 @@ def ours(
     base: str, model: ModelSettings, problems: list[Problem], settings: SamplerSettings
 ) -> Any:
     """A sampler of ours on all problems at once, over the same server."""
-    # its_hub sends no seeds either.
+    # its_hub sends no seeds either. How log-probabilities are meant was said when the server was
+    # started; to ask it is no good where two tokens share the first place, as in bfloat16.
     engine_settings = OpenAISettings(
-        kind="openai", base_url=f"{base}/v1", capacity=CAPACITY, seeds=False
+        kind="openai",
+        base_url=f"{base}/v1",
+        capacity=CAPACITY,
+        seeds=False,
+        any_logprobs=True,
     )
     prompt = PromptSettings(template=TEMPLATE)
     reward_model = ScriptedRewardModel(reward_of_steps)
