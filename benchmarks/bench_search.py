@@ -1,6 +1,7 @@
 """The filter against its_hub 1.2.0, on the same vLLM server in the same run.
 
     make bench-search
+    python benchmarks/bench_search.py --only-in-process         # beside its_hub gathered, no more
 
 Both search the same GSM8K-like questions with the same model, the same number of particles, the
 same reward (a function of the path's text that costs nothing) and the same ends of steps and
@@ -11,6 +12,9 @@ in a second round at every line break, so that steps are short. Written to
 
 - ``questions_per_hour_ratio``: ours over its_hub's, against both ways of running it. Beside it the
   ratio of CPU seconds, client and server together, which other work on the machine does not change.
+- ``in_process_over_gathered``: questions an hour of our filter on the in-process engine, with no
+  server, over its_hub's gathered on vLLM: same model, questions, particles and threads. The server
+  stands by, without work, while ours runs. Models are loaded and servers started before.
 - ``prefilled_tokens``: prompt tokens that the server computed, from the server's own counters.
 - ``counted_tokens``: generated tokens by our own count, to hold against the server's.
 - ``filter_overhead``: seconds a token of the filter over those of plain sampling; and CPU seconds.
@@ -22,6 +26,7 @@ Ratios are of means where something ran twice.
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import signal
@@ -34,13 +39,14 @@ import urllib.request
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from bench_engine import write_results
+from bench_engine import conditions, write_results
 
 from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.kinds.transformers import TransformersSettings
@@ -56,6 +62,7 @@ from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
+from butwait.running.files import write_json
 from butwait.search.run import run_sampler
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.samplers.samples import IndependentSettings
@@ -74,8 +81,9 @@ CAPACITY = 1024
 START_S = 600
 """Seconds that the server may take to start."""
 CLOCKS = ("seconds", "cpu_seconds")
+IN_PROCESS = ("butwait_in_process", "its_hub_gathered", "butwait_in_process")
 ORDER = (
-    *("butwait_filter", "butwait_plain", "its_hub_gathered"),
+    *("butwait_filter", "butwait_plain", *IN_PROCESS),
     *("butwait_plain", "butwait_filter", "its_hub_as_documented"),
 )
 """What is compared closely runs twice, in both orders, as the machine's speed drifts."""
@@ -160,14 +168,17 @@ def cpu_seconds() -> float:
 
 
 def measured(
-    base: str, questions: int, name: str, work: Callable[[], Awaitable[int | None]]
+    counters: Callable[[], dict[str, float]],
+    questions: int,
+    name: str,
+    work: Callable[[], Awaitable[int | None]],
 ) -> dict[str, float]:
-    """Runs something and says what it took, by this clock and the server's counters. ``work``
-    returns the tokens that it counted itself, or None."""
-    before, cpu, start = server_counters(base), cpu_seconds(), time.perf_counter()
+    """Runs something and says what it took, by this clock and the counters of what runs the model.
+    ``work`` returns the tokens that it counted itself, or None."""
+    before, cpu, start = counters(), cpu_seconds(), time.perf_counter()
     counted = asyncio.run(work())  # type: ignore[arg-type]
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-    after = server_counters(base)
+    after = counters()
     generated = after["generated"] - before["generated"]
     found = {
         "seconds": round(seconds, 1),
@@ -228,9 +239,14 @@ def ours(
     base: str, model: ModelSettings, problems: list[Problem], settings: SamplerSettings
 ) -> Any:
     """A sampler of ours on all problems at once, over the same server."""
-    # its_hub sends no seeds either.
+    # its_hub sends no seeds either. How log-probabilities are meant was said when the server was
+    # started; to ask it is no good where two tokens share the first place, as in bfloat16.
     engine_settings = OpenAISettings(
-        kind="openai", base_url=f"{base}/v1", capacity=CAPACITY, seeds=False
+        kind="openai",
+        base_url=f"{base}/v1",
+        capacity=CAPACITY,
+        seeds=False,
+        any_logprobs=True,
     )
     prompt = PromptSettings(template=TEMPLATE)
     reward_model = ScriptedRewardModel(reward_of_steps)
@@ -249,6 +265,26 @@ def ours(
         return sum(tree.counts.policy_tokens for tree in trees)
 
     return work
+
+
+def in_process(model: ModelSettings, problems: list[Problem], settings: SamplerSettings) -> Any:
+    """The filter on all problems at once, on the in-process engine; and the engine's counters."""
+    prompt = PromptSettings(template=TEMPLATE)
+    engine_settings = TransformersSettings(slots=len(problems) * PARTICLES, capacity=CAPACITY)
+    engine = load_engine(engine_settings, model, prompt, problems, [settings.step]).engine
+    reward_model = ScriptedRewardModel(reward_of_steps)
+
+    async def work() -> int | None:
+        trees = await asyncio.gather(
+            *(run_sampler(p, engine, reward_model, settings, Key.of(SEED, p.id)) for p in problems)
+        )
+        return sum(tree.counts.policy_tokens for tree in trees)
+
+    def counters() -> dict[str, float]:
+        counted = engine.counters
+        return {"generated": counted.policy_tokens, "prefilled": counted.prefilled_tokens}
+
+    return work, counters
 
 
 def prm_token_ratio() -> dict[str, float]:
@@ -294,8 +330,13 @@ def _without_eos(model: Any) -> Any:
 
 
 def bench(
-    model: ModelSettings, problems: list[Problem], delimiter: str, log: Path
+    model: ModelSettings,
+    problems: list[Problem],
+    delimiter: str,
+    log: Path,
+    order: Sequence[str] = ORDER,
 ) -> dict[str, Any]:
+    """What is in ``order``, and what of it there is to compare."""
     step = StepRule(
         delimiters=(delimiter,), max_step_tokens=STEP_TOKENS, max_tokens=STEPS * STEP_TOKENS
     )
@@ -310,30 +351,22 @@ def bench(
     def hub(base: str, together: bool) -> Any:
         return its_hub(base, model.name, problems, delimiter, together)
 
+    local, local_counters = in_process(model, problems, filters)
     with vllm_server(model, log) as base:
         ways = {
             "butwait_filter": ours(base, model, problems, filters),
             "butwait_plain": ours(base, model, problems, plain),
+            "butwait_in_process": local,
             "its_hub_gathered": hub(base, together=True),
             "its_hub_as_documented": hub(base, together=False),
         }
         asyncio.run(ours(base, model, problems[:1], filters)())  # warm-up
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-        for name in ORDER:
-            runs[name].append(measured(base, n, name, ways[name]))
-
-    def mean(name: str, figure: str) -> float:
-        return float(np.mean([run[figure] for run in runs[name]]))
-
-    faster = {
-        name: [round(mean(name, clock) / mean("butwait_filter", clock), 2) for clock in CLOCKS]
-        for name in ("its_hub_as_documented", "its_hub_gathered")
-    }
-    a_token = {
-        name: [mean(name, clock) / mean(name, "generated_tokens") for clock in CLOCKS]
-        for name in ("butwait_filter", "butwait_plain")
-    }
-    overhead = np.divide(a_token["butwait_filter"], a_token["butwait_plain"]).round(2).tolist()
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways if name in order}
+        for name in order:
+            counters = partial(server_counters, base)
+            if name == "butwait_in_process":
+                counters = local_counters
+            runs[name].append(measured(counters, n, name, ways[name]))
     return {
         "model": model.name,
         "dtype": model.dtype,
@@ -341,14 +374,53 @@ def bench(
         "particles": PARTICLES,
         "delimiter": delimiter,
         "runs": runs,
-        "questions_per_hour_ratio": faster["its_hub_as_documented"][0],
-        "questions_per_hour_ratio_gathered": faster["its_hub_gathered"][0],
-        "cpu_seconds_ratio": faster["its_hub_as_documented"][1],
-        "cpu_seconds_ratio_gathered": faster["its_hub_gathered"][1],
+    } | compared(runs)
+
+
+def compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """The ratios of what was run."""
+
+    def mean(name: str, figure: str) -> float:
+        return float(np.mean([run[figure] for run in runs[name]]))
+
+    def faster(name: str, over: str) -> list[float]:
+        return [round(mean(over, clock) / mean(name, clock), 2) for clock in CLOCKS]
+
+    seconds, cpu = faster("butwait_in_process", "its_hub_gathered")
+    found: dict[str, Any] = {
+        "in_process_over_gathered": seconds,
+        "in_process_over_gathered_in_cpu_seconds": cpu,
+    }
+    if "its_hub_as_documented" not in runs:
+        return found
+    documented = faster("butwait_filter", "its_hub_as_documented")
+    gathered = faster("butwait_filter", "its_hub_gathered")
+    a_token = {
+        name: [mean(name, clock) / mean(name, "generated_tokens") for clock in CLOCKS]
+        for name in ("butwait_filter", "butwait_plain")
+    }
+    overhead = np.divide(a_token["butwait_filter"], a_token["butwait_plain"]).round(2).tolist()
+    return found | {
+        "questions_per_hour_ratio": documented[0],
+        "questions_per_hour_ratio_gathered": gathered[0],
+        "cpu_seconds_ratio": documented[1],
+        "cpu_seconds_ratio_gathered": gathered[1],
         "filter_overhead": overhead[0],
         "filter_overhead_in_cpu_seconds": overhead[1],
         "prm_token_ratio": prm_token_ratio(),
     }
+
+
+def beside(output: Path, new: dict[str, Any], threads: int) -> None:
+    """Puts what was run of a round beside what is in the file of it, with its own conditions."""
+    told = json.loads(output.read_text())
+    known = [old for old in told["models"] if old["model"] == new["model"]]
+    for old in known:
+        if old["delimiter"] == new["delimiter"]:
+            runs = {"questions": new["questions"], "dtype": new["dtype"], "runs": new["runs"]}
+            old |= compared(new["runs"])
+            old["in_process"] = conditions(threads) | runs
+    write_json(output, told)
 
 
 def main() -> None:
@@ -359,6 +431,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16" if fast else "float32")
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--problems", help="JSONL of GSM8K questions; default: the hub's test set")
+    parser.add_argument("--only-in-process", action="store_true")
     parser.add_argument("--log", type=Path, default=LOG)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -366,11 +439,15 @@ def main() -> None:
     problems = load_problems(ProblemSetSettings(source=source, limit=arguments.questions))
     model = ModelSettings(name=arguments.model, dtype=arguments.dtype)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    order = IN_PROCESS if arguments.only_in_process else ORDER
     results = []
     for delimiter in PLAIN_TOKENS:
-        results.append(bench(model, problems, delimiter, arguments.log))
+        results.append(bench(model, problems, delimiter, arguments.log, order))
         print(results[-1], flush=True)
-        write_results(arguments.output, threads, results)
+        if arguments.only_in_process:
+            beside(arguments.output, results[-1], threads)
+        else:
+            write_results(arguments.output, threads, results)
 
 
 if __name__ == "__main__":

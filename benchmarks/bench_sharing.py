@@ -5,9 +5,10 @@ reward model that reads paths as they grow.
 
 - ``kv_ratio_policy``, ``kv_ratio_reward_model``: tokens whose keys and values are there, in whole
   blocks, over the tokens on living paths with the prompt once, at the peak of a filter of 512
-  particles and 20 steps of 33 tokens on average, resampled by uneven random weights. ``dense`` is
-  the same for a row of the longest path's length for each path. ``allocated`` counts what the
-  tensors have room for.
+  particles and 20 steps of 33 tokens on average. It resamples as the product's does, by what steps
+  added to the logit of a recorded reward model (``recorded_steps.json``), and steps have recorded
+  lengths, scaled to that mean. ``dense`` is the same for a row of the longest path's length for
+  each path. ``allocated`` counts what the tensors have room for.
 - ``reward_tokens_ratio``: tokens run over those that are new, in a filter of 16 particles; beside
   it 17 paths within the memory of 16 whole ones, and CPU seconds a token over those of a bare
   forward pass of 64 tokens.
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_engine import conditions
+from simulated import recorded
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from butwait.engines.engine import Prefix
@@ -46,6 +48,9 @@ from butwait.engines.transformers import TransformersEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key
 from butwait.running.files import write_json
+from butwait.search.resampling import RESAMPLERS
+from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.search.weights import effective_sample_size, normalise, reweight
 
 RESULTS = Path(__file__).parent / "results" / "sharing.json"
 SEED = 0
@@ -84,15 +89,35 @@ def path_of(tokens: np.ndarray) -> Prefix:
 
 
 def lengths_of(generator: np.random.Generator, particles: int) -> np.ndarray:
-    """int64: 1 to 65 tokens a step."""
-    return generator.integers(1, 2 * STEP_TOKENS, particles)
+    """int64: tokens of a step each."""
+    return generator.choice(recorded(STEP_TOKENS).lengths, particles)
 
 
-def resampled(generator: np.random.Generator, particles: int) -> np.ndarray:
-    """int64: ancestors, by systematic resampling of uneven random weights."""
-    weights = generator.exponential(size=particles)
-    places = (np.arange(particles) + generator.random()) / particles
-    return np.searchsorted(np.cumsum(weights) / weights.sum(), places).clip(max=particles - 1)
+class Resampling:
+    """The filter's weights, whose rewards are recorded ones."""
+
+    def __init__(self, generator: np.random.Generator, particles: int) -> None:
+        self._generator, self._gains = generator, recorded(STEP_TOKENS).gains
+        self._settings = ParticleFilterSettings(particles=particles)
+        self._log_weights, self._logits = np.zeros(particles), np.zeros(particles)
+        self.times = 0
+        """It resampled."""
+
+    def ancestors(self, step: int) -> np.ndarray:
+        """int32 (particles,), after so many steps."""
+        particles = len(self._logits)
+        before = self._logits * self._settings.alpha_at(step - 1)
+        self._logits = self._logits + self._generator.choice(self._gains, particles)
+        after = self._logits * self._settings.alpha_at(step)
+        self._log_weights = reweight(self._log_weights, before, after)
+        threshold = self._settings.ess_threshold * particles
+        if effective_sample_size(self._log_weights) >= threshold:
+            return np.arange(particles, dtype=np.int32)
+        self.times += 1
+        weights = np.exp(normalise(self._log_weights))
+        found = RESAMPLERS[self._settings.resampling](weights, self._generator)
+        self._logits, self._log_weights = self._logits[found], np.zeros(particles)
+        return found
 
 
 class Held:
@@ -121,6 +146,7 @@ async def run_filter(particles: int, grow: Callable[..., Any], held: Held) -> in
     """Particles that grow and die; ``grow(step, lengths, ancestors, numbers)`` runs a step. Returns
     the unique tokens."""
     generator = np.random.default_rng(SEED)
+    resampling = Resampling(generator, particles)
     numbers = [np.arange(PROMPT) for _ in range(particles)]
     ancestors, new = np.zeros(particles, np.int64), PROMPT
     for step in range(STEPS):
@@ -132,7 +158,8 @@ async def run_filter(particles: int, grow: Callable[..., Any], held: Held) -> in
         ]
         new = int(ends[-1])
         await grow(step, lengths, ancestors, lambda seen=numbers: held.look(seen))
-        ancestors = resampled(generator, particles)
+        ancestors = resampling.ancestors(step + 1)
+    held.figures["resampled"] = resampling.times
     return new
 
 

@@ -5,9 +5,13 @@ trees.
 
 import asyncio
 import heapq
+import json
+import pathlib
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -24,7 +28,8 @@ from butwait.reward_models.reward_model import Path, RewardModel, Score
 
 TEXTS = [f"step {i}\n\n" for i in range(1000)]
 TOKENS = np.arange(8192, dtype=np.int32)
-LOGPROBS = np.full(8192, -0.3, np.float32)
+FIRST = [TOKENS[:n] for n in range(2048)]
+LOGPROBS = [np.full(n, -0.3, np.float32) for n in range(2048)]
 PEEK = TOKENS[:1]
 
 
@@ -34,23 +39,18 @@ class Span:
 
     Attributes:
         parent: of the steps before it.
-        end: tokens of the path up to its end.
+        start, end: tokens of the path before it, and up to its end.
+        blocks: whole ones that it fills up; what is over belongs to each row.
         place: where they are.
         users: rows that run on it, and spans on the card that come after it.
     """
 
     parent: "Span | None"
+    start: int
     end: int
+    blocks: int
     place: Literal["card", "host", "nowhere"] = "nowhere"
     users: int = 0
-
-    @property
-    def start(self) -> int:
-        return 0 if self.parent is None else self.parent.end
-
-    def blocks(self, size: int) -> int:
-        """Whole blocks that it fills up; what is over belongs to each row."""
-        return self.end // size - self.start // size
 
 
 class BlockCache:
@@ -65,9 +65,16 @@ class BlockCache:
         self._unused: OrderedDict[Span, None] = OrderedDict()
         self._parked: OrderedDict[Span, None] = OrderedDict()
 
+    def after(self, parent: Span | None, tokens: int) -> Span:
+        """So many tokens more."""
+        start = 0 if parent is None else parent.end
+        end = start + tokens
+        return Span(parent, start, end, end // self.size - start // self.size)
+
     def use(self, span: Span) -> None:
+        if span.users == 0:
+            self._unused.pop(span, None)
         span.users += 1
-        self._unused.pop(span, None)
 
     def leave(self, span: Span) -> None:
         span.users -= 1
@@ -88,8 +95,8 @@ class BlockCache:
         """Its blocks, which were taken, hold it now."""
         if span.place == "host":
             self._parked.pop(span, None)
-            self.in_host -= span.blocks(self.size)
-            self.moved += span.blocks(self.size)
+            self.in_host -= span.blocks
+            self.moved += span.blocks
         span.place = "card"
         if span.parent is not None:
             self.use(span.parent)
@@ -97,7 +104,7 @@ class BlockCache:
             self._unused[span] = None
 
     def _evict(self, span: Span) -> None:
-        blocks = span.blocks(self.size)
+        blocks = span.blocks
         self.held -= blocks
         span.place = "nowhere"
         if self.offload and blocks:
@@ -109,7 +116,7 @@ class BlockCache:
             while self.in_host > self.host_capacity:
                 gone = self._parked.popitem(last=False)[0]
                 gone.place = "nowhere"
-                self.in_host -= gone.blocks(self.size)
+                self.in_host -= gone.blocks
         if span.parent is not None:
             self.leave(span.parent)
 
@@ -130,17 +137,23 @@ class Steps:
     hazard: float
 
 
+@cache
+def recorded(step_tokens: float) -> Steps:
+    """Steps of so many tokens on average."""
+    told = json.loads((pathlib.Path(__file__).parent / "recorded_steps.json").read_text())
+    lengths = np.array(told["lengths"], float)
+    scaled = np.maximum(1, np.rint(lengths * step_tokens / lengths.mean())).astype(np.int64)
+    return Steps(scaled, np.array(told["gains"]), least=9, hazard=0.18)
+
+
 @dataclass(slots=True, eq=False)
 class _Row:
     call: "_Call"
     at: int
     tokens: int
+    reach: int
     before: Span
     own: int = 0
-    until: float = 0.0
-
-    def __lt__(self, other: "_Row") -> bool:
-        return self.until < other.until
 
 
 @dataclass(slots=True, eq=False)
@@ -155,23 +168,32 @@ class SimulatedEngine(Engine):
     """A policy that is run as vLLM runs one: continuous batches, a prefix cache in blocks.
 
     Rows are admitted in the order of asking, while their blocks fit, those of the step that they
-    will take among them.
+    will take among them. What a step is depends on its key alone.
+
+    Args:
+        full_reach: tokens; rows are admitted while what they may reach, prompts and all, is less.
     """
 
     def __init__(
-        self, card: Card, cache: BlockCache, steps: Steps, max_rows: int, seed: int
+        self,
+        card: Card,
+        cache: BlockCache,
+        steps: Steps,
+        max_rows: int,
+        full_reach: int | None = None,
     ) -> None:
         self.counters = EngineCounters()
-        self.cache, self.row_seconds = cache, 0.0
+        self.cache = cache
         self._card, self._steps, self._max_rows = card, steps, max_rows
-        self._rng = np.random.default_rng(seed)
+        self._full_reach, self._reach = full_reach, 0
         self._waiting: deque[_Row] = deque()
-        self._running: list[_Row] = []
+        self._running: list[tuple[float, int, _Row]] = []
+        self._joined = count()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, problem: Problem) -> Prefix:
         length = int(problem.metadata["tokens"])
-        return Prefix(TOKENS[:length], length, "", (Span(None, length), 0))
+        return Prefix(TOKENS[:length], length, "", (self.cache.after(None, length), 0))
 
     def encode(self, text: str) -> np.ndarray:
         return TOKENS[:1]
@@ -179,13 +201,14 @@ class SimulatedEngine(Engine):
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
-        n = len(prefixes)
-        lengths = self._rng.choice(self._steps.lengths, n).tolist()
-        ends = (self._rng.random(n) < self._steps.hazard).tolist()
+        n, generator = len(prefixes), keys[0].generator()
+        lengths = generator.choice(self._steps.lengths, n).tolist()
+        ends = (generator.random(n) < self._steps.hazard).tolist()
         call = _Call(self._card.loop.create_future(), n, [None] * n, [0] * n)
         for at, prefix in enumerate(prefixes):
             span, _ = prefix.handle
-            self._waiting.append(_Row(call, at, lengths[at], span))
+            reach = span.end + rule.room(span.end - prefix.prompt_length)
+            self._waiting.append(_Row(call, at, lengths[at], reach, span))
         self._admit()
         try:
             await call.future
@@ -194,11 +217,12 @@ class SimulatedEngine(Engine):
             raise
         made = []
         for at, prefix in enumerate(prefixes):
-            tokens, text = TOKENS[: lengths[at]], TEXTS[lengths[at] % 1000]
+            length = lengths[at]
+            tokens, text = FIRST[length], TEXTS[length % 1000]
             depth = prefix.handle[1] + 1
             finish: Any = "box" if depth >= self._steps.least and ends[at] else "step"
             longer = prefix.extended(tokens, text, (call.spans[at], depth))
-            logprobs = LOGPROBS[: lengths[at]]
+            logprobs = LOGPROBS[length]
             made.append(Continuation(tokens, text, logprobs, finish, longer, call.prefilled[at]))
         self.counters.count(made)
         return made
@@ -215,10 +239,14 @@ class SimulatedEngine(Engine):
         card, cache = self._card, self.cache
         card.settle()
         while self._waiting and card.rows + card.fetching < self._max_rows:
-            ready = self._begin(self._waiting[0])
+            row = self._waiting[0]
+            if self._full_reach and self._reach and self._reach + row.reach > self._full_reach:
+                break
+            ready = self._begin(row)
             if ready is None:
                 break
-            row = self._waiting.popleft()
+            self._waiting.popleft()
+            self._reach += row.reach
             if ready > card.loop.now:
                 card.fetching += 1
                 card.loop.call_at(ready, self._fetched, row)
@@ -235,27 +263,32 @@ class SimulatedEngine(Engine):
         self._wake()
 
     def _join(self, row: _Row) -> None:
-        row.until = self._card.served + row.tokens
-        heapq.heappush(self._running, row)
+        until = self._card.served + row.tokens
+        heapq.heappush(self._running, (until, next(self._joined), row))
         self._card.rows += 1
 
     def _begin(self, row: _Row) -> float | None:
         """Fetches or runs what the cache lacks of the row's path, and takes room for its step.
         Returns when it is there; None where there is no room."""
-        cache, rates = self.cache, self._card.rates
+        cache, size, before = self.cache, self.cache.size, row.before
+        row.own = -(-(before.end + row.tokens) // size) - before.end // size
+        if before.place == "card":  # mostly
+            cache.use(before)
+            if cache.take(row.own):
+                return self._bring(row, [])
+            cache.leave(before)
+            return None
         missing: list[Span] = []
-        held: Span | None = row.before
+        held: Span | None = before
         while held is not None and held.place != "card":
             missing.append(held)
             held = held.parent
         if held is not None:
             cache.use(held)  # nothing of the path leaves while room is made
-        end = row.before.end + row.tokens
-        own = -(-end // rates.block) - row.before.end // rates.block
         ready = None
-        if cache.take(sum(span.blocks(cache.size) for span in missing) + own):
+        if cache.take(sum(span.blocks for span in missing) + row.own):
             ready = self._bring(row, missing)
-            row.own = own
+            cache.use(before)
         if held is not None:
             cache.leave(held)
         return ready
@@ -268,15 +301,14 @@ class SimulatedEngine(Engine):
         for span in reversed(missing):
             reachable = reachable and span.place == "host"
             if reachable:
-                fetched += span.blocks(cache.size)
+                fetched += span.blocks
             elif span.parent is None and row.before is span:
                 new += span.end - span.start
             else:
-                again += span.blocks(cache.size) * cache.size
+                again += span.blocks * cache.size
             cache.put(span)
         # What lies after the last whole block is run again, the last token at least.
         tail = row.before.end % rates.block or rates.block
-        cache.use(row.before)
         row.call.prefilled[row.at] = new + again
         if new:
             card.occupy("prefill", new / rates.prefill)
@@ -296,18 +328,19 @@ class SimulatedEngine(Engine):
             self._timer.cancel()
             self._timer = None
         if self._running:
-            when = self._card.when(self._running[0].until)
+            when = self._card.when(self._running[0][0])
             self._timer = self._card.loop.call_at(when, self._finish)
 
     def _finish(self) -> None:
         card, cache = self._card, self.cache
         self._timer = None
         card.settle()
-        while self._running and self._running[0].until <= card.served + 1e-6:
-            row = heapq.heappop(self._running)
+        while self._running and self._running[0][0] <= card.served + 1e-6:
+            _, _, row = heapq.heappop(self._running)
             card.rows -= 1
-            span = Span(row.before, row.before.end + row.tokens)
-            cache.held -= row.own - span.blocks(cache.size)
+            self._reach -= row.reach
+            span = cache.after(row.before, row.tokens)
+            cache.held -= row.own - span.blocks
             cache.put(span)
             cache.leave(row.before)
             row.call.spans[row.at] = span
@@ -341,6 +374,7 @@ class SimulatedSlots(SlotModel):
         self._card = card
         self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
+        self._taken = set[int]()
 
     def run(self, rows: Sequence[Run], want: str) -> _Outputs:
         slots, starts, counts = _ends(rows)
@@ -372,28 +406,45 @@ class _Judged:
     segments: tuple[np.ndarray, ...] = field(default=())
 
 
+class _Unordered(IncrementalScorer):
+    """In which living paths do not go first: whoever asked first does."""
+
+    def _run_batch(self, batch: Sequence[Any]) -> None:
+        lost = [job for job in batch if not self.pool.alive(job.handle)]
+        self._find_relatives(lost)
+        self._make_roots(lost)
+        self._run_all(batch)
+
+
 class SimulatedScorer(RewardModel):
-    """butwait's own queue in front of a reward model that draws a step's gain."""
+    """butwait's own queue in front of a reward model that draws a step's gain.
+
+    Args:
+        ordered: whether living paths go first.
+    """
 
     clipped = 0
 
-    def __init__(self, model: SimulatedSlots, steps: Steps, seed: int) -> None:
-        self.scorer = IncrementalScorer(model)
+    def __init__(
+        self, model: SimulatedSlots, steps: Steps, seed: int, ordered: bool = True
+    ) -> None:
+        self.scorer = (IncrementalScorer if ordered else _Unordered)(model)
+        self.scorer._thread.shutdown()
         self.scorer._thread = VirtualThread(model._card.loop)  # type: ignore[assignment]
         self.tokens = 0
         """What its scores say that they cost."""
-        self._steps = steps
-        self._rng = np.random.default_rng(seed)
+        self._steps, self._key = steps, Key.of(seed, "gains")
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
-        prompt = (TOKENS[: int(problem.metadata["tokens"])],)
+        prompt = (FIRST[int(problem.metadata["tokens"])],)
         requests = []
         for path in paths:
             known = prompt if path.handle is None else path.handle.segments
-            segments = (*known, *(step.token_ids for step in path.steps[len(known) - 1 :]))
+            segments = (*known, *[step.token_ids for step in path.steps[len(known) - 1 :]])
             requests.append(Request(segments, path.handle and path.handle.held, PEEK))
         results = await self.scorer.run(requests)
-        gains = self._rng.choice(self._steps.gains, len(paths)).tolist()
+        key = self._key.derive(problem.id).at(step=len(paths[0].steps))
+        gains = key.generator().choice(self._steps.gains, len(paths)).tolist()
         scores = []
         for path, request, result, gain in zip(paths, requests, results, gains, strict=True):
             logit = (0.0 if path.handle is None else path.handle.logit) + gain

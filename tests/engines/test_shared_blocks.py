@@ -73,6 +73,44 @@ class TestTable:
         table.cut(1, 10)
         assert (row(table, 1, 10), table.held) == ([2], 2)
 
+    def test_rows_of_one_pass_are_written_as_one_after_another(self) -> None:
+        """Whatever was forked, cut back and dropped before: every slot reads what it wrote."""
+        rng, size = np.random.default_rng(0), 12
+        table, cache = BlockTable(size), np.full((4000, BLOCK), -1)
+        texts: list[list[int]] = [[] for _ in range(size)]
+        kept: list[tuple[np.ndarray, list[int]]] = []
+        for turn in range(120):
+            for slot in rng.permutation(size)[:4].tolist():
+                other, length = int(rng.integers(size)), len(texts[slot])
+                if rng.random() < 0.5:
+                    table.cut(slot, cut := int(rng.integers(length + 1)))
+                    texts[slot] = texts[slot][:cut]
+                elif other != slot:
+                    table.cut(slot, 0)
+                    end = int(rng.integers(len(texts[other]) + 1))
+                    table.place(slot, table.hold(other, end))
+                    texts[slot] = texts[other][:end]
+            if turn % 3 == 0:
+                kept.append((table.hold(0, len(texts[0])), texts[0][:]))
+            if len(kept) > 5:
+                table.drop(kept.pop(0)[0])
+            slots = rng.permutation(size)[: rng.integers(1, size)]
+            starts = np.array([rng.integers(len(texts[slot]) + 1) for slot in slots])
+            counts = rng.integers(1, 40, len(slots))
+            sources, targets = table.make_room(slots, starts, counts)
+            cache[targets] = cache[sources]
+            for slot, start, count in zip(slots, starts, counts, strict=True):
+                new = rng.integers(0, 1000, count).tolist()
+                texts[slot] = [*texts[slot][:start], *new]
+                blocks = table.view(np.array([slot]), len(texts[slot]))[0]
+                for at, token in enumerate(new, start=int(start) + 1):
+                    cache[blocks[at // BLOCK], at % BLOCK] = token
+            held = [table.view(np.array([i]), len(text))[0] for i, text in enumerate(texts)]
+            for blocks, text in [*zip(held, texts, strict=True), *kept]:
+                assert cache[blocks].reshape(-1)[1 : len(text) + 1].tolist() == text
+            used = np.concatenate([*held, *(blocks for blocks, _ in kept)])
+            assert table.held == len(set(used.tolist()))
+
 
 def test_families_are_those_that_save_most() -> None:
     table = np.array([[2, 3, 4, 9], [2, 3, 5, 0], [7, 8, 6, 0], [2, 3, 4, 10], [7, 8, 11, 12]])

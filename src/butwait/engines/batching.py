@@ -25,7 +25,6 @@ class Tenant:
     slot: int
     handles: "set[Handle]" = field(default_factory=set)
     busy: bool = True
-    last_use: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +52,7 @@ class SlotPool:
 
     def __init__(self, model: SlotModel) -> None:
         self._model = model
-        self._tenants: set[Tenant] = set()
-        self._clock = 0
+        self._tenants: dict[Tenant, None] = {}  # those that were left longest ago first
         self.lost = 0
         """Handles that were lost so far because their slot was needed."""
 
@@ -107,7 +105,7 @@ class SlotPool:
         except NoFreeSlotError:
             return self._cut_back(source) if evict and not spare else None
         tenant = Tenant(slot)
-        self._tenants.add(tenant)
+        self._tenants[tenant] = None
         return tenant
 
     def share(
@@ -125,8 +123,9 @@ class SlotPool:
     def leave(self, tenant: Tenant) -> None:
         """Ends a tenant's work. It stays parked while there are handles to it."""
         tenant.busy = False
-        self._clock += 1
-        tenant.last_use = self._clock
+        if tenant in self._tenants:
+            del self._tenants[tenant]
+            self._tenants[tenant] = None
         self._free_what_is_unused(tenant)
 
     def handles(self) -> list[Handle]:
@@ -157,19 +156,24 @@ class SlotPool:
     def _evict(self, keep: Collection[Handle], source: Handle | None, spare: bool) -> bool:
         """Gives up a parked sequence; False where there is none."""
         wanted = {handle.tenant for handle in keep}
-        parked = [
+        parked = (
             tenant
             for tenant in self._tenants
-            if not tenant.busy
-            and (source is None or tenant is not source.tenant)
-            and not (spare and tenant in wanted)
-        ]
-        if parked:
-            oldest = min(parked, key=lambda tenant: (tenant in wanted, tenant.last_use))
-            self.lost += len(oldest.handles)
-            oldest.handles.clear()
-            self._free_what_is_unused(oldest)
-        return bool(parked)
+            if not tenant.busy and (source is None or tenant is not source.tenant)
+        )
+        oldest = None
+        for tenant in parked:
+            if tenant not in wanted:
+                oldest = tenant
+                break
+            if oldest is None and not spare:
+                oldest = tenant
+        if oldest is None:
+            return False
+        self.lost += len(oldest.handles)
+        oldest.handles.clear()
+        self._free_what_is_unused(oldest)
+        return True
 
     def _cut_back(self, source: Handle | None) -> Tenant | None:
         """The source's own slot, at the price of the longer handles to it: there is no other."""
@@ -188,7 +192,7 @@ class SlotPool:
         if tenant.handles:
             self._model.cut(tenant.slot, max(handle.length for handle in tenant.handles))
         else:
-            self._tenants.remove(tenant)
+            del self._tenants[tenant]
             self._model.release(tenant.slot)
 
 

@@ -103,6 +103,7 @@ class SlotModel:
         self._cache = BlockCache(self._attention.layers, most)
         self._blocks = BlockTable(slots)
         self._free = list(reversed(range(slots)))
+        self._taken: set[int] = set()
 
     @property
     def free(self) -> int:
@@ -134,6 +135,7 @@ class SlotModel:
         if not self._free:
             raise NoFreeSlotError(f"all {self.slots} slots are taken")
         slot = self._free.pop()
+        self._taken.add(slot)
         self.lengths[slot] = 0
         return slot
 
@@ -173,8 +175,9 @@ class SlotModel:
 
     def release(self, slot: int) -> None:
         """Frees a taken slot."""
-        if slot in self._free:
+        if slot not in self._taken:
             raise ValueError(f"slot {slot} is free already")
+        self._taken.remove(slot)
         self._blocks.cut(slot, 0)
         self._free.append(slot)
 

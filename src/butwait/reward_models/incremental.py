@@ -30,6 +30,9 @@ about the same time are scored together; while it has none, turns take no time."
 Segments = tuple[np.ndarray, ...]
 """The prompt, then one int32 array per step (which may be empty; the prompt may not)."""
 
+_Held = tuple[Handle, int]
+"""What there is of a path: a handle, and how many of its segments are the path's too."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
@@ -191,10 +194,12 @@ class IncrementalScorer(Batcher[_Reading]):
         # Of the paths in one slot the first goes on in place, and the others need one of their own.
         in_place = {job.handle.tenant: job for job in reversed(living) if job.handle is not None}
         self._find_relatives(lost)
-        prompts = {job.request.prompt for job in lost if self._held(job) is None}
+        there = [(job, self._held(job)) for job in batch]
+        prompts = {job.request.prompt for job, held in there if held is None}
         slots = len(batch) - len(in_place) + len(prompts)
-        if slots <= self._model.free and not self._model.crowded(sum(map(self._room, batch))):
-            self._make_roots(batch)
+        tokens = sum(_room(job, held) for job, held in there)
+        if slots <= self._model.free and not self._model.crowded(tokens):
+            self._make_roots(lost)
             self._run_all(batch)
             return
         firsts = set(map(id, in_place.values()))
@@ -236,12 +241,13 @@ class IncrementalScorer(Batcher[_Reading]):
             begun, later, tokens = list[_Reading](), list[_Reading](), 0
             under_way = set[tuple[int, int]]()
             for place, job in enumerate(left):
-                new = None if self.pool.alive(job.handle) else self._first_new(job)
+                held = self._held(job)
+                new = None if self.pool.alive(job.handle) else _first_new(job, held)
                 if new in under_way:
                     later.append(job)
                     continue
-                tokens += self._room(job)
-                if not self._take_slot(job, wanted, bool(begun), tokens):
+                tokens += _room(job, held)
+                if not self._take_slot(job, held, wanted, bool(begun), tokens):
                     later += left[place:]
                     break
                 if new is not None:
@@ -253,14 +259,8 @@ class IncrementalScorer(Batcher[_Reading]):
                     self._note_relative(job.new_handle)
             left = later
 
-    def _first_new(self, job: _Reading) -> tuple[int, int] | None:
-        """The first segment that is not held, by its place and its array; None: all are."""
-        held, segments = self._held(job), job.request.segments
-        count = 0 if held is None else held[1]
-        return (count, id(segments[count])) if count < len(segments) else None
-
-    def _held(self, job: _Reading) -> tuple[Handle, int] | None:
-        """What there is of the path: a handle, and how many of its segments are the path's too."""
+    def _held(self, job: _Reading) -> _Held | None:
+        """What there is of the path."""
         if job.handle is not None and self.pool.alive(job.handle):
             return job.handle, len(job.handle.segments)
         segments = job.request.segments
@@ -270,33 +270,34 @@ class IncrementalScorer(Batcher[_Reading]):
             if (
                 handle is not None
                 and self.pool.alive(handle)
-                and np.array_equal(handle.segments[0], segments[0])
+                and _equal(handle.segments[0], segments[0])
                 and all(map(is_, handle.segments[1:count], segments[1:count]))
             ):
                 return handle, count
         root = self._roots.get(job.request.prompt)
         return (root, 1) if root is not None and self.pool.alive(root) else None
 
-    def _room(self, job: _Reading) -> int:
-        """Tokens that the path takes in the cache beside what is held of it: whole blocks, the one
-        at the end of what is held copied."""
-        held = self._held(job)
-        there = 0 if held is None else sum(map(len, held[0].segments[: held[1]]))
-        return _tokens(job.request) - there + 2 * BLOCK
-
-    def _take_slot(self, job: _Reading, wanted: Sequence[Handle], spare: bool, tokens: int) -> bool:
+    def _take_slot(
+        self,
+        job: _Reading,
+        held: _Held | None,
+        wanted: Sequence[Handle],
+        spare: bool,
+        tokens: int,
+    ) -> bool:
         """Begins with as much of the path as is held; False while all slots are being run, or,
         to ``spare`` them, are wanted, or where ``tokens`` would crowd the model."""
-        held = self._held(job)
         if held is None:
             tenant = self.pool.take(None, keep=wanted, spare=spare, tokens=tokens)
         else:
             handle, count = held
             job.outputs = list(handle.outputs[:count])
-            job.length = sum(map(len, handle.segments[:count]))
-            part = self.pool.share(handle.tenant, job.length)
-            tenant = self.pool.take(part, keep=wanted, spare=spare, tokens=tokens)
-            self.pool.release(part)
+            job.length = _length(handle, count)
+            part = handle if job.length == handle.length else None
+            source = part or self.pool.share(handle.tenant, job.length)
+            tenant = self.pool.take(source, keep=wanted, spare=spare, tokens=tokens)
+            if part is None:
+                self.pool.release(source)
         if tenant is None:
             return False
         job.tenant = tenant
@@ -336,8 +337,36 @@ class IncrementalScorer(Batcher[_Reading]):
         return [every.sum(0).cpu().numpy() for every in self._model.run(rows, want="all")]
 
 
+def _first_new(job: _Reading, held: _Held | None) -> tuple[int, int] | None:
+    """The first segment that is not held, by its place and its array; None: all are."""
+    segments, count = job.request.segments, 0 if held is None else held[1]
+    return (count, id(segments[count])) if count < len(segments) else None
+
+
+def _room(job: _Reading, held: _Held | None) -> int:
+    """Tokens that the path takes in the cache beside what is held of it: whole blocks, the one at
+    the end of what is held copied."""
+    there = 0 if held is None else _length(*held)
+    return _tokens(job.request) - there + 2 * BLOCK
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return first is second or np.array_equal(first, second)
+
+
+def _length(handle: Handle, count: int) -> int:
+    """Tokens of its first segments."""
+    if count == len(handle.segments):
+        return handle.length
+    return sum(map(len, handle.segments[:count]))
+
+
 def _tokens(request: Request) -> int:
-    return sum(map(len, request.segments)) + len(request.peek)
+    """Of the path and the peek; those that the handle stands for are not counted again."""
+    handle, known, length = request.handle, 0, 0
+    if handle is not None:
+        known, length = len(handle.segments), handle.length
+    return length + sum(map(len, request.segments[known:])) + len(request.peek)
 
 
 def _new_tokens(requests: Sequence[Request]) -> list[int]:

@@ -99,21 +99,27 @@ class BlockTable:
         used = self._used[slots]
         last = self._rows[slots, firsts]
         shared = (firsts < used) & (self._holders[last] > 1)
-        sources, targets = [], []
-        for i in np.flatnonzero(shared | (used != ends)).tolist():
-            slot, first, end = int(slots[i]), int(firsts[i]), int(ends[i])
-            if shared[i] and self._holders[last[i]] > 1:
-                [self._rows[slot, first]] = self._take(1)
-                sources.append(int(last[i]))
-                targets.append(int(self._rows[slot, first]))
-                self.drop(last[i : i + 1])
-            if first + 1 < used[i]:
-                self.drop(self._rows[slot, first + 1 : used[i]])
-                self._rows[slot, first + 1 : used[i]] = EMPTY
-            begin = min(int(used[i]), first + 1)
-            self._rows[slot, begin:end] = self._take(end - begin)
-            self._used[slot] = end
-        return np.array(sources, np.int64), np.array(targets, np.int64)
+        if not (shared | (used != ends)).any():
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for i in np.flatnonzero(firsts + 1 < used).tolist():
+            behind = self._rows[slots[i], firsts[i] + 1 : used[i]]
+            self.drop(behind)
+            behind[:] = EMPTY
+        # Of those that share a block the last one keeps it.
+        copied = []
+        for i in np.flatnonzero(shared).tolist():
+            if self._holders[last[i]] > 1:
+                self._holders[last[i]] -= 1
+                copied.append(i)
+        begins = np.minimum(used, firsts + 1)
+        more = ends - begins
+        taken = np.array(self._take(len(copied) + int(more.sum())), np.int64)
+        targets, new = taken[: len(copied)], taken[len(copied) :]
+        self._rows[slots[copied], firsts[copied]] = targets
+        places = np.arange(len(new)) + np.repeat(begins - np.cumsum(more) + more, more)
+        self._rows[np.repeat(slots, more), places] = new
+        self._used[slots] = ends
+        return last[copied], targets
 
     def _take(self, count: int) -> list[int]:
         """New blocks, each held once."""
