@@ -1,5 +1,5 @@
-"""A training on several devices (processes that talk by gloo) is that on one, with the same batches:
-the losses and the weights are compared, and only the first process writes."""
+"""A training on several devices (processes that talk by gloo) is that on one with the same batches:
+losses and weights are compared, and only the first process writes."""
 
 import json
 from pathlib import Path

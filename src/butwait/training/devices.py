@@ -1,5 +1,5 @@
-"""What the processes of a training on several devices have in common: how they talk, which rows each
-runs, and which of them writes.
+"""What the processes of a training on several devices have in common: how they talk, which rows
+each runs, and which of them writes.
 
 All devices run the model equally often, since they wait for each other in every pass. Where rows
 do not divide, accelerate would run the first rows once more; here what is lacking is a row without

@@ -114,6 +114,12 @@ async def collect_rollouts(
     return collected
 
 
+def stored_rollouts(folder: Path) -> list[Rollout]:
+    """What ``collect_rollouts`` has finished in a folder."""
+    paths = sorted(folder.glob("shard-*.parquet"))
+    return [r for path in paths for question in read_rollouts(path) for r in question]
+
+
 @dataclass(slots=True)
 class _Walk:
     """A path on its way: where its steps ended, how many of them it began with, and the unfinished

@@ -8,10 +8,10 @@ from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records.settings import Result
 from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun
-from butwait.training.settings import PrmSettings
+from butwait.training.settings import LaunchedSettings, PrmSettings
 
 
-class PrmStage(OneSetStage, PrmSettings):
+class PrmStage(OneSetStage, LaunchedSettings, PrmSettings):
     """A reward model from the policy's own rollouts."""
 
     kind: Literal["prm"]
@@ -19,12 +19,14 @@ class PrmStage(OneSetStage, PrmSettings):
     """The problem set that is rolled out; the audit holds some of its questions out."""
 
 
-def prm(run: StageRun) -> Outcome:
-    """Rolls out, trains and audits."""
+def collected(run: StageRun) -> list[Any]:
+    """The rollouts; those that are on disk are not sampled again."""
     settings = run.settings
     assert isinstance(settings, PrmStage)
-    from butwait.training.prm import train_prm
-    from butwait.training.rollouts import collect_rollouts
+    from butwait.training.rollouts import collect_rollouts, stored_rollouts
+
+    if run.launched:  # the run itself has collected them
+        return stored_rollouts(run.folder / "rollouts")
 
     async def collect() -> list[Any]:
         rule = settings.rollouts.steps
@@ -34,7 +36,16 @@ def prm(run: StageRun) -> Outcome:
                 engine, problems, run.grader, settings.rollouts, run.key, run.folder / "rollouts"
             )
 
-    rollouts = asyncio.run(collect())
+    return asyncio.run(collect())
+
+
+def prm(run: StageRun) -> Outcome:
+    """Rolls out, trains and audits."""
+    settings = run.settings
+    assert isinstance(settings, PrmStage)
+    from butwait.training.prm import train_prm
+
+    rollouts = collected(run)
     metrics = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
     return metrics, {
         "policy_tokens": metrics["sampled_tokens"],
@@ -52,6 +63,7 @@ PRM = StageKind(
     takes=frozenset({"model"}),
     sets="training",
     run=prm,
+    before_launch=collected,
     headline=_headline,
     section=REWARD_MODELS,
 )

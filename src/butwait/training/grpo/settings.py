@@ -242,6 +242,37 @@ class GrpoSettings(OptimizerSettings):
         refuse_all(self._unfit())
         return self
 
+    def uneven(self, processes: int) -> Iterator[str]:
+        """Why so many devices cannot share the work of a generation, in sentences: TRL compares the
+        completions of a group with each other, and butwait draws them together."""
+        if self.questions % processes:
+            yield (
+                f"questions ({self.questions}) must be a multiple of the {processes} devices, so "
+                "that the completions of a question stay on one of them"
+            )
+        if self.completions % (self.batch_size * self.minibatches * processes):
+            yield (
+                f"questions x group ({self.completions}) must be a multiple of batch_size x "
+                f"minibatches x devices ({self.batch_size} x {self.minibatches} x {processes})"
+            )
+        if getattr(self, "prm", None) is not None and processes > 1:
+            yield "prm: the reward model is trained in the loop on one device only"
+
+    def in_parts(self) -> Iterator[str]:
+        """What devices cannot do that hold parts of the weights only: this process would draw by
+        itself, and the devices would wait for each other in every forward pass, at different
+        times."""
+        if self.generation.kind == "engine":
+            yield (
+                "generation.kind: engine needs the whole model on every device; with FSDP or "
+                "ZeRO-3 take generation.kind: vllm_server or vllm_colocate"
+            )
+        if self.selection is not None:
+            yield (
+                "selection draws samples with the whole model on one device; with FSDP or ZeRO-3 "
+                "leave it out and evaluate checkpoints in a stage of their own"
+            )
+
     def _unfit(self) -> Iterator[str]:
         share = self.batch_size * self.minibatches
         if self.completions % share:
@@ -254,12 +285,11 @@ class GrpoSettings(OptimizerSettings):
                 "subset: questions are chosen by solved_by and solve_rate; length and "
                 "same_questions_as are for data"
             )
-        if self.optimizer != "adamw" and self.launch and self.launch.config.startswith("zero"):
-            raise ValueError(
-                f"optimizer: {self.optimizer} is not for launch.config: {self.launch.config}, "
-                "whose DeepSpeed keeps float32 weights of its own; take optimizer: adamw, or "
-                "launch.config: fsdp2"
-            )
+        if self.launch is not None:
+            yield from self.launch.refused(self)
+            yield from self.uneven(self.launch.processes)
+            if self.launch.in_parts:
+                yield from self.in_parts()
         if self.plateau and self.plateau.signal == "accuracy" and self.selection is None:
             yield ("plateau.signal: accuracy needs `selection`, whose looks it follows")
         zone = self.reward.overlong_tokens

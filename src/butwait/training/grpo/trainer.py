@@ -263,37 +263,15 @@ _PRESETS: dict[str, dict[str, Any]] = {
 def check_devices(settings: GrpoSettings, processes: int) -> int:
     """How many forward passes of a device an optimizer step has.
 
-    Raises UserError where a group would straddle devices: TRL compares the completions of a group
-    with each other, and butwait draws them together.
+    Raises UserError where a group would straddle devices.
     """
-    if settings.questions % processes:
-        raise UserError(
-            f"questions ({settings.questions}) must be a multiple of the {processes} devices, so "
-            "that the completions of a question stay on one of them"
-        )
-    share = settings.batch_size * settings.minibatches * processes
-    if settings.completions % share:
-        raise UserError(
-            f"questions x group ({settings.completions}) must be a multiple of batch_size x "
-            f"minibatches x devices ({settings.batch_size} x {settings.minibatches} x {processes})"
-        )
-    if getattr(settings, "prm", None) is not None and processes > 1:
-        raise UserError("prm: the reward model is trained in the loop on one device only")
-    return settings.completions // share
+    for told in settings.uneven(processes):
+        raise UserError(told)
+    return settings.completions // (settings.batch_size * settings.minibatches * processes)
 
 
 def check_whole_model(trainer: Any, settings: GrpoSettings) -> None:
     """Raises UserError where the weights are spread over devices and this process is to draw
-    completions: the devices would wait for each other in every forward pass, at different times."""
-    if not is_sharded(trainer):
-        return
-    if settings.generation.kind == "engine":
-        raise UserError(
-            "generation.kind: engine needs the whole model on every device; with FSDP or ZeRO-3 "
-            "take generation.kind: vllm_server or vllm_colocate"
-        )
-    if settings.selection is not None:
-        raise UserError(
-            "selection draws samples with the whole model on one device; with FSDP or ZeRO-3 leave "
-            "it out and evaluate checkpoints in a stage of their own"
-        )
+    completions."""
+    for told in settings.in_parts() if is_sharded(trainer) else ():
+        raise UserError(told)
