@@ -120,6 +120,8 @@ class SharedTrainer(Trainer):
         counted: what goes into checkpoints: tokens that were trained on, over all devices.
     """
 
+    train_dataset: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._rows: int | None = None
         super().__init__(*args, **kwargs)
@@ -129,9 +131,8 @@ class SharedTrainer(Trainer):
         """Where there are several devices, lets ``blank``, a row without loss, stand for what is
         lacking of a batch."""
         if self.accelerator.num_processes > 1:
-            rows: Any = self.train_dataset
-            self._rows = len(rows)
-            self.train_dataset = _with_row(rows, blank)
+            self._rows = len(self.train_dataset)
+            self.train_dataset = _with_row(self.train_dataset, blank)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self._rows is None:

@@ -119,10 +119,11 @@ def train_prm(
         findings = audit(scored, key.derive("audit"))
         probe = Probe([(row["input_ids"], row["labels"]) for row in examples[:ROWS]], _row_loss)
         said, gathered, cast = probe.measure(model), gathered_weights(trainer), is_cast(trainer)
+        parts = {} if gathered is None else {"gathered": gathered}
         if devices.is_first:
             write_json(output / "audit.json", findings)
             with atomic_path(output / "model") as folder:
-                save_weights(model, folder, gathered)
+                save_weights(model, folder, **parts)
                 tokenizer.save_pretrained(folder)
                 write_note(folder, tokenizer, prompt)
             del model
@@ -258,10 +259,10 @@ def score_prefixes(
     ordered = sorted(rollouts, key=lambda rollout: len(rollout.ids))  # to pad little
     batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     own: dict[int, list[np.ndarray]] = {}
-    for number, counts in devices.dealt(len(batches)):
-        logits = _logits(model, batches[number])
-        own |= {number: logits} if counts else {}
-    found = {number: rows for part in devices.gathered(own) for number, rows in part.items()}
+    for number, is_own in devices.dealt(len(batches)):
+        scores = _logits(model, batches[number])
+        own |= {number: scores} if is_own else {}
+    found = {number: scores for part in devices.gathered(own) for number, scores in part.items()}
     rows: dict[tuple[str, bytes], tuple[float, int, int, int]] = {}
     for number, batch in enumerate(batches):
         for rollout, logits in zip(batch, found[number], strict=True):

@@ -1,12 +1,15 @@
 """What training takes. Imports nothing heavy."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records.settings import Resource, Result, Settings, refuse_all
+from butwait.running.devices import missing_gpus
+from butwait.running.identity import device_kind
 from butwait.statistics.plateau import PlateauRule
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -74,6 +77,24 @@ class LaunchSettings(Settings):
             world.gpus(self.processes // self.machines, "processes")
         if self.config in SHIPPED and self.machines > 1:
             world.variable("MASTER_ADDR", "machines", "the address of the first machine")
+
+    def missing(self) -> str | None:
+        """What is not there of what the processes need: GPUs, or a configuration of one's own; None
+        where nothing is known to be missing."""
+        if self.config not in SHIPPED:
+            return None if Path(self.config).expanduser().is_file() else "no such file"
+        return None if self.config == "cpu" else missing_gpus(self.processes // self.machines)
+
+    def wrong_device(self, device: str) -> str | None:
+        """Why these processes do not fit ``model.device``; None where they do."""
+        kind, _, number = device.partition(":")
+        if kind not in ("auto", "cpu") and number:
+            return f"{device!r} is one device: write {kind}, of which each process has its own"
+        if self.config == "cpu" and device_kind(device) != "cpu":
+            return "launch.config: cpu is for processes without a GPU: set cpu, or take ddp"
+        if self.config in SHIPPED and self.config != "cpu" and kind == "cpu" and not self.missing():
+            return f"launch.config: {self.config} is for GPUs: set auto, or take launch.config: cpu"
+        return None
 
     @property
     def in_parts(self) -> bool:

@@ -221,6 +221,9 @@ class GrpoSettings(OptimizerSettings):
         super().look(world)
         for tracker in self.report_to:
             world.package(tracker, "report_to")
+        if self.launch is not None and self.launch.missing() is None:
+            for told in self.uneven(self.launch.processes):
+                world.lack("launch", told)
 
     @property
     def completions(self) -> int:
@@ -243,8 +246,8 @@ class GrpoSettings(OptimizerSettings):
         return self
 
     def uneven(self, processes: int) -> Iterator[str]:
-        """Why so many devices cannot share the work of a generation, in sentences: TRL compares the
-        completions of a group with each other, and butwait draws them together."""
+        """Why so many devices cannot share a generation: TRL compares the completions of a group
+        with each other, and butwait draws them together."""
         if self.questions % processes:
             yield (
                 f"questions ({self.questions}) must be a multiple of the {processes} devices, so "
@@ -255,23 +258,16 @@ class GrpoSettings(OptimizerSettings):
                 f"questions x group ({self.completions}) must be a multiple of batch_size x "
                 f"minibatches x devices ({self.batch_size} x {self.minibatches} x {processes})"
             )
-        if getattr(self, "prm", None) is not None and processes > 1:
-            yield "prm: the reward model is trained in the loop on one device only"
 
     def in_parts(self) -> Iterator[str]:
-        """What devices cannot do that hold parts of the weights only: this process would draw by
-        itself, and the devices would wait for each other in every forward pass, at different
-        times."""
+        """What devices cannot do that hold parts of the weights only: they wait for each other in
+        every forward pass, and this process would draw by itself."""
         if self.generation.kind == "engine":
-            yield (
-                "generation.kind: engine needs the whole model on every device; with FSDP or "
-                "ZeRO-3 take generation.kind: vllm_server or vllm_colocate"
-            )
+            told = "generation.kind: engine needs the whole model on every device; with FSDP or "
+            yield f"{told}ZeRO-3 take generation.kind: vllm_server or vllm_colocate"
         if self.selection is not None:
-            yield (
-                "selection draws samples with the whole model on one device; with FSDP or ZeRO-3 "
-                "leave it out and evaluate checkpoints in a stage of their own"
-            )
+            told = "selection draws samples with the whole model on one device; with FSDP or ZeRO-3"
+            yield f"{told} leave it out and evaluate checkpoints in a stage of their own"
 
     def _unfit(self) -> Iterator[str]:
         share = self.batch_size * self.minibatches
@@ -287,9 +283,7 @@ class GrpoSettings(OptimizerSettings):
             )
         if self.launch is not None:
             yield from self.launch.refused(self)
-            yield from self.uneven(self.launch.processes)
-            if self.launch.in_parts:
-                yield from self.in_parts()
+            yield from self.in_parts() if self.launch.in_parts else ()
         if self.plateau and self.plateau.signal == "accuracy" and self.selection is None:
             yield ("plateau.signal: accuracy needs `selection`, whose looks it follows")
         zone = self.reward.overlong_tokens
@@ -394,6 +388,8 @@ class GrpoDirectSettings(GrpoSettings):
                 "grpo_direct searches with generation.kind: engine; vLLM and generate() are for "
                 "the grpo stage"
             )
+        if self.prm is not None and self.launch is not None:
+            yield "prm: the reward model is trained in the loop on one device only"
         if self.backtrack is not None and not self.learns_solutions:
             yield (f"backtrack: the mode {self.mode} learns no examples")
         if self.backtrack is not None and self.backtrack.confirm is not None:

@@ -267,6 +267,8 @@ def check_devices(settings: GrpoSettings, processes: int) -> int:
     """
     for told in settings.uneven(processes):
         raise UserError(told)
+    if getattr(settings, "prm", None) is not None and processes > 1:
+        raise UserError("prm: the reward model is trained in the loop on one device only")
     return settings.completions // (settings.batch_size * settings.minibatches * processes)
 
 
