@@ -7,7 +7,7 @@ loss, so that an optimizer step has the loss and the gradient of the same batch 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +94,12 @@ class EvenOrder(Sampler[int]):
     Args:
         rows: how many there are.
         batch: rows of a forward pass of all devices together.
+        epoch: gives the current one, from 0; each has an order of its own. (accelerate does not
+            tell a sampler of several processes in which epoch a resume begins.)
     """
 
-    def __init__(self, rows: int, batch: int) -> None:
+    def __init__(self, rows: int, batch: int, epoch: Callable[[], int]) -> None:
+        self._epoch = epoch
         self._order = SeedableRandomSampler(range(rows))
         self._blank = rows
         self._lacking = -rows % batch
@@ -105,12 +108,9 @@ class EvenOrder(Sampler[int]):
         return self._blank + self._lacking
 
     def __iter__(self) -> Iterator[int]:
+        self._order.set_epoch(self._epoch())
         yield from self._order
         yield from [self._blank] * self._lacking
-
-    def set_epoch(self, epoch: int) -> None:
-        """Every epoch has an order of its own; a resume begins in the middle of them."""
-        self._order.set_epoch(epoch)
 
 
 class SharedTrainer(Trainer):
@@ -138,7 +138,7 @@ class SharedTrainer(Trainer):
         if self._rows is None:
             return super()._get_train_sampler(train_dataset)
         batch = self.args.per_device_train_batch_size * self.accelerator.num_processes
-        return EvenOrder(self._rows, batch)
+        return EvenOrder(self._rows, batch, lambda: int(self.state.epoch or 0))
 
     def count(self, tokens: int) -> None:
         """Counts tokens of a forward pass, those of all devices; all of them must call it."""

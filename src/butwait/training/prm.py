@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from scipy.special import logit as log_odds
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from butwait.engines.cache import context_limit
 from butwait.engines.models import load_tokenizer
@@ -148,12 +148,13 @@ def _check_enough(examples: list[Any], heldout: list[Any], limit: int | None) ->
             )
 
 
-class _Trainer(SharedTrainer):
+class _Trainer(SharedTrainer, Trainer):
     """The trainer, which also counts the tokens it runs."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if model.training:
-            self.count(int(inputs["attention_mask"].sum()))
+            rows = (inputs["labels"] != UNLABELLED).any(dim=1)  # without those of `share`
+            self.count(int(inputs["attention_mask"][rows].sum()))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
