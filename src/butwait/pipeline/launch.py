@@ -2,8 +2,8 @@
 
 The run itself stays one process. It writes down which stage is due, starts the workers, waits, and
 reads what they found. A worker (``worker.py``) loads the finished stages from the run's folder and
-does the one stage; only the first of them writes. On several machines ``accelerate launch`` is
-started by hand on each (``docs/distributed.md``).
+does the one stage; only the first of them writes. Other machines join by a command of their own
+(``join.py``, ``docs/distributed.md``).
 """
 
 import ctypes
@@ -24,12 +24,14 @@ from butwait.running.packages import require
 from butwait.running.plugins import folders
 from butwait.running.terminal import loudness
 from butwait.stages.context import StageRun
-from butwait.training.settings import LaunchSettings
+from butwait.training.settings import SHIPPED, LaunchSettings
 
 PARENT = "BUTWAIT_PARENT"
 """The environment's name for the process whose end is that of the workers."""
 LOUD_FROM = "BUTWAIT_LOUD_FROM"
 """The environment's name for the level of lines that workers show."""
+ADDRESS = "MASTER_ADDR"
+"""The environment's name for the address of the first machine, as torch and accelerate have it."""
 JOB, OUTCOME, MISTAKE = "job.json", "outcome.json", "mistake.txt"
 
 
@@ -46,7 +48,10 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
         (folder / left).unlink(missing_ok=True)
     recipe = run.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
     write_json(folder / JOB, {"recipe": recipe, "folders": folders()})
-    ended = _wait_for(command(folder.parent, run.name, launch))
+    try:
+        ended = wait_for(command(folder.parent, run.name, launch))
+    finally:
+        (folder / JOB).unlink(missing_ok=True)  # other machines wait for it (``join.py``)
     if (folder / MISTAKE).exists() and (told := (folder / MISTAKE).read_text("utf-8").strip()):
         raise UserError(told)
     if ended or not (folder / OUTCOME).exists():
@@ -58,7 +63,7 @@ def run_on_devices(run: StageRun, launch: LaunchSettings) -> Outcome:
     return outcome["metrics"], outcome["cost"]
 
 
-def _wait_for(words: list[str]) -> int:
+def wait_for(words: list[str]) -> int:
     """The exit code of the launcher. It and its workers end with this process, however that ends:
     the workers look after it (``worker.py``), and Linux tells the launcher."""
     launcher = subprocess.Popen(
@@ -82,19 +87,42 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def command(folder: Path, stage: str, launch: LaunchSettings) -> list[str]:
-    """The words that start the workers. Raises UserError for a configuration that is not there."""
+def command(folder: Path, stage: str, launch: LaunchSettings, machine: int = 0) -> list[str]:
+    """The words that start the workers of a machine. Raises UserError for a configuration that is
+    not there, and where the first machine's address is not known."""
     job = ["-m", "butwait.pipeline.worker", str(folder), stage]
-    count = str(launch.processes)
     if launch.config == "cpu":
         # ``accelerate launch`` starts several processes without a GPU by MPI only.
-        own = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        own = ["torch.distributed.run"]
+        own += ["--nproc_per_node", str(launch.processes // launch.machines)]
+        if launch.machines == 1:
+            own.append("--standalone")
+        else:
+            address, port = _first_machine()
+            own += ["--nnodes", str(launch.machines), "--node_rank", str(machine)]
+            own += ["--master_addr", address, "--master_port", port]
     else:
         shipped = files("butwait.pipeline") / "accelerate" / f"{launch.config}.yaml"
         config = str(shipped) if shipped.is_file() else launch.config
         if not Path(config).is_file():
             raise UserError(
-                f"launch.config: {config!r} is no file, and none of cpu, ddp, fsdp2, zero2, zero3"
+                f"launch.config: {config!r} is no file, and none of {', '.join(SHIPPED)}"
             )
-        own = ["accelerate.commands.launch", "--config_file", config, "--num_processes", count]
+        own = ["accelerate.commands.launch", "--config_file", config]
+        own += ["--num_processes", str(launch.processes)]
+        if launch.machines > 1:
+            own += ["--num_machines", str(launch.machines)]
+        if launch.machines > 1 and (shipped.is_file() or os.environ.get(ADDRESS)):
+            address, port = _first_machine()
+            own += ["--main_process_ip", address, "--main_process_port", port]
+        if launch.machines > 1 or machine:
+            own += ["--machine_rank", str(machine)]
     return [sys.executable, "-m", *own, *job]
+
+
+def _first_machine() -> tuple[str, str]:
+    """Address and port at which the processes of several machines meet."""
+    address = os.environ.get(ADDRESS)
+    if not address:
+        raise UserError(f"launch.machines: export {ADDRESS}, the address of the first machine")
+    return address, os.environ.get("MASTER_PORT", "29500")

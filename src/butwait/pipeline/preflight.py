@@ -152,6 +152,9 @@ def _wrong_device(recipe: Recipe, name: str) -> str | None:
         told = missing_device(device)
         if told is not None:
             return told
+    launch = getattr(recipe.stages[name], "launch", None)
+    if launch is not None and (told := launch.wrong_device(device)) is not None:
+        return str(told)
     if not kind.asks(recipe.stages[name]):
         return None
     return ENGINES.of(recipe.engine).wrong_device(recipe.engine, device)

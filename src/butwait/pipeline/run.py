@@ -152,6 +152,8 @@ def _outcome(run: StageRun) -> Outcome:
     """(metrics, cost) of a stage, done in this process or by several."""
     launch = getattr(run.settings, "launch", None)
     if launch is not None:
+        run.recipe.kind(run.name).before_launch(run)
+        give_memory_back(trained=True)
         return run_on_devices(run, launch)
     kind, stage = run.settings.kind, run.recipe.kind(run.name)
     try:

@@ -54,7 +54,7 @@ def main(folder: Path, name: str) -> int:
             names = recipe.order()
             done = {s: _stage(folder / s) for s in names[: names.index(name)]}
             stage = _stage(folder / name)
-            run = StageRun(recipe, name, stage, done, problems, grader)
+            run = StageRun(recipe, name, stage, done, problems, grader, launched=True)
             metrics, cost = recipe.kind(name).run(run)
     except UserError as error:
         # All processes find most mistakes, and each of them says the same.

@@ -62,6 +62,10 @@ def _asks(settings: Any) -> bool:
     return True
 
 
+def _nothing_first(run: Any) -> None:
+    pass
+
+
 def _no_lines(metrics: Metrics) -> Iterable[str]:
     return ()
 
@@ -85,6 +89,8 @@ class StageKind:
             and the others; or raises ValueError for one thing.
         run: does the stage (a ``stages.context.StageRun``). It may be called again after a kill:
             what it finds on disk it does not repeat.
+        before_launch: what the run itself does first where its ``launch`` starts processes for the
+            rest.
         headline: a finished stage's result in a line or two, for a terminal.
         label: in a sentence, of a model: how its training is called ("SFT"); of data: what they are
             ("its own verified search").
@@ -104,6 +110,7 @@ class StageKind:
     gathers: bool = False
     takes_all: bool = False
     check: Callable[[Any, str], Iterable[Unfit] | None] = _nothing
+    before_launch: Callable[[Any], Any] = _nothing_first
     headline: Callable[[Metrics], Iterable[str]] = _no_lines
     label: str = ""
     supervision: Literal["self", "external traces"] = "self"

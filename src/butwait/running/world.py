@@ -20,6 +20,7 @@ from butwait.records import UserError
 from butwait.records.settings import Settings
 from butwait.running.devices import missing_device, missing_gpus
 from butwait.running.identity import SHIPPED
+from butwait.running.mistakes import one_line
 from butwait.running.plugins import load_function
 
 CONNECT_S = 3.0
@@ -89,6 +90,25 @@ class World:
         if not path.is_file():
             told = f"there is no file {name!r}" + (" (a folder)" if path.is_dir() else "")
             self.lack(key, told + self._stage_in(name))
+
+    def accelerate(self, name: str, key: str) -> None:
+        """A configuration of accelerate, as its own command reads it."""
+        self.file(name, key)
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        try:
+            load_config_from_file(str(path))
+        except Exception as error:  # whatever a file that is none makes of the library
+            told = f"{name!r} is no configuration of accelerate ({one_line(str(error))}); make one "
+            self.lack(key, f"{told}with `accelerate config --config_file {name}`")
+
+    def variable(self, name: str, key: str, what: str) -> None:
+        """A variable of the environment."""
+        if not os.environ.get(name):
+            self.lack(key, f"{what} is not known: export {name}")
 
     def package(self, package: str, key: str, install: str | None = None) -> None:
         """A package that must be installed. ``install``: its name for pip, if it is another."""

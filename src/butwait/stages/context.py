@@ -43,6 +43,7 @@ class StageRun:
         done: the finished stages before it, by name.
         problem_sets: the recipe's problem sets, by name.
         grader: judges answers.
+        launched: whether this is one of the processes that do the stage together.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class StageRun:
     done: dict[str, Stage]
     problem_sets: dict[str, LoadedSet]
     grader: Grader
+    launched: bool = False
 
     @property
     def settings(self) -> StageSettings:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
 
-from butwait.running.files import atomic_path, remove, write_json
-from butwait.training.weights import check_finite, save_weights
+from butwait.running.files import remove, write_json
+from butwait.running.progress import tell
+from butwait.training.weights import check_finite, save_trained
 
 _MARKER = "butwait.json"
 
@@ -21,14 +23,22 @@ _MARKER = "butwait.json"
 class WorkFolder:
     """The folder where a training keeps its checkpoints until its stage is complete."""
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, identity: str, processes: int = 1) -> None:
         """``identity`` names the work (settings, model, data, seed): a folder left by other work
-        is cleared."""
+        is cleared, and so is one of another number of processes, whose batches were others."""
         self.path = path
-        if not self._belongs_to(identity):
-            remove(path)
-            path.mkdir(parents=True)
-            write_json(path / _MARKER, {"identity": identity})
+        own = {"identity": identity} | ({"processes": processes} if processes > 1 else {})
+        before = _read(path / _MARKER)
+        if before == own:
+            return
+        if before is not None and (then := before.get("processes", 1)) != processes:
+            tell(
+                f"checkpoints of {then} process{'es' * (then > 1)} are not gone on from by "
+                f"{processes}, whose batches are others: the training begins again"
+            )
+        remove(path)
+        path.mkdir(parents=True)
+        write_json(path / _MARKER, own)
 
     def last(self) -> tuple[Path, dict[str, Any]] | None:
         """The last finished checkpoint and what ``Marker`` stored with it."""
@@ -43,9 +53,12 @@ class WorkFolder:
         folder = max(finished, key=lambda p: int(p.name.rpartition("-")[2]))
         return folder, json.loads((folder / _MARKER).read_text(encoding="utf-8"))
 
-    def _belongs_to(self, identity: str) -> bool:
-        marker = self.path / _MARKER
-        return marker.exists() and json.loads(marker.read_text("utf-8")) == {"identity": identity}
+
+def _read(marker: Path) -> dict[str, Any] | None:
+    if not marker.exists():
+        return None
+    content: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+    return content
 
 
 @dataclass(eq=False)
@@ -63,6 +76,7 @@ class Marker(TrainerCallback):
         self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
     ) -> None:
         check_finite(model)  # a resume would go on with what is no number, again and again
+        PartialState().wait_for_everyone()  # each device writes a part of its own
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_json(folder / _MARKER, self.facts())
@@ -79,13 +93,13 @@ class KeepEpochs(TrainerCallback):
 
     folder: Path
     name: str
+    trainer: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.global_step == 0:
+        if state.global_step == 0 and state.is_world_process_zero:
             remove(self.folder)  # of other work in the same folder
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         epoch = float(state.epoch or 0.0)
         if epoch.is_integer():
-            with atomic_path(self.folder / str(int(epoch)) / self.name) as folder:
-                save_weights(model, folder)
+            save_trained(self.trainer, self.folder / str(int(epoch)) / self.name)

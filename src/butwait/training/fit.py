@@ -23,6 +23,7 @@ from butwait.running.progress import task
 from butwait.running.refusals import refusals_told
 from butwait.running.terminal import heard
 from butwait.training.checkpoints import Marker, WorkFolder
+from butwait.training.devices import is_sharded
 from butwait.training.optimizers import Beginning, choose_optimizer
 from butwait.training.settings import OptimizationSettings, OptimizerSettings
 from butwait.training.validation import Validation
@@ -51,11 +52,18 @@ def fit(
     """
     for tracker in settings.report_to:
         require(tracker, f"report_to: {tracker}")
+    if settings.validation and settings.validation.patience and is_sharded(trainer):
+        raise UserError(
+            "validation.patience keeps the weights of the lowest loss, which devices that hold "
+            "parts of them cannot take back: leave it out, or take launch.config: ddp or zero2"
+        )
     with ExitStack() as stack:
         marker = Marker(lambda: trainer.counted)
-        shown: list[TrainerCallback] = [Log(output / "log.jsonl"), Progress(title, stack)]
-        if "tensorboard" in settings.report_to:
-            shown.append(TensorBoard(output / "tensorboard"))
+        shown: list[TrainerCallback] = []
+        if trainer.accelerator.is_main_process:
+            shown += [Log(output / "log.jsonl"), Progress(title, stack)]
+            if "tensorboard" in settings.report_to:
+                shown.append(TensorBoard(output / "tensorboard"))
         if validation is not None:
             validation.trainer = trainer
             trainer.add_callback(validation)  # before the marker: it may end the training

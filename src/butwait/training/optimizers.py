@@ -91,7 +91,9 @@ class Beginning:
     @classmethod
     def of(cls, policy: Any) -> "Beginning":
         """The beginning of a model that is about to be trained."""
-        trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        named = policy.named_parameters()
+        # What devices will hold parts of is not here yet, but on the first of them.
+        trained = {name: p for name, p in named if p.requires_grad and not p.is_meta}
         return cls(
             {name: _spaced(p) for name, p in trained.items()},
             {name: p.numel() for name, p in trained.items()},

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from scipy.special import logit as log_odds
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -29,12 +30,13 @@ from butwait.running.files import atomic_path, write_json
 from butwait.running.identity import identity
 from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import WorkFolder
+from butwait.training.devices import ONE, Devices, SharedTrainer, is_cast
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.rollouts import Rollout, rollout_figures, split_questions
 from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import PrmSettings
 from butwait.training.validation import Validation, split_rows
-from butwait.training.weights import save_weights
+from butwait.training.weights import gathered_weights, policy_of, save_weights
 
 UNLABELLED = -100.0
 """No loss at this token. The Trainer counts all other tokens, over accumulated batches too."""
@@ -76,6 +78,7 @@ def train_prm(
         UserError: no rollout is left to train on or to audit with; a saved model that is not the
             one that was trained.
     """
+    devices = Devices.of(policy)
     training, heldout = split_questions(rollouts, settings.heldout, key.derive("split"))
     tokenizer = load_tokenizer(policy)
     with quiet(), user_errors(output):
@@ -96,7 +99,9 @@ def train_prm(
             _check_enough(examples, seen, limit)
             validation = Validation(settings.validation, seen, _labelled, output)
         set_seed(seed)
-        work = WorkFolder(output / "work", _identity(examples, settings, policy, seed))
+        made_of = _identity(examples, settings, policy, seed)
+        with PartialState().main_process_first():
+            work = WorkFolder(output / "work", made_of, devices.processes)
         trainer = _Trainer(
             model=model,
             args=training_arguments(
@@ -106,18 +111,24 @@ def train_prm(
             data_collator=partial(pad, pad_id=tokenizer.pad_token_id),
             compute_loss_func=step_loss,
         )
+        blank = np.full(1, tokenizer.pad_token_id, np.int32)
+        trainer.share({"input_ids": blank, "labels": np.full(1, UNLABELLED, np.float32)})
         trained = fit(trainer, settings, work, output, "reward model", validation=validation)
-        findings = audit(score_prefixes(model, heldout, settings.batch_size), key.derive("audit"))
-        write_json(output / "audit.json", findings)
-        with atomic_path(output / "model") as folder:
-            save_weights(model, folder)
-            tokenizer.save_pretrained(folder)
-            write_note(folder, tokenizer, prompt)
+        model = policy_of(trainer)
+        scored = score_prefixes(model, heldout, settings.batch_size, devices)
+        findings = audit(scored, key.derive("audit"))
         probe = Probe([(row["input_ids"], row["labels"]) for row in examples[:ROWS]], _row_loss)
-        said = probe.measure(model)
-        del model
-        release(trainer)
-        check_saved(output / "model", start, probe, said, load_scorer)
+        said, gathered, cast = probe.measure(model), gathered_weights(trainer), is_cast(trainer)
+        parts = {} if gathered is None else {"gathered": gathered}
+        if devices.is_first:
+            write_json(output / "audit.json", findings)
+            with atomic_path(output / "model") as folder:
+                save_weights(model, folder, **parts)
+                tokenizer.save_pretrained(folder)
+                write_note(folder, tokenizer, prompt)
+            del model
+            release(trainer)
+            check_saved(output / "model", start, probe, said, load_scorer, cast=cast)
     return {
         **rollout_figures(rollouts),
         "examples": len(examples),
@@ -137,16 +148,13 @@ def _check_enough(examples: list[Any], heldout: list[Any], limit: int | None) ->
             )
 
 
-class _Trainer(Trainer):
+class _Trainer(SharedTrainer, Trainer):
     """The trainer, which also counts the tokens it runs."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.counted = {"trained_tokens": 0}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if model.training:
-            self.counted["trained_tokens"] += int(inputs["attention_mask"].sum())
+            rows = (inputs["labels"] != UNLABELLED).any(dim=1)  # without those of `share`
+            self.count(int(inputs["attention_mask"][rows].sum()))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
@@ -241,15 +249,24 @@ def step_loss(
 
 @torch.inference_mode()
 def score_prefixes(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], batch_size: int
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    batch_size: int,
+    devices: Devices = ONE,
 ) -> ScoredPrefixes:
-    """The model's logits, unclipped, at every labelled prefix, each prefix once."""
+    """The model's logits, unclipped, at every labelled prefix, each prefix once. Devices share the
+    batches, and each is given all logits; all of them must call it."""
     model.eval()
     ordered = sorted(rollouts, key=lambda rollout: len(rollout.ids))  # to pad little
+    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    own: dict[int, list[np.ndarray]] = {}
+    for number, is_own in devices.dealt(len(batches)):
+        scores = _logits(model, batches[number])
+        own |= {number: scores} if is_own else {}
+    found = {number: scores for part in devices.gathered(own) for number, scores in part.items()}
     rows: dict[tuple[str, bytes], tuple[float, int, int, int]] = {}
-    for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
-        for rollout, logits in zip(batch, _logits(model, batch), strict=True):
+    for number, batch in enumerate(batches):
+        for rollout, logits in zip(batch, found[number], strict=True):
             for step in np.flatnonzero(rollout.completions):
                 counts = int(rollout.verified[step]), int(rollout.completions[step])
                 row = (float(logits[rollout.step_ends[step] - 1]), int(step) + 1, *counts)

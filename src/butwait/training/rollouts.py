@@ -147,10 +147,19 @@ async def stored_rollouts(
             on_result=lambda rollouts: progress.advance(),
             instead=instead,
         )
-    collected = [r for path in paths for question in read_rollouts(path) for r in question]
+    collected = _read(paths)
     if all(rollout.status == "ungradable" for rollout in collected):
         raise UserError("no rollout of the prm stage's problems could be graded")
     return collected
+
+
+def finished_rollouts(folder: Path) -> list[Rollout]:
+    """What ``stored_rollouts`` has finished in a folder."""
+    return _read(sorted(folder.glob("shard-*.parquet")))
+
+
+def _read(shards: Iterable[Path]) -> list[Rollout]:
+    return [r for path in shards for question in read_rollouts(path) for r in question]
 
 
 @dataclass(slots=True)

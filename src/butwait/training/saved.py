@@ -1,6 +1,7 @@
 """The model on disk is the one that was trained: its loss on a few rows is compared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,32 @@ class Probe:
     def measure(self, model: Any) -> float:
         """The mean over the tokens with a label, in the arithmetic of the model's weights. Nothing
         of the model is changed, and nothing is drawn."""
-        # Without the trainer's autocast, which the saved model does not have.
-        forward = getattr(model, "_original_forward", model)
         training, total = model.training, 0.0
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _without_autocast(model):
                 for row in self.rows:
                     ids, labels = (torch.tensor(np.asarray(part)).to(model.device) for part in row)
-                    said = forward(input_ids=ids[None].long(), use_cache=False).logits[0]
+                    said = model(input_ids=ids[None].long(), use_cache=False).logits[0]
                     total += float(self.loss(said.float(), labels))
         finally:
             model.train(training)
         counted = sum(int((np.asarray(labels) != NO_LOSS).sum()) for _, labels in self.rows)
         return total / max(1, counted)
+
+
+@contextmanager
+def _without_autocast(model: Any) -> Iterator[None]:
+    """A model in a trainer's hands without the trainer's autocast, which the saved one does not
+    have. What devices do before and after a forward pass (FSDP) stays."""
+    own, wrapped = (vars(model).get(name) for name in ("_original_forward", "forward"))
+    if own is not None:
+        model.forward = own
+    try:
+        yield
+    finally:
+        if own is not None:
+            model.forward = wrapped
 
 
 def check_saved(
@@ -68,6 +81,8 @@ def check_saved(
     probe: Probe,
     trained: float,
     load: Callable[[ModelSettings], Any] | None = None,
+    *,
+    cast: bool = False,
 ) -> None:
     """Loads a saved model as anybody would, and compares its loss on the rows with ``trained``,
     that of the model in the trainer's hands.
@@ -81,6 +96,7 @@ def check_saved(
         probe: what is measured.
         trained: the loss that must come out.
         load: loads it into main memory; None: transformers' Auto class of language models.
+        cast: whether ``trained`` is of weights that devices hold parts of, cast to bfloat16.
 
     Raises:
         UserError: another loss, or a model that cannot be loaded.
@@ -91,7 +107,7 @@ def check_saved(
     except torch.OutOfMemoryError:
         tell(f"the saved model was not checked: no memory to load {folder} again")
         return
-    allowed = _TOLERANCE[weights.dtype] * max(1.0, abs(trained))
+    allowed = _TOLERANCE["bfloat16" if cast else weights.dtype] * max(1.0, abs(trained))
     if not abs(found - trained) <= allowed:
         raise UserError(
             f"the model in {folder} is not the one that was trained: on {len(probe.rows)} rows its "

@@ -1,12 +1,16 @@
 """What training takes. Imports nothing heavy."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.settings import Sampling, StepRule
-from butwait.records.settings import Resource, Result, Settings
+from butwait.records.settings import Resource, Result, Settings, refuse_all
+from butwait.running.devices import missing_gpus
+from butwait.running.identity import device_kind
 from butwait.statistics.plateau import PlateauRule
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -37,22 +41,101 @@ class LoraSettings(Settings):
             world.package("bitsandbytes", "four_bit", "'butwait[qlora]'")
 
 
+SHIPPED = ("cpu", "ddp", "fsdp2", "zero2", "zero3")
+"""What ``launch.config`` may say but a path."""
+_IN_PARTS = ("fsdp2", "zero3")
+"""Those with which every device holds a part of the weights only."""
+
+
 class LaunchSettings(Settings):
-    """A training on several devices of this machine, by ``accelerate launch``."""
+    """A training on several devices, by ``accelerate launch``."""
 
     processes: Resource[Annotated[int, Field(gt=1)]]
-    """Processes, one a device."""
+    """Processes, one a device, on all machines together."""
     config: Resource[str] = "ddp"
     """``ddp``: every device holds the whole model; ``fsdp2``, ``zero2``, ``zero3``: parts of it;
     ``cpu``: processes without a GPU; or the path of an accelerate configuration of your own."""
 
+    machines: Resource[PositiveInt] = 1
+    """Machines, with as many processes each. The run is started on the first, whose address the
+    others know as ``MASTER_ADDR``."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.processes % self.machines:
+            raise ValueError(
+                f"{self.processes} processes cannot be shared out by {self.machines} machines: "
+                "each has as many"
+            )
+        return self
+
     def look(self, world: Any) -> None:
         if self.config in ("zero2", "zero3"):
             world.package("deepspeed", "config")
-        elif self.config not in ("cpu", "ddp", "fsdp2"):
-            world.file(self.config, "config")
-        if self.config in ("ddp", "fsdp2", "zero2", "zero3"):
-            world.gpus(self.processes, "processes")
+        elif self.config not in SHIPPED:
+            world.accelerate(self.config, "config")
+        if self.config in SHIPPED and self.config != "cpu":
+            world.gpus(self.processes // self.machines, "processes")
+        if self.config in SHIPPED and self.machines > 1:
+            world.variable("MASTER_ADDR", "machines", "the address of the first machine")
+
+    def missing(self) -> str | None:
+        """What is not there of what the processes need: GPUs, or a configuration of one's own; None
+        where nothing is known to be missing."""
+        if self.config not in SHIPPED:
+            return None if Path(self.config).expanduser().is_file() else "no such file"
+        return None if self.config == "cpu" else missing_gpus(self.processes // self.machines)
+
+    def wrong_device(self, device: str) -> str | None:
+        """Why these processes do not fit ``model.device``; None where they do."""
+        kind, _, number = device.partition(":")
+        if kind not in ("auto", "cpu") and number:
+            return f"{device!r} is one device: write {kind}, of which each process has its own"
+        if self.config == "cpu" and device_kind(device) != "cpu":
+            return "launch.config: cpu is for processes without a GPU: set cpu, or take ddp"
+        if self.config in SHIPPED and self.config != "cpu" and kind == "cpu" and not self.missing():
+            return f"launch.config: {self.config} is for GPUs: set auto, or take launch.config: cpu"
+        return None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether devices are known to hold parts of the weights only."""
+        return self.config in _IN_PARTS
+
+    def refused(self, training: "OptimizerSettings") -> Iterator[str]:
+        """What of a training these devices cannot do, in sentences."""
+        if training.optimizer != "adamw" and self.config.startswith("zero"):
+            yield (
+                f"optimizer: {training.optimizer} is not for launch.config: {self.config}, "
+                "whose DeepSpeed keeps float32 weights of its own; take optimizer: adamw, or "
+                "launch.config: fsdp2"
+            )
+        lora, validation = (getattr(training, name, None) for name in ("lora", "validation"))
+        if self.in_parts and lora is not None and lora.four_bit:
+            yield (
+                f"lora.four_bit is not for launch.config: {self.config}: weights in 4 bits are not "
+                "spread over devices; take launch.config: ddp"
+            )
+        if self.in_parts and validation is not None and validation.patience is not None:
+            yield (
+                f"validation.patience is not for launch.config: {self.config}: devices that hold "
+                "parts of the weights cannot take those of the lowest loss back; leave it out, or "
+                "take launch.config: ddp or zero2"
+            )
+
+
+class LaunchedSettings(Settings):
+    """A training by gradient descent that several devices may share."""
+
+    launch: Resource[LaunchSettings | None] = None
+    """Several devices; None: one. The batch of an optimizer step is then ``batch_size`` x
+    ``accumulation_steps`` x ``launch.processes``."""
+
+    @model_validator(mode="after")
+    def _devices_can(self) -> Self:
+        if self.launch is not None and isinstance(self, OptimizerSettings):
+            refuse_all(self.launch.refused(self))
+        return self
 
 
 class OptimizerSettings(Settings):

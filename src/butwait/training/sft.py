@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -19,12 +20,13 @@ from butwait.running.identity import identity
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import KeepEpochs, WorkFolder
+from butwait.training.devices import Devices, SharedTrainer, is_cast
 from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import SftSettings
 from butwait.training.validation import Validation, split_rows
-from butwait.training.weights import Start, lora_config, policy_of
+from butwait.training.weights import Start, lora_config
 
 
 def train_sft(
@@ -63,6 +65,7 @@ def train_sft(
             held in memory, a loss that is no number, a full disk, a saved model that is not the
             one that was trained.
     """
+    devices = Devices.of(model)
     tokenizer = load_tokenizer(model)
     layout = prompt or PromptSettings()
     start = Start(in_precision(model, settings), settings.lora, tokenizer, layout)
@@ -75,7 +78,8 @@ def train_sft(
         examples, held = split_rows(examples, questions, settings.validation.share, seed)
     rows = make_rows(examples, tokenizer, layout, limit, settings.too_long)
     made_of = identity(settings, model, seed, rows.input_ids, rows.labels)
-    work = WorkFolder(output / "work", made_of)
+    with PartialState().main_process_first():
+        work = WorkFolder(output / "work", made_of, devices.processes)
     with quiet(), user_errors(output):
         longest = max(map(len, rows.input_ids))
         arguments = training_arguments(
@@ -93,7 +97,11 @@ def train_sft(
             max_length=(settings.max_length or longest) if settings.packing else None,
         )
         trainer = _trainer(policy, tokenizer, rows, settings, arguments)
-        epochs = KeepEpochs(output / "epochs", "adapter" if settings.lora else "model")
+        packed_rows = len(trainer.train_dataset) if settings.packing else None
+        pad = tokenizer.pad_token_id
+        blank = {"input_ids": [pad, pad], "labels": [NO_LOSS, NO_LOSS], "seq_lengths": [2]}
+        trainer.share(blank)
+        epochs = KeepEpochs(output / "epochs", "adapter" if settings.lora else "model", trainer)
         kept = [epochs] if settings.keep_epochs else []
         validation, probed = None, rows
         if settings.validation is not None:
@@ -103,17 +111,17 @@ def train_sft(
         probe = Probe(list(zip(probed.input_ids, probed.labels, strict=True))[:ROWS])
         del policy  # the trainer's, which is released below
         figures = fit(trainer, settings, work, output, "sft", *kept, validation=validation)
-        trained = start.save(policy_of(trainer), output, probe=probe)
-        assert trained is not None
-        if settings.keep_epochs:
-            _finish_epochs(start, output)
-        release(trainer)
-        check_saved(output / "model", start.weights, probe, trained)
+        trained, cast = start.save_of(trainer, output, probe), is_cast(trainer)
+        if trained is not None:  # this is the device that writes
+            if settings.keep_epochs:
+                _finish_epochs(start, output)
+            release(trainer)
+            check_saved(output / "model", start.weights, probe, trained, cast=cast)
     return {
         "examples": len(rows.input_ids),
         "dropped_too_long": rows.dropped_too_long,
         "encoded_again": rows.encoded_again,
-        "packed_rows": len(trainer.train_dataset) if settings.packing else None,
+        "packed_rows": packed_rows,
         **figures,
     }
 
@@ -123,16 +131,12 @@ def _labelled(inputs: dict[str, Any]) -> int:
     return int((inputs["labels"][:, 1:] != NO_LOSS).sum())
 
 
-class _Trainer(SFTTrainer):
+class _Trainer(SharedTrainer, SFTTrainer):
     """TRL's trainer, which also counts the tokens with loss and writes no model card."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.counted = {"trained_tokens": 0}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if model.training:
-            self.counted["trained_tokens"] += _labelled(inputs)
+            self.count(_labelled(inputs))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +146,8 @@ class _Trainer(SFTTrainer):
 def _trainer(
     policy: Any, tokenizer: Any, rows: Rows, settings: SftSettings, arguments: SFTConfig
 ) -> _Trainer:
-    if settings.packing:
+    # Other devices may be given their weights by the first.
+    if settings.packing and Devices.here().is_first:
         check_packing(policy)
     dataset = Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
     try:

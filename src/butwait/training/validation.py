@@ -12,8 +12,9 @@ from transformers import TrainerCallback, TrainerState
 from butwait.records import UserError
 from butwait.running.files import atomic_path, remove
 from butwait.running.json_lines import dump_rows
+from butwait.training.devices import Devices
 from butwait.training.settings import ValidationSettings
-from butwait.training.weights import policy_of, save_weights
+from butwait.training.weights import save_trained
 
 Row = TypeVar("Row")
 LOSS = "validation_loss"
@@ -61,7 +62,8 @@ class Validation(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step == 0:
-            remove(self._best_folder)  # of other work in the same folder
+            if state.is_world_process_zero:
+                remove(self._best_folder)  # of other work in the same folder
             self._look(state, control)
         else:
             self._write(state)
@@ -77,6 +79,7 @@ class Validation(TrainerCallback):
         looks = _looks(state)
         best = _best(looks) if self.settings.patience is not None else looks[-1]
         if best["step"] != state.global_step:
+            Devices.of_trainer(self.trainer).wait()  # the first one may still be writing them
             state.best_model_checkpoint = str(self._best_folder / str(best["step"]))
             self.trainer._load_best_model()
         return {
@@ -99,28 +102,33 @@ class Validation(TrainerCallback):
         best = _best(looks)
         if best is looks[-1]:
             kept = self._best_folder / str(best["step"])
-            with atomic_path(kept) as folder:
-                save_weights(policy_of(self.trainer), folder)
-            for other in set(self._best_folder.glob("*")) - {kept}:
-                remove(other)
+            save_trained(self.trainer, kept)
+            if state.is_world_process_zero:
+                for other in set(self._best_folder.glob("*")) - {kept}:
+                    remove(other)
         elif len(looks) - 1 - looks.index(best) >= patience:
             control.should_training_stop = True
 
     def _loss(self) -> float:
         trainer, size = self.trainer, self.trainer.args.per_device_train_batch_size
+        devices, starts = Devices.of_trainer(trainer), range(0, len(self.rows), size)
         total, count = 0.0, 0
         trainer.model.eval()
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            for start in range(0, len(self.rows), size):
+            for number, counts in devices.dealt(len(starts)):
+                start = starts[number]
                 batch = [self.rows[i] for i in range(start, min(start + size, len(self.rows)))]
                 inputs = trainer._prepare_inputs(trainer.data_collator(batch))
-                labels = self.labelled(inputs)
+                labels = self.labelled(inputs) * counts
                 total += float(trainer.compute_loss(trainer.model, inputs)) * labels
                 count += labels
         trainer.model.train()
-        return total / count
+        sums = devices.gathered((total, count))
+        return sum(part for part, _ in sums) / sum(part for _, part in sums)
 
     def _write(self, state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
         rows = [{"step": look["step"], "loss": look[LOSS]} for look in _looks(state)]
         with atomic_path(self.output / "validation.jsonl") as path:
             path.write_text(dump_rows(rows), encoding="utf-8")

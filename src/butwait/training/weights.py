@@ -26,6 +26,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
+from butwait.training.devices import is_sharded, parts_are_held
 from butwait.training.saved import Probe
 from butwait.training.settings import LoraSettings
 
@@ -58,7 +59,10 @@ class Start:
         """
         lora = self.lora
         check_trainable(self.weights, read_config(self.weights))
-        policy = (load_four_bit if lora and lora.four_bit else load_causal_lm)(self.weights)
+        weights = self.weights
+        if parts_are_held():  # each device gets its part of them from here
+            weights = weights.model_copy(update={"device": "cpu"})
+        policy = (load_four_bit if lora and lora.four_bit else load_causal_lm)(weights)
         config = policy.config.get_text_config()
         policy.loaded_with = {
             name: getattr(config, name) for name in _NOT_TRAINED_WITH if hasattr(config, name)
@@ -109,8 +113,24 @@ class Start:
             self._save_model(policy, output, gathered)
             return trained
         with atomic_path(output / "adapter") as folder:
-            save_weights(policy, folder)
+            save_weights(policy, folder, gathered)
+        if gathered is not None:  # no device has the weights that it would be merged into
+            self.merge(output)
+            return trained
         self._save_model(policy.merge_and_unload(), output)
+        return trained
+
+    def save_of(self, trainer: Any, output: Path, probe: Probe) -> float | None:
+        """``save`` of what a trainer trained, by the first device; all of them must call it, and
+        the others are given None."""
+        policy = policy_of(trainer)
+        if not is_sharded(trainer):
+            first = trainer.accelerator.is_main_process
+            return self.save(policy, output, probe=probe) if first else None
+        trained, gathered = probe.measure(policy), gathered_weights(trainer)
+        if not trainer.accelerator.is_main_process:
+            return None
+        self.save(policy, output, gathered)
         return trained
 
     def merge(self, output: Path, probe: Probe | None = None) -> float | None:
@@ -213,12 +233,22 @@ def policy_of(trainer: Any) -> Any:
 
 
 def gathered_weights(trainer: Any) -> dict[str, Any] | None:
-    """The whole weights where devices hold parts of them; None where the policy has them itself.
-    All devices must call it."""
-    if trainer.accelerator.num_processes == 1:
+    """The whole weights where devices hold parts of them (on the first device; on others perhaps
+    nothing); None where the policy has them itself. All devices must call it."""
+    if not is_sharded(trainer):
         return None
-    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model)
+    # DeepSpeed's wrapper gathers them, and knows how.
+    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return weights
+
+
+def save_trained(trainer: Any, folder: Path) -> None:
+    """Writes the weights of a trainer (of adapters, where there are any) into a folder, by the
+    first device. All devices must call it."""
+    gathered = gathered_weights(trainer)
+    if trainer.accelerator.is_main_process:
+        with atomic_path(folder) as temporary:
+            save_weights(policy_of(trainer), temporary, gathered)
 
 
 def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = None) -> None:

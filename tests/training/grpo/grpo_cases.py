@@ -13,9 +13,10 @@ from butwait.problems.grading import Grader
 from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.reward_models.reward_model import RewardModel
 from butwait.synthesis.builder import Prompting
+from butwait.training.devices import Devices
 from butwait.training.grpo.completions import Completion
 from butwait.training.grpo.direct import DirectSampler
-from butwait.training.grpo.generation import Devices, Generation
+from butwait.training.grpo.generation import Generation
 from butwait.training.grpo.searches import LoopSearch, SearchFolder
 from butwait.training.grpo.settings import GrpoDirectSettings
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from butwait.recipe.load import load_recipe
 from butwait.records import UserError
 from butwait.stages.kinds import STAGES
-from butwait.training.grpo.generation import Devices
+from butwait.training.devices import Devices
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings, LossSettings
 from butwait.training.grpo.trainer import (
     check_devices,

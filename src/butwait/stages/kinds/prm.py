@@ -8,10 +8,14 @@ from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records.settings import Result
 from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun, told_without
-from butwait.training.settings import PrmSettings
+from butwait.training.settings import LaunchedSettings, PrmSettings
 
 
-class PrmStage(OneSetStage, PrmSettings):
+ROLLOUTS = "rollouts"
+"""In the stage's folder."""
+
+
+class PrmStage(OneSetStage, LaunchedSettings, PrmSettings):
     """A reward model from the policy's own rollouts."""
 
     kind: Literal["prm"]
@@ -19,12 +23,15 @@ class PrmStage(OneSetStage, PrmSettings):
     """The problem set that is rolled out; the audit holds some of its questions out."""
 
 
-def prm(run: StageRun) -> Outcome:
-    """Rolls out, trains and audits."""
+def collected(run: StageRun) -> list[Any]:
+    """The rollouts; those that are on disk are not sampled again."""
     settings = run.settings
     assert isinstance(settings, PrmStage)
-    from butwait.training.prm import train_prm
-    from butwait.training.rollouts import Rolling, stored_rollouts
+    from butwait.training.rollouts import Rolling, finished_rollouts, stored_rollouts
+
+    folder = run.folder / ROLLOUTS
+    if run.launched:  # the run itself has collected them
+        return finished_rollouts(folder)
 
     async def collect() -> list[Any]:
         rule = settings.rollouts.steps
@@ -40,10 +47,18 @@ def prm(run: StageRun) -> Outcome:
                 instead=run.instead(lambda problem: []),
             )
 
-    folder = run.folder / "rollouts"
-    rollouts = asyncio.run(collect())
+    return asyncio.run(collect())
+
+
+def prm(run: StageRun) -> Outcome:
+    """Rolls out, trains and audits."""
+    settings = run.settings
+    assert isinstance(settings, PrmStage)
+    from butwait.training.prm import train_prm
+
+    rollouts = collected(run)
     metrics = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
-    return metrics | run.without(folder), {
+    return metrics | run.without(run.folder / ROLLOUTS), {
         "policy_tokens": metrics["sampled_tokens"],
         "trained_tokens": metrics["trained_tokens"],
     }
@@ -60,6 +75,7 @@ PRM = StageKind(
     takes=frozenset({"model"}),
     sets="training",
     run=prm,
+    before_launch=collected,
     headline=_headline,
     section=REWARD_MODELS,
 )

@@ -5,10 +5,10 @@ from typing import Literal
 
 from butwait.recipe.stages import Metrics, Outcome, StageKind, StageSettings
 from butwait.stages.context import StageRun
-from butwait.training.settings import SftSettings
+from butwait.training.settings import LaunchedSettings, SftSettings
 
 
-class SftStage(StageSettings, SftSettings):
+class SftStage(StageSettings, LaunchedSettings, SftSettings):
     """Supervised fine-tuning on the data of the stages it takes from."""
 
     kind: Literal["sft"]

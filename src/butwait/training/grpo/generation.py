@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from accelerate.utils import broadcast_object_list, gather_object
 
 from butwait.engines.engine import Engine
 from butwait.problems.grading import Grader
 from butwait.records import Key, Problem, UserError
 from butwait.synthesis.builder import Prompting
+from butwait.training.devices import Devices
 from butwait.training.grpo.completions import Completion, sample_group
 from butwait.training.grpo.rewards import Habits, figures, rewards_of
 from butwait.training.grpo.settings import GrpoSettings
@@ -99,26 +99,6 @@ class Tally:
     def add(self, other: "Tally") -> None:
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-@dataclass(frozen=True)
-class Devices:
-    """How the devices of a training talk to each other: by accelerate, whose process group must
-    exist by then. All devices must call a method together."""
-
-    processes: int
-
-    def gathered(self, value: Any) -> list[Any]:
-        """The value of every device, in order."""
-        return [value] if self.processes == 1 else gather_object([value])
-
-    def from_first(self, value: Any) -> Any:
-        """The first device's value, on all devices."""
-        if self.processes == 1:
-            return value
-        held = [value]
-        broadcast_object_list(held)
-        return held[0]
 
 
 def question_order(questions: int, size: int, generations: int, key: Key) -> np.ndarray:

@@ -222,6 +222,9 @@ class GrpoSettings(OptimizerSettings):
         super().look(world)
         for tracker in self.report_to:
             world.package(tracker, "report_to")
+        if self.launch is not None and self.launch.missing() is None:
+            for told in self.uneven(self.launch.processes):
+                world.lack("launch", told)
 
     @property
     def completions(self) -> int:
@@ -243,6 +246,30 @@ class GrpoSettings(OptimizerSettings):
         refuse_all(self._unfit())
         return self
 
+    def uneven(self, processes: int) -> Iterator[str]:
+        """Why so many devices cannot share a generation: TRL compares the completions of a group
+        with each other, and butwait draws them together."""
+        if self.questions % processes:
+            yield (
+                f"questions ({self.questions}) must be a multiple of the {processes} devices, so "
+                "that the completions of a question stay on one of them"
+            )
+        if self.completions % (self.batch_size * self.minibatches * processes):
+            yield (
+                f"questions x group ({self.completions}) must be a multiple of batch_size x "
+                f"minibatches x devices ({self.batch_size} x {self.minibatches} x {processes})"
+            )
+
+    def in_parts(self) -> Iterator[str]:
+        """What devices cannot do that hold parts of the weights only: they wait for each other in
+        every forward pass, and this process would draw by itself."""
+        if self.generation.kind == "engine":
+            told = "generation.kind: engine needs the whole model on every device; with FSDP or "
+            yield f"{told}ZeRO-3 take generation.kind: vllm_server or vllm_colocate"
+        if self.selection is not None:
+            told = "selection draws samples with the whole model on one device; with FSDP or ZeRO-3"
+            yield f"{told} leave it out and evaluate checkpoints in a stage of their own"
+
     def _unfit(self) -> Iterator[str]:
         share = self.batch_size * self.minibatches
         if self.completions % share:
@@ -255,12 +282,9 @@ class GrpoSettings(OptimizerSettings):
                 "subset: questions are chosen by solved_by and solve_rate; length and "
                 "same_questions_as are for data"
             )
-        if self.optimizer != "adamw" and self.launch and self.launch.config.startswith("zero"):
-            raise ValueError(
-                f"optimizer: {self.optimizer} is not for launch.config: {self.launch.config}, "
-                "whose DeepSpeed keeps float32 weights of its own; take optimizer: adamw, or "
-                "launch.config: fsdp2"
-            )
+        if self.launch is not None:
+            yield from self.launch.refused(self)
+            yield from self.in_parts() if self.launch.in_parts else ()
         if self.plateau and self.plateau.signal == "accuracy" and self.selection is None:
             yield ("plateau.signal: accuracy needs `selection`, whose looks it follows")
         zone = self.reward.overlong_tokens
@@ -365,6 +389,8 @@ class GrpoDirectSettings(GrpoSettings):
                 "grpo_direct searches with generation.kind: engine; vLLM and generate() are for "
                 "the grpo stage"
             )
+        if self.prm is not None and self.launch is not None:
+            yield "prm: the reward model is trained in the loop on one device only"
         if self.backtrack is not None and not self.learns_solutions:
             yield (f"backtrack: the mode {self.mode} learns no examples")
         if self.backtrack is not None and self.backtrack.confirm is not None:

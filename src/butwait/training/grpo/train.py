@@ -29,12 +29,12 @@ from butwait.synthesis.builder import Prompting
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision
 from butwait.training.checkpoints import Marker, WorkFolder
+from butwait.training.devices import Devices, is_sharded
 from butwait.training.fit import Log, Progress, TensorBoard, quiet, resume, user_errors
 from butwait.training.grpo.callbacks import Samples, StopAtPlateau, TokenBudget
 from butwait.training.grpo.completions import live_engine, weights_fingerprint
 from butwait.training.grpo.direct import DirectSampler, Guide
 from butwait.training.grpo.generation import (
-    Devices,
     ElsewhereSampler,
     Generation,
     GroupSampler,
@@ -49,10 +49,9 @@ from butwait.training.grpo.trainer import (
     check_devices,
     check_whole_model,
     grpo_arguments,
-    is_sharded,
 )
 from butwait.training.saved import ROWS, Probe, check_saved, release
-from butwait.training.weights import Start, gathered_weights, lora_config, policy_of
+from butwait.training.weights import Start, gathered_weights, lora_config, policy_of, save_trained
 
 
 @dataclass(frozen=True)
@@ -334,7 +333,7 @@ class _Run:
     def _keep(self, folder: Path) -> None:
         """Writes the weights of the best look so far, and notes what they say."""
         self._facts.setdefault("losses", {})[folder.name] = self._probe.measure(self._policy)
-        self._trainer.save_weights(folder)
+        save_trained(self._trainer, folder)
 
     def _metrics(self) -> dict[str, Any]:
         trainer, looks = self._trainer, self._looks

@@ -19,11 +19,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from butwait.engines.settings import ModelSettings
 from butwait.records import Problem, UserError
-from butwait.running.files import atomic_path
 from butwait.training.arguments import trackers, training_arguments
+from butwait.training.devices import is_sharded
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
-from butwait.training.weights import gathered_weights, policy_of, save_weights
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -96,14 +95,6 @@ class PolicyTrainer(GRPOTrainer):
     def note(self, name: str, value: float) -> None:
         """Adds a figure to the log of the optimizer step that is ending."""
         self._metrics["train"][name].append(value)
-
-    def save_weights(self, folder: Path) -> None:
-        """Writes the weights (of adapters, where there are any) into a folder, by the first device.
-        All devices must call it."""
-        gathered = gathered_weights(self)
-        if self.accelerator.is_main_process:
-            with atomic_path(folder) as temporary:
-                save_weights(policy_of(self), temporary, gathered)
 
     def sample(self, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
         """TRL's own way of drawing: ``num_generations`` equal prompts follow each other."""
@@ -272,43 +263,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
 def check_devices(settings: GrpoSettings, processes: int) -> int:
     """How many forward passes of a device an optimizer step has.
 
-    Raises UserError where a group would straddle devices: TRL compares the completions of a group
-    with each other, and butwait draws them together.
+    Raises UserError where a group would straddle devices.
     """
-    if settings.questions % processes:
-        raise UserError(
-            f"questions ({settings.questions}) must be a multiple of the {processes} devices, so "
-            "that the completions of a question stay on one of them"
-        )
-    share = settings.batch_size * settings.minibatches * processes
-    if settings.completions % share:
-        raise UserError(
-            f"questions x group ({settings.completions}) must be a multiple of batch_size x "
-            f"minibatches x devices ({settings.batch_size} x {settings.minibatches} x {processes})"
-        )
+    for told in settings.uneven(processes):
+        raise UserError(told)
     if getattr(settings, "prm", None) is not None and processes > 1:
         raise UserError("prm: the reward model is trained in the loop on one device only")
-    return settings.completions // share
-
-
-def is_sharded(trainer: Any) -> bool:
-    """Whether every device holds a part of the weights only."""
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+    return settings.completions // (settings.batch_size * settings.minibatches * processes)
 
 
 def check_whole_model(trainer: Any, settings: GrpoSettings) -> None:
     """Raises UserError where the weights are spread over devices and this process is to draw
-    completions: the devices would wait for each other in every forward pass, at different times."""
-    if not is_sharded(trainer):
-        return
-    if settings.generation.kind == "engine":
-        raise UserError(
-            "generation.kind: engine needs the whole model on every device; with FSDP or ZeRO-3 "
-            "take generation.kind: vllm_server or vllm_colocate"
-        )
-    if settings.selection is not None:
-        raise UserError(
-            "selection draws samples with the whole model on one device; with FSDP or ZeRO-3 leave "
-            "it out and evaluate checkpoints in a stage of their own"
-        )
+    completions."""
+    for told in settings.in_parts() if is_sharded(trainer) else ():
+        raise UserError(told)

@@ -1,0 +1,172 @@
+"""What the processes of a training on several devices have in common: how they talk, which rows
+each runs, and which of them writes.
+
+All devices run the model equally often, since they wait for each other in every pass. Where rows
+do not divide, accelerate would run the first rows once more; here what is lacking is a row without
+loss, so that an optimizer step has the loss and the gradient of the same batch on one device.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset, concatenate_datasets
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from butwait.engines.models import device_of
+from butwait.engines.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The processes of a training, one a device; they talk by accelerate. All of them must call
+    ``gathered``, ``from_first`` and ``wait`` together.
+
+    Attributes:
+        processes: how many there are.
+        index: which of them this one is.
+    """
+
+    processes: int
+    index: int = 0
+
+    @classmethod
+    def of(cls, model: ModelSettings) -> "Devices":
+        """Those that this process was started with. It meets the others here."""
+        PartialState(cpu=device_of(model).type == "cpu")
+        return cls.here()
+
+    @classmethod
+    def here(cls) -> "Devices":
+        """Those that have met before."""
+        state = PartialState()
+        return cls(state.num_processes, state.process_index)
+
+    @classmethod
+    def of_trainer(cls, trainer: Any) -> "Devices":
+        """Those of a trainer of transformers."""
+        accelerator = trainer.accelerator
+        return cls(accelerator.num_processes, accelerator.process_index)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.index == 0
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The value of every device, in order."""
+        return [value] if self.processes == 1 else gather_object([value])
+
+    def from_first(self, value: Any) -> Any:
+        """The first device's value, on all devices."""
+        if self.processes == 1:
+            return value
+        held = [value]
+        broadcast_object_list(held)
+        return held[0]
+
+    def wait(self) -> None:
+        """Returns when all devices have come here."""
+        if self.processes > 1:
+            PartialState().wait_for_everyone()
+
+    def dealt(self, batches: int) -> Iterator[tuple[int, bool]]:
+        """(a batch, whether it counts) for every pass of this device. A device that has no batch
+        left runs the last one again, for nothing."""
+        for first in range(0, batches, self.processes):
+            mine = first + self.index
+            yield min(mine, batches - 1), mine < batches
+
+
+ONE = Devices(1)
+
+
+class EvenOrder(Sampler[int]):
+    """The order of accelerate's own sampler, and at its end as often the row ``rows`` (one without
+    loss) as makes a whole batch of every device.
+
+    Args:
+        rows: how many there are.
+        batch: rows of a forward pass of all devices together.
+        epoch: gives the current one, from 0; each has an order of its own. (accelerate does not
+            tell a sampler of several processes in which epoch a resume begins.)
+    """
+
+    def __init__(self, rows: int, batch: int, epoch: Callable[[], int]) -> None:
+        self._epoch = epoch
+        self._order = SeedableRandomSampler(range(rows))
+        self._blank = rows
+        self._lacking = -rows % batch
+
+    def __len__(self) -> int:
+        return self._blank + self._lacking
+
+    def __iter__(self) -> Iterator[int]:
+        self._order.set_epoch(self._epoch())
+        yield from self._order
+        yield from [self._blank] * self._lacking
+
+
+class SharedTrainer(Trainer):
+    """transformers' trainer, whose rows the devices share as one device would run them.
+
+    Attributes:
+        counted: what goes into checkpoints: tokens that were trained on, over all devices.
+    """
+
+    train_dataset: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._rows: int | None = None
+        super().__init__(*args, **kwargs)
+        self.counted = {"trained_tokens": 0}
+
+    def share(self, blank: dict[str, Any]) -> None:
+        """Where there are several devices, lets ``blank``, a row without loss, stand for what is
+        lacking of a batch."""
+        if self.accelerator.num_processes > 1:
+            self._rows = len(self.train_dataset)
+            self.train_dataset = _with_row(self.train_dataset, blank)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self._rows is None:
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.per_device_train_batch_size * self.accelerator.num_processes
+        return EvenOrder(self._rows, batch, lambda: int(self.state.epoch or 0))
+
+    def count(self, tokens: int) -> None:
+        """Counts tokens of a forward pass, those of all devices; all of them must call it."""
+        if self.accelerator.num_processes > 1:
+            own = torch.tensor([tokens], device=self.accelerator.device)
+            tokens = int(self.accelerator.gather(own).sum())
+        self.counted["trained_tokens"] += tokens
+
+
+def _with_row(rows: Any, row: dict[str, Any]) -> Any:
+    """A list, or a data set whose columns the row has, with one more row."""
+    if not isinstance(rows, Dataset):
+        return [*rows, row]
+    last = {name: [row[name]] for name in rows.column_names}
+    return concatenate_datasets([rows, Dataset.from_dict(last, rows.features)])
+
+
+def parts_are_held() -> bool:
+    """Whether accelerate was told to give every device a part of the weights (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether every device holds a part of the weights only."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+
+def is_cast(trainer: Any) -> bool:
+    """Whether devices cast their parts of float32 weights to bfloat16 in a forward pass."""
+    return is_sharded(trainer) and trainer.args.bf16
