@@ -1,15 +1,22 @@
 """Tokens by inverse CDF."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from butwait.engines.sampling import RowSampling, draw
+from butwait.engines import sampling
+from butwait.engines.sampling import CHUNK, Asked, LiveRows, RowSampling, draw
+from butwait.engines.settings import Sampling
+from butwait.records import Key
 
 
 def how(temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, rows: int = 1) -> RowSampling:
@@ -96,3 +103,86 @@ def test_a_row_depends_on_itself_alone() -> None:
         token, logprob = draw(logits[i : i + 1], uniforms[i : i + 1], row)
         assert token.item() == tokens[i].item()
         assert logprob.item() == logprobs[i].item()
+
+
+@pytest.mark.parametrize("width", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK, 1000])
+def test_sums_of_chunks_find_the_token_of_one_long_sum(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the vocabulary's size, and in parts of the rows."""
+    monkeypatch.setattr(sampling, "CACHED", 7 * width)
+    torch.manual_seed(3)
+    logits, uniforms = torch.randn(500, width) * 3, torch.rand(500, dtype=torch.float64)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    tokens, logprobs = draw(logits, uniforms, how(rows=500))
+    every = logits.log_softmax(-1)
+    cdf = every.exp().cumsum(-1, dtype=torch.float64)
+    expected = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
+    assert torch.equal(tokens[:, None], expected)
+    assert torch.equal(logprobs[:, None], every.gather(-1, expected))
+
+
+def test_the_edges_of_chunks_have_no_impossible_tokens() -> None:
+    """Whole chunks, and the ends of others, without probability."""
+    possible = [CHUNK + 5, CHUNK + 90, 3 * CHUNK, 3 * CHUNK + 7]
+    logits = torch.full((1, 5 * CHUNK), -torch.inf)
+    torch.manual_seed(4)
+    logits[0, possible] = torch.randn(4)
+    share = logits[0, possible].softmax(0).double()
+    borders = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0)])
+    near = torch.cat([borders + off for off in (-1e-16, 0, 1e-16, 1e-8)]).clamp(0, 1 - 2**-53)
+    tokens, _ = draw(logits.expand(len(near), -1), near, how(rows=len(near)))
+    assert set(tokens.tolist()) == set(possible)
+    last = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    assert draw(logits, last, how())[0].item() == possible[-1]
+
+
+def test_what_is_asked_for_is_seen_in_arrays_and_tensors() -> None:
+    temperature, top_p, top_k = np.array([0, 1.0]), np.array([0.5, 1]), np.array([3, 0])
+    for kind in (np.asarray, torch.from_numpy):
+        given = [kind(each) for each in (temperature, top_p, top_k)]
+        assert Asked.by(*given) == Asked(greedy=True, tempered=False, top_k=False, top_p=False)
+        given = [each[1:] for each in given[:1]] + [each[:1] for each in given[1:]]
+        assert Asked.by(*given) == Asked(greedy=False, tempered=False, top_k=True, top_p=True)
+
+
+def test_a_pass_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host looks at no tensor but the copy of tokens and log-probabilities."""
+
+    class Looks(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    copies: list[torch.Size] = []
+    to_host = torch.Tensor.cpu
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        copies.append(tensor.shape)
+        return to_host(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    rows = LiveRows(4, torch.device("cpu"))
+    settings = [(0.0, 1.0, 0), (0.7, 0.9, 0), (1.0, 1.0, 5)]
+    jobs: list[Any] = [
+        SimpleNamespace(
+            prefix=SimpleNamespace(token_ids=np.array([1, 2])),
+            sampling=Sampling(temperature=temperature, top_p=top_p, top_k=top_k),
+            tenant=SimpleNamespace(slot=i),
+            detector="rule",
+            step=SimpleNamespace(room=9),
+            key=Key.of(0, i),
+        )
+        for i, (temperature, top_p, top_k) in enumerate(settings)
+    ]
+    rows.add(jobs)
+    logits = torch.randn(3, 300)
+    with Looks() as looks:
+        for _ in range(4):
+            rows.draw(logits)
+    assert (looks.count, copies) == (0, [torch.Size([2, 3])] * 4)
+    assert rows.inputs[1].tolist() == [5, 5, 5]

@@ -236,9 +236,15 @@ class PolicyBatcher(Batcher[PathJob]):
             job.logprobs = np.empty(len(job.continuation), np.float32)
         # A vocabulary is wide: one chunk's logits at a time.
         for live, done, counts, logits in self._model.chunks(runs):
-            for i, row in enumerate(live.tolist()):
-                job, start, count = jobs[row], int(done[i]), int(counts[i])
-                given = torch.from_numpy(job.continuation[start : start + count].astype(np.int64))
-                logprobs = logits[i, :count].log_softmax(-1)
-                chosen = logprobs.gather(-1, given.to(logits.device)[:, None])[:, 0]
-                job.logprobs[start : start + count] = chosen.cpu().numpy()
+            chosen, places = (
+                [],
+                list(zip(live.tolist(), done.tolist(), counts.tolist(), strict=True)),
+            )
+            for i, (row, start, count) in enumerate(places):
+                given = jobs[row].continuation[start : start + count].astype(np.int64)
+                ids = torch.from_numpy(given).to(logits.device)[:, None]
+                chosen.append(logits[i, :count].log_softmax(-1).gather(-1, ids)[:, 0])
+            together = torch.cat(chosen).cpu().numpy()  # one copy from the device a pass
+            parts = np.split(together, np.cumsum(counts)[:-1])
+            for (row, start, count), part in zip(places, parts, strict=True):
+                jobs[row].logprobs[start : start + count] = part

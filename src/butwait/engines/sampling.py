@@ -10,9 +10,11 @@ step gets longer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from butwait.engines.batching import Handle, Job
 from butwait.engines.engine import Prefix
@@ -23,6 +25,11 @@ from butwait.records.keys import KeyStream
 
 BLOCK = 64
 """Uniform numbers drawn at a time for a row; also the first w."""
+CHUNK = 128
+"""Tokens of the vocabulary that are summed up at once."""
+CACHED = 2**18
+"""Probabilities that a CPU works on at a time: they stay in its cache from one operation to the
+next."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +47,28 @@ class RowSampling:
     top_k: torch.Tensor
 
 
+class Asked(NamedTuple):
+    """What at least one of the rows asks for. The host knows it from the settings: to look at
+    tensors would make it wait for the device."""
+
+    greedy: bool
+    tempered: bool
+    top_k: bool
+    top_p: bool
+
+    @classmethod
+    def by(cls, temperature: Any, top_p: Any, top_k: Any) -> "Asked":
+        """By the settings of the rows: arrays or tensors (n,) each."""
+        return cls(
+            greedy=bool((temperature == 0).any()),
+            tempered=bool(((temperature != 0) & (temperature != 1)).any()),
+            top_k=bool(((temperature != 0) & (top_k > 0)).any()),
+            top_p=bool(((temperature != 0) & (top_p < 1)).any()),
+        )
+
+
 def draw(
-    logits: torch.Tensor, uniforms: torch.Tensor, how: RowSampling
+    logits: torch.Tensor, uniforms: torch.Tensor, how: RowSampling, asked: Asked | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token per row.
 
@@ -53,34 +80,88 @@ def draw(
         logits: float32 (n, V).
         uniforms: float64 (n,), in [0, 1).
         how: settings per row.
+        asked: what of them is in use; None: they are looked at.
 
     Returns:
         int64 (n,) tokens and float32 (n,) log-probabilities in nats: under the sampled policy,
         or under the untempered model where decoding is greedy. Where a row's logits are no
         numbers, its log-probability is NaN.
     """
+    if asked is None:
+        asked = Asked.by(how.temperature, how.top_p, how.top_k)
+    n, width = logits.shape
+    rows = max(1, CACHED // width) if logits.device.type == "cpu" else n
+    if n <= rows:
+        return _draw(logits, uniforms, how, asked)
+    parts = []
+    for first in range(0, n, rows):
+        some = slice(first, first + rows)
+        theirs = RowSampling(how.temperature[some], how.top_p[some], how.top_k[some])
+        parts.append(_draw(logits[some], uniforms[some], theirs, asked))
+    tokens, logprobs = zip(*parts, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, how: RowSampling, asked: Asked
+) -> tuple[torch.Tensor, torch.Tensor]:
     greedy = how.temperature == 0
-    scaled = logits / torch.where(greedy, 1.0, how.temperature)[:, None]
-    logprobs = _filtered(scaled, how, greedy).log_softmax(-1)
-    cdf = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    # Uniform numbers are at most 1 - 2^-53, so their product with the total stays below it.
-    target = uniforms * cdf[:, -1]
-    drawn = torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
-    drawn = drawn.clamp(max=logits.shape[-1] - 1)  # NaN is below nothing
-    tokens = torch.where(greedy, logits.argmax(-1), drawn)
+    scaled = logits
+    if asked.tempered:
+        scaled = logits / torch.where(greedy, 1.0, how.temperature)[:, None]
+    logprobs = _filtered(scaled, how, greedy, asked).log_softmax(-1)
+    tokens = _inverse_cdf(logprobs.exp(), uniforms)
+    if asked.greedy:
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
-def _filtered(scaled: torch.Tensor, how: RowSampling, greedy: torch.Tensor) -> torch.Tensor:
+def _inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """int64 (n,): the first tokens whose cumulative probability exceeds the uniform number, float64
+    (n,), times the total. Tokens without probability are none of them.
+
+    The sums of chunks say in which chunk it is: a sum of a vocabulary, token after token, takes
+    several times as long as all else here.
+
+    Args:
+        probabilities: float32 (n, V); where one is NaN, so is the row's total, and any token comes.
+        uniforms: float64 (n,).
+    """
+    n, width = probabilities.shape
+    chunks = functional.pad(probabilities, (0, -width % CHUNK)) if width % CHUNK else probabilities
+    chunks = chunks.view(n, -1, CHUNK)
+    ends = _sums(chunks).cumsum(-1)
+    # Uniform numbers are at most 1 - 2^-53, so their product with the total stays below it.
+    target = uniforms * ends[:, -1]
+    chunk = torch.searchsorted(ends, target[:, None], right=True)
+    chunk = chunk.clamp(max=chunks.shape[1] - 1)  # NaN is below nothing
+    before = functional.pad(ends, (1, 0)).gather(-1, chunk)
+    within = chunks.gather(1, chunk[:, :, None].expand(n, 1, CHUNK))[:, 0].double().cumsum(-1)
+    place = torch.searchsorted(within, target[:, None] - before, right=True)
+    # By rounding it may lie behind the chunk's last token that has any probability.
+    last = (within < within[:, -1:]).sum(-1, keepdim=True)
+    return (chunk * CHUNK + torch.minimum(place, last))[:, 0]
+
+
+def _sums(chunks: torch.Tensor) -> torch.Tensor:
+    """float64 (n, c) of float32 (n, c, CHUNK)."""
+    if chunks.device.type == "cpu":  # PyTorch would make a float64 copy first
+        return torch.from_numpy(chunks.numpy().sum(-1, dtype=np.float64))
+    return chunks.sum(-1, dtype=torch.float64)
+
+
+def _filtered(
+    scaled: torch.Tensor, how: RowSampling, greedy: torch.Tensor, asked: Asked
+) -> torch.Tensor:
     """Tokens outside of top-k and top-p at -inf."""
-    top_k = torch.where(greedy | (how.top_k == 0), scaled.shape[-1], how.top_k)
-    if bool((top_k < scaled.shape[-1]).any()):
+    if asked.top_k:
+        top_k = torch.where(greedy | (how.top_k == 0), scaled.shape[-1], how.top_k)
         # Ties with the k-th token stay, as in generate().
         ranked = scaled.sort(-1, descending=True).values
         threshold = ranked.gather(-1, top_k.clamp(max=scaled.shape[-1])[:, None] - 1)
         scaled = scaled.masked_fill(scaled < threshold, -torch.inf)
-    top_p = torch.where(greedy, 1.0, how.top_p)
-    if bool((top_p < 1).any()):
+    if asked.top_p:
+        top_p = torch.where(greedy, 1.0, how.top_p)
         ranked, order = scaled.sort(stable=True, dim=-1, descending=True)
         probabilities = ranked.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
@@ -167,7 +248,7 @@ class LiveRows:
         self._uniforms = np.zeros((capacity, BLOCK))
         self._tokens = np.zeros((capacity, BLOCK), np.int32)
         self._logprobs = np.zeros((capacity, BLOCK), np.float32)
-        self._sampling: RowSampling | None = None
+        self._sampling: tuple[RowSampling, Asked] | None = None
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -200,11 +281,13 @@ class LiveRows:
         rows, live = np.arange(n), self._rows[:n]
         counts = live["count"]
         uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
-        tokens, logprobs = draw(logits, uniforms, self._row_sampling())
+        drawn = draw(logits, uniforms, *self._row_sampling())
         self._widen(int(counts.max()) + 1)
-        live["token"] = self._tokens[rows, counts] = tokens.cpu().numpy()
-        self._logprobs[rows, counts] = logprobs.cpu().numpy()
-        if np.isnan(self._logprobs[rows, counts]).any():
+        # One copy from the device a pass. Float64 holds both as they are.
+        tokens, logprobs = torch.stack([each.double() for each in drawn]).cpu().numpy()
+        live["token"] = self._tokens[rows, counts] = tokens
+        self._logprobs[rows, counts] = logprobs
+        if np.isnan(logprobs).any():
             raise UserError(
                 "the model's logits are no numbers (NaN): its weights or this precision do not "
                 "hold; train with a lower learning_rate, or take dtype: float32"
@@ -249,11 +332,12 @@ class LiveRows:
         self._sampling = None
         return removed
 
-    def _row_sampling(self) -> RowSampling:
+    def _row_sampling(self) -> tuple[RowSampling, Asked]:
         if self._sampling is None:
             live = self._rows[: len(self.jobs)]
             columns = [live[name].copy() for name in ("temperature", "top_p", "top_k")]
-            self._sampling = RowSampling(*(torch.from_numpy(c).to(self._device) for c in columns))
+            how = RowSampling(*(torch.from_numpy(c).to(self._device) for c in columns))
+            self._sampling = how, Asked.by(*columns)
         return self._sampling
 
     def _widen(self, columns: int) -> None:
