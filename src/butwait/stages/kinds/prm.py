@@ -10,7 +10,6 @@ from butwait.report.sections import REWARD_MODELS
 from butwait.stages.context import StageRun, told_without
 from butwait.training.settings import LaunchedSettings, PrmSettings
 
-
 ROLLOUTS = "rollouts"
 """In the stage's folder."""
 
