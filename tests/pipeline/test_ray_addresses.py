@@ -3,20 +3,20 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pipeline_runs import prepare
 
-from conftest import Command
-
 pytest.importorskip("ray", reason="ray is not installed")
 
 from butwait.records import UserError
 from butwait.workers import ray, ray_cluster
 from butwait.workers.ray_cluster import connect
+
+Command = Callable[..., tuple[int, str, str]]
 
 SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 

@@ -1,5 +1,6 @@
 """Which devices workers have, and what is refused before anything is computed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from butwait.workers import placement
 from butwait.workers.job import Job
 from butwait.workers.placement import Placement, refused_spread
 from butwait.workers.settings import WorkersSettings
-from conftest import Command
+
+Command = Callable[..., tuple[int, str, str]]
 
 MODEL = ModelSettings(name="tiny")
 JUDGE = TrainedSettings(model="judge")

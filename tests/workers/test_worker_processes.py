@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from butwait.training.settings import RolloutSettings
 from butwait.workers.crew import at_work
 from butwait.workers.job import Job
 from butwait.workers.settings import WorkersSettings
-from conftest import Command
+
+Command = Callable[..., tuple[int, str, str]]
 
 SEARCH = {"kind": "search", "problems": "train", "reward_model": REWARD, "shard_size": 4}
 
