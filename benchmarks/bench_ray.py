@@ -127,7 +127,7 @@ async def seconds(
     """Seconds for so many problems after the start, together or one by one; and what
     ``memory`` finds at the end."""
     size = workers.count or 1
-    async with at_work(job(policy), workers, 1) as crew:
+    async with at_work(job(policy), workers) as crew:
         await started(crew, size)
         begun = time.perf_counter()
         if at_once:

@@ -98,7 +98,7 @@ def _no_room(address: str) -> str:
 
     async def ask() -> None:
         settings = WorkersSettings(kind="ray", address=address, gpus=3)
-        async with at_work(_job(1), settings, 1) as crew:
+        async with at_work(_job(1), settings) as crew:
             await crew.do(_problem(0))
 
     try:

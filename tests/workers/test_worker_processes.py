@@ -135,7 +135,7 @@ def test_rollouts_are_the_same_by_a_worker(own_folder: Path) -> None:
 
     async def rolled(kind: str) -> list[list[Rollout]]:
         workers = WorkersSettings.model_validate({"kind": kind})
-        async with at_work(job, workers, 2) as crew:
+        async with at_work(job, workers) as crew:
             return [await crew.do(problem) for problem in asked]
 
     here, there = (asyncio.run(rolled(kind)) for kind in ("local", "processes"))
