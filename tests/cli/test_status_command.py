@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from butwait.cli import completion
 from butwait.cli.run_state import bytes_told, read_run, time_told
 from butwait.running import progress
 from butwait.running.stages import locked
@@ -89,6 +90,7 @@ def test_a_run_that_nobody_works_on(
     code, out, _ = command("status", str(half))
     assert (code, told in out) == (0, True), out
     assert "search    begun, 14 of 20\n" in out  # no rate, and no time left
+    assert completion.runs("m") == ["mine"]
     [row] = json.loads(command("runs", "--json")[1])
     assert (row["name"], row["recipe"], row["state"]) == ("mine", "mine", state)
     assert (row["stages_done"], row["stages"]) == (1, 3)

@@ -177,7 +177,7 @@ def test_one_that_is_away_at_the_start_is_used_when_it_comes(
     run(grown(engine, new[:1]))  # it is looked at meanwhile
     run(looked(engine))
     run(grown(engine, new[1:]))
-    assert sessions(late)
+    assert sessions(late)  # which probes have none of
     assert "is there again" in caplog.text
     assert run(grown(engine)) == first
     run(engine.close())

@@ -271,3 +271,8 @@ def test_two_servers_share_the_problems(server: Server) -> None:
     assert [figures[url]["failures"] for url in urls] == [0, 1]
     told = [{tuple(body["input"][0]) for _, body, _ in each.asked} for each in (server, other)]
     assert len(told[0] & told[1]) == 1  # the one that was lost
+
+
+def test_a_server_counts_once_with_and_without_v1(server: Server) -> None:
+    with pytest.raises(UserError, match=r"reward_model\.base_url: a server stands there twice"):
+        model(server, base_url=[server.url, server.url.removesuffix("/v1")])

@@ -66,6 +66,8 @@ class Fleet:
             settings = settings.model_copy(update={"retries": min(settings.retries, 1)})
         made = [RemoteServer(settings, url, connections, key) for url in urls]
         self._servers = {server.url: server for server in made}
+        if len(self._servers) < len(made):
+            raise UserError(f"{key}: a server stands there twice; name each once")
         self.first = made[0]
         self.router = Router(list(self._servers))
         self._prove: Callable[[RemoteServer], Awaitable[Proof]] | None = None
@@ -217,6 +219,7 @@ class Fleet:
     async def _shows(self, server: RemoteServer) -> None:
         url, begun = server.url, self._common is not None
         assert self._prove is not None
+        session.set("")  # of this task alone: whichever request made it begin
         try:
             shown = await self._prove(server)
             if self._common is None:
