@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,13 +66,14 @@ def connect(
         ray.shutdown()
     # Ray prints what workers print, and each end of one, on standard output.
     worker.print_to_stdstream = lambda data, *_, **__: printed(data)
-    if head is None:
-        _start(workers)
-    else:
-        try:
-            ray.init(address=head, logging_level="error")
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(_refused(head, error)) from error
+    with _signals_kept():
+        if head is None:
+            _start(workers)
+        else:
+            try:
+                ray.init(address=head, logging_level="error")
+            except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+                raise UserError(_refused(head, error)) from error
     _joined = head
     return head is None
 
@@ -134,6 +137,17 @@ def _start(workers: int) -> None:
 
 def _tmp() -> str:
     return tempfile.gettempdir()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """SIGTERM stays this program's to handle: Ray takes it over where it is initialised."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
