@@ -29,14 +29,14 @@ def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
         *("--run-dir", "there", *PROCESSES, "--set", "stages.search.concurrency=2"),
         DELAY="0.05",
     )
-    done = 0
+    done, before = 0, 0
     while run.poll() is None:
-        time.sleep(moments.uniform(0.2, 0.6))
-        at_work = [p for p in workers_of(tmp_path / "there") if stored(tmp_path / "there")]
-        if done < kills and at_work:
+        time.sleep(moments.uniform(0.0, 0.4))
+        at_work, now = workers_of(tmp_path / "there"), len(stored(tmp_path / "there"))
+        if done < kills and at_work and now > before:
             with suppress(psutil.Error):
                 moments.choice(at_work).kill()
-                done += 1
+                done, before = done + 1, now
     assert run.returncode == 0
     assert done == kills
     assert files(tmp_path / "there") == files(tmp_path / "here")
