@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def look(address: str | None) -> str | None:
 def _start(workers: int) -> None:
     import ray
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+
+    raylet: Any = import_module("ray._raylet")
 
     # Sockets lie in the folder, and their paths may have 100 characters.
     folder = tempfile.mkdtemp(prefix="butwait-ray-", dir=None if len(_tmp()) < 30 else "/tmp")
@@ -116,8 +118,8 @@ def _start(workers: int) -> None:
     with _environment(_OURS | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         ray_constants.ENABLE_RAY_CLUSTER = False
         try:
-            Config.initialize("")
-            AuthenticationTokenLoader.instance().reset_cache()
+            raylet.Config.initialize("")
+            raylet.AuthenticationTokenLoader.instance().reset_cache()
             ray.init(
                 address="local",
                 num_cpus=min(workers, os.cpu_count() or 1),
