@@ -19,6 +19,11 @@ def stored(run: Path) -> set[str]:
     return {str(file) for file in trees.glob("**/0*.parquet")}
 
 
+def count(run: Path) -> int:
+    """Trees that are stored, or nearly so."""
+    return len(stored(run)) + 4 * len(list((run / "search" / "trees").glob("shard-*.parquet")))
+
+
 @pytest.mark.slow
 def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     kills, moments = 20 if WHOLE else 3, random.Random(0)
@@ -29,14 +34,14 @@ def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
         *("--run-dir", "there", *PROCESSES, "--set", "stages.search.concurrency=2"),
         DELAY="0.05",
     )
-    done = 0
+    done, before = 0, 0
     while run.poll() is None:
-        time.sleep(moments.uniform(0.2, 0.6))
-        at_work = [p for p in workers_of(tmp_path / "there") if stored(tmp_path / "there")]
-        if done < kills and at_work:
+        time.sleep(moments.uniform(0.0, 0.4))
+        at_work, now = workers_of(tmp_path / "there"), count(tmp_path / "there")
+        if done < kills and at_work and now > before:
             with suppress(psutil.Error):
                 moments.choice(at_work).kill()
-                done += 1
+                done, before = done + 1, now
     assert run.returncode == 0
     assert done == kills
     assert files(tmp_path / "there") == files(tmp_path / "here")

@@ -21,12 +21,12 @@ from butwait.running.log import say
 from butwait.running.shards import SetAsideError
 from butwait.workers.host import Figures, Handle, Host, Reply, WorkerLostError
 
-STARTS = 3
-"""Times in a row that a worker may end before it is ready."""
+STARTS, RESTARTS = 3, 10
+"""Times in a row that a worker may end before it is ready: at first, and after it has run."""
 ENDINGS = 2
 """Workers that an item may end while it is alone on them."""
 WAITS = (0.0, 1.0, 5.0)
-"""Seconds before a worker is started again, after so many failed starts in a row."""
+"""Seconds before a worker is started again, after so many failed starts in a row; then the last."""
 
 
 @dataclass(eq=False)
@@ -239,10 +239,10 @@ class Pool:
                 seat.handle = await self._host.start(seat.index)
             except WorkerLostError as lost:
                 seat.failed += 1
-                if seat.failed >= STARTS:
+                if seat.failed >= (RESTARTS if ever else STARTS):
                     return self._give_up(seat, lost, ever)
                 say(f"  worker {seat.index} did not start: {lost.why}", logging.WARNING)
-                await asyncio.sleep(WAITS[seat.failed])
+                await asyncio.sleep(WAITS[min(seat.failed, len(WAITS) - 1)])
             except Exception as error:
                 return self._fail(error)
             else:
@@ -252,7 +252,7 @@ class Pool:
     def _give_up(self, seat: _Seat, lost: WorkerLostError, ever: bool) -> None:
         """A worker cannot be started. One that ran before is done without while others run."""
         seat.state = "dead"
-        told = f"worker {seat.index} ended {STARTS} times in its start: {lost.why}"
+        told = f"worker {seat.index} ended {seat.failed} times in its start: {lost.why}"
         if ever and any(other.state != "dead" for other in self._seats):
             return say(f"  {told}; the others go on without it", logging.WARNING)
         self._fail(UserError(told))

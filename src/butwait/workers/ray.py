@@ -92,7 +92,8 @@ class _Actor:
             from butwait.workers.job import unpacked
 
             if job.run is not None and os.path.isdir(job.run):
-                self._open.enter_context(working(Path(job.run)))
+                with suppress(OSError):  # a file system without locks
+                    self._open.enter_context(working(Path(job.run)))
             self._worker = await self._open.enter_async_context(unpacked(job.packed).open())
         except UserError as error:
             return str(error)

@@ -2,12 +2,15 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +67,14 @@ def connect(
         ray.shutdown()
     # Ray prints what workers print, and each end of one, on standard output.
     worker.print_to_stdstream = lambda data, *_, **__: printed(data)
-    if head is None:
-        _start(workers)
-    else:
-        try:
-            ray.init(address=head, logging_level="error")
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(_refused(head, error)) from error
+    with _signals_kept():
+        if head is None:
+            _start(workers)
+        else:
+            try:
+                ray.init(address=head, logging_level="error")
+            except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+                raise UserError(_refused(head, error)) from error
     _joined = head
     return head is None
 
@@ -104,7 +108,8 @@ def look(address: str | None) -> str | None:
 def _start(workers: int) -> None:
     import ray
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+
+    raylet: Any = import_module("ray._raylet")
 
     # Sockets lie in the folder, and their paths may have 100 characters.
     folder = tempfile.mkdtemp(prefix="butwait-ray-", dir=None if len(_tmp()) < 30 else "/tmp")
@@ -113,8 +118,8 @@ def _start(workers: int) -> None:
     with _environment(_OURS | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         ray_constants.ENABLE_RAY_CLUSTER = False
         try:
-            Config.initialize("")
-            AuthenticationTokenLoader.instance().reset_cache()
+            raylet.Config.initialize("")
+            raylet.AuthenticationTokenLoader.instance().reset_cache()
             ray.init(
                 address="local",
                 num_cpus=min(workers, os.cpu_count() or 1),
@@ -134,6 +139,17 @@ def _start(workers: int) -> None:
 
 def _tmp() -> str:
     return tempfile.gettempdir()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """SIGTERM stays this program's to handle: Ray takes it over where it is initialised."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
