@@ -196,6 +196,7 @@ def test_mistakes_are_told_by_check(
     ("stage", "told"),
     [
         ("optimizer: adamw_8bit, launch: {processes: 2, config: zero2}", "not for launch.config"),
+        ("optimizer: adamw_8bit, launch: {processes: 2, config: fsdp2}", "not for launch.config"),
         ("lora: {four_bit: true}, launch: {processes: 2, config: fsdp2}", "lora.four_bit is not"),
         (
             "validation: {patience: 2}, launch: {processes: 2, config: fsdp2}",
