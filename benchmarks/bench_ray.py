@@ -106,6 +106,7 @@ def job(policy: str) -> Job:
         problems(1),
         [sampler.step],
         graders=1,
+        concurrency=1,
     )
 
 

@@ -250,6 +250,7 @@ def _job(samples: int) -> Job:
         [_problem(0)],
         [sampler.step],
         graders=1,
+        concurrency=1,
     )
 
 

@@ -84,6 +84,16 @@ def test_two_devices_give_the_losses_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_mistake_that_the_workers_find_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"all steps \(2\) would be warm-up"):
+        trained(
+            tmp_path / "run",
+            "stages.rl.warmup_ratio=0.9",
+            "stages.rl.batch_size=8",
+            "stages.rl.launch={processes: 2, config: cpu}",
+        )
+
+
+def test_questions_that_do_not_divide_are_told_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"questions \(3\) must be a multiple of the 2 devices"):
         trained(
             tmp_path / "run",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ problems:
   few: {source: arithmetic, split: search, limit: 6}
 stages:
   data: {kind: external, problems: hunt}
-  tuned: {kind: sft, from: [data], max_steps: 6, batch_size: 8, learning_rate: 1.0e-3, save_steps: 1}
+  tuned:
+    {kind: sft, from: [data], max_steps: 6, batch_size: 8, learning_rate: 1.0e-3, save_steps: 1}
   judge:
     kind: prm
     problems: few
@@ -92,7 +94,7 @@ def test_stages_on_two_devices_are_those_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_machines_train_as_one(tmp_path: Path) -> None:
-    """Two launchers on this machine, of a process each; the second joins before the stage is due."""
+    """Two launchers here, of a process each; the second joins before the stage is due."""
     run(tmp_path, "one", "judge.max_steps=1")
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -117,7 +119,7 @@ def test_the_words_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     place = Path("runs/mine")
 
     def pairs(given: Sequence[str]) -> set[tuple[str, str]]:
-        return {(a, b) for a, b in zip(given, given[1:], strict=False) if a.startswith("--")}
+        return {(a, b) for a, b in pairwise(given) if a.startswith("--")}
 
     two = LaunchSettings(processes=16, config="fsdp2", machines=2)
     assert pairs(command(place, "rl", two, 1)) >= {
@@ -161,7 +163,7 @@ def test_mistakes_of_one_who_joins(
         (
             "{processes: 3, config: cpu, machines: 2}",
             "cpu",
-            "3 processes cannot be shared out by 2",
+            "cannot be shared out by 2 machines",
         ),
         ("{processes: 2, config: cpu, machines: 2}", "cpu", "export MASTER_ADDR"),
         ("{processes: 2, config: mine.yaml}", "cpu", "'mine.yaml' is no configuration of acceler"),
@@ -194,6 +196,7 @@ def test_mistakes_are_told_by_check(
     ("stage", "told"),
     [
         ("optimizer: adamw_8bit, launch: {processes: 2, config: zero2}", "not for launch.config"),
+        ("optimizer: adamw_8bit, launch: {processes: 2, config: fsdp2}", "not for launch.config"),
         ("lora: {four_bit: true}, launch: {processes: 2, config: fsdp2}", "lora.four_bit is not"),
         (
             "validation: {patience: 2}, launch: {processes: 2, config: fsdp2}",

@@ -31,7 +31,8 @@ class WorkFolder:
         before = _read(path / _MARKER)
         if before == own:
             return
-        if before is not None and (then := before.get("processes", 1)) != processes:
+        then = processes if before is None else before.get("processes", 1)
+        if then != processes and any(path.glob("checkpoint-*")):
             tell(
                 f"checkpoints of {then} process{'es' * (then > 1)} are not gone on from by "
                 f"{processes}, whose batches are others: the training begins again"

@@ -8,6 +8,7 @@ import torch
 from butwait.records import UserError
 from butwait.running.packages import require
 from butwait.running.progress import tell
+from butwait.training.devices import parts_are_held
 from butwait.training.settings import OptimizerSettings
 
 _SAMPLED = 4096
@@ -22,6 +23,11 @@ def choose_optimizer(trainer: Any, settings: OptimizerSettings) -> None:
     if settings.optimizer == "adamw":
         return
     require("torchao", f"optimizer: {settings.optimizer}", "'butwait[torchao]'")
+    if parts_are_held():
+        raise UserError(
+            f"optimizer: {settings.optimizer} is for whole weights, and the devices hold parts of "
+            "them; take optimizer: adamw, or launch.config: ddp"
+        )
     args = trainer.args
     trainer.optimizer_cls_and_kwargs = (
         _low_bit(settings.optimizer),

@@ -104,11 +104,13 @@ class LaunchSettings(Settings):
 
     def refused(self, training: "OptimizerSettings") -> Iterator[str]:
         """What of a training these devices cannot do, in sentences."""
-        if training.optimizer != "adamw" and self.config.startswith("zero"):
+        if training.optimizer != "adamw" and self.config in ("fsdp2", "zero2", "zero3"):
+            why = "whose DeepSpeed keeps float32 weights of its own"
+            if self.config == "fsdp2":
+                why = "since torchao's moments of few bits are for whole weights"
             yield (
-                f"optimizer: {training.optimizer} is not for launch.config: {self.config}, "
-                "whose DeepSpeed keeps float32 weights of its own; take optimizer: adamw, or "
-                "launch.config: fsdp2"
+                f"optimizer: {training.optimizer} is not for launch.config: {self.config}, {why}; "
+                "take optimizer: adamw, or launch.config: ddp"
             )
         lora, validation = (getattr(training, name, None) for name in ("lora", "validation"))
         if self.in_parts and lora is not None and lora.four_bit:
