@@ -54,14 +54,15 @@ def data(c: Counting, name: str, stage: Any) -> Work:
         settings = [
             c.recipe.problems[each] for each in stage.problem_sets if each in c.recipe.problems
         ]
-        known = [facts()["sets"].get(s.source, {}).get("solution_tokens") for s in settings]
-        path = next((float(tokens) for tokens in known if tokens), 0.0)
+        known = [facts()["sets"].get(each.source, {}) for each in settings]
+        path = max((float(each.get("solution_tokens", 0)) for each in known), default=0.0)
+        most = max((int(each.get("longest_solution_tokens", 0)) for each in known), default=0)
         if not path:
-            path = float(EXTERNAL)
+            path, most = float(EXTERNAL), 4 * EXTERNAL
             assumed = (f"{name}: solutions of {EXTERNAL} tokens, the longest four times that",)
-        prompt = max((s.question for s in sets), default=0) + c.prompt_around
-        longest = math.ceil(max((s.longest for s in sets), default=0) + c.prompt_around + 4 * path)
-        examples = float(sum(s.problems for s in sets))
+        prompt = max((each.question for each in sets), default=0) + c.prompt_around
+        longest = max((each.longest for each in sets), default=0) + c.prompt_around + most
+        examples = float(sum(each.problems for each in sets))
     if limit is not None:
         examples = min(examples, float(limit))
     if budget is not None and path:

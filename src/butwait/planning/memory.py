@@ -21,7 +21,7 @@ SERVED_OTHER = 3.0e9
 """What vLLM takes for passes and graphs."""
 RUNTIME_CPU = 0.53e9
 """What Python, torch and transformers take of main memory."""
-TRAINER_CPU = 0.25e9
+TRAINER_CPU = 0.05e9
 """What trl, datasets and accelerate take besides."""
 SAMPLED = 5
 """Copies of the logits of a pass, float32: as they come, warped, sorted, summed, drawn from."""
