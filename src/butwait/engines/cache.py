@@ -12,7 +12,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
 from butwait.engines.kv.blocks import BLOCK, SCRATCH
-from butwait.engines.kv.rows import Kept
 from butwait.records import UserError
 
 SPARE = 8
@@ -61,8 +60,6 @@ class BlockCache(Cache):
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
-        # Rows as they were put together, (rows, heads, columns, size), of every layer.
-        self._rows: list[list[torch.Tensor]] = [[] for _ in range(layers)]
 
     def reach(self, size: int) -> None:
         """Makes room for so many blocks, the special ones included."""
@@ -78,8 +75,6 @@ class BlockCache(Cache):
         write: torch.Tensor,
         columns: int,
         shared: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-        kept: Kept | None = None,
-        seen: torch.Tensor | None = None,
     ) -> None:
         """Says where the next forward pass reads and writes.
 
@@ -88,28 +83,16 @@ class BlockCache(Cache):
             write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
             columns: of a row.
             shared: of each family of rows, int64 (m,) rows and (b,) blocks that they begin with.
-            kept: what is there of the rows; None: nothing, and nothing stays.
-            seen: where they are kept, int64 (n, 1): the columns of the new tokens in them.
         """
         self._table, self._write, self._columns = table, write, columns
-        self._shared, self._kept = list(shared), kept
+        self._shared = list(shared)
         self._reads: dict[int, torch.Tensor] = {}
-        self._appends: dict[int, torch.Tensor] = {}
-        if kept is not None and seen is not None:
-            self._seen = seen.view(-1, 1)
-            self._missing = torch.from_numpy(kept.missing).to(table.device)
-            self._table = table[self._missing]
-
-    def forget_rows(self) -> None:
-        """Gives up the rows that were kept."""
-        self._rows = [[] for _ in self._rows]
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the rows' blocks,
-        (n, heads, columns, size): a copy, which the next layer's takes the place of where rows are
-        not kept."""
+        (n, heads, columns, size): a copy, which the next layer's takes the place of."""
         stores = self._stores[layer]
         if not stores:
             stores += [self._allocate(keys), self._allocate(values)]
@@ -118,42 +101,13 @@ class BlockCache(Cache):
             heads, size = store.shape[0], store.shape[3]
             flat = new.transpose(0, 1).reshape(heads, -1, size)
             store.view(heads, -1, size).index_copy_(1, self._write, flat)
-            if self._kept is None:
-                rows.append(self._gathered(i, store)[:, :, : self._columns])
-            else:
-                rows.append(self._appended(layer, i, store, new, self._kept))
+            read, blocks = self._read(heads), self._copies[i]
+            if blocks.shape != (len(read), BLOCK * size) or blocks.dtype != store.dtype:
+                blocks = self._copies[i] = store.new_empty(len(read), BLOCK * size)
+            torch.index_select(store.view(-1, BLOCK * size), 0, read, out=blocks)
+            rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
         self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
-
-    def _gathered(self, which: int, store: torch.Tensor) -> torch.Tensor:
-        """(rows of the table, heads, columns of its blocks, size), until the next layer's."""
-        heads, size = store.shape[0], store.shape[3]
-        read, blocks = self._read(heads), self._copies[which]
-        if blocks.shape != (len(read), BLOCK * size) or blocks.dtype != store.dtype:
-            blocks = self._copies[which] = store.new_empty(len(read), BLOCK * size)
-        torch.index_select(store.view(-1, BLOCK * size), 0, read, out=blocks)
-        return blocks.view(len(self._table), heads, self._table.shape[1] * BLOCK, size)
-
-    def _appended(
-        self, layer: int, which: int, store: torch.Tensor, new: torch.Tensor, kept: Kept
-    ) -> torch.Tensor:
-        """(n, heads, columns, size): the kept rows, those that are missing gathered, with the new
-        tokens (n, heads, 1, size)."""
-        heads, size = store.shape[0], store.shape[3]
-        shape, rows = (kept.rows, heads, kept.columns, size), self._rows[layer]
-        if len(rows) <= which:
-            rows.append(store.new_zeros(shape))
-        elif rows[which].shape != shape:
-            rows[which] = store.new_zeros(shape)
-        if len(self._missing):
-            found = self._gathered(which, store)
-            rows[which][:, :, : found.shape[2]].index_copy_(0, self._missing, found)
-        if heads not in self._appends:
-            places = torch.arange(len(new) * heads, device=store.device).view(-1, heads)
-            self._appends[heads] = (places * kept.columns + self._seen).view(-1)
-        flat = rows[which].view(-1, size)
-        flat.index_copy_(0, self._appends[heads], new.reshape(-1, size))
-        return rows[which][: len(new), :, : self._columns]
 
     def shared_rows(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Of each family int64 (m,) rows, and the keys and values (heads, columns, size) that they
@@ -176,7 +130,6 @@ class BlockCache(Cache):
         self._stores = [[] for _ in self._stores]
         self.newest = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
-        self.forget_rows()
 
     def _read(self, heads: int) -> torch.Tensor:
         """int64 (n heads w,): the blocks of all rows, counted over all heads."""

@@ -281,10 +281,10 @@ class LiveRows:
         rows, live = np.arange(n), self._rows[:n]
         counts = live["count"]
         uniforms = torch.from_numpy(self._uniforms[rows, counts % BLOCK]).to(self._device)
-        drawn = draw(logits, uniforms, *self._row_sampling())
+        newest = draw(logits, uniforms, *self._row_sampling())
         self._widen(int(counts.max()) + 1)
         # One copy from the device a pass. Float64 holds both as they are.
-        tokens, logprobs = torch.stack([each.double() for each in drawn]).cpu().numpy()
+        tokens, logprobs = torch.stack([each.double() for each in newest]).cpu().numpy()
         live["token"] = self._tokens[rows, counts] = tokens
         self._logprobs[rows, counts] = logprobs
         if np.isnan(logprobs).any():

@@ -10,7 +10,6 @@ Shapes: S slots, n rows of one forward pass, q tokens per row, V outputs per tok
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,14 +20,12 @@ from butwait.engines.cache import (
     BlockCache,
     context_limit,
     is_out_of_memory,
-    token_bytes,
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import can_split, check_rows
 from butwait.engines.kv.attention import LEAST
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
 from butwait.engines.kv.passes import run_pass
-from butwait.engines.kv.rows import KeptRows
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -93,7 +90,6 @@ class SlotModel:
         self._attention = AttentionKinds(model)
         self.capacity = _capacity(model.config, capacity, deterministic)
         """The most tokens a slot can hold."""
-        self._keeps = not deterministic and model.device.type == "cpu"
         check_rows(model, self._attention)
         if not deterministic:
             self._attention.splits = can_split(model, self._attention)
@@ -106,7 +102,6 @@ class SlotModel:
             most = min(most, -(-most_tokens // BLOCK))
         self._cache = BlockCache(self._attention.layers, most)
         self._blocks = BlockTable(slots)
-        self._kept = KeptRows(slots, token_bytes(model))
         self._free = list(reversed(range(slots)))
         self._taken: set[int] = set()
 
@@ -126,9 +121,8 @@ class SlotModel:
 
     @property
     def allocated_tokens(self) -> int:
-        """Tokens that the cache's tensors have room for, rows that are kept (``kv.rows``) beside
-        their blocks included."""
-        return BLOCK * self._cache.size + self._kept.tokens
+        """Tokens that the cache's tensors have room for."""
+        return BLOCK * self._cache.size
 
     @property
     def _fixed_threads(self) -> int | None:
@@ -143,7 +137,6 @@ class SlotModel:
         slot = self._free.pop()
         self._taken.add(slot)
         self.lengths[slot] = 0
-        self._kept.change(slot)
         return slot
 
     def fork(self, slot: int, length: int) -> int:
@@ -300,11 +293,6 @@ class SlotModel:
         table = np.full((n, blocks_of(longest)), EMPTY, np.int64)
         held = self._blocks.view(slots, longest)
         table[:rows, : held.shape[1]] = held
-        keep = None
-        if tokens.shape[1] > 1:
-            self._kept.change(slots)
-        elif self._keeps:
-            keep = partial(self._kept.plan, slots, starts, self.held_tokens)
         try:
             self._cache.reach(self._blocks.size)
             if len(sources):
@@ -320,18 +308,14 @@ class SlotModel:
                     longest,
                     extra,
                     least=LEAST if tokens.shape[1] == 1 and self._attention.splits else None,
-                    keep=keep,
                 )
         except RuntimeError as error:
-            self._kept.change(slice(None))
             if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"the device ran out of memory with {n} paths of up to {longest} tokens; set "
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
-        if not self._kept.tokens:
-            self._cache.forget_rows()
         self.lengths[slots] = starts + counts
         return logits[:rows].float()
 

@@ -1,6 +1,6 @@
 """One forward pass over rows of a cache of blocks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ from transformers.integrations import sdpa_attention
 from butwait.engines.cache import AttentionKinds, BlockCache
 from butwait.engines.kv.attention import Family, families, own_blocks, splitting
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
-from butwait.engines.kv.rows import Kept
 
 
 def run_pass(
@@ -24,7 +23,6 @@ def run_pass(
     longest: int,
     extra: dict[str, Any],
     least: int | None = None,
-    keep: Callable[[np.ndarray, int], Kept | None] | None = None,
 ) -> torch.Tensor:
     """Logits (n, q or what ``extra`` leaves, V) of one call of the model.
 
@@ -37,7 +35,6 @@ def run_pass(
         extra: further arguments of the model.
         least: blocks that rows of one token must share to read them once; None: each reads its
             own. Raises CannotSplitError.
-        keep: ``KeptRows.plan`` for rows of one token that may stay put together.
     """
     device = model.device
     places = positions + SCRATCH
@@ -50,15 +47,13 @@ def run_pass(
     if shared:
         table, before = own_blocks(table, shared)
         columns = table.shape[1] * BLOCK
-    seen = _on(device, places - before[:, None] * BLOCK)
     cache.plan(
         _on(device, table),
         _on(device, write.reshape(-1)),
         columns,
         [(_together(rows, device), _on(device, blocks)) for rows, blocks in shared],
-        None if keep is None else keep(before, table.shape[1]),
-        seen,
     )
+    seen = _on(device, places - before[:, None] * BLOCK)
     first = _on(device, np.where(before > 0, 0, SCRATCH))
     with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if shared else None):
         return model(
