@@ -18,6 +18,7 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.running.log import say
+from butwait.running.progress import show_workers
 from butwait.running.shards import SetAsideError
 from butwait.workers.host import Figures, Handle, Host, Reply, WorkerLostError
 
@@ -49,6 +50,8 @@ class _Seat:
     at: set[_Asked] = field(default_factory=set)
     together: int = 0  # items that it was at when it was lost
     failed: int = 0  # starts in a row
+    done: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,15 @@ class Pool:
         self._hand_out()
         return await asked.answer
 
+    def _report(self) -> None:
+        """For ``butwait status``."""
+        show_workers(
+            [
+                {"index": s.index, "state": s.state, "done": s.done, "restarts": s.restarts}
+                for s in self._seats
+            ]
+        )
+
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -194,6 +206,8 @@ class Pool:
             _tell(asked, error)
         else:
             self._finished += 1
+            seat.done += 1
+            self._report()
             self.policy_tokens += reply.policy_tokens
             self._figures[handle] = reply.figures
             self._heard(reply)
@@ -209,6 +223,8 @@ class Pool:
             return
         seat.handle, seat.state, seat.together = None, "starting", len(seat.at)
         self._restarts += 1
+        seat.restarts += 1
+        self._report()
         say(f"  worker {seat.index} is lost and starts again: {lost.why}", logging.WARNING)
         self._spawn(self._start(seat, handle))
 
@@ -247,11 +263,13 @@ class Pool:
                 return self._fail(error)
             else:
                 seat.failed, seat.state = 0, "healthy"
+                self._report()
                 return self._hand_out()
 
     def _give_up(self, seat: _Seat, lost: WorkerLostError, ever: bool) -> None:
         """A worker cannot be started. One that ran before is done without while others run."""
         seat.state = "dead"
+        self._report()
         told = f"worker {seat.index} ended {seat.failed} times in its start: {lost.why}"
         if ever and any(other.state != "dead" for other in self._seats):
             return say(f"  {told}; the others go on without it", logging.WARNING)
