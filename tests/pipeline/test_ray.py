@@ -39,11 +39,13 @@ def _alone() -> list[str]:
     return own if allowed else []
 
 
+@pytest.mark.timeout(200)
 def test_a_search_over_two_nodes_survives_the_loss_of_one(tmp_path: Path) -> None:
-    found = scenario("two_nodes", tmp_path, 120)
+    found = scenario("two_nodes", tmp_path, 190)
     assert found["trees"] == 5
     assert found["same"]
     assert found["lost"] == 1
+    assert found["packed"] == "q0"
     assert "each wants 1 CPU and 3 GPUs on one node of the Ray cluster" in found["no room"]
 
 
