@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,15 @@ from butwait.workers.settings import WorkersSettings
 
 
 @contextmanager
-def cluster(*cpus: int) -> Iterator[Cluster]:
-    """A cluster of a head without cores and of nodes with so many."""
+def cluster(*cpus: int, gpus: tuple[int, ...] = ()) -> Iterator[Cluster]:
+    """A cluster of a head without cores and of nodes with so many, which say that they have so many
+    GPUs."""
     # Nobody else is in this network.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     made = Cluster(initialize_head=True, head_node_args=_node(0) | {"no_monitor": True})
     try:
-        for cores in cpus:
-            made.add_node(**_node(cores))
+        for cores, cards in zip_longest(cpus, gpus, fillvalue=0):
+            made.add_node(**_node(cores) | {"num_gpus": cards})
         yield made
     finally:
         ray.shutdown()
@@ -69,14 +71,14 @@ def run(recipe: Path, name: str, address: str | None = None, count: int = 2) -> 
 
 
 def two_nodes(folder: Path) -> dict[str, Any]:
-    """A search over two nodes, the second of which is lost in the middle; then what a cluster that
-    has no room says, and what an address of nobody does."""
+    """A search over two nodes, one of which is lost in the middle; then workers that want more GPUs
+    than the lost one had, and more than there are."""
     os.environ["DELAY"] = "0.1"
     recipe = prepare(folder)
     os.chdir(folder)
     alone = shards(run(recipe, "alone"))
     began = time.monotonic()
-    with cluster(1, 1) as nodes:
+    with cluster(1, 1, gpus=(1, 2)) as nodes:
         started = time.monotonic() - began
         trees = folder / "runs" / "shared" / "search" / "trees"
         lost = _when(lambda: len(finished(trees)) >= 10, lambda: _lose(nodes))
@@ -86,26 +88,27 @@ def two_nodes(folder: Path) -> dict[str, Any]:
             "trees": len(alone),
             "same": shards(trees) == alone,
             "lost": (folder / "runs" / "shared" / "log.txt").read_text().count("is lost"),
-            "no room": _no_room(nodes.address),
+            "packed": _asked(nodes.address, {"policy": 1, "reward_model": 1}),
+            "no room": _asked(nodes.address, 3, patience=1.0),
             "seconds": [started, time.monotonic() - began],
         }
 
 
-def _no_room(address: str) -> str:
-    """What is said where no node has such devices."""
-    workers.PATIENCE_S, workers.TOLD_S = 1.0, 0.5
+def _asked(address: str, gpus: Any, patience: float = 60.0) -> str:
+    """What is said where workers want such devices: the id of the problem that is done, or the
+    mistake."""
+    workers.PATIENCE_S = workers.TOLD_S = patience
     find_modules_in([])
 
-    async def ask() -> None:
-        settings = WorkersSettings(kind="ray", address=address, gpus=3)
+    async def ask() -> str:
+        settings = WorkersSettings.model_validate({"kind": "ray", "address": address, "gpus": gpus})
         async with at_work(_job(1), settings) as crew:
-            await crew.do(_problem(0))
+            return str((await crew.do(_problem(0))).problem_id)
 
     try:
-        asyncio.run(ask())
+        return asyncio.run(ask())
     except UserError as error:
         return str(error)
-    return "nothing"
 
 
 def workers_killed(folder: Path) -> dict[str, Any]:
@@ -219,7 +222,8 @@ def _gone(orphans: Callable[[], list[Any]]) -> list[Any]:
 
 
 def _lose(nodes: Cluster) -> None:
-    nodes.remove_node(max(nodes.worker_nodes, key=lambda node: node.node_id), False)
+    lost = min(nodes.worker_nodes, key=lambda node: node._ray_params.num_gpus)
+    nodes.remove_node(lost, allow_graceful=False)
 
 
 def _when(due: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from whole import WHOLE
+
 pytest.importorskip("ray", reason="ray is not installed")
 
 ALONE = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -17,16 +19,21 @@ ALONE = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 def scenario(name: str, folder: Path, seconds: int) -> dict[str, Any]:
     """What a scenario found (``ray_scenarios.py``)."""
+    script = str(Path(__file__).with_name("ray_scenarios.py"))
+    found: dict[str, Any] = json.loads(_done([script, name, str(folder)], folder, seconds)[-1])
+    print(found)
+    return found
+
+
+def _done(script: list[str], folder: Path, seconds: int) -> list[str]:
+    """The lines that a script prints, which has its network and its processes for itself."""
     # The shell is the parent of whoever is left, and buries them.
-    words = ["bash", "-c", 'ip link set lo up; "$@"; exit $?', "alone"]
-    words += [sys.executable, str(Path(__file__).with_name("ray_scenarios.py")), name, str(folder)]
+    words = ["bash", "-c", 'ip link set lo up; "$@"; exit $?', "alone", sys.executable, *script]
     done = subprocess.run(
         [*_alone(), *words], cwd=folder, capture_output=True, text=True, timeout=seconds
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(found)
-    return found
+    return done.stdout.splitlines()
 
 
 def _alone() -> list[str]:
@@ -39,11 +46,13 @@ def _alone() -> list[str]:
     return own if allowed else []
 
 
+@pytest.mark.timeout(200)
 def test_a_search_over_two_nodes_survives_the_loss_of_one(tmp_path: Path) -> None:
-    found = scenario("two_nodes", tmp_path, 120)
+    found = scenario("two_nodes", tmp_path, 190)
     assert found["trees"] == 5
     assert found["same"]
     assert found["lost"] == 1
+    assert found["packed"] == "q0"
     assert "each wants 1 CPU and 3 GPUs on one node of the Ray cluster" in found["no room"]
 
 
@@ -62,6 +71,19 @@ def test_nothing_is_left_of_a_run_that_is_killed_and_it_goes_on(tmp_path: Path) 
     assert found["left"] == [0] * 10
     assert found["again"] == 0
     assert (found["code"], found["trees"], found["same"]) == (0, 10, True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_two_nodes_and_many_workers_give_what_they_should(tmp_path: Path) -> None:
+    """Problems that wait for seconds and compute for milliseconds, so that the machine's own load
+    says little. BUTWAIT_WHOLE=1 starts 64 workers."""
+    parts = ["overhead", "two_nodes", *(["sixty_four"] if WHOLE else [])]
+    script = Path(__file__).parents[2] / "benchmarks" / "bench_ray.py"
+    output = tmp_path / "ray.json"
+    _done([str(script), "--parts", *parts, "--output", str(output)], tmp_path, 490)
+    found = json.loads(output.read_text())
+    assert {name: found[name]["reached"] for name in parts} == dict.fromkeys(parts, True)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from butwait.engines.settings import (
     ModelEngineSettings,
     ModelSettings,
     Sampling,
+    ServerSettings,
     StepRule,
 )
 from butwait.problems.prompts import encode, messages
@@ -96,7 +97,8 @@ def load_engine(
 def _scheduled(engine: Any, settings: BaseEngineSettings, capacity: int | None) -> Engine:
     """The engine behind the gate that its settings ask for; its rows know their number."""
     if isinstance(rows := getattr(engine, "rows", None), Rows):
-        rows.pays = getattr(settings, "max_rows", rows.pays)
+        servers = len(settings.urls) if isinstance(settings, ServerSettings) else 1
+        rows.pays = getattr(settings, "max_rows", rows.pays) * servers
     asked = settings.live_tokens
     if asked is None:
         return engine
