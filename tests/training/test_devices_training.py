@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "stopped": {
         "validation": {"share": 0.3, "every": 1, "patience": 1},
         "batch_size": 4,
-        "learning_rate": 0.1,
+        "learning_rate": 0.02,
         "warmup_ratio": 0.0,
         "epochs": 4,
     },
