@@ -67,7 +67,7 @@ def run(folder: Path, name: str, *settings: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_stages_on_two_devices_are_those_of_one(tmp_path: Path) -> None:
     """A run killed in the middle goes on, and a reward model's rollouts are the run's own."""
     run(tmp_path, "one")
@@ -92,7 +92,7 @@ def test_stages_on_two_devices_are_those_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_two_machines_train_as_one(tmp_path: Path) -> None:
     """Two launchers here, of a process each; the second joins before the stage is due."""
     run(tmp_path, "one", "judge.max_steps=1")

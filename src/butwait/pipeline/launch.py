@@ -94,13 +94,13 @@ def command(folder: Path, stage: str, launch: LaunchSettings, machine: int = 0) 
     if launch.config == "cpu":
         # ``accelerate launch`` starts several processes without a GPU by MPI only.
         own = ["torch.distributed.run"]
-        own += ["--nproc_per_node", str(launch.processes // launch.machines)]
         if launch.machines == 1:
             own.append("--standalone")
         else:
             address, port = _first_machine()
             own += ["--nnodes", str(launch.machines), "--node_rank", str(machine)]
             own += ["--master_addr", address, "--master_port", port]
+        own += ["--nproc_per_node", str(launch.processes // launch.machines)]
     else:
         shipped = files("butwait.pipeline") / "accelerate" / f"{launch.config}.yaml"
         config = str(shipped) if shipped.is_file() else launch.config
