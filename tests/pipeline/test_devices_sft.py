@@ -95,7 +95,7 @@ def test_stages_on_two_devices_are_those_of_one(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_two_machines_train_as_one(tmp_path: Path) -> None:
     """Two launchers here, of a process each; the second joins before the stage is due."""
-    run(tmp_path, "one", "judge.max_steps=1")
+    run(tmp_path, "one", "judge.max_steps=2")
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = str(held.getsockname()[1])
@@ -103,7 +103,7 @@ def test_two_machines_train_as_one(tmp_path: Path) -> None:
     other = [sys.executable, "-m", "butwait.pipeline.join", "two", "tuned"]
     joined = subprocess.Popen(other, cwd=tmp_path, env=there, stdout=subprocess.PIPE, text=True)
     launch = "tuned.launch={processes: 2, config: cpu, machines: 2}"
-    given = words(tmp_path, "two", "tuned.batch_size=4", launch, "judge.max_steps=1")
+    given = words(tmp_path, "two", "tuned.batch_size=4", launch, "judge.max_steps=2")
     done = subprocess.run(given, cwd=tmp_path, env=there, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said, _ = joined.communicate(timeout=60)
