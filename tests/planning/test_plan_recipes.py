@@ -121,8 +121,8 @@ def test_four_devices_do_not_divide_ten_heads(command: Callable[..., tuple[int, 
     code, out, err = command("plan", "phi4_base", *engine)
     assert code == 2
     assert out.startswith("phi4 cannot run as it is written")
-    assert "engine.tensor_parallel: 4 does not divide the 10 key and value heads" in err
-    assert "take one of 1, 2, 5, 10" in err
+    told = "4 GPUs cannot share its 10 key and value heads evenly: set 1, 2, 5 or 10"
+    assert f"engine.tensor_parallel: microsoft/phi-4: {told}" in err
     assert command("plan", "phi4_base", "--set", "engine.tensor_parallel=5")[0] == 0
 
 

@@ -18,7 +18,7 @@ from butwait.records import UserError
 from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.workers import placement
 from butwait.workers.job import Job
-from butwait.workers.placement import Placement, refused_spread
+from butwait.workers.placement import Placement, cannot_spread
 from butwait.workers.settings import WorkersSettings
 
 Command = Callable[..., tuple[int, str, str]]
@@ -127,15 +127,15 @@ def test_a_model_is_spread_where_its_heads_can_be_shared(
     heads: int, kept: int, able: set[int]
 ) -> None:
     config = {"num_attention_heads": heads, "num_key_value_heads": kept}
-    assert {n for n in range(1, 41) if refused_spread(config, n) is None} == able
-    assert refused_spread({"text_config": config}, 3) is not None
+    assert {n for n in range(1, 41) if cannot_spread(config, n) is None} == able
+    assert cannot_spread({"text_config": config}, 3) is not None
 
 
 def test_the_sentence_names_what_is_allowed() -> None:
-    assert refused_spread({"num_attention_heads": 40, "num_key_value_heads": 10}, 4) == (
-        "4 GPUs cannot share the 10 key and value heads of the model evenly: set 1, 2, 5 or 10"
+    assert cannot_spread({"num_attention_heads": 40, "num_key_value_heads": 10}, 4) == (
+        "4 GPUs cannot share its 10 key and value heads evenly: set 1, 2, 5 or 10"
     )
-    assert refused_spread({"model_type": "mamba"}, 4) is None
+    assert cannot_spread({"model_type": "mamba"}, 4) is None
 
 
 @pytest.mark.parametrize(

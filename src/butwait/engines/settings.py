@@ -140,7 +140,20 @@ class ServerSettings(Settings):
         world.servers(self.urls, "base_url")
 
 
+def refused_spread(kv_heads: int, heads: int, devices: int) -> str | None:
+    """Why one copy of a model cannot be spread over so many devices; None: it can.
+
+    Each device has as many query heads, and as many key and value heads; or several devices have
+    copies of the same one of these.
+    """
+    if heads % devices == 0 and (kv_heads % devices == 0 or devices % kv_heads == 0):
+        return None
+    *fewer, most = allowed_tensor_parallel(kv_heads, heads)
+    able = f"{', '.join(map(str, fewer))} or {most}" if fewer else str(most)
+    return f"{devices} GPUs cannot share its {kv_heads} key and value heads evenly: set {able}"
+
+
 def allowed_tensor_parallel(kv_heads: int, heads: int) -> list[int]:
-    """Devices that one copy of a model can be spread over: each has the same number of query heads
-    and of key and value heads."""
+    """Devices that one copy of a model can be spread over with nothing held twice: each has as many
+    query heads, and as many key and value heads."""
     return [n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and heads % n == 0]

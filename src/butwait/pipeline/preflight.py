@@ -20,7 +20,7 @@ from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
 from butwait.search.settings import SAMPLERS, CommonSettings
 from butwait.stages.problem_sets import LoadedSet
-from butwait.workers.placement import Placement, refused_spread
+from butwait.workers.placement import Placement, cannot_spread
 from butwait.workers.ray_cluster import look
 
 Problems = Mapping[str, Sequence[Problem]]
@@ -167,7 +167,7 @@ def _unplaceable(recipe: Recipe, names: Iterable[str], world: World) -> Iterator
     asking = [name for name in names if recipe.kind(name).asks(recipe.stages[name])]
     config = world.peek(model.name, model.revision) if asking else None
     spread = getattr(engine, "tensor_parallel", 1)
-    if config is not None and (told := refused_spread(config, spread)):
+    if config is not None and (told := cannot_spread(config, spread)):
         yield Lack(("engine", "tensor_parallel"), told)
     for name in asking if recipe.workers.kind != "local" else ():
         judge = getattr(recipe.stages[name], "reward_model", None)

@@ -105,7 +105,8 @@ def search_parts(
     if policy is not None:
         shape = policy.shape
         parts["policy weights"] = policy.weights / spread
-        parts["policy KV"] = policy.kv(prompts, drawing.prompt, held, own) / spread
+        apart = max(1, min(spread, shape.kv_heads))  # beyond that devices hold copies
+        parts["policy KV"] = policy.kv(prompts, drawing.prompt, held, own) / apart
         if policy.served:
             parts["logits"] = held * shape.vocabulary * 4 / spread
         else:

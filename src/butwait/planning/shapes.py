@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from butwait.engines.settings import allowed_tensor_parallel
+from butwait.engines.settings import refused_spread
 from butwait.records import UserError
 
 Config = Mapping[str, Any]
@@ -79,13 +79,8 @@ class ModelShape:
 
 def refused_tensor_parallel(shape: ModelShape, devices: int) -> str | None:
     """Why a model cannot be spread over so many devices; None: it can."""
-    allowed = allowed_tensor_parallel(shape.kv_heads, shape.heads)
-    if devices in allowed:
-        return None
-    return (
-        f"engine.tensor_parallel: {devices} does not divide the {shape.kv_heads} key and value "
-        f"heads of {shape.name!r}; take one of {', '.join(map(str, allowed))}"
-    )
+    told = refused_spread(shape.kv_heads, shape.heads, devices)
+    return None if told is None else f"engine.tensor_parallel: {shape.name}: {told}"
 
 
 _GATED = frozenset(

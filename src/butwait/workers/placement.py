@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from butwait.engines.load import ENGINES
-from butwait.engines.settings import ModelSettings
+from butwait.engines.settings import ModelSettings, refused_spread
 from butwait.records import UserError
 from butwait.workers.job import Job
 from butwait.workers.settings import PlacedGpus, WorkersSettings
@@ -79,25 +79,16 @@ def too_many(count: int, gpus: int, there: int) -> str:
     )
 
 
-def refused_spread(config: Mapping[str, Any], devices: int) -> str | None:
-    """Why a model cannot be spread over so many devices, by its ``config.json``; None: it can.
-
-    Each device has as many attention heads, and as many key and value heads; or several have the
-    same one.
-    """
+def cannot_spread(config: Mapping[str, Any], devices: int) -> str | None:
+    """Why a model cannot be spread over so many devices, by its ``config.json``; None: it can, or
+    nobody knows."""
     text = config.get("text_config")
     config = text if isinstance(text, dict) else config
     heads = config.get("num_attention_heads")
     kept = config.get("num_key_value_heads", heads)
     if not isinstance(heads, int) or not isinstance(kept, int) or kept <= 0:
         return None
-    if heads % devices == 0 and (kept % devices == 0 or devices % kept == 0):
-        return None
-    able = [n for n in range(1, kept + 1) if heads % n == 0 and kept % n == 0]
-    return (
-        f"{devices} GPUs cannot share the {kept} key and value heads of the model evenly: set "
-        f"{', '.join(map(str, able[:-1]))}{' or ' * (len(able) > 1)}{able[-1]}"
-    )
+    return refused_spread(kept, heads, devices)
 
 
 def _on_gpu(engine: Any, model: ModelSettings, reward_model: Any) -> bool:
