@@ -178,6 +178,7 @@ def test_a_folder_without_trees(folder: Path, run: Run) -> None:
     assert "runs/none" in sentence
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """On a real file system of 48 kB, which is then made larger."""
     prepare(tmp_path, SCRIPTED, questions=40)

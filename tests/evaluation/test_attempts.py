@@ -94,6 +94,7 @@ def test_stored_problems_are_not_attempted_again(tmp_path):
     assert sorted(seen) == sorted(problem.id for problem in PROBLEMS)
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing_and_repeat_nothing(tmp_path):
     """SIGKILL at random moments, then the same command: the same bytes, no problem twice but
     those that were in flight."""

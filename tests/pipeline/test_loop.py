@@ -107,6 +107,7 @@ def test_costs_are_those_of_the_trees(run: Path) -> None:
     assert cost["reward_tokens"] >= sampled
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(run: Path, tmp_path: Path) -> None:
     again = loop(tmp_path)
     first, second = summary(run), summary(again)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -232,7 +233,9 @@ def kill_worker_at_work() -> None:
     """Kills the grading process, once it has forked a child for its case."""
 
     def at_work() -> list[psutil.Process]:
-        return [p for p in psutil.Process().children() if p.children()]
+        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile
+            return [p for p in psutil.Process().children() if p.children()]
+        return []
 
     assert wait_until(lambda: bool(at_work()))
     (worker,) = at_work()

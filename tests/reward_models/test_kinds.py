@@ -4,6 +4,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path as Folder
@@ -103,8 +104,14 @@ def test_after_close_no_tensor_of_a_model_can_be_reached(
     weights = [weakref.ref(x) for x in tensors() if id(x) not in before]
     assert len(weights) > 10
     scores = asyncio.run(use())
-    left = [x for x in tensors() if id(x) not in before]
+    # A thread of the library's that loaded weights may hold one until it has a turn again.
+    for _ in range(100):
+        gc.collect()
+        if all(ref() is None for ref in weights):
+            break
+        time.sleep(0.1)
     assert [ref for ref in weights if ref() is not None] == []
+    left = [x for x in tensors() if id(x) not in before]
     # Nor is the cache: the handles hold outputs, a number or two a step.
     assert sum(x.numel() for x in left) <= 8 * len(scores)
 

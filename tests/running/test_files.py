@@ -40,6 +40,7 @@ def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one_at_every_moment
     assert words(target) == {"new"}
 
 
+@pytest.mark.slow
 def test_a_second_kill_does_not_lose_what_the_first_one_left(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     first = second = 0

@@ -149,6 +149,7 @@ def test_a_half_written_checkpoint_is_left_out(tmp_path: Path) -> None:
     assert WorkFolder(tmp_path / "work", "other work").last() is None
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_user_error_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ anew.
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Engine
-from butwait.engines.settings import StepRule
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.pipeline.identity import recorded_versions, stage_header
 from butwait.planning.json_form import stage_json
@@ -35,12 +33,13 @@ from butwait.planning.shapes import ModelShape
 from butwait.planning.work import Counting, paths_of
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
-from butwait.records import Key, Problem, UserError
-from butwait.reward_models.reward_model import RewardModel
+from butwait.records import Key, UserError
 from butwait.running.log import say
 from butwait.running.stages import Stage, locked, open_stage, read_stage
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import LoadedSet, load_problem_sets
+from butwait.workers.crew import Crew
+from butwait.workers.settings import WorkersSettings
 
 FOLDER = ".pilot"
 
@@ -52,17 +51,10 @@ class _TimedRun(StageRun):
     clock: list[tuple[float, float]] = field(default_factory=list)
 
     @asynccontextmanager
-    async def searching(
-        self,
-        problems: Sequence[Problem],
-        rules: Iterable[StepRule],
-        *,
-        rewards: bool = True,
-        paths: int | None = None,
-    ) -> AsyncIterator[tuple[Engine, RewardModel | None]]:
-        async with super().searching(problems, rules, rewards=rewards, paths=paths) as both:
+    async def crew(self, *given: Any, **named: Any) -> AsyncIterator[Crew]:
+        async with super().crew(*given, **named) as crew:
             self.clock.append((time.monotonic(), time.process_time()))
-            yield both
+            yield crew
             self.clock.append((time.monotonic(), time.process_time()))
 
 
@@ -156,7 +148,8 @@ def _piloted(
     if stage.complete:
         return dict(stage.record["metrics"])
     say(f"  {name}: a pilot")
-    run = _TimedRun(recipe, name, stage, done, sets, grader)
+    here = recipe.model_copy(update={"workers": WorkersSettings()})  # what is measured is one
+    run = _TimedRun(here, name, stage, done, sets, grader)
     reset_peak()
     recipe.kind(name).run(run)
     seconds, own = (end - begin for begin, end in zip(run.clock[0], run.clock[-1], strict=True))

@@ -28,8 +28,8 @@ class WorkersSettings(Settings):
     count: Resource[Annotated[int, Field(gt=0)] | None] = None
     """Workers; None: as many as there are devices for, and one without any."""
     address: Resource[str | None] = None
-    """Of a Ray cluster (``HOST:6379``, or ``auto`` for the one of this machine); None: one is started on
-    this machine, for this run alone."""
+    """Of a Ray cluster (``HOST:6379``, or ``auto`` for the one of this machine); None: one is
+    started on this machine, for this run alone."""
     gpus: Resource[Devices | PlacedGpus | None] = None
     """Devices of one worker. A number: policy and reward model share them;
     ``{policy: 1, reward_model: 1}``: each has its own; None: one, where the model runs on a GPU."""

@@ -155,7 +155,7 @@ def same(whole: Path, resumed: Path, models: tuple[str, ...] = ("model",)) -> No
     assert record(whole)["metrics"] == record(resumed)["metrics"]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [pytest.param("mixed", marks=pytest.mark.slow), "grpo"])
 def test_an_interrupted_training_ends_as_if_it_were_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any, name: str
 ) -> None:

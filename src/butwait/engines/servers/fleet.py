@@ -256,7 +256,7 @@ class Fleet:
 
     def _unanswered(self, attempts: int) -> UnansweredError:
         members = self.router.members.values()
-        reasons = "; ".join(f"{m.url}: {m.reason or 'no reply'}" for m in members)
+        reasons = "; ".join(f"{m.url}: {m.reason or m.last or 'no reply'}" for m in members)
         return UnansweredError(
             f"no server of {self._key} answers ({reasons}; {attempts} attempts): start one, or "
             f"mend {self._key}; what is finished stays",

@@ -27,6 +27,7 @@ class Member:
         health: ``suspect`` where the last request was lost, and it still serves; a ``dead`` one
             gets none until it was shown to serve the same model.
         reason: why it is not healthy; "" where it is.
+        last: why it was lost the last time, be it healthy again; "" where it never was.
         in_flight: requests that it has not answered.
         lost_in_a_row: since its last answer.
         draining_until: no session begins there before that time, and until it was shown again to
@@ -39,6 +40,7 @@ class Member:
     url: str
     health: Health = "healthy"
     reason: str = ""
+    last: str = ""
     in_flight: int = 0
     lost_in_a_row: int = 0
     draining_until: float = 0.0
@@ -129,7 +131,7 @@ class Router:
         member = self.members[url]
         member.in_flight -= 1
         member.failures += 1
-        member.reason = reason
+        member.reason = member.last = reason
         if busy or member.health == "dead":
             return
         if member.health == "healthy":
@@ -150,6 +152,7 @@ class Router:
         member = self.members[url]
         pause = min(LONGEST_PROBE_S, FIRST_PROBE_S * 2.0**member._probes)
         member.health, member.reason, member.draining_until = "dead", reason, 0.0
+        member.last = reason
         member._probes = min(member._probes + 1, 16)
         member._probe_at = self._clock() + pause
 
