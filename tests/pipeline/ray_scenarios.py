@@ -81,7 +81,7 @@ def two_nodes(folder: Path) -> dict[str, Any]:
     with cluster(1, 1, gpus=(1, 2)) as nodes:
         started = time.monotonic() - began
         trees = folder / "runs" / "shared" / "search" / "trees"
-        lost = _when(lambda: len(finished(trees)) >= 10, lambda: _lose(nodes))
+        lost = _when(lambda: progress(trees) >= 10, lambda: _lose(nodes))
         run(recipe, "shared", nodes.address)
         lost.join()
         return {

@@ -244,8 +244,9 @@ def test_a_path_longer_than_the_servers_model_takes_is_too_long(server: Server) 
         scores(a_model, path("Yes."))
 
 
-def test_two_servers_share_the_problems(server: Server) -> None:
+def test_two_servers_share_the_problems(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of them loses, the other is asked for; the scores are those of one."""
+    monkeypatch.setattr("butwait.engines.servers.router.FIRST_PROBE_S", 1000.0)
     problems = [Problem(f"p{i}", f"{i} + 1?", None) for i in range(4)]
     paths = [path("So 3.\n\n", "Yes."), path("No.")]
 

@@ -27,7 +27,7 @@ def count(run: Path) -> int:
 @pytest.mark.slow
 def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     kills, moments = 20 if WHOLE else 3, random.Random(0)
-    prepare(tmp_path, {}, searched=300 if WHOLE else 40)
+    prepare(tmp_path, {}, searched=300 if WHOLE else 80)
     assert begin(tmp_path, "--run-dir", "here").wait() == 0
     run = begin(
         tmp_path,
@@ -42,8 +42,9 @@ def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
             with suppress(psutil.Error):
                 moments.choice(at_work).kill()
                 done, before = done + 1, now
-    assert run.returncode == 0
     assert done == kills
+    if run.returncode:  # a problem was alone on two of the workers that were killed
+        assert begin(tmp_path, "--run-dir", "there", *PROCESSES).wait() == 0
     assert files(tmp_path / "there") == files(tmp_path / "here")
     assert workers_of(tmp_path / "there") == []
 
@@ -56,17 +57,19 @@ def test_a_run_that_is_killed_leaves_no_worker_and_goes_on(tmp_path: Path) -> No
     assert begin(tmp_path, "--run-dir", "here").wait() == 0
     there, words = tmp_path / "there", ("--run-dir", "there", *PROCESSES)
     words += ("--set", "stages.search.concurrency=2")
+    trees, kept = there / "search" / "trees", dict[Path, int]()
     for _ in range(kills):
-        before = stored(there)
+        before = count(there)
         run = begin(tmp_path, *words, DELAY="0.05")
-        while run.poll() is None and len(stored(there) - before) < 3:
+        while run.poll() is None and count(there) < before + 3:
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, 0.3))
-        times = {file: Path(file).stat().st_mtime_ns for file in stored(there)}
         run.kill()
         assert run.wait() < 0, "it ended before it was killed"
+        kept |= {file: file.stat().st_mtime_ns for file in trees.glob("shard-*.parquet")}
     assert begin(tmp_path, *words).wait() == 0
-    assert times
+    assert kept
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert files(there) == files(tmp_path / "here")
     deadline = time.monotonic() + 5
     while workers_of(there) and time.monotonic() < deadline:

@@ -31,6 +31,8 @@ from butwait.running.log import say
 TELLS_NOTHING = "tells nothing of its cache, so live_tokens: auto bounds nothing; a number would"
 EVERY_S = 1.0
 """Seconds between two looks at an engine's load."""
+SILENT_S = 60.0
+"""Seconds until an engine that told nothing is asked again."""
 KEPT = 1000
 """Changes of a cap that are kept; of more, every other one is forgotten."""
 
@@ -51,6 +53,7 @@ class TokenGate:
         """Tokens that have passed and left."""
         self.most = 0
         """Tokens that were live at a time, at most."""
+        self._recent = 0
         self._charges = Charges()
         self._waiting: list[tuple[int, int, Blocks, int, asyncio.Future[None]]] = []
         self._arrivals = count()
@@ -59,6 +62,11 @@ class TokenGate:
     def live(self) -> int:
         """Tokens that have passed and not left."""
         return self._charges.tokens
+
+    def recent(self) -> int:
+        """The most tokens that were live at a time since this was asked last."""
+        recent, self._recent = self._recent, self.live
+        return recent
 
     def fits(self, blocks: Blocks, room: int) -> bool:
         """Whether so much would pass at once."""
@@ -74,6 +82,8 @@ class TokenGate:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self.leave(blocks, room)
+            else:
+                self.admit()  # those behind it may fit
             raise
 
     def leave(self, blocks: Blocks, room: int) -> None:
@@ -92,7 +102,7 @@ class TokenGate:
                 if self.live and self.live + tokens > self.bound:
                     return
                 self._charges.add(blocks, room)
-                self.most = max(self.most, self.live)
+                self.most, self._recent = max(self.most, self.live), max(self._recent, self.live)
                 future.set_result(None)
             heapq.heappop(self._waiting)
 
@@ -124,12 +134,10 @@ class Watch:
         self._begun, self._looked = clock(), -float("inf")
         self._task: asyncio.Task[None] | None = None
         self._told = True
+        self.rows: Rows | None = None
+        """Of the engine: they are told whether there is room for another problem."""
         self.caps: list[tuple[float, int]] = []
         """Seconds since the beginning, and the cap from then on."""
-
-    @property
-    def trimming(self) -> bool:
-        return self._governor is not None and self._governor.trimming
 
     async def ready(self) -> None:
         """Returns when there was a first look."""
@@ -137,11 +145,13 @@ class Watch:
             self.poke()
             if self._task is not None:
                 await asyncio.wait([self._task])
+                if self._task is not None and self._task.done() and not self._task.cancelled():
+                    self._task.result()
 
     def poke(self) -> None:
         """Looks again, beside what is running, if it is time."""
         idle = self._task is None or self._task.done()
-        if idle and self._told and self._clock() - self._looked >= self._every:
+        if idle and self._clock() - self._looked >= self._every:
             self._looked = self._clock()
             self._task = asyncio.get_running_loop().create_task(self._look())
 
@@ -158,20 +168,30 @@ class Watch:
         return {"caps": [list(change) for change in self.caps], "preemptions": seen}
 
     async def _look(self) -> None:
-        load = await self._engine.load()
+        try:
+            load = await self._engine.load()
+        except Exception:
+            if self._governor is None:
+                raise
+            load = None
         if load is None:
             if self._governor is None:
-                self._told = False  # it is not asked again
-                say(f"  {self._where} {TELLS_NOTHING}", logging.WARNING)
+                if self._told:
+                    say(f"  {self._where} {TELLS_NOTHING}", logging.WARNING)
+                self._told = False  # it is not waited for again
+                self._looked += SILENT_S
             return
         if self._governor is None:
             self._governor = Governor(load.capacity, self._longest, load.preemptions)
         gate, governor = self._gate, self._governor
         queued = load.waiting / max(load.running, 1)
-        sample = Sample(gate.live, gate.turned, load.kv_use, load.preemptions, queued)
+        sample = Sample(gate.recent(), gate.turned, load.kv_use, load.preemptions, queued)
         gate.bound = governor.observe(sample)
         if governor.trimming:
             self._engine.trim(TRIMMED)
+        if self.rows is not None:
+            self.rows.full = governor.trimming
+            self.rows.wake()
         if not self.caps or self.caps[-1][1] != int(governor.cap):
             self.caps.append((round(self._clock() - self._begun, 1), int(governor.cap)))
             if len(self.caps) > KEPT:
@@ -199,6 +219,8 @@ class GatedEngine(Engine):
         self._ranks = count(rank + 1)
         rows = getattr(engine, "rows", None)
         self.rows = rows if isinstance(rows, Rows) else None
+        if watch is not None:
+            watch.rows = self.rows
         self._shares = not getattr(engine, "counts_what_ran", False)
         self._held: Callable[[Prefix], Blocks | None] = getattr(
             engine, "held_blocks", lambda prefix: None
@@ -304,8 +326,6 @@ class GatedEngine(Engine):
         self._gate.leave(blocks, room)
         if self._watch is not None:
             self._watch.poke()
-            if self.rows is not None:
-                self.rows.full = self._watch.trimming
 
 
 def _count_once(

@@ -106,8 +106,9 @@ def _scheduled(engine: Any, settings: BaseEngineSettings, capacity: int | None) 
         return GatedEngine(engine, TokenGate(asked))
     where = f"the engine {settings.kind}"
     gate, watch = TokenGate(None), None
-    if capacity is not None and isinstance(engine, TellsLoad):
-        watch = Watch(gate, engine, capacity, where)
+    own = engine._engine if isinstance(engine, PluginEngine) else engine
+    if capacity is not None and isinstance(own, TellsLoad):
+        watch = Watch(gate, own, capacity, where)
     else:
         say(f"  {where} {TELLS_NOTHING}", logging.WARNING)
     return GatedEngine(engine, gate, watch=watch)

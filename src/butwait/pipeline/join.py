@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from butwait.pipeline.launch import JOB, command, wait_for
 from butwait.recipe.recipe import Recipe
@@ -16,7 +17,7 @@ from butwait.records import UserError
 from butwait.running.plugins import find_modules_in
 from butwait.running.stages import read_stage
 from butwait.stages.kinds import STAGES
-from butwait.training.settings import LaunchSettings
+from butwait.training.settings import SHIPPED, LaunchSettings
 
 USAGE = "python -m butwait.pipeline.join RUN STAGE [MACHINE]"
 MACHINE = ("MACHINE_RANK", "SLURM_NODEID")
@@ -35,9 +36,9 @@ def main(words: list[str]) -> int:
         launch = _due(folder, stage)
         if launch is None:
             return 0
-        if 1 < launch.machines <= machine:
+        if (there := _machines(launch)) <= machine:
             raise UserError(
-                f"machine {machine} is none of the {launch.machines}: they count from 0"
+                f"machine {machine} is none of the {there} of `launch.machines`: they count from 0"
             )
         return wait_for(command(folder, stage, launch, machine))
     except UserError as error:
@@ -59,10 +60,27 @@ def _number(given: list[str]) -> int:
     return int(named[0])
 
 
+def _machines(launch: LaunchSettings) -> int:
+    """That train together; a configuration of one's own may say so itself."""
+    if launch.machines > 1 or launch.config in SHIPPED:
+        return launch.machines
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    own = load_config_from_file(str(Path(launch.config).expanduser()))
+    return int(getattr(own, "num_machines", 1))
+
+
+def _job(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
 def _due(folder: Path, stage: str) -> LaunchSettings | None:
     """How the stage is launched, when it is due; None where it is finished."""
     told = False
-    while not (folder / stage / JOB).exists():
+    while (content := _job(folder / stage / JOB)) is None:
         done = read_stage(folder / stage)
         if done is not None and done.complete:
             print(f"{stage} of {folder} is finished")
@@ -71,7 +89,6 @@ def _due(folder: Path, stage: str) -> LaunchSettings | None:
             print(f"waiting for {stage} of {folder}", flush=True)
             told = True
         time.sleep(LOOK_S)
-    content = json.loads((folder / stage / JOB).read_text(encoding="utf-8"))
     find_modules_in([Path(place) for place in content["folders"]])
     recipe = Recipe.model_validate(content["recipe"], context=STAGES)
     launch = getattr(recipe.stages[stage], "launch", None)

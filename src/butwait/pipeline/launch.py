@@ -103,7 +103,7 @@ def command(folder: Path, stage: str, launch: LaunchSettings, machine: int = 0) 
         own += ["--nproc_per_node", str(launch.processes // launch.machines)]
     else:
         shipped = files("butwait.pipeline") / "accelerate" / f"{launch.config}.yaml"
-        config = str(shipped) if shipped.is_file() else launch.config
+        config = str(shipped if shipped.is_file() else Path(launch.config).expanduser())
         if not Path(config).is_file():
             raise UserError(
                 f"launch.config: {config!r} is no file, and none of {', '.join(SHIPPED)}"

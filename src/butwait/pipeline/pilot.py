@@ -5,6 +5,7 @@ The problems are drawn at random from what the run would use. What a pilot made 
 anew.
 """
 
+import platform
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from butwait.engines.scheduling.rows import Concurrency, most_problems
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.pipeline.identity import recorded_versions, stage_header
 from butwait.planning.json_form import stage_json
@@ -34,6 +36,7 @@ from butwait.planning.work import Counting, paths_of
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import Key, UserError
+from butwait.running.files import remove
 from butwait.running.log import say
 from butwait.running.stages import Stage, locked, open_stage, read_stage
 from butwait.stages.context import StageRun
@@ -145,8 +148,12 @@ def _piloted(
     """What one stage's pilot took; from disk where the same one was run before."""
     header = stage_header(recipe, name, sets, done, recorded_versions())
     stage = open_stage(folder, header)
-    if stage.complete:
+    same = stage.record["settings"] == header["settings"]  # also what changes seconds alone
+    if stage.complete and same and stage.record["metrics"].get("host") == platform.node():
         return dict(stage.record["metrics"])
+    if stage.complete or any(held.name != "stage.json" for held in stage.path.iterdir()):
+        remove(stage.path)  # its seconds are another machine's or settings', or lost with a kill
+        stage = open_stage(folder, header)
     say(f"  {name}: a pilot")
     here = recipe.model_copy(update={"workers": WorkersSettings()})  # what is measured is one
     run = _TimedRun(here, name, stage, done, sets, grader)
@@ -154,7 +161,8 @@ def _piloted(
     recipe.kind(name).run(run)
     seconds, own = (end - begin for begin, end in zip(run.clock[0], run.clock[-1], strict=True))
     seen = _evaluated(run) if isinstance(run.settings, EvaluateSettings) else _searched(run)
-    seen |= {"seconds": seconds, "cpu_seconds": own, "peak": peak_bytes()}
+    took = {"seconds": seconds, "cpu_seconds": own, "peak": peak_bytes()}
+    seen |= took | {"host": platform.node()}
     stage.finish(seen, {})
     return seen
 
@@ -219,6 +227,10 @@ def _limit(run: StageRun, sampler: Any, names: tuple[str, ...]) -> int:
     return Counting(run.recipe, context).limit(sampler.step, longest, sampler)
 
 
+def _passes(draws: Draws, problems: int, asked: Concurrency, rows: int | None) -> float:
+    return draws.passes(problems, most_problems(asked, problems, draws.paths), rows)
+
+
 def _projected(
     recipe: Recipe, name: str, seen: dict[str, Any], shares: dict[str, float]
 ) -> dict[str, Any]:
@@ -227,12 +239,12 @@ def _projected(
     tokens = project_total(list(seen["tokens"].values()), sizes)
     drawn = sum(map(sum, seen["tokens"].values()))
     count = sum(map(len, seen["tokens"].values()))
-    concurrency = int(getattr(recipe.stages[name], "concurrency", count))
-    bounds = concurrency, getattr(recipe.engine, "slots", getattr(recipe.engine, "max_rows", None))
+    asked = getattr(recipe.stages[name], "concurrency", count)
+    rows = getattr(recipe.engine, "slots", getattr(recipe.engine, "max_rows", None))
     draws = [(Draws(*each), seen["sets"][on]) for on, each in seen["draws"]]
     passes = (
-        sum(each.passes(each.problems, *bounds) for each, _ in draws),
-        sum(each.passes(size, *bounds) for each, size in draws),
+        sum(_passes(each, each.problems, asked, rows) for each, _ in draws),
+        sum(_passes(each, size, asked, rows) for each, size in draws),
     )
     wall, own = (
         project_seconds(tokens, drawn, seen[key], passes) for key in ("seconds", "cpu_seconds")

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from butwait.engines.scheduling.rows import Concurrency, most_problems
 from butwait.planning.known import SetFacts
 from butwait.planning.work import SHARED, Counting, Drawing, Work, joined, paths_of, sweeps_of
 from butwait.search.settings import SAMPLERS, CommonSettings
@@ -15,7 +16,7 @@ def searching(
     sets: list[SetFacts],
     sampler: CommonSettings,
     k: int | None,
-    concurrency: int,
+    concurrency: Concurrency,
 ) -> Work:
     """One sampler, k times on every problem (None: once)."""
     problems = sum(s.problems for s in sets)
@@ -26,7 +27,7 @@ def searching(
     path = limit * c.share(name)
     paths, judged = paths_of(sampler, k), SAMPLERS.of(sampler).needs_reward_model
     total = problems * paths * sweeps_of(sampler) * path
-    flight = min(problems, concurrency)
+    flight = most_problems(concurrency, problems, paths)
     forks = judged and not hasattr(sampler, "samples")  # whose paths go on from each other
     drawing = Drawing(
         paths=flight * paths,
@@ -50,7 +51,7 @@ def searching(
 def search(c: Counting, name: str, stage: Any) -> Work:
     sets = c.sets([stage.problems])
     work = searching(c, name, sets, stage.sampler, None, stage.concurrency)
-    return replace(work, trees=work.drawn * (1 - (work.drawing.shared if work.drawing else 0)))
+    return replace(work, trees=work.drawn)  # what died is kept too
 
 
 def evaluate(c: Counting, name: str, stage: Any) -> Work:

@@ -78,6 +78,8 @@ def verdict(plan: Plan) -> str:
     for name, stage in plan.stages.items():
         if stage.refused:
             return f"{plan.name} cannot run as it is written: stage {name!r}: {stage.refused}"
+    most = max((stage.devices for stage in plan.stages.values()), default=1)
+    one = "one" if most == 1 else str(most)
     if plan.missing:
         return f"{plan.name} cannot be planned whole: {plan.missing[0]}"
     whole = [
@@ -88,9 +90,9 @@ def verdict(plan: Plan) -> str:
     if whole:
         smallest = min(whole, key=lambda d: d.memory)
         fastest = min(whole, key=lambda d: hours(plan, d.name) or 0.0)
-        sentence = f"{plan.name} fits on one {smallest.name}{_about(hours(plan, smallest.name))}"
+        sentence = f"{plan.name} fits on {one} {smallest.name}{_about(hours(plan, smallest.name))}"
         if fastest is not smallest:
-            sentence += f", and on one {fastest.name}{_about(hours(plan, fastest.name))}"
+            sentence += f", and on {one} {fastest.name}{_about(hours(plan, fastest.name))}"
         return sentence
     able = [
         device
@@ -100,7 +102,7 @@ def verdict(plan: Plan) -> str:
     if able:
         smallest = min(able, key=lambda d: d.memory)
         fastest = min(able, key=lambda d: hours(plan, d.name) or 0.0)
-        sentence = f"{plan.name} runs on one {smallest.name}{_about(hours(plan, smallest.name))}"
+        sentence = f"{plan.name} runs on {one} {smallest.name}{_about(hours(plan, smallest.name))}"
         if fastest is not smallest:
             sentence += f" or {fastest.name}{_about(hours(plan, fastest.name))}"
         return f"{sentence}, with fewer paths at a time than it asks for"

@@ -11,6 +11,7 @@ from typing import Any
 from butwait.engines.settings import ModelSettings
 from butwait.planning.shapes import ModelShape, shape_of
 from butwait.problems.settings import ProblemSetSettings
+from butwait.problems.source import kind_of
 from butwait.records import UserError
 
 UNKNOWN_SIZE = 1000
@@ -99,8 +100,9 @@ def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
     limit = settings.limit
     if known is not None:
         size = known.get("splits", {}).get(settings.split or "", known["problems"])
-        if settings.source == "arithmetic":
-            size = settings.params.get("size") or settings.offset + (limit or known["problems"])
+        if kind_of(settings.source).generated:
+            given = settings.params.get("size")
+            size = given if isinstance(given, int) else settings.offset + (limit or size)
         question, longest, assumed = (
             known["question_tokens"],
             known["longest_question_tokens"],

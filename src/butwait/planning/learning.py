@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from butwait.engines.scheduling.rows import FIXED, most_problems
 from butwait.planning.drawing import searching
 from butwait.planning.known import SetFacts, facts
 from butwait.planning.work import EXTERNAL, SEARCHED, SOLVED, Counting, Drawing, Work
@@ -19,12 +20,13 @@ def prm(c: Counting, name: str, stage: Any) -> Work:
     share = stage.batch_size * stage.accumulation_steps
     steps = stage.max_steps or math.ceil(stage.epochs * rollouts / share)
     longest = math.ceil(facts_.longest + c.prompt_around + limit)
-    flight = min(facts_.problems, roll.concurrency)
+    beside = max(roll.solutions, more)
+    flight = most_problems(roll.concurrency, facts_.problems, beside)
     return Work(
         drawn=drawn,
         read=facts_.problems * prompt,
         trained=steps * share * (prompt + path),
-        drawing=Drawing(flight * max(roll.solutions, more), flight, prompt, path, longest),
+        drawing=Drawing(flight * beside, flight, prompt, path, longest),
         example=prompt + path,
         longest_example=min(longest, stage.max_length or longest),
         steps=steps,
@@ -92,8 +94,9 @@ def _confirmations(
     if confirm is None or not trees:
         return 0.0, None
     completions = int(getattr(confirm, "completions", 1))
-    concurrency = int(getattr(c.recipe.stages[trees[0]], "concurrency", 64))
-    drawing = Drawing(concurrency * completions, concurrency, prompt, path, longest)
+    asked = getattr(c.recipe.stages[trees[0]], "concurrency", FIXED)
+    flight = most_problems(asked, c.done[trees[0]].problems, completions)
+    drawing = Drawing(flight * completions, flight, prompt, path, longest)
     return examples * completions * path / 2, drawing
 
 
@@ -145,7 +148,7 @@ def grpo(c: Counting, name: str, stage: Any) -> Work:
     if stage.token_budget is not None and drawn > stage.token_budget:
         shrunk = stage.token_budget / drawn
         generations = math.ceil(generations * shrunk)
-        drawn, scored = float(stage.token_budget), scored * shrunk
+        drawn = float(stage.token_budget)
     steps = min(stage.steps, generations * stage.steps_per_generation)
     looks = _looks(c, stage, steps, path)
     trained = steps * stage.completions / stage.minibatches * (prompt + path)

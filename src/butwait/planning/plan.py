@@ -92,12 +92,15 @@ class _Planner:
             most = sum(_drawing_parts(*common, rows=rows, at_limit=True).values())
             least = sum(_drawing_parts(*common, rows=1, at_limit=True).values())
         trained = self.trained(stage, work)
-        if trained and sum(trained.values()) > sum(parts.values()):
-            # The cache is freed while weights are updated; a reward model stays.
-            beside = {k: v for k, v in parts.items() if "reward" in k}
-            parts = trained | (beside if isinstance(stage, GrpoDirectSettings) else {})
-            most, least = max(most, sum(parts.values())), sum(parts.values())
-        runtime = self.runtime(stage, parts)
+        if trained:
+            if isinstance(stage, GrpoDirectSettings):
+                # The cache is freed while weights are updated; a reward model stays.
+                trained |= {name: held for name, held in parts.items() if "reward" in name}
+            needs = sum(trained.values())
+            most, least = max(most, needs), max(least, needs)
+            if needs > sum(parts.values()):
+                parts = trained
+        runtime = self.runtime(stage, work)
         flops = self.flops(stage, work, judges)
         plan = StagePlan(
             kind=stage.kind,
@@ -109,7 +112,7 @@ class _Planner:
             least=least,
             flops=flops,
             disk=self.disk(stage, work),
-            devices=_launched(stage) if in_loop else self.workers() if work.drawn else 1,
+            devices=self.devices(stage, work),
             refused=refused,
         )
         fits = {d.name: self.fit(d, plan, stage, held, judges, rows) for d in DEVICES}
@@ -179,9 +182,16 @@ class _Planner:
             reference=work.referred > 0,
         )
 
-    def runtime(self, stage: Any, parts: Parts) -> tuple[float, float]:
+    def devices(self, stage: Any, work: Work) -> int:
+        """That a stage takes, all together."""
+        if work.drawing is None or isinstance(stage, GrpoSettings):
+            return _launched(stage)
+        return max(_launched(stage), self.workers() * self.spread(stage))
+
+    def runtime(self, stage: Any, work: Work) -> tuple[float, float]:
         trains = TRAINER_CPU if isinstance(stage, OptimizerSettings) else 0.0
-        served = SERVED_OTHER if self.served and not isinstance(stage, GrpoSettings) else 0.0
+        here = self.served and not self.elsewhere and not isinstance(stage, GrpoSettings)
+        served = SERVED_OTHER if here and work.drawing is not None else 0.0
         return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
 
     def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
@@ -242,7 +252,8 @@ class _Planner:
             share = float(getattr(self.engine, "gpu_memory", 1.0))
             if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
                 verdict = "no"
-        if unknown or self.elsewhere or verdict == "no":
+        elsewhere = self.elsewhere and work.drawing is not None
+        if unknown or (elsewhere and not isinstance(stage, GrpoSettings)) or verdict == "no":
             return Fit("unknown" if unknown else verdict, None)
         return Fit(verdict, self.seconds(device, plan, stage, held, judges, rows) / 3600)
 
@@ -284,7 +295,8 @@ class _Planner:
             flops = _passes(stage) * self.policy.forward_flops(work.trained, context)
             flops += self.policy.forward_flops(work.referred, context)
             learning += slower * flops / (device.flops * cards.TRAIN_FLOPS)
-        return drawing / plan.devices + learning / _launched(stage)
+        beside = _launched(stage) if isinstance(stage, GrpoSettings) else self.workers()
+        return drawing / beside + learning / _launched(stage)
 
 
 def _launched(stage: Any) -> int:

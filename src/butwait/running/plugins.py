@@ -22,6 +22,7 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.running.log import note
+from butwait.running.shards import first_of
 
 PLUGIN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 """``module:function``."""
@@ -121,7 +122,7 @@ def calling(name: str, call: str, *, awaited: bool = False) -> Iterator[None]:
             raise
         raise UserError(_failed(name, call, error)) from error
     except BaseException as error:
-        first = _first(error)
+        first = first_of(error)
         if isinstance(first, UserError):
             raise first from error
         raise UserError(_failed(name, call, first)) from error
@@ -146,7 +147,7 @@ def wrong(name: str, call: str, given: Any, meant: str) -> UserError:
 
 def failed_plugin(error: BaseException) -> str | None:
     """The sentence for an error that came through the code of a plugin; None for another."""
-    first = _first(error)
+    first = first_of(error)
     files = {
         os.path.abspath(file): name
         for module, name in _loaded.items()
@@ -247,12 +248,6 @@ def _place(frame: FrameType, line: int) -> str:
     path = Path(frame.f_code.co_filename)
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {line}"
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _text(error: BaseException) -> str:

@@ -90,15 +90,15 @@ class _ReportedTask:
         self._total, self._done = total, 0
         self._begun = time.monotonic()
         self._warm: tuple[float, int] | None = None
-        about = {"task": description, "total": total, "done": 0, "rate": None, "figures": {}}
-        report.write(about, now=True)
+        self._about = {"task": description, "total": total}
+        report.write(self._about | {"done": 0, "rate": None, "figures": {}}, now=True)
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         self._shown.advance(n, **fields)
         self._done += n
         figures = {name: str(value) for name, value in fields.items()}
         about = {"done": self._done, "rate": self._rate(), "figures": figures}
-        self._report.write(about)
+        self._report.write(self._about | about)  # another task may have been shown within this one
 
     def _rate(self) -> float | None:
         """Units a second, of what this session did; None: nobody knows yet."""
@@ -196,7 +196,14 @@ def show_workers(workers: Sequence[Mapping[str, Any]]) -> None:
         _report.write({"workers": [dict(worker) for worker in workers]})
 
 
-_NO_TASK: dict[str, Any] = {"task": None, "done": None, "total": None, "rate": None, "figures": {}}
+_NO_TASK: dict[str, Any] = {
+    "task": None,
+    "done": None,
+    "total": None,
+    "rate": None,
+    "figures": {},
+    "workers": None,
+}
 
 
 @contextmanager

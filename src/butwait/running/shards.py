@@ -177,7 +177,7 @@ async def map_shards(
                 start = number * shard_size
                 group.create_task(shard(path, range(start, min(start + shard_size, len(items)))))
     except BaseExceptionGroup as errors:
-        raise _first(errors) from errors
+        raise first_of(errors) from errors
     if lost and instead is None:
         told = {str(index): [error.name, error.why] for index, error in sorted(lost.items())}
         why = next(iter(lost.values())).why
@@ -240,7 +240,8 @@ def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: in
     return asked
 
 
-def _first(error: BaseException) -> BaseException:
+def first_of(error: BaseException) -> BaseException:
+    """The first error of groups within groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

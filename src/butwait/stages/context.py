@@ -193,13 +193,16 @@ class StageRun:
             threads=self.recipe.threads,
             concurrency=concurrency,
         )
-        async with at_work(job, self.recipe.workers, run=self.folder.parent) as crew:
+        proven = any(self.folder.rglob("shard-*")) or any(self.folder.rglob(".spool/*"))
+        run = self.folder.parent
+        async with at_work(job, self.recipe.workers, run=run, proven=proven) as crew:
             try:
                 yield crew
             finally:
                 self._keep_figures(crew.figures)
-            if crew.health is not None:
-                write_json(self.folder / WORKERS, asdict(crew.health))
+                if crew.health is not None:
+                    with suppress(UserError):  # what ended the stage is what to tell
+                        write_json(self.folder / WORKERS, asdict(crew.health))
 
     def instead(self, given: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
         """What stands for a problem that ended its workers, in a run that goes on without such

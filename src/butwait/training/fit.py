@@ -52,10 +52,11 @@ def fit(
     """
     for tracker in settings.report_to:
         require(tracker, f"report_to: {tracker}")
-    if settings.validation and settings.validation.patience and is_sharded(trainer):
+    spread = is_sharded(trainer) or getattr(trainer, "is_deepspeed_enabled", False)
+    if settings.validation and settings.validation.patience and spread:
         raise UserError(
             "validation.patience keeps the weights of the lowest loss, which devices that hold "
-            "parts of them cannot take back: leave it out, or take launch.config: ddp or zero2"
+            "parts of them cannot take back: leave it out, or take launch.config: ddp"
         )
     with ExitStack() as stack:
         marker = Marker(lambda: trainer.counted)

@@ -118,11 +118,12 @@ class LaunchSettings(Settings):
                 f"lora.four_bit is not for launch.config: {self.config}: weights in 4 bits are not "
                 "spread over devices; take launch.config: ddp"
             )
-        if self.in_parts and validation is not None and validation.patience is not None:
+        spread = self.config in ("fsdp2", "zero2", "zero3")
+        if spread and validation is not None and validation.patience is not None:
             yield (
-                f"validation.patience is not for launch.config: {self.config}: devices that hold "
-                "parts of the weights cannot take those of the lowest loss back; leave it out, or "
-                "take launch.config: ddp or zero2"
+                f"validation.patience is not for launch.config: {self.config}: FSDP and DeepSpeed "
+                "cannot take the weights of the lowest loss back; leave it out, or take "
+                "launch.config: ddp"
             )
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +46,11 @@ async def _serve(connection: socket.socket) -> None:
         except UserError as error:
             said = framed((number, None, str(error)))
         except asyncio.CancelledError:
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            told = "the work on an item was cancelled by itself; mend what does it"
+            said = framed((number, None, told))
         except BaseException:
             # No fault of the data, as far as anybody knows: the engine may be broken.
             traceback.print_exc()
@@ -81,8 +85,10 @@ def _end_with(parent: int) -> None:
 def _leave(code: int) -> NoReturn:
     """Ends this process at once, and those that it started."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    with suppress(ValueError):  # in another thread: then the signal ends this process too
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     os._exit(code)
 

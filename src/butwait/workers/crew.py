@@ -78,6 +78,7 @@ async def at_work(
     settings: WorkersSettings,
     *,
     run: Path | None = None,
+    proven: bool = False,
 ) -> AsyncIterator[Crew]:
     """A crew for a job, ended when the block ends.
 
@@ -85,6 +86,7 @@ async def at_work(
         job: what is opened and done.
         settings: who does it.
         run: the folder of the run.
+        proven: whether such work was done before (``Pool``).
 
     Raises UserError for a job that cannot be opened, or cannot be handed to another process, and
     for devices that are not there.
@@ -101,7 +103,7 @@ async def at_work(
     placement = Placement.of(settings, job.engine, job.model, job.reward_model)
     room = FIXED if job.concurrency == "auto" else job.concurrency
     async with Pool(
-        _host(job, settings, placement, run), placement.count, room, _name, heard
+        _host(job, settings, placement, run), placement.count, room, _name, heard, proven
     ) as pool:
         yield pool
 

@@ -12,7 +12,8 @@ class WorkerLostError(Exception):
 
     Attributes:
         why: its last words, for a sentence.
-        begun: whether it may have begun with the item; an item that it never saw is not blamed.
+        begun: whether the item may be what ended it; one that it never saw, or that was on a node
+            that was lost, is not blamed.
     """
 
     def __init__(self, why: str, *, begun: bool = True) -> None:

@@ -18,6 +18,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.plugins import find_modules_in, folders
+from butwait.running.shards import first_of
 from butwait.workers.host import Figures, Reply
 from butwait.workers.loading import loaded
 
@@ -67,7 +68,10 @@ class Worker:
         """The result for an item; several may be under way at a time. Raises whatever the work
         raises."""
         async with self._places:
-            return await self._work(self._opened, item)
+            try:
+                return await self._work(self._opened, item)
+            except BaseExceptionGroup as errors:
+                raise first_of(errors) from errors
 
     @property
     def figures(self) -> Figures:

@@ -94,10 +94,15 @@ def cannot_spread(config: Mapping[str, Any], devices: int) -> str | None:
 def _on_gpu(engine: Any, model: ModelSettings, reward_model: Any) -> bool:
     """Whether these weights are run on a GPU of this machine."""
     runs = [model] if ENGINES.of(engine).runs_model else []
-    devices = [getattr(held, "device", "cpu") for held in (*runs, reward_model)]
+    devices = [getattr(held, "device", "cpu") for held in (*runs, *_parts(reward_model))]
     if any(device.startswith("cuda") for device in devices):
         return True
     return "auto" in devices and bool(_devices())
+
+
+def _parts(judge: Any) -> list[Any]:
+    """The models that a reward model is made of."""
+    return [part for each in getattr(judge, "members", ()) for part in _parts(each)] or [judge]
 
 
 def _devices() -> list[str]:
@@ -111,6 +116,8 @@ def _devices() -> list[str]:
 
 def _on(settings: Any, device: str) -> Any:
     """Settings with their device, where they have one that is not a CPU."""
+    if members := getattr(settings, "members", ()):
+        return settings.model_copy(update={"members": tuple(_on(m, device) for m in members)})
     if getattr(settings, "device", "cpu").startswith("cpu"):
         return settings
     return settings.model_copy(update={"device": device})

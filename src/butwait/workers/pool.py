@@ -84,6 +84,8 @@ class Pool:
         room: items that a worker is at, at most.
         name: of an item, for sentences.
         heard: is told each reply.
+        proven: whether such work was done before: then it is no fault of the work where items end
+            workers.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Pool:
         room: int,
         name: Callable[[Any], str] = str,
         heard: Callable[[Reply], None] = lambda reply: None,
+        proven: bool = False,
     ) -> None:
         self._host, self._room, self._name, self._heard = host, room, name, heard
         self._seats = [_Seat(index) for index in range(count)]
@@ -100,7 +103,7 @@ class Pool:
         self._suspects: deque[_Asked] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._finished = self._restarts = 0
+        self._restarts, self._proven = 0, proven
         self._set_aside: dict[str, str] = {}
         self._figures: dict[Handle, Figures] = {}
         self.policy_tokens = 0
@@ -205,7 +208,7 @@ class Pool:
         except Exception as error:
             _tell(asked, error)
         else:
-            self._finished += 1
+            self._proven = True
             seat.done += 1
             self._report()
             self.policy_tokens += reply.policy_tokens
@@ -240,7 +243,7 @@ class Pool:
             return
         name = self._name(asked.item)
         self._set_aside[name] = lost.why
-        if not self._finished and len(self._set_aside) >= STARTS:
+        if not self._proven and len(self._set_aside) >= STARTS:
             self._fail(UserError(f"whatever workers are given ends them: {lost.why}"))
         _tell(asked, SetAsideError(name, lost.why))
 

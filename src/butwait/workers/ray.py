@@ -209,7 +209,7 @@ class RayHost:
                 f"process {_version()}; install the same version on every node"
             )
         handle.place = place
-        _heard[place.pid] = handle
+        _heard[place.node, place.pid] = handle
 
     def _tell(self, waited: float) -> None:
         """Says what workers wait for, in one line for all of them."""
@@ -263,7 +263,7 @@ class RayHandle:
         with suppress(Exception):  # it is gone, or the cluster is
             ray.kill(self.actor)
         if self.place is not None:
-            _heard.pop(self.place.pid, None)
+            _heard.pop((self.place.node, self.place.pid), None)
 
     async def asked(self, reply: Any) -> Any:
         """A reply of the actor. Raises WorkerLostError where it is gone."""
@@ -278,20 +278,26 @@ class RayHandle:
                     "butwait is not installed on a node of the Ray cluster, or not in the Python "
                     "that Ray runs there; install the same version on every node"
                 ) from error
-            raise WorkerLostError(await self._last_words(error)) from error
+            how = _how(error)
+            begun = how not in (NODE_LOST, UNREACHABLE)
+            raise WorkerLostError(await self._last_words(how), begun=begun) from error
 
-    async def _last_words(self, error: Exception) -> str:
+    async def _last_words(self, how: str) -> str:
         """Why it ended: on which node, how, and what it said last."""
         for _ in range(10):  # what it printed comes by another way
             if self.said:
                 break
             await asyncio.sleep(_LAST_WORDS_S / 10)
         where = f" on node {self.place.node}" if self.place else ""
-        return f"{_how(error)}{where}" + (f" ({self.said[-1]})" if self.said else "")
+        return f"{how}{where}" + (f" ({self.said[-1]})" if self.said else "")
 
 
 def _future(reply: Any) -> "asyncio.Future[Any]":
     return asyncio.wrap_future(reply.future())
+
+
+NODE_LOST, UNREACHABLE = "its node was lost", "neither it nor its node can be reached"
+"""Ends that no problem is to blame for."""
 
 
 def _how(error: Exception) -> str:
@@ -302,11 +308,11 @@ def _how(error: Exception) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory monitor" in told:
         return "its process was ended, as the node ran out of memory"
     if "node" in told and ("has died" in told or "died" in told) and "worker process" not in told:
-        return "its node was lost"
+        return NODE_LOST
     if isinstance(error, ray.exceptions.RayTaskError):
         return f"its reply cannot be had ({' '.join(str(error.cause or error).split())[:200]})"
     if isinstance(error, ray.exceptions.ActorUnavailableError):
-        return "neither it nor its node can be reached"
+        return UNREACHABLE
     return "its process ended"
 
 
@@ -351,13 +357,14 @@ def _seen(packed: bytes) -> tuple[str, ...]:
 
 # What processes of the cluster print, by a thread of Ray's.
 
-_heard: dict[int, RayHandle] = {}
+_heard: dict[tuple[str, int], RayHandle] = {}
+"""Workers by their nodes' addresses and their process numbers, which nodes may have in common."""
 
 
 def _hear(data: Mapping[str, Any]) -> None:
     """Into the run's log goes what workers say."""
     pid = str(data.get("pid", ""))
-    handle = _heard.get(int(pid)) if pid.isdigit() else None
+    handle = _heard.get((str(data.get("ip")), int(pid))) if pid.isdigit() else None
     for line in data.get("lines", ()):
         if handle is not None and line.strip():
             handle.said.append(line.strip())

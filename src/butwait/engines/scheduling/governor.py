@@ -35,7 +35,7 @@ class Sample:
     """What is known of an engine at a moment.
 
     Attributes:
-        in_flight: tokens that are charged.
+        in_flight: tokens that were charged at a time since the last sample, at most.
         turned: tokens that were charged and have left, since the beginning.
         kv_use: share of the cache that is in use, in [0, 1].
         preemptions: paths that were given up while they ran, since the beginning.

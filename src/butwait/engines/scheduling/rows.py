@@ -166,8 +166,8 @@ class RowPlaces(AbstractAsyncContextManager[None]):
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self._end()
                 self.silent -= 1
+                self._end()
             raise
         _PLACE.set(_Place(self))
 

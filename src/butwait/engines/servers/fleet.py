@@ -119,13 +119,17 @@ class Fleet:
 
     async def _around(self, of: str, ask: Callable[[RemoteServer], Awaitable[T]]) -> T:
         for attempt in range(self._retries + 1):
-            pauses, left = [], set[str]()
+            pauses, left, refused = [], set[str](), list[RefusedError]()
             while (server := await self._next(of, left)) is not None:
                 left.add(server.url)
                 try:
                     return await self._counted(server, ask)
                 except LostError as lost:
                     pauses.append(pause(attempt, lost.retry_after))
+                    if isinstance(lost.__cause__, RefusedError):
+                        refused.append(lost.__cause__)
+            if len(refused) == len(self.router.members):
+                raise refused[0]  # it is no fault of theirs
             if attempt < self._retries:
                 await asyncio.sleep(min(pauses, default=pause(attempt, None)))
         raise self._unanswered(attempt + 1)

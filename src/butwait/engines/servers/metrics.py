@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from butwait.engines.scheduling.loads import Load, load_of, together
-from butwait.engines.servers.remote_server import LostError, RefusedError, RemoteServer
+from butwait.engines.servers.remote_server import LostError, RemoteServer
 from butwait.engines.settings import ServerSettings
+from butwait.records import UserError
 
 PATIENCE_S = 10.0
 """For one look."""
@@ -31,13 +33,21 @@ class MetricsPages:
 
     def __init__(self, settings: ServerSettings, urls: Sequence[str]) -> None:
         roots = [url.strip().rstrip("/").removesuffix("/v1") for url in urls]
+        self._last: dict[_Page, Load] = {}
         self._pages = [_Page(settings, root, 1, "engine.base_url") for root in roots]
 
     async def load(self) -> Load | None:
-        """Of all together; None where one says nothing."""
-        loads = await asyncio.gather(*map(_load, self._pages))
-        known = [load for load in loads if load is not None]
-        return together(known) if known and len(known) == len(loads) else None
+        """Of all together; one that says nothing now counts as idle. None where none says
+        anything."""
+        now = dict(zip(self._pages, await asyncio.gather(*map(_load, self._pages)), strict=True))
+        known = {page: load for page, load in now.items() if load is not None}
+        self._last |= known
+        idle = [
+            replace(load, kv_use=0.0, running=0, waiting=0)
+            for page, load in self._last.items()
+            if page not in known
+        ]
+        return together([*known.values(), *idle]) if known else None
 
     async def close(self) -> None:
         for page in self._pages:
@@ -48,5 +58,5 @@ async def _load(page: _Page) -> Load | None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             return load_of(await page.text("/metrics"))
-    except (LostError, RefusedError, TimeoutError):
+    except (LostError, UserError, TimeoutError):
         return None

@@ -18,7 +18,7 @@ from butwait.records import UserError
 from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
 from butwait.running.plugins import wrong
-from butwait.stages.context import StageRun, told_without
+from butwait.stages.context import StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
     Builder,
@@ -197,7 +197,9 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         f"{metrics['loss_tokens']} tokens with loss"
         f" ({metrics['duplicates_dropped']} duplicates dropped)"
     )
-    yield from told_without(metrics)
+    if names := metrics.get("set_aside"):
+        told = "stay unconfirmed: completing them ended two workers"
+        yield f"branches of {', '.join(names)} {told}"
 
 
 def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:

@@ -100,7 +100,7 @@ def _headline(metrics: Metrics) -> Iterator[str]:
         low, high = row["interval"]
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
         score = f", mean score {row['score']:.3f}" if "score" in row else ""
-        lost = f", without {len(row['set_aside'])} set aside" if "set_aside" in row else ""
+        lost = f", without {', '.join(row['set_aside'])}, set aside" if "set_aside" in row else ""
         yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions{score}{lost}"
 
 

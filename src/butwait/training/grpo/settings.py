@@ -263,8 +263,8 @@ class GrpoSettings(OptimizerSettings):
     def in_parts(self) -> Iterator[str]:
         """What devices cannot do that hold parts of the weights only: they wait for each other in
         every forward pass, and this process would draw by itself."""
-        if self.generation.kind == "engine":
-            told = "generation.kind: engine needs the whole model on every device; with FSDP or "
+        if (kind := self.generation.kind) in ("engine", "generate"):
+            told = f"generation.kind: {kind} needs the whole model on every device; with FSDP or "
             yield f"{told}ZeRO-3 take generation.kind: vllm_server or vllm_colocate"
         if self.selection is not None:
             told = "selection draws samples with the whole model on one device; with FSDP or ZeRO-3"
