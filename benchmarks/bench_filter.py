@@ -18,13 +18,14 @@ import argparse
 import asyncio
 import dataclasses
 import gc
+import json
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engine import Clock, ratio, write_results
+from bench_engine import Clock, conditions, ratio, write_results
 
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
@@ -39,6 +40,7 @@ from butwait.reward_models.kinds.trained import TrainedRewardModel
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.scripted import ScriptedRewardModel
+from butwait.running.files import write_json
 from butwait.search.run import run_sampler
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.search.samplers.samples import IndependentSettings
@@ -222,9 +224,13 @@ def main() -> None:
     results = []
     for name in arguments.models:
         if arguments.only_utilisation:
-            results.append({"model": name} | filled(name, LOADS[name]))
-            print(name, results[-1], flush=True)
-            write_results(arguments.output, arguments.threads, results)
+            found = filled(name, LOADS[name]) | {"measured": conditions(arguments.threads)}
+            print(name, found, flush=True)
+            file = arguments.output  # whose other figures stay as they are
+            told = json.loads(file.read_text()) if file.exists() else {"models": []}
+            known = {row["model"]: row for row in told["models"]}
+            known[name] = known.get(name, {"model": name}) | found
+            write_json(file, told | {"models": list(known.values())})
             continue
         results.append(bench(name, LOADS[name]))
         for figure in ("filter_over_plain_scripted_prm", "filter_over_plain_real_prm"):

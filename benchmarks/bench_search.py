@@ -413,13 +413,15 @@ def compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 def beside(output: Path, new: dict[str, Any], threads: int) -> None:
     """Puts what was run of a round beside what is in the file of it, with its own conditions."""
-    told = json.loads(output.read_text())
-    known = [old for old in told["models"] if old["model"] == new["model"]]
+    told = json.loads(output.read_text()) if output.exists() else {"models": []}
+    this = new["model"], new["delimiter"]
+    known = [old for old in told["models"] if (old["model"], old["delimiter"]) == this]
+    if not known:
+        told["models"].append(new | conditions(threads))
     for old in known:
-        if old["delimiter"] == new["delimiter"]:
-            runs = {"questions": new["questions"], "dtype": new["dtype"], "runs": new["runs"]}
-            old |= compared(new["runs"])
-            old["in_process"] = conditions(threads) | runs
+        runs = {"questions": new["questions"], "dtype": new["dtype"], "runs": new["runs"]}
+        old |= compared(new["runs"])
+        old["in_process"] = conditions(threads) | runs
     write_json(output, told)
 
 

@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 import torch
 from bench_engine import conditions
-from simulated import recorded
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from butwait.engines.engine import Prefix
@@ -58,6 +57,13 @@ PROMPT, STEPS, STEP_TOKENS = 100, 20, 33
 VOCABULARY = 297
 """Of the tiny model's tokenizer."""
 COMMON, QUESTIONS, SAMPLES, TOKENS = 130, 64, 2, 30
+
+
+def recorded_steps() -> Any:
+    """Imported late: the package of ``--before`` has not all that it takes."""
+    from simulated import recorded
+
+    return recorded(STEP_TOKENS)
 
 
 def small_model() -> Any:
@@ -90,14 +96,14 @@ def path_of(tokens: np.ndarray) -> Prefix:
 
 def lengths_of(generator: np.random.Generator, particles: int) -> np.ndarray:
     """int64: tokens of a step each."""
-    return generator.choice(recorded(STEP_TOKENS).lengths, particles)
+    return generator.choice(recorded_steps().lengths, particles)
 
 
 class Resampling:
     """The filter's weights, whose rewards are recorded ones."""
 
     def __init__(self, generator: np.random.Generator, particles: int) -> None:
-        self._generator, self._gains = generator, recorded(STEP_TOKENS).gains
+        self._generator, self._gains = generator, recorded_steps().gains
         self._settings = ParticleFilterSettings(particles=particles)
         self._log_weights, self._logits = np.zeros(particles), np.zeros(particles)
         self.times = 0

@@ -55,8 +55,8 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
     if measured:
         screen.print(_pilot_table(measured))
         screen.print(
-            "Intervals of 95 %. Seconds are of this machine, without loading a stage's models. The "
-            "pilot is kept in RUN/.pilot; the run computes all its problems anew.",
+            "Intervals of 95 %. Seconds are of this process alone, without `workers` and without "
+            "loading models. The pilot is kept in RUN/.pilot; the run computes its problems anew.",
             style="dim",
         )
 

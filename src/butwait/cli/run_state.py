@@ -119,8 +119,9 @@ def last_change(run: Path) -> float:
 
 def read_run(run: Path) -> RunState:
     """The state of a run. Files that are damaged or not there are told as far as they go."""
+    held = is_held(run)  # first: a run that ends meanwhile has said so
     progress = _json(run / PROGRESS)
-    state, told = _state(run, progress)
+    state, told = _state(run, progress, held)
     records = {path.parent.name: record for path, record in _stage_records(run)}
     listed = [s for s in _list(progress.get("stages")) if isinstance(s.get("name"), str)]
     known = {stage["name"]: str(stage.get("kind", "")) for stage in listed}
@@ -150,10 +151,10 @@ def read_run(run: Path) -> RunState:
     return found
 
 
-def _state(run: Path, progress: Mapping[str, Any]) -> tuple[State, str]:
+def _state(run: Path, progress: Mapping[str, Any], held: bool) -> tuple[State, str]:
     pid, host, said = progress.get("pid"), progress.get("host"), progress.get("state")
     here = host in (None, socket.gethostname())
-    if is_held(run):
+    if held:
         where = "" if here else f" on {host}"
         # Another command may hold the folder, and a run that has just begun has said nothing yet.
         known = said == "running" and isinstance(pid, int)
@@ -191,7 +192,8 @@ def _add_task(run: RunState, now: StageState, progress: Mapping[str, Any]) -> No
     done, total = (progress.get(name) for name in ("done", "total"))
     done, total = (n if isinstance(n, int) else None for n in (done, total))
     task, rate, figures = (progress.get(name) for name in ("task", "rate", "figures"))
-    if now.done is None or (now.total is None and total is not None):
+    over = now.done == now.total and done != total  # its problems are done, and a training began
+    if now.done is None or over or (now.total is None and total is not None):
         now.done, now.total = done, total
     run.task = task if isinstance(task, str) else None
     run.figures = {k: str(v) for k, v in figures.items()} if isinstance(figures, dict) else {}
@@ -204,6 +206,9 @@ def _add_task(run: RunState, now: StageState, progress: Mapping[str, Any]) -> No
 def _counted(stage: Path, record: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """(done, total) of a stage that maps problems, by its shards and its spool, or of a training,
     by its newest logged step."""
+    step, most = _trained(stage)
+    if step is not None:
+        return step, most
     done = total = None
     for note in sorted(stage.rglob(".shards.json")):
         about = _json(note)
@@ -213,7 +218,7 @@ def _counted(stage: Path, record: Mapping[str, Any]) -> tuple[int | None, int | 
         done, total = (done or 0) + _finished_items(note.parent, items, size), (total or 0) + items
     if done is not None:
         return done, _attempts(record) or total
-    return _trained(stage)
+    return None, most
 
 
 def _finished_items(folder: Path, items: int, size: int) -> int:
@@ -262,8 +267,8 @@ def _last_lines(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def _stage_records(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """In the order in which the stages began."""
-    files = sorted(_records(run), key=lambda file: file.parent.stat().st_ctime)
+    """In the order in which they were written last."""
+    files = sorted(_records(run), key=_time)
     return ((file, _json(file)) for file in files)
 
 

@@ -5,11 +5,12 @@ import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
-from butwait.pipeline.launch import run_on_devices
+from butwait.pipeline.launch import JOB, run_on_devices
 from butwait.pipeline.preflight import Where, all_that_is_wrong, due_stages, look_around, nowhere
 from butwait.planning.stored import peak_noted, store_plan
 from butwait.problems.grading import Grader
@@ -96,7 +97,9 @@ def _run_stages(
         raise UserError("\n".join(found.mistakes))
     store_plan(recipe, run)
     done: dict[str, Stage] = {}
-    names, reported = recipe.order(), False
+    names, published = recipe.order(), False
+    for name in names:
+        (run / name / JOB).unlink(missing_ok=True)  # of a run that was killed
     for number, name in enumerate(names, start=1):
         title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
         stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
@@ -106,7 +109,12 @@ def _run_stages(
         else:
             say(title)
             begin_stage(name)
-            with peak_noted(run, name):
+            settings = recipe.stages[name]
+            here = getattr(settings, "launch", None) is None and (
+                recipe.workers.kind == "local" or not recipe.kind(name).asks(settings)
+            )
+            # What other processes hold is not ours to tell.
+            with peak_noted(run, name) if here else nullcontext():
                 outcome = _outcome(StageRun(recipe, name, stage, done, problems, grader))
             stage.finish(*outcome)
             say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
@@ -114,13 +122,13 @@ def _run_stages(
             say(f"  made by {', '.join(others)}")
         if recipe.kind(name).gives == "report":
             publish(stage.path, run)
-            reported = True
+            published = True
         for line in _headline(recipe, name, stage):
             say(f"  {line}", RESULT if number == len(names) else logging.INFO)
         for line in grader.untold():
             say(f"  {line}", logging.WARNING)
         done[name] = stage
-    if reported:
+    if published:
         say(f"The report: {run / 'report.html'}", RESULT)
     return {name: stage.record for name, stage in done.items()}
 

@@ -31,9 +31,12 @@ def peak_bytes() -> dict[str, float | None]:
 
 
 def device_name() -> str:
-    """Of the card that torch uses; "CPU" where it uses none."""
-    cuda = _cuda()
-    return "CPU" if cuda is None else str(cuda.get_device_name())
+    """Of the card that torch uses here; "CPU" where there is none; "" where there is one that this
+    process did not use (vLLM's own does)."""
+    if (cuda := _cuda()) is not None:
+        return str(cuda.get_device_name())
+    torch = sys.modules.get("torch")
+    return "" if torch is not None and torch.cuda.is_available() else "CPU"
 
 
 def _cuda() -> Any:

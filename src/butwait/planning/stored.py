@@ -37,7 +37,9 @@ def peak_noted(run: Path, stage: str) -> Iterator[None]:
         if plan := _read(run):
             peak = {f"{k}_gb": v and v / GB for k, v in peak_bytes().items()}
             named = device_name()
-            own = {"device": named, "planned_as": device_named(named).name}
+            own = {"device": named}
+            if named:
+                own["planned_as"] = device_named(named).name
             plan["measured"][stage] = peak | own
             write_json(run / FILE, plan)
 

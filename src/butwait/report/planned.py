@@ -9,8 +9,6 @@ from butwait.report.formats import finite
 from butwait.report.kinds import Record
 
 FILE = "plan.json"
-ON_CPU = "laptop CPU"
-"""How the plan calls what is no card of its table."""
 
 
 def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
@@ -31,7 +29,8 @@ def planned(run: Path, stages: Sequence[Record]) -> list[dict[str, Any]] | None:
 def _row(stage: Record, plan: dict[str, Any]) -> dict[str, Any]:
     name, cost = stage["name"], stage.get("cost") or {}
     own, seen = plan["stages"][name], plan["measured"].get(name, {})
-    hours = finite(own["hours_on"].get(seen.get("planned_as", ON_CPU)))
+    device = seen.get("planned_as")
+    hours = finite(own["hours_on"].get(device))
     on_card = finite(seen.get("gpu_gb")) is not None
     key = "gpu_gb" if on_card else "cpu_gb"
     return {
@@ -40,5 +39,5 @@ def _row(stage: Record, plan: dict[str, Any]) -> dict[str, Any]:
         "tokens": (own["tokens_by"]["policy"], cost.get("policy_tokens")),
         "training": (own["tokens_by"]["training"], cost.get("trained_tokens")),
         "seconds": (None if hours is None else 3600 * hours, stage.get("seconds")),
-        "memory": (own[key], seen.get(key)),
+        "memory": (own[key], seen.get(key)) if device else (None, None),
     }

@@ -32,7 +32,8 @@ class WorkersSettings(Settings):
     started on this machine, for this run alone."""
     gpus: Resource[Devices | PlacedGpus | None] = None
     """Devices of one worker. A number: policy and reward model share them;
-    ``{policy: 1, reward_model: 1}``: each has its own; None: one, where the model runs on a GPU."""
+    ``{policy: 1, reward_model: 1}``: each has its own; None: one, where the model runs on a GPU
+    (with ``ray``: of the run's own machine)."""
     skip_failed: Resource[bool] = False
     """Whether a stage is complete without the problems that ended two workers. They are named in
     its metrics and in the report."""

@@ -81,7 +81,7 @@ def generate(settings: SumsSettings, split: str) -> list[Problem]:
     raise UserError(
         f"{NAME}: no {settings.size} different questions of {settings.min_terms} to "
         f"{settings.max_terms} terms were found for the split {split!r}; ask for fewer, for more "
-        "terms, or for more digits"
+        "digits, or for other terms or operations"
     )
 
 
