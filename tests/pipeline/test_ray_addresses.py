@@ -45,7 +45,7 @@ def server(says: bytes | None) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ray_cluster, "PROBE_S", 0.2)
+    monkeypatch.setattr(ray_cluster, "PROBE_S", 1.0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
@@ -75,7 +75,7 @@ def test_an_address_of_nobody_is_refused_at_once(address: str, why: str) -> None
 
 @pytest.mark.parametrize(
     ("says", "why"),
-    [(None, "nothing for 0.2 s"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else is there")],
+    [(None, "nothing for 1 s"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else is there")],
 )
 def test_a_server_that_is_no_cluster_is_told_from_one(says: bytes | None, why: str) -> None:
     with server(says) as address:

@@ -28,7 +28,7 @@ from butwait.api.question import (
     written,
 )
 from butwait.engines.engine import Engine
-from butwait.engines.scheduling.rows import Concurrency
+from butwait.engines.scheduling.rows import FIXED, Concurrency
 from butwait.problems.grading import Grader
 from butwait.problems.sources import load_problems
 from butwait.problems.verifying import Verify
@@ -174,9 +174,10 @@ async def asearch(
     if name is not None:
         raise UserError("search: name is the name of a stage on disk; give run_dir too")
     given, asked = _problem_set(problems)
-    plan = _Plan.of("search", given, asked, options, workers)
+    asked_for = None if concurrency == FIXED else concurrency
+    plan = _Plan.of("search", given, asked, options, workers, asked_for)
     with first_alone(), plan.grader() as grader:
-        async with plan.crew(grader, concurrency) as crew:
+        async with plan.crew(grader) as crew:
 
             async def one(problem: Problem) -> SearchTree:
                 tree: SearchTree = await crew.do(problem)
@@ -273,9 +274,12 @@ class _Plan:
         problems: Sequence[Problem] | None,
         options: SearchOptions,
         workers: Given | None = None,
+        concurrency: Concurrency | None = None,
     ) -> "_Plan":
         """``function`` is the one that was called, for sentences."""
         content = search_recipe(given, **options)
+        if concurrency is not None:
+            content["stages"][STAGE]["concurrency"] = concurrency
         if workers is not None:
             content["workers"] = written(workers, "workers")
         words = search_words(content["stages"][STAGE]["sampler"])
@@ -332,9 +336,15 @@ class _Plan:
     def loaded(self) -> Any:
         return loaded(*self._given())
 
-    def crew(self, grader: Grader, concurrency: Concurrency) -> AbstractAsyncContextManager[Crew]:
-        """UserError for objects that workers elsewhere cannot be handed."""
-        workers = self.recipe.workers
+    def crew(self, grader: Grader) -> AbstractAsyncContextManager[Crew]:
+        """UserError for objects that workers elsewhere cannot be handed, and for ``skip_failed``,
+        which only a stage on disk can keep."""
+        workers, concurrency = self.recipe.workers, self.stage.concurrency
+        if workers.skip_failed:
+            raise UserError(
+                "search: workers.skip_failed is for a search on disk; give run_dir too, or leave "
+                "it out"
+            )
         if workers.kind != "local" and self.objects:
             raise UserError(
                 f"search: {', '.join(self.objects)}: an object of this process, which no worker "
