@@ -25,6 +25,10 @@ Quiet = Annotated[
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, nothing else.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
+]
 
 
 def loud(verbose: bool, quiet: bool) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from butwait.cli.commands import AsJson, Quiet, Verbose, app, loud
+from butwait.cli.commands import AsJson, Overrides, Quiet, Verbose, app, loud
 from butwait.cli.commands import command as _command
 from butwait.cli.completion import methods, models, shipped
 from butwait.cli.completion import runs as known_runs
@@ -47,10 +47,7 @@ def run(
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run lives; runs/<recipe> by default.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Run a recipe's stages, or go on where a stopped run was."""
     from butwait.recipe.load import read_recipe
@@ -124,10 +121,7 @@ def solve(
 @_command()
 def check(
     recipe: Recipe,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Check a recipe and all that it names, and run nothing."""
     from butwait.recipe.load import read_recipe
@@ -201,10 +195,7 @@ def plan(
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run will live; runs/<recipe> by default.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Plan a recipe: memory, disk, tokens, hours, and the devices that it fits on."""
     from butwait.recipe.load import read_recipe

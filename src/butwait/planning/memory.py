@@ -27,8 +27,6 @@ SAMPLED = 5
 """Copies of the logits of a pass, float32: as they come, warped, sorted, summed, drawn from."""
 LOSS_COPIES = 3
 """float32 copies of a training batch's logits: themselves, their log-softmax, its gradient."""
-PREFILL_ROWS = 16
-"""Prompts that are read in one pass, about."""
 
 Parts = dict[str, float]
 """Bytes by what takes them."""
