@@ -195,7 +195,7 @@ class PolicyBatcher(Batcher[PathJob]):
         """One token for every live row. Returns whether a call may have been answered."""
         if not len(self._live):
             return True
-        self._live.draw(self._model.decode(*self._live.inputs))
+        self._live.draw(self._model.decode(*self._live.inputs, wide=False))
         finished = self._live.pop_finished()
         for job in finished:
             if job.finish in OPEN:

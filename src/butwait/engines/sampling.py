@@ -77,7 +77,7 @@ def draw(
     temperature, top-k, top-p.
 
     Args:
-        logits: float32 (n, V).
+        logits: (n, V) of any floating type; worked on in float32.
         uniforms: float64 (n,), in [0, 1).
         how: settings per row.
         asked: what of them is in use; None: they are looked at.
@@ -92,12 +92,12 @@ def draw(
     n, width = logits.shape
     rows = max(1, CACHED // width) if logits.device.type == "cpu" else n
     if n <= rows:
-        return _draw(logits, uniforms, how, asked)
+        return _draw(logits.float(), uniforms, how, asked)
     parts = []
     for first in range(0, n, rows):
         some = slice(first, first + rows)
         theirs = RowSampling(how.temperature[some], how.top_p[some], how.top_k[some])
-        parts.append(_draw(logits[some], uniforms[some], theirs, asked))
+        parts.append(_draw(logits[some].float(), uniforms[some], theirs, asked))
     tokens, logprobs = zip(*parts, strict=True)
     return torch.cat(tokens), torch.cat(logprobs)
 
@@ -275,7 +275,7 @@ class LiveRows:
         self._sampling = None
 
     def draw(self, logits: torch.Tensor) -> None:
-        """One token for every row, from float32 (n, V) logits of ``inputs``. Raises UserError where
+        """One token for every row, from (n, V) logits of ``inputs``. Raises UserError where
         a row's are no numbers."""
         n = len(self.jobs)
         rows, live = np.arange(n), self._rows[:n]

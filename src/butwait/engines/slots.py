@@ -9,7 +9,7 @@ Shapes: S slots, n rows of one forward pass, q tokens per row, V outputs per tok
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from butwait.engines.checkpoints.trial import can_split, check_rows
 from butwait.engines.kv.attention import LEAST
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
 from butwait.engines.kv.passes import run_pass
+from butwait.engines.kv.products import PackedProducts
 from butwait.records import UserError
 
 MAX_DEFAULT_CAPACITY = 4096
@@ -54,7 +55,7 @@ class NoFreeSlotError(Exception):
 
 
 class SlotModel:
-    """A model and the slots of its cache.
+    """A model and the slots of its cache. The model's weights stay as they are while it is used.
 
     Args:
         model: a ``transformers`` model whose output has ``logits``, in eval mode on its device,
@@ -102,6 +103,7 @@ class SlotModel:
             most = min(most, -(-most_tokens // BLOCK))
         self._cache = BlockCache(self._attention.layers, most)
         self._blocks = BlockTable(slots)
+        self._products: PackedProducts | None = None
         self._free = list(reversed(range(slots)))
         self._taken: set[int] = set()
 
@@ -123,6 +125,13 @@ class SlotModel:
     def allocated_tokens(self) -> int:
         """Tokens that the cache's tensors have room for."""
         return BLOCK * self._cache.size
+
+    def _in_products(self) -> AbstractContextManager[None]:
+        if self.deterministic:
+            return nullcontext()
+        if self._products is None:
+            self._products = PackedProducts(self.model)
+        return self._products.in_use()
 
     @property
     def _fixed_threads(self) -> int | None:
@@ -185,7 +194,7 @@ class SlotModel:
         """Frees the cache's memory and lets go of the model; nothing is run afterwards."""
         self._cache.reset()
         self.lengths[:] = 0
-        self.model = None
+        self.model = self._products = None
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Run], want: Literal["last", "all"]) -> Any:
@@ -221,15 +230,18 @@ class SlotModel:
             pass
 
     @torch.inference_mode()
-    def decode(self, slots: np.ndarray, starts: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
+    def decode(
+        self, slots: np.ndarray, starts: np.ndarray, tokens: np.ndarray, wide: bool = True
+    ) -> torch.Tensor:
         """One new token per row, all arguments int64 (n,): the fast path of ``run``.
 
-        Returns float32 (n, V).
+        Returns (n, V), float32 where it is to be ``wide``; else as the model gave it, half as
+        large in half precision.
         """
         counts = np.ones_like(slots)
         self._check(slots, starts, counts)
-        logits = self._forward(slots, starts, tokens[:, None], counts, self.slots)
-        return logits[:, -1]
+        logits = self._forward(slots, starts, tokens[:, None], counts, self.slots)[:, -1]
+        return logits.float() if wide else logits
 
     @torch.inference_mode()
     def chunks(self, rows: Sequence[Run], keep: int = 0) -> Iterator[Chunk]:
@@ -250,7 +262,7 @@ class SlotModel:
             logits = self._forward(
                 slots[live], starts[live] + done[live], padded, counts, CHUNK_ROWS, keep
             )
-            yield live, done[live], counts, logits
+            yield live, done[live], counts, logits.float()
             done[live] += counts
 
     def _forward(
@@ -273,7 +285,7 @@ class SlotModel:
                 others; 0: at all.
 
         Returns:
-            float32 (n, q or keep, V), in the order of ``slots``.
+            (n, q or keep, V) as the model gives it, in the order of ``slots``.
         """
         n = min(fixed_rows, self.slots) if self.deterministic else len(slots)
         rows = len(slots)
@@ -297,7 +309,7 @@ class SlotModel:
             self._cache.reach(self._blocks.size)
             if len(sources):
                 self._cache.copy(sources, targets)
-            with _threads(self._fixed_threads):
+            with _threads(self._fixed_threads), self._in_products():
                 logits = run_pass(
                     self.model,
                     self._attention,
@@ -317,7 +329,7 @@ class SlotModel:
                 "`slots` of the engine or the reward model lower (what is finished is kept)"
             ) from error
         self.lengths[slots] = starts + counts
-        return logits[:rows].float()
+        return logits[:rows]
 
     def _check(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         if (starts > self.lengths[slots]).any():

@@ -100,7 +100,7 @@ class _Planner:
             most, least = max(most, needs), max(least, needs)
             if needs > sum(parts.values()):
                 parts = trained
-        runtime = self.runtime(stage, work)
+        runtime = self.runtime(stage, work, [held, *judges])
         flops = self.flops(stage, work, judges)
         plan = StagePlan(
             kind=stage.kind,
@@ -188,11 +188,17 @@ class _Planner:
             return _launched(stage)
         return max(_launched(stage), self.workers() * self.spread(stage))
 
-    def runtime(self, stage: Any, work: Work) -> tuple[float, float]:
+    def runtime(self, stage: Any, work: Work, models: list[Held | None]) -> tuple[float, float]:
+        """Bytes besides the parts: on a card; on a CPU, where products in bfloat16 keep a second
+        copy of the weights (``engines.kv.products``)."""
         trains = TRAINER_CPU if isinstance(stage, OptimizerSettings) else 0.0
         here = self.served and not self.elsewhere and not isinstance(stage, GrpoSettings)
         served = SERVED_OTHER if here and work.drawing is not None else 0.0
-        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
+        packed = 0.0
+        if work.drawing is not None and not self.rows(stage)[1]:
+            here_run = [m for m in models if m is not None and not m.served]
+            packed = sum(m.weights for m in here_run if m.dtype == "bfloat16")
+        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served + packed
 
     def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
         """Operations of all that the stage does; None where a model's sizes are not known."""
