@@ -1,7 +1,6 @@
 """Kills without warning, of a worker and of the run: nothing is lost, nothing doubled, no process
 left. ``BUTWAIT_WHOLE=1`` tries 20 and 10 moments."""
 
-import os
 import random
 import time
 from contextlib import suppress
@@ -9,9 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from whole import WHOLE
 from worker_runs import PROCESSES, begin, files, prepare, workers_of
-
-WHOLE = bool(os.environ.get("BUTWAIT_WHOLE"))
 
 
 def stored(run: Path) -> set[str]:
