@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from whole import WHOLE
 from worker_runs import PROCESSES, begin, files, prepare, workers_of
+
+from whole import WHOLE
 
 
 def stored(run: Path) -> set[str]:
