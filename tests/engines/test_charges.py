@@ -5,11 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from butwait.engines.engine import Prefix
-from butwait.engines.gate import TokenGate
+from butwait.engines.engine import Engine, Prefix
+from butwait.engines.gate import GatedEngine, TokenGate
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.scheduling.charges import Charges, StepLengths, blocks_by_tokens
@@ -66,7 +67,12 @@ def test_a_step_is_charged_what_it_may_take_and_not_its_whole_reach() -> None:
     assert lengths.room(StepRule(max_tokens=40), prefix) == 20
 
 
-def test_the_engine_in_this_process_tells_its_blocks() -> None:
+RULE = StepRule(delimiters=(), max_step_tokens=40, max_tokens=100, stop_at_box=False)
+
+
+@pytest.fixture
+def engine() -> TransformersEngine:
+    """Whose paths do not end."""
     model = ModelSettings(name="tiny")
     engine = TransformersEngine(
         load_causal_lm(model),
@@ -74,29 +80,56 @@ def test_the_engine_in_this_process_tells_its_blocks() -> None:
         TransformersSettings(slots=8, capacity=128),
         PromptSettings(template="{question}"),
     )
+    engine._eos_ids = frozenset()
+    return engine
 
-    engine._eos_ids = frozenset()  # no path ends
 
-    async def extended() -> list[Any]:
-        start = engine.start(Problem("p", "12 + 30 + 45 = ?", None))
-        assert engine.held_blocks(start) is None
-        rule = StepRule(delimiters=(), max_step_tokens=40, max_tokens=100, stop_at_box=False)
-        [parent] = await engine.extend([start], rule, Sampling(), [Key.of(0, "p")])
-        keys = [Key.of(0, "q").at(particle=i) for i in range(3)]
-        made = await engine.extend([parent.prefix] * 3, rule, Sampling(), keys)
-        return [parent.prefix, *(step.prefix for step in made)]
+async def extended(engine: Engine, prefix: Prefix, *names: str) -> list[Prefix]:
+    """One step, for a key of each name."""
+    keys = [Key.of(0, name) for name in names]
+    made = await engine.extend([prefix] * len(names), RULE, Sampling(), keys)
+    return [step.prefix for step in made]
 
-    parent, *paths = asyncio.run(extended())
-    blocks = [engine.held_blocks(path) or {} for path in paths]
-    assert [sum(held.values()) for held in blocks] == [len(path.token_ids) for path in paths]
-    # Whole blocks of the parent, whose last one each path has written to: in a copy, but for one.
-    shared = (len(parent.token_ids) - 1) // 16
-    assert len(set.intersection(*map(set, blocks))) == shared > 1
+
+def test_the_engine_in_this_process_tells_its_load(engine: TransformersEngine) -> None:
+    async def run() -> None:
+        [parent] = await extended(engine, engine.start(Problem("p", "12 + 30 = ?", None)), "p")
+        await extended(engine, parent, "a", "b", "c")
+
+    asyncio.run(run())
     load, there = asyncio.run(engine.load()), engine._slots.held_tokens
     assert load.kv_use == there / load.capacity
     engine._cache_tokens = there
     engine.trim(0.5)
     assert 0 < engine._slots.held_tokens <= there // 2
+
+
+def test_a_cache_that_is_lost_while_its_path_waits_is_charged_all_the_same(
+    engine: TransformersEngine,
+) -> None:
+    """The blocks that one path gave up are another one's by then: they count for both."""
+
+    async def run() -> tuple[int, int]:
+        gate = TokenGate(1)
+        gated = GatedEngine(engine, gate)
+        await gate.enter(0, {0: 50}, 0)  # alone, and the others wait
+        first = engine.start(Problem("p", "12 + 30 + 45 = ?", None))
+        [waits] = await extended(engine, first, "p")
+        one = asyncio.create_task(extended(gated, waits, "q"))
+        await asyncio.sleep(0)
+        await engine.load()
+        engine.trim(0.0)
+        second = engine.start(Problem("r", "90 - 71 - 10 = ?", None))
+        [comes] = await extended(engine, second, "r")
+        two = asyncio.create_task(extended(gated, comes, "s"))
+        await asyncio.sleep(0)
+        gate.bound = 1000
+        gate.admit()
+        await asyncio.gather(one, two)
+        return gate.most, 50 + len(waits.token_ids) + len(comes.token_ids) + 2 * 40
+
+    charged, held = asyncio.run(run())
+    assert charged == held
 
 
 Ask = st.tuples(

@@ -97,6 +97,14 @@ def test_a_server_that_is_gone_is_dead_at_once_and_a_busy_one_never(router: Rout
     lose(router, B, 50, busy=True)
     assert router.members[B].health == "healthy"
     assert router.members[B].failures == 50
+    assert (router.members[B].reason, router.members[B].last) == ("", "hung up")
+    router.began(B)
+    router.lost(B, "cut off")
+    lose(router, B, 1, busy=True)  # it says nothing of what is wrong with a suspect
+    assert (router.members[B].health, router.members[B].reason) == ("suspect", "hung up")
+    router.began(B)
+    router.answered(B)
+    assert (router.members[B].health, router.members[B].reason) == ("healthy", "")
 
 
 def test_a_dead_server_is_left_alone_for_longer_and_longer(router: Router, clock: Clock) -> None:

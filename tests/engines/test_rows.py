@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from butwait.engines.scheduling.rows import Rows, asking, most_problems, places
+from butwait.engines.scheduling.rows import Rows, asking, most_problems, places, rows_that_pay
 
 
 class Pass:
@@ -124,10 +125,20 @@ def test_what_stands_empty_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("concurrency", "problems", "paths", "most"),
-    [(8, 100, 16, 8), (8, 3, 16, 3), ("auto", 1000, 16, 128), ("auto", 1000, 4096, 1)],
+    ("concurrency", "problems", "paths", "engine", "most"),
+    [
+        (8, 100, 16, {}, 8),
+        (8, 3, 16, {}, 3),
+        ("auto", 1000, 16, {}, 128),
+        ("auto", 1000, 4096, {}, 1),
+        ("auto", 1000, 16, {"slots": 64}, 16),
+        ("auto", 1000, 16, {"slots": 4096}, 128),
+        ("auto", 1000, 16, {"max_rows": 256}, 64),
+        ("auto", 1000, 16, {"max_rows": 256, "urls": ["a", "b", "c"]}, 192),
+    ],
 )
 def test_the_most_problems_in_flight(
-    concurrency: Any, problems: int, paths: int, most: int
+    concurrency: Any, problems: int, paths: int, engine: dict[str, Any], most: int
 ) -> None:
-    assert most_problems(concurrency, problems, paths) == most
+    pays = rows_that_pay(SimpleNamespace(**engine))
+    assert most_problems(concurrency, problems, paths, pays) == most

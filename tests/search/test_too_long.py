@@ -129,7 +129,15 @@ def test_one_token_too_many(particles):
 @pytest.mark.parametrize("case", [c for c in CASES if c.rewarded], ids=lambda case: case.name)
 def test_samplers_say_how_many_paths_they_score_at_a_time(case):
     """``slots: auto`` makes a row for each, and for the prompt of each question."""
-    stage = SimpleNamespace(concurrency=4)
+    stage, engine = SimpleNamespace(concurrency=4), SimpleNamespace(slots=8)
     paths = SIZE * case.side_by_side
-    assert in_flight(case.settings, [PROBLEM] * 9, stage) == 4 * (paths + 1)
-    assert in_flight(case.settings, [PROBLEM] * 2, stage, searches=3) == 2 * (3 * paths + 1)
+    assert in_flight(case.settings, [PROBLEM] * 9, stage, engine) == 4 * (paths + 1)
+    assert in_flight(case.settings, [PROBLEM] * 2, stage, engine, 3) == 2 * (3 * paths + 1)
+
+
+def test_rows_that_are_kept_full_bound_the_paths_to_score():
+    """``concurrency: auto`` with 16 servers of 512 rows each: four paths for every row."""
+    stage = SimpleNamespace(concurrency="auto")
+    engine = SimpleNamespace(max_rows=512, urls=["http://a"] * 16)
+    settings = CASES[0].make(512, CASES[0].rule)
+    assert in_flight(settings, [PROBLEM] * 817, stage, engine) == 64 * 513

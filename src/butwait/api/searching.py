@@ -363,7 +363,7 @@ class _Plan:
             self.stage.reward_model if self.reward_model is None else self.reward_model,
             self.problems,
             [self.stage.sampler.step],
-            in_flight(self.stage.sampler, self.problems, self.stage),
+            in_flight(self.stage.sampler, self.problems, self.stage, self.recipe.engine),
         )
 
 

@@ -143,6 +143,8 @@ class PolicyBatcher(Batcher[PathJob]):
             for job in scored:
                 self.pool.leave(job.tenant)
                 job.call.finish_one()
+            if scored:
+                self._tell()
         return admitted
 
     def _take_slots(self, evict: bool) -> list[PathJob]:

@@ -222,9 +222,6 @@ class GatedEngine(Engine):
         if watch is not None:
             watch.rows = self.rows
         self._shares = not getattr(engine, "counts_what_ran", False)
-        self._held: Callable[[Prefix], Blocks | None] = getattr(
-            engine, "held_blocks", lambda prefix: None
-        )
 
     def turn(self) -> "GatedEngine":
         """The engine for the next search: searches that began earlier go first."""
@@ -245,7 +242,7 @@ class GatedEngine(Engine):
         if self._watch is not None:
             await self._watch.ready()
         gate, lengths = self._gate, self._gate.lengths
-        blocks = [self._blocks(prefix) for prefix in prefixes]
+        blocks = [blocks_by_tokens(prefix.token_ids) for prefix in prefixes]
         rooms = [lengths.room(rule, prefix) for prefix in prefixes]
         results: list[Continuation | None] = [None] * len(prefixes)
 
@@ -308,10 +305,6 @@ class GatedEngine(Engine):
         """Tokens that are live, of those that may be."""
         bound = self._gate.bound
         return {"live": f"{self._gate.live:,}/{bound:,.0f}"} if bound < float("inf") else {}
-
-    def _blocks(self, prefix: Prefix) -> Blocks:
-        held = self._held(prefix)
-        return blocks_by_tokens(prefix.token_ids) if held is None else held
 
     async def _enter(self, blocks: Blocks, room: int, paths: int) -> None:
         if self.rows is not None:

@@ -13,13 +13,12 @@ from pydantic import BeforeValidator, SerializeAsAny
 from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.gate import TELLS_NOTHING, GatedEngine, TokenGate, Watch
 from butwait.engines.scheduling.loads import TellsLoad
-from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking
+from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking, rows_that_pay
 from butwait.engines.settings import (
     BaseEngineSettings,
     ModelEngineSettings,
     ModelSettings,
     Sampling,
-    ServerSettings,
     StepRule,
 )
 from butwait.problems.prompts import encode, messages
@@ -97,8 +96,7 @@ def load_engine(
 def _scheduled(engine: Any, settings: BaseEngineSettings, capacity: int | None) -> Engine:
     """The engine behind the gate that its settings ask for; its rows know their number."""
     if isinstance(rows := getattr(engine, "rows", None), Rows):
-        servers = len(settings.urls) if isinstance(settings, ServerSettings) else 1
-        rows.pays = getattr(settings, "max_rows", rows.pays) * servers
+        rows.pays = rows_that_pay(settings, rows.pays)
     asked = settings.live_tokens
     if asked is None:
         return engine

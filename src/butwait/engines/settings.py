@@ -8,9 +8,13 @@ from pydantic import Field, field_validator
 from butwait.records.settings import Content, Device, Resource, Result, Settings, Shape
 from butwait.running.devices import DeviceName
 
-_CREDENTIALS = re.compile(r"//[^/]*@")
 SENTENCE_MARKS = ".!?"
 """What a sentence may end with."""
+
+
+def without_login(url: str) -> str:
+    """A text with an address, without the name and password that stand in it."""
+    return re.sub(r"//[^/]*@", "//", url)
 
 
 class Sampling(Settings):
@@ -125,7 +129,7 @@ class ServerSettings(Settings):
         if isinstance(base_url, tuple):
             if not base_url:
                 raise ValueError("an empty list names no server; give an address at least")
-            shown = [_CREDENTIALS.sub("//", url.strip().rstrip("/")) for url in base_url]
+            shown = [without_login(url.strip().rstrip("/")) for url in base_url]
             twice = next((url for url in shown if shown.count(url) > 1), None)
             if twice is not None:
                 raise ValueError(f"{twice} stands there twice; name each server once")

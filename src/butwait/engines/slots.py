@@ -163,11 +163,6 @@ class SlotModel:
         are dropped, whatever becomes of the slot."""
         return self._blocks.hold(slot, length)
 
-    def blocks(self, slot: int, length: int) -> np.ndarray:
-        """int64 (m,): the blocks of the first ``length`` tokens of a slot."""
-        [blocks] = self._blocks.view(np.array([slot]), length)
-        return blocks
-
     def drop(self, blocks: np.ndarray) -> None:
         """Gives up blocks that were held."""
         self._blocks.drop(blocks)

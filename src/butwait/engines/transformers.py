@@ -13,7 +13,6 @@ from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.model_engine import Ask, ModelEngine
 from butwait.engines.models import eos_token_ids
 from butwait.engines.sampling import SharedStart, StepJob
-from butwait.engines.scheduling.charges import BLOCK, Blocks
 from butwait.engines.scheduling.loads import Load
 from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows
 from butwait.engines.settings import Sampling, SlotSettings
@@ -77,17 +76,6 @@ class TransformersEngine(ModelEngine):
     def shared_tokens(self) -> int:
         """Tokens of prompts that were counted and not run: those of another one were at hand."""
         return self._batcher.prefixes.saved_tokens
-
-    def held_blocks(self, prefix: Prefix) -> Blocks | None:
-        """Blocks of the cache that hold a path, and how many of its tokens each; None where its
-        cache is lost or was never there."""
-        handle = prefix.handle
-        if not self._batcher.pool.alive(handle):
-            return None
-        blocks = self._slots.blocks(handle.tenant.slot, handle.length).tolist()
-        # The token that is run next has its place in the last one.
-        last = len(prefix.token_ids) - BLOCK * (len(blocks) - 1)
-        return dict.fromkeys(blocks, BLOCK) | {blocks[-1]: last}
 
     async def load(self) -> Load:
         """How full the cache is. A path that runs is never given up."""

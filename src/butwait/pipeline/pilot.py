@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.scheduling.rows import Concurrency, most_problems
+from butwait.engines.scheduling.rows import Concurrency, most_problems, rows_that_pay
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.pipeline.identity import recorded_versions, stage_header
 from butwait.planning.json_form import stage_json
@@ -227,8 +227,10 @@ def _limit(run: StageRun, sampler: Any, names: tuple[str, ...]) -> int:
     return Counting(run.recipe, context).limit(sampler.step, longest, sampler)
 
 
-def _passes(draws: Draws, problems: int, asked: Concurrency, rows: int | None) -> float:
-    return draws.passes(problems, most_problems(asked, problems, draws.paths), rows)
+def _passes(draws: Draws, problems: int, asked: Concurrency, engine: Any) -> float:
+    rows = getattr(engine, "slots", getattr(engine, "max_rows", None))
+    flight = most_problems(asked, problems, draws.paths, rows_that_pay(engine))
+    return draws.passes(problems, flight, rows)
 
 
 def _projected(
@@ -240,11 +242,10 @@ def _projected(
     drawn = sum(map(sum, seen["tokens"].values()))
     count = sum(map(len, seen["tokens"].values()))
     asked = getattr(recipe.stages[name], "concurrency", count)
-    rows = getattr(recipe.engine, "slots", getattr(recipe.engine, "max_rows", None))
     draws = [(Draws(*each), seen["sets"][on]) for on, each in seen["draws"]]
     passes = (
-        sum(_passes(each, each.problems, asked, rows) for each, _ in draws),
-        sum(_passes(each, size, asked, rows) for each, size in draws),
+        sum(_passes(each, each.problems, asked, recipe.engine) for each, _ in draws),
+        sum(_passes(each, size, asked, recipe.engine) for each, size in draws),
     )
     wall, own = (
         project_seconds(tokens, drawn, seen[key], passes) for key in ("seconds", "cpu_seconds")

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from butwait.engines.scheduling.rows import Concurrency, most_problems
+from butwait.engines.scheduling.rows import Concurrency, most_problems, rows_that_pay
 from butwait.planning.known import SetFacts
 from butwait.planning.work import SHARED, Counting, Drawing, Work, joined, paths_of, sweeps_of
 from butwait.search.settings import SAMPLERS, CommonSettings
@@ -27,7 +27,7 @@ def searching(
     path = limit * c.share(name)
     paths, judged = paths_of(sampler, k), SAMPLERS.of(sampler).needs_reward_model
     total = problems * paths * sweeps_of(sampler) * path
-    flight = most_problems(concurrency, problems, paths)
+    flight = most_problems(concurrency, problems, paths, rows_that_pay(c.recipe.engine))
     forks = judged and not hasattr(sampler, "samples")  # whose paths go on from each other
     drawing = Drawing(
         paths=flight * paths,

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from butwait.engines.scheduling.rows import FIXED, most_problems
+from butwait.engines.scheduling.rows import FIXED, most_problems, rows_that_pay
 from butwait.planning.drawing import searching
 from butwait.planning.known import SetFacts, facts
 from butwait.planning.work import EXTERNAL, SEARCHED, SOLVED, Counting, Drawing, Work
@@ -21,7 +21,8 @@ def prm(c: Counting, name: str, stage: Any) -> Work:
     steps = stage.max_steps or math.ceil(stage.epochs * rollouts / share)
     longest = math.ceil(facts_.longest + c.prompt_around + limit)
     beside = max(roll.solutions, more)
-    flight = most_problems(roll.concurrency, facts_.problems, beside)
+    pays = rows_that_pay(c.recipe.engine)
+    flight = most_problems(roll.concurrency, facts_.problems, beside, pays)
     return Work(
         drawn=drawn,
         read=facts_.problems * prompt,
@@ -95,7 +96,8 @@ def _confirmations(
         return 0.0, None
     completions = int(getattr(confirm, "completions", 1))
     asked = getattr(c.recipe.stages[trees[0]], "concurrency", FIXED)
-    flight = most_problems(asked, c.done[trees[0]].problems, completions)
+    pays = rows_that_pay(c.recipe.engine)
+    flight = most_problems(asked, c.done[trees[0]].problems, completions, pays)
     drawing = Drawing(flight * completions, flight, prompt, path, longest)
     return examples * completions * path / 2, drawing
 

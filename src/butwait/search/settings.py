@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from butwait.engines.engine import Engine
-from butwait.engines.scheduling.rows import most_problems
+from butwait.engines.scheduling.rows import most_problems, rows_that_pay
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Key, Problem, SearchTree
 from butwait.records.settings import Result, Settings
@@ -124,7 +124,11 @@ SamplerSettings = Annotated[SerializeAsAny[CommonSettings], BeforeValidator(SAMP
 
 
 def in_flight(
-    sampler: CommonSettings, problems: Sequence[Problem], stage: Any, searches: int = 1
+    sampler: CommonSettings,
+    problems: Sequence[Problem],
+    stage: Any,
+    engine: Any,
+    searches: int = 1,
 ) -> int | None:
     """Sequences that a reward model is asked for at a time: the paths of as many searches as run
     side by side, and the prompts that they share. None where the sampler does not say.
@@ -133,10 +137,12 @@ def in_flight(
         sampler: of the searches.
         problems: that are searched.
         stage: its ``concurrency`` says how many of them at a time.
+        engine: settings of the engine, whose rows they fill.
         searches: of one problem at a time.
     """
     paths = SAMPLERS.of(sampler).paths(sampler)
     if paths is None:
         return None
     paths *= searches
-    return most_problems(stage.concurrency, len(problems), paths) * (paths + 1)
+    pays = rows_that_pay(engine)
+    return most_problems(stage.concurrency, len(problems), paths, pays) * (paths + 1)

@@ -131,6 +131,7 @@ class Searcher:
         stages: the search stages whose model it is; None: all of them.
         do: has workers do the builder's ``work`` with an item; None: the engine is here.
         instead: as of ``map_shards``.
+        shown: figures of who does it, for a line of progress.
     """
 
     engine: Engine | None
@@ -142,6 +143,7 @@ class Searcher:
     stages: frozenset[str] | None = None
     do: Callable[[Any], Awaitable[Any]] | None = None
     instead: Callable[[Any], Any] | None = None
+    shown: Callable[[], dict[str, str]] = dict
 
 
 Prepare = Callable[[Material[Any], Searcher], Awaitable[tuple[Any, dict[str, int]]]]

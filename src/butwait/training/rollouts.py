@@ -117,6 +117,7 @@ async def stored_rollouts(
     *,
     concurrency: int,
     instead: Callable[[Problem], list[Rollout]] | None = None,
+    shown: Callable[[], dict[str, str]] = dict,
 ) -> list[Rollout]:
     """Labelled rollouts of every question; what is on disk in ``folder`` is not sampled again.
 
@@ -127,6 +128,7 @@ async def stored_rollouts(
         folder: where they are kept.
         concurrency: questions in flight at a time.
         instead: as of ``map_shards``.
+        shown: figures for the line of progress.
 
     Raises UserError for a problem without an answer, and where not one rollout could be graded.
     """
@@ -144,7 +146,7 @@ async def stored_rollouts(
             folder,
             shard_size=settings.shard_size,
             concurrency=concurrency,
-            on_result=lambda rollouts: progress.advance(),
+            on_result=lambda rollouts: progress.advance(1, **shown()),
             instead=instead,
         )
     collected = _read(paths)

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from butwait.engines.engine import Prefix
+from butwait.engines.kv.blocks import BLOCK
 from butwait.engines.settings import StepRule
 
-BLOCK = 16
-"""Tokens in a block: paths share whole ones, in an engine's cache as in a server's."""
 MARGIN = 2.0
 """Of the mean length of steps: what a step is charged for that has no limit of its own."""
 _OF_A_NEW_STEP = 0.05
@@ -73,8 +72,8 @@ _factors = np.zeros(0, np.uint64)
 
 
 def blocks_by_tokens(token_ids: np.ndarray) -> Blocks:
-    """Of a path whose engine tells nothing: blocks are the same where all tokens up to their ends
-    are, which is how a server's prefix cache finds them.
+    """Of a path: blocks are the same where all tokens up to their ends are, which is how a server's
+    prefix cache finds them. The names hold however long a path waits, be its cache lost meanwhile.
 
     Args:
         token_ids: int32 (n,).

@@ -214,8 +214,21 @@ def places(concurrency: Concurrency, engine: Any) -> AbstractAsyncContextManager
     return RowPlaces(rows, concurrency, fills=False)
 
 
-def most_problems(concurrency: Concurrency, problems: int, paths: int) -> int:
-    """Problems that may be in flight at a time, of so many with so many paths each."""
+def rows_that_pay(settings: Any, most: int = max(ROWS_THAT_PAY.values())) -> int:
+    """Rows of an engine's batch above which more do not pay, by its settings: ``max_rows`` at each
+    of its servers.
+
+    Args:
+        settings: of any engine.
+        most: of one that does not say, its slots aside; without it, those of the fastest device.
+    """
+    most = min(most, getattr(settings, "slots", most))
+    return getattr(settings, "max_rows", most) * len(getattr(settings, "urls", (None,)))
+
+
+def most_problems(concurrency: Concurrency, problems: int, paths: int, pays: int) -> int:
+    """Problems that may be in flight at a time, of so many with so many paths each, where so many
+    rows pay."""
     if concurrency != "auto":
         return min(problems, concurrency)
-    return min(problems, max(1, MOST * max(ROWS_THAT_PAY.values()) // paths))
+    return min(problems, max(1, MOST * pays // paths))

@@ -21,7 +21,7 @@ from urllib.request import proxy_bypass
 
 import httpx2
 
-from butwait.engines.settings import ServerSettings
+from butwait.engines.settings import ServerSettings, without_login
 from butwait.records import UserError
 from butwait.running.event_stream import EventStream
 from butwait.running.log import conceal
@@ -45,7 +45,6 @@ SESSION = "X-Session-ID"
 the one that has that in its cache."""
 session: ContextVar[str] = ContextVar("session", default="")
 """What the requests of this task share a prefix with; "": nothing."""
-_CREDENTIALS = re.compile(r"//[^/]*@")
 
 
 class RefusedError(UserError):
@@ -313,7 +312,7 @@ def _address(url: str, key: str) -> tuple[str, tuple[str, str] | None]:
     """An address as it may be shown, and the name and password that it holds. Raises UserError for
     one that is none."""
     text = url.strip().rstrip("/")
-    shown = _CREDENTIALS.sub("//", text)
+    shown = without_login(text)
     reason = "it begins with http:// or https:// and names a host"
     try:
         parsed = httpx2.URL(text)
@@ -322,7 +321,7 @@ def _address(url: str, key: str) -> tuple[str, tuple[str, str] | None]:
             login = (parsed.username, parsed.password) if parsed.userinfo else None
             return shown, login
     except (ValueError, httpx2.InvalidURL) as error:
-        reason = _CREDENTIALS.sub("//", str(error))
+        reason = without_login(str(error))
     raise UserError(f"{key}: {shown!r} is no address ({reason})")
 
 

@@ -26,7 +26,7 @@ class Member:
         url: its address, as it may be shown.
         health: ``suspect`` where the last request was lost, and it still serves; a ``dead`` one
             gets none until it was shown to serve the same model.
-        reason: why it is not healthy; "" where it is.
+        reason: why it is not healthy, or begins nothing; "" where it is and does.
         last: why it was lost the last time, be it healthy again; "" where it never was.
         in_flight: requests that it has not answered.
         lost_in_a_row: since its last answer.
@@ -131,7 +131,10 @@ class Router:
         member = self.members[url]
         member.in_flight -= 1
         member.failures += 1
-        member.reason = member.last = reason
+        member.last = reason
+        if busy and member.health == "healthy":
+            return  # a server that says so is well, whatever it said
+        member.reason = reason
         if busy or member.health == "dead":
             return
         if member.health == "healthy":

@@ -159,7 +159,7 @@ async def _prepared(
         else:
             given = (builder.work(material.settings, rule, sampling), material.problems, [rule])
             async with asking.crew(*given, search.concurrency, rewards=False) as crew:
-                held = replace(searcher, concurrency=crew.size, do=crew.do)
+                held = replace(searcher, concurrency=crew.size, do=crew.do, shown=crew.shown)
                 found = await prepare(material, held)
         answer, spent = checked_preparation(kind, found)
         if len(folders) > 1 and not isinstance(answer, dict):

@@ -52,7 +52,8 @@ async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
     }
     methods = settings.methods.values()
     rules = [method.sampler.step for method in methods]
-    asked = [in_flight(m.sampler, everything, settings, m.k) for m in methods]
+    engine = run.recipe.engine
+    asked = [in_flight(m.sampler, everything, settings, engine, m.k) for m in methods]
     paths = max((n for n in asked if n is not None), default=None)
     work = Attempting(settings.methods, run.key)
     async with run.crew(work, everything, rules, settings.concurrency, paths=paths) as crew:

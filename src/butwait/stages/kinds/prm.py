@@ -44,6 +44,7 @@ def collected(run: StageRun) -> list[Any]:
                 folder,
                 concurrency=crew.size,
                 instead=run.instead(lambda problem: []),
+                shown=crew.shown,
             )
 
     return asyncio.run(collect())

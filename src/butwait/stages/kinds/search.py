@@ -52,7 +52,8 @@ async def _search(run: StageRun, settings: SearchStage, problems: list[Problem])
     from butwait.stages.search_progress import SearchProgress
     from butwait.stages.searching import Growing
 
-    rules, paths = [settings.sampler.step], in_flight(settings.sampler, problems, settings)
+    rules, engine = [settings.sampler.step], run.recipe.engine
+    paths = in_flight(settings.sampler, problems, settings, engine)
     work = Growing(settings.sampler, run.key)
     async with run.crew(work, problems, rules, settings.concurrency, paths=paths) as crew:
         with task("searching", len(problems)) as progress:

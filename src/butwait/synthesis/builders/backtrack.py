@@ -123,7 +123,7 @@ async def confirm_branches(
 
         def advance(answer: dict[Branch, Confirmation]) -> None:
             found.update(answer)
-            progress.advance(branches=len(found))
+            progress.advance(1, branches=len(found), **searcher.shown())
 
         await map_shards(
             asked,

@@ -259,7 +259,7 @@ class _Run:
         prompting, grader = material.prompting, material.grader
         shared = (prompting, grader, material.habits, key.derive("draw"), self._devices)
         if isinstance(settings, GrpoDirectSettings):
-            paths = in_flight(settings.sampler, material.problems, settings)
+            paths = in_flight(settings.sampler, material.problems, settings, self._engine)
             model, policy = material.reward_model, Policy(material.model, material.prompt, paths)
             trees, folder = SearchFolder(self._output / "searches"), self._output / "prm"
             guide = Guide(
