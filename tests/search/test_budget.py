@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from search_toys import RULE, search, toy_engine, toy_reward
@@ -169,7 +170,7 @@ def test_seconds_lie_beside_the_trees_and_survive_a_resume(tmp_path: Path) -> No
                 PROBLEMS,
                 one,
                 stored,
-                tmp_path,
+                tmp_path / "trees",
                 shard_size=2,
                 concurrency=1,
                 on_result=seen.append,
@@ -183,19 +184,24 @@ def test_seconds_lie_beside_the_trees_and_survive_a_resume(tmp_path: Path) -> No
     run(stop=9)
     again = {tree.problem_id: tree.timings for tree in seen}["p0"]
     assert again.total == first.timings.total > 0
-    kept = read_timings(tmp_path / "timings-shard-00000.parquet")
+    kept = read_timings(tmp_path / "timings" / "shard-00000.parquet")
     assert list(kept) == ["p0", "p1"]
     assert kept["p0"].generation.tobytes() == first.timings.generation.tobytes()
     assert np.isnan(kept["p0"].generation[0])
     assert (kept["p0"].generation[1:] >= 0).all()
     assert (kept["p0"].scoring[1:] >= 0).all()
     assert np.nanmax(kept["p0"].generation) <= kept["p0"].total
-    assert sorted(path.name for path in tmp_path.glob("*.parquet")) == [
-        "shard-00000.parquet",
-        "shard-00001.parquet",
-        "timings-shard-00000.parquet",
-        "timings-shard-00001.parquet",
-    ]
+    for folder in ("trees", "timings"):
+        assert sorted(path.name for path in (tmp_path / folder).glob("*.parquet")) == [
+            "shard-00000.parquet",
+            "shard-00001.parquet",
+        ]
+    assert pq.read_table(tmp_path / "trees").num_rows == len(PROBLEMS)  # one row a tree
+    # An older run has them beside the trees.
+    kept_at = tmp_path / "timings" / "shard-00000.parquet"
+    kept_at.rename(tmp_path / "trees" / "timings-shard-00000.parquet")
+    (old, _) = stored.load(tmp_path / "trees" / "shard-00000.parquet")
+    assert old.timings.total == first.timings.total
 
 
 def test_best_of_n_times_its_scores() -> None:

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from butwait.api.objects import Verifier, verifier_place
 from butwait.problems.answers import answer_kind
 from butwait.problems.grading import Grader
 from butwait.records import AnswerKind, Grade, Problem, SearchTree
+from butwait.search.node_table import NODE_TABLE, node_table
 from butwait.search.storage import problem_ids, read_tree, read_trees
-from butwait.search.summary import descendants, weight_below
 
 
 class Trees:
@@ -40,62 +39,9 @@ class Trees:
         return list(self._shards)
 
     def nodes(self) -> pa.Table:
-        """A row a node, the roots left out; ``.to_pandas()`` makes a data frame of it.
-
-        Columns: ``problem``; ``node`` and ``parent``, numbers in the tree (0 is its root);
-        ``depth`` in steps, from 1; ``text``; ``tokens``; ``logprob`` in nats, of the whole step;
-        ``finish``; ``reward``, a probability (null where none was asked for); ``particles``, how
-        many final particles come from it, and ``weight``, theirs together (0 where it is dead);
-        ``status`` and ``answer`` where its path was graded, and ``score`` where a verifier did.
-        """
-        return pa.Table.from_pylist(
-            [row for tree in self for row in _rows(tree)],
-            schema=pa.schema(
-                [
-                    ("problem", pa.string()),
-                    ("node", pa.int32()),
-                    ("parent", pa.int32()),
-                    ("depth", pa.int32()),
-                    ("text", pa.string()),
-                    ("tokens", pa.int32()),
-                    ("logprob", pa.float64()),
-                    ("finish", pa.string()),
-                    ("reward", pa.float64()),
-                    ("particles", pa.int64()),
-                    ("weight", pa.float64()),
-                    ("status", pa.string()),
-                    ("answer", pa.string()),
-                    ("score", pa.float64()),
-                ]
-            ),
-        )
-
-
-def _rows(tree: SearchTree) -> Iterator[dict[str, object]]:
-    particles, weights = descendants(tree), weight_below(tree)
-    depths = [0] * len(tree.nodes)
-    for number, node in enumerate(tree.nodes):
-        if number == 0:
-            continue
-        depths[number] = depths[node.parent] + 1
-        grade = tree.grades.get(number)
-        unasked = np.isnan(node.reward_logit)
-        yield {
-            "problem": tree.problem_id,
-            "node": number,
-            "parent": node.parent,
-            "depth": depths[number],
-            "text": node.text,
-            "tokens": len(node.token_ids),
-            "logprob": float(node.logprobs.sum(dtype=float)),
-            "finish": node.finish,
-            "reward": None if unasked else float(1 / (1 + np.exp(-node.reward_logit))),
-            "particles": int(particles[number]),
-            "weight": float(weights[number]),
-            "status": grade and grade.status,
-            "answer": grade and grade.answer,
-            "score": grade and grade.score,
-        }
+        """A row a node, the roots left out; ``.to_pandas()`` makes a data frame of it. Its columns
+        stand in docs/trees.md (``butwait trees --parquet`` writes them)."""
+        return pa.concat_tables([NODE_TABLE.empty_table(), *map(node_table, self)])
 
 
 def load_trees(path: str | Path) -> Trees:

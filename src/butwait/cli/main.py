@@ -218,18 +218,8 @@ def grade(
     grade_file(jsonl, out)
 
 
-@_command()
-def trees(
-    path: Annotated[Path, typer.Argument(help="RUN/STAGE, the folder of a search stage.")],
-    problem: Annotated[
-        str | None,
-        typer.Option(help="Id of the problem whose tree is shown; the first if none."),
-    ] = None,
-) -> None:
-    """Summarise a search stage and show one of its trees."""
-    from butwait.cli.trees import trees as show_trees
-
-    show_trees(path, problem)
+# Their place in the help is here.
+from butwait.cli.stored_stages import commands as _stored  # noqa: E402, F401
 
 
 @_command("audit-prm")

@@ -1,18 +1,35 @@
 """``butwait trees``: search trees, for a person to read."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any, get_args
 
 import numpy as np
-import typer
+from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from butwait.records import SearchTree
+from butwait.cli.stored_stages.chosen import (
+    UNCHECKED,
+    one_of,
+    print_json,
+    questions,
+    show_question,
+    show_rows,
+    the_stage,
+)
+from butwait.cli.stored_stages.paging import paged
+from butwait.records import SearchTree, Status, UserError
+from butwait.running.expected import meant
+from butwait.running.files import check_output
+from butwait.running.log import RESULT, say
 from butwait.running.stages import read_stage
-from butwait.running.terminal import console, plain
-from butwait.search.storage import problem_ids, read_outlines, read_tree
+from butwait.running.terminal import plain
+from butwait.search.node_table import node_rows, write_node_table
+from butwait.search.outline import Outline
+from butwait.search.storage import problem_ids, read_outlines, read_tree, shard_paths
 from butwait.search.summary import TreeSummary, descendants, summary_of_trees, weight_below
 
 CHILDREN = 6
@@ -22,19 +39,151 @@ SNIPPET = 72
 """Characters of a step that are shown."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which trees are meant; a summary, a list and the first tree where nothing is chosen."""
+
+    problem: str | None = None
+    status: str | None = None
+    wrong: bool = False
+    everything: bool = False
+
+    @property
+    def some(self) -> bool:
+        return self.everything or self.wrong or (self.problem, self.status) != (None, None)
+
+    def takes(self, tree: Outline) -> bool:
+        """By its id, the verdicts on its final particles, and whether it went extinct."""
+        if self.problem not in (None, tree.problem_id):
+            return False
+        statuses = {*_final(tree), tree.outcome}
+        if self.wrong:
+            return "correct" not in statuses
+        return self.status is None or self.status in statuses
+
+
 def trees(
-    path: Annotated[Path, typer.Argument(help="A search stage (RUN/STAGE) or a shard.")],
-    problem: Annotated[
-        str | None, typer.Option(help="Id of the problem whose tree to show; by default the first.")
-    ] = None,
+    path: Path | None,
+    choice: Choice = Choice(),
+    as_json: bool = False,
+    parquet: Path | None = None,
 ) -> None:
-    """Print a summary of a stage's search trees, and one tree."""
+    """Prints search trees; ``parquet``: writes their nodes there.
+
+    Args:
+        path: a search stage (RUN/STAGE) or a shard; None, or a run: its stages are listed.
+        choice: which trees.
+        as_json: a JSON array, an object a tree; with its nodes where something is chosen.
+        parquet: a file for one row a node (``search.node_table``).
+
+    Raises UserError where there are none, or a file cannot be read.
+    """
+    one_of(choice.wrong, choice.status, (*get_args(Status), "extinct"))
+    if path is None or not (path.is_file() or any(path.glob("shard-*.parquet"))):
+        path = the_stage(path, "trees", "search trees")
+    if path is None:
+        return
     folder = path / "trees" if (path / "trees").is_dir() else path
-    screen = console()
-    if problem is None:
-        problem = next(iter(problem_ids(folder)))
-        screen.print(summary_table(summary_of_trees(read_outlines(folder)), _operations(path)))
-    screen.print(rendered_tree(read_tree(folder, problem)))
+    known = problem_ids(folder)
+    if choice.problem is not None and choice.problem not in known:
+        near = meant(choice.problem, list(known))
+        raise UserError(f"no tree of problem {choice.problem!r} in {path}{near}")
+    if parquet is not None:
+        check_output(parquet, *shard_paths(folder), option="--parquet")
+        ids = [tree.problem_id for tree in read_outlines(folder) if choice.takes(tree)]
+        rows = write_node_table(parquet, folder, ids)
+        say(f"{parquet}: {rows:,} nodes of {len(ids):,} trees", RESULT)
+        return
+    asked = questions(path, _set_of(path)) if path.is_dir() else {}
+    if as_json:
+        print_json(_json(folder, choice, asked))
+        return
+    with paged() as screen:
+        if not choice.some:
+            _overview(screen, path, folder, asked)
+            return
+        if choice.problem is not None and choice.status is None and not choice.wrong:
+            _show(screen, read_tree(folder, choice.problem), asked)
+            return
+        shown = 0
+        for tree in read_outlines(folder):
+            if choice.takes(tree):
+                _show(screen, read_tree(folder, tree.problem_id), asked)
+                screen.print()
+                shown += 1
+        if not shown:
+            screen.print(f"{plain(path)} has no such tree")
+
+
+def _set_of(path: Path) -> str | None:
+    stage = read_stage(path)
+    return None if stage is None else (stage.record.get("settings") or {}).get("problems")
+
+
+def _final(tree: Outline) -> list[str]:
+    """The verdict on each final particle's path."""
+    verdicts = dict(zip(tree.grade_nodes.tolist(), tree.grades, strict=True))
+    return [verdicts.get(leaf, "ungraded") for leaf in tree.leaves.tolist()]
+
+
+def _overview(
+    screen: Console, path: Path, folder: Path, asked: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The summary of all trees, the first of them, and a line for each."""
+    table = [("problem", "right", "nodes", "gold", "question")]
+
+    def listed() -> Iterator[Outline]:
+        for tree in read_outlines(folder):
+            about = asked.get(tree.problem_id, {})
+            told = f"{_final(tree).count('correct')} of {len(tree.leaves)}"
+            told = "extinct" if tree.outcome == "extinct" else told
+            gold = str(about.get("answer") or "")
+            nodes = f"{len(tree.parents) - 1:,}"
+            table.append((tree.problem_id, told, nodes, gold, str(about.get("question") or "")))
+            yield tree
+
+    summary = summary_of_trees(listed())
+    screen.print(summary_table(summary, _operations(path)))
+    _show(screen, read_tree(folder, table[1][0]), asked)
+    screen.print()
+    show_rows(screen, table)
+    told = (
+        "right: final particles with a right answer. --problem ID shows one tree, --all shows all."
+    )
+    screen.print(f"[dim]{told}[/dim]")
+
+
+def _show(screen: Console, tree: SearchTree, asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """A tree under its question."""
+    if about := asked.get(tree.problem_id):
+        show_question(screen, about)
+    screen.print(rendered_tree(tree))
+    if any(grade.status == "correct" for grade in tree.grades.values()):
+        screen.print(f"[dim]correct: {UNCHECKED}[/dim]")
+
+
+def _json(
+    folder: Path, choice: Choice, asked: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """An object a tree; with its nodes where some are chosen."""
+    for tree in read_outlines(folder):
+        if not choice.takes(tree):
+            continue
+        about = asked.get(tree.problem_id, {})
+        row = {
+            "problem_id": tree.problem_id,
+            "question": about.get("question"),
+            "gold": about.get("answer"),
+            "sampler": tree.sampler,
+            "outcome": tree.outcome,
+            "particles": len(tree.leaves),
+            "status": dict(sorted(Counter(_final(tree)).items())),
+            "nodes": len(tree.parents) - 1,
+            **asdict(tree.counts),
+        }
+        if choice.some:
+            row["tree"] = list(node_rows(read_tree(folder, tree.problem_id)))
+        yield row
 
 
 def _operations(path: Path) -> dict[str, str]:

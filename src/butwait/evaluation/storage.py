@@ -1,6 +1,6 @@
 """Attempts on disk: Parquet shards, some problems in each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butwait.records import Attempt, UserError
+from butwait.running.shards import SPOOLED
 
 SCHEMA = pa.schema(
     [
@@ -37,13 +38,16 @@ def write_shard(path: Path, problems: Sequence[Sequence[Attempt]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
-def read_shard(path: Path, *, texts: bool = True) -> list[list[Attempt]]:
+def read_shard(
+    path: Path, *, texts: bool = True, problem: str | None = None
+) -> list[list[Attempt]]:
     """The attempts in one file, a list for every problem, in stored order.
 
     Args:
         path: the file.
         texts: whether to read the completions; they are most of the bytes and no rate needs them.
             Without them every ``text`` is empty.
+        problem: read its attempts alone, if the file has some.
 
     Raises UserError where the file is empty, unreadable or no file of attempts.
     """
@@ -52,10 +56,11 @@ def read_shard(path: Path, *, texts: bool = True) -> list[list[Attempt]]:
         if names not in (SCHEMA.names, SCORED.names):
             raise _unreadable(path, f"its columns are {', '.join(names)}")
         columns = [name for name in names if texts or name != "text"]
-        rows = pq.read_table(path, columns=columns).to_pylist()
+        only = None if problem is None else [("problem_id", "==", problem)]
+        rows = pq.read_table(path, columns=columns, filters=only).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, str(error).partition("\n")[0]) from error
-    if not rows:
+    if not rows and problem is None:
         raise _unreadable(path, "it holds no attempt")
     attempts = (Attempt(**{"text": "", **row}) for row in rows)
     return [list(group) for _, group in groupby(attempts, key=lambda row: row.problem_id)]
@@ -70,6 +75,28 @@ def read_attempts(folder: Path, *, texts: bool = True) -> list[Attempt]:
     if not shards:
         raise UserError(f"{folder} holds no attempts; run the evaluation's stage first")
     return [row for shard in shards for rows in read_shard(shard, texts=texts) for row in rows]
+
+
+def stored_problems(
+    folder: Path, *, texts: bool = True, problem: str | None = None
+) -> Iterator[list[Attempt]]:
+    """The attempts at each problem of one method on one set, file by file, also those of an
+    evaluation that is still at work. Arguments as of ``read_shard``.
+
+    Raises UserError where a file cannot be read.
+    """
+    seen: set[str] = set()
+    for path in (*sorted(folder.glob("shard-*.parquet")), *sorted(folder.glob(SPOOLED))):
+        try:
+            found = read_shard(path, texts=texts, problem=problem)
+        except UserError:
+            if path.exists():
+                raise
+            continue  # its shard was made meanwhile
+        for rows in found:
+            if rows[0].problem_id not in seen:
+                seen.add(rows[0].problem_id)
+                yield rows
 
 
 def _unreadable(path: Path, why: str) -> UserError:

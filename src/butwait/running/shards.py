@@ -17,6 +17,9 @@ from typing import Generic, TypeVar
 from butwait.records import UserError
 from butwait.running.files import atomic_path, remove, write_json
 
+_SPOOL = ".spool"
+SPOOLED = f"{_SPOOL}/*.parquet"
+"""The files of finished items whose shard is not whole yet, in a folder of shards."""
 _SET_ASIDE = ".set_aside.json"
 
 Item = TypeVar("Item")
@@ -39,18 +42,30 @@ class SetAsideError(UserError):
 
 @dataclass(frozen=True)
 class Aside(Generic[Result]):
-    """What results hold that is none of their identity (wall times), in a file of its own beside
-    each file of results.
+    """What results hold that is none of their identity (wall times), in a file of its own for each
+    file of results.
 
-    ``write`` stores it; ``restore`` puts it back into results that were read without it.
+    ``write`` stores it; ``restore`` puts it back into results that were read without it. ``name``
+    is that of the folder beside the results' (a reader of that folder finds results alone).
     """
 
-    prefix: str
+    name: str
     write: Callable[[Path, Sequence[Result]], None]
     restore: Callable[[Path, Sequence[Result]], None]
 
     def path(self, results: Path) -> Path:
-        return results.with_name(self.prefix + results.name)
+        if results.parent.name == _SPOOL:
+            return self.old_path(results)
+        return results.parent.with_name(self.name) / results.name
+
+    def old_path(self, results: Path) -> Path:
+        """Where it lay, beside the results, before it had a folder."""
+        return results.with_name(f"{self.name}-{results.name}")
+
+    def find(self, results: Path) -> Path | None:
+        """The file, in the folder or where older runs have it; None without one."""
+        places = (self.path(results), self.old_path(results))
+        return next((place for place in places if place.exists()), None)
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,8 @@ class ShardFormat(Generic[Result]):
     def load(self, path: Path) -> list[Result]:
         """What ``store`` wrote."""
         results = self.read(path)
-        if self.aside is not None and (beside := self.aside.path(path)).exists():
-            self.aside.restore(beside, results)
+        if self.aside is not None and (kept := self.aside.find(path)) is not None:
+            self.aside.restore(kept, results)
         return results
 
     def remove(self, path: Path) -> None:
@@ -248,4 +263,4 @@ def first_of(error: BaseException) -> BaseException:
 
 
 def _spool(folder: Path) -> Path:
-    return folder / ".spool"
+    return folder / _SPOOL

@@ -2,7 +2,7 @@
 
 Columns are flat lists, laid out in ``docs/trees.md``. A tree comes back exactly as it was, and
 identical trees make identical bytes: a file holds no time and no host name. Seconds of wall time,
-which differ from run to run, stand in a file of their own beside each shard.
+which differ from run to run, stand in a folder of their own, a file for each shard.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -236,5 +236,6 @@ def _array(scalar: pa.Scalar) -> np.ndarray:
     return scalar.values.to_numpy(zero_copy_only=False)
 
 
-TIMINGS = Aside("timings-", write_timings, restore_timings)
-"""``timings-shard-00000.parquet`` beside ``shard-00000.parquet``."""
+TIMINGS = Aside("timings", write_timings, restore_timings)
+"""``timings/shard-00000.parquet`` for ``trees/shard-00000.parquet``, so that the folder of trees
+holds one row a tree."""
