@@ -32,7 +32,9 @@ generation_kwargs: {{do_sample: true, temperature: 1.0, max_gen_toks: 64, until:
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 filter_list:
   - name: boxed
-    filter: [{{function: regex, regex_pattern: "boxed\\\\{{([^}}]*)\\\\}}"}}, {{function: take_first}}]
+    filter:
+      - {{function: regex, regex_pattern: "boxed\\\\{{([^}}]*)\\\\}}"}}
+      - {{function: take_first}}
   - name: last-number
     filter:
       - {{function: regex, group_select: -1, regex_pattern: "(-?[0-9]+)"}}
@@ -198,7 +200,7 @@ def lighteval(model: str) -> None:
             results.write_text(results.read_text().replace(folder, "data"))
 
 
-LIGHTEVAL_TASK = '''
+LIGHTEVAL_TASK = """
 from lighteval.metrics.metrics import Metrics
 from lighteval.tasks.lighteval_task import LightevalTaskConfig
 from lighteval.tasks.requests import Doc
@@ -227,7 +229,7 @@ TASKS_TABLE = [
         version=1,
     )
 ]
-'''
+"""
 
 if __name__ == "__main__":
     os.chdir(HERE)
