@@ -1,23 +1,17 @@
-"""Two evaluations of the same questions, wherever they are stored."""
+"""Evaluations of the same questions, wherever they are stored."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from butwait.api.finished import Evaluation
+from butwait.api.sides import Answered, LogSide, Reader, Side, Stored, matched
 from butwait.evaluation.arms import compare_arms
 from butwait.evaluation.compare import compare as compare_two
-from butwait.evaluation.storage import read_attempts
-from butwait.problems.overlap import text_id
-from butwait.records import Attempt, Problem, UserError
+from butwait.evaluation.many import compare_all
+from butwait.problems.grading import Grader
+from butwait.records import Problem, UserError
 from butwait.running.expected import meant
-from butwait.running.stages import read_stage
-from butwait.stages.problem_sets import stored_problem_set
-
-Stored = Evaluation | str | Path
-"""What ``evaluate`` gave, or the folder of an evaluation (RUN/STAGE)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class Comparison:
     Rates and differences are fractions.
 
     Attributes:
-        a, b: "stage/set/method".
+        a, b: "stage/set/method"; of a stored log, its model and task.
         rate_a, rate_b: shares of correct attempts.
         difference: rate_b - rate_a.
         interval: of the difference, 95 %, over problems like these.
@@ -58,6 +52,23 @@ class Comparison:
         return self.sentence
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Several evaluations, compared.
+
+    Attributes:
+        figures: all that ``many.compare_all`` found.
+        sides: the evaluations, as they were read, the baseline first.
+        problems: that are compared, by the baseline's ids.
+        left_out: questions, on whatever side, that are not on all sides.
+    """
+
+    figures: dict[str, Any]
+    sides: Sequence[Answered]
+    problems: Mapping[str, Problem]
+    left_out: int
+
+
 def compare(
     a: Stored | Sequence[Stored],
     b: Stored | Sequence[Stored],
@@ -67,11 +78,11 @@ def compare(
     """How ``b`` does against the baseline ``a``: ``print(compare(base, after))``.
 
     Paired by question, whatever run, set or id each was evaluated with. The numbers are those of a
-    report.
+    report. Logs of lm-eval, lighteval and inspect are graded as butwait grades.
 
     Args:
-        a, b: what ``evaluate`` gave, or folders of evaluations (``"runs/mine/after"``); a list: the
-            seeds of an arm.
+        a, b: what ``evaluate`` gave, folders of evaluations (``"runs/mine/after"``), or stored
+            logs; a list: the seeds of an arm.
         row: ``SET/METHOD``, or one of each side, where there are several; None: the only one, or
             the only pair by the same method.
 
@@ -79,24 +90,24 @@ def compare(
         UserError: no evaluation is there, the questions differ or were judged by other answers,
             several rows could be meant, or nothing could be scored.
     """
-    sides = [[_Side.of(stored) for stored in _listed(each)] for each in (a, b)]
-    rows = _rows(sides[0][0], sides[1][0], row)
-    everything = [
-        [_answered(side, name) for side in each] for each, name in zip(sides, rows, strict=True)
-    ]
-    names = [f"{each[0].arm}/{name}" for each, name in zip(sides, rows, strict=True)]
-    if names[0] == names[1]:
-        runs = (each[0].path.parent for each in sides)
-        names = [f"{run}/{name}" for run, name in zip(runs, names, strict=True)]
-    first = everything[0][0]
-    for each, name in zip(everything, names, strict=True):
-        for other in each:
-            _same_questions(first, other, f"{names[0]} and {name}")
-    attempts = [[side.attempts for side in each] for each in everything]
-    if all(len(each) == 1 for each in attempts):
-        found = compare_two(names[0], attempts[0][0], names[1], attempts[1][0])
+    with Grader() as grader:
+        reader = Reader(grader)
+        sides = [[_one(reader, stored) for stored in _listed(each)] for each in (a, b)]
+        rows = _rows([each[0] for each in sides], row)
+        everything = [
+            [_answered(side, name) for side in each] for each, name in zip(sides, rows, strict=True)
+        ]
+        names = _names([each[0] for each in everything])
+        named = [
+            [replace(side, name=name) for side in each]
+            for each, name in zip(everything, names, strict=True)
+        ]
+        attempts, _, _ = matched([side for each in named for side in each], grader)
+    of_a, of_b = attempts[: len(named[0])], attempts[len(named[0]) :]
+    if len(of_a) == len(of_b) == 1:
+        found = compare_two(names[0], of_a[0], names[1], of_b[0])
     else:
-        found = compare_arms(names[0], attempts[0], names[1], attempts[1])
+        found = compare_arms(names[0], of_a, names[1], of_b)
     low, high = found["interval"]
     kept = ("a", "b", "rate_a", "rate_b", "p", "n", "k", "wins", "losses", "evidence", "sentence")
     return Comparison(
@@ -107,114 +118,152 @@ def compare(
     )
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One evaluation on disk."""
+def compare_stored(
+    stored: Sequence[str | Path],
+    *,
+    row: str | None = None,
+    common: bool = False,
+    theirs: bool = False,
+    scorer: str | None = None,
+    margin: float | None = None,
+) -> Compared:
+    """Every pair of several evaluations; what ``butwait compare`` tells.
 
-    path: Path
-    record: Mapping[str, Any]
-    chosen: str | None = None
+    Args:
+        stored: runs, folders of evaluations, or stored logs; the first is the baseline. A run
+            stands for all of its evaluations where it is alone.
+        row: ``SET/METHOD`` (of a run also ``STAGE/SET/METHOD``), where there are several.
+        common: compare the questions that all have.
+        theirs: take the verdicts of logs in place of butwait's.
+        scorer: whose, where a log has several.
+        margin: the greatest loss that does not matter, a fraction.
 
-    @classmethod
-    def of(cls, stored: Stored) -> "_Side":
-        if isinstance(stored, Evaluation):
-            return cls(stored.path, stored.record)
-        if not isinstance(stored, str | Path):
-            raise UserError(
-                f"compare: evaluations are what evaluate gave, or their folders, and this is a "
-                f"{type(stored).__name__}"
-            )
-        path = Path(stored).expanduser()
-        chosen = None
-        if path.parent.parent.name == "attempts":
-            path, chosen = path.parents[2], f"{path.parent.name}/{path.name}"
-        stage = read_stage(path)
-        if stage is None or not (path / "attempts").is_dir():
-            raise UserError(f"compare: {stored} is no folder of an evaluation (RUN/STAGE)")
-        if not stage.complete:
-            raise UserError(f"compare: the evaluation {path} is not finished; run its stage first")
-        return cls(path, stage.record, chosen)
-
-    @property
-    def rows(self) -> list[str]:
-        return [self.chosen] if self.chosen else list(self.record["metrics"])
-
-    @property
-    def arm(self) -> str:
-        return str(self.record["settings"].get("arm") or self.path.name)
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """Attempts by question: their ids are those of the texts.
-
-    Attributes:
-        attempts: in the order of the evaluation.
-        problems: by the same ids.
+    Raises UserError as ``compare`` does, and for fewer than two evaluations.
     """
-
-    attempts: list[Attempt]
-    problems: Mapping[str, Problem]
-
-
-def _answered(side: _Side, row: str) -> _Answered:
-    if row not in side.record["metrics"]:
-        known = list(side.record["metrics"])
-        told = f"{side.path} has no row {row!r}{meant(row, known)}"
-        raise UserError(f"compare: {told} (there are: {', '.join(known)})")
-    name, _, method = row.partition("/")
-    file = side.path.parent / "problems" / f"{name}.jsonl"
-    stored = stored_problem_set(file) if file.is_file() else None
-    wanted = side.record["problem_sets"][name]["fingerprint"]
-    if stored is None or stored.fingerprint != wanted:
-        raise UserError(
-            f"compare: {file} does not hold the questions that {side.path} attempted any more, or "
-            "its verifier is another one now; run that evaluation again"
-        )
-    times: Counter[str] = Counter()
-    ids, problems = {}, {}
-    for problem in stored.problems:
-        text = text_id(problem.question)
-        times[text] += 1
-        ids[problem.id] = f"{text}-{times[text]}"
-        problems[ids[problem.id]] = problem
-    attempts = read_attempts(side.path / "attempts" / name / method, texts=False)
-    return _Answered([replace(a, problem_id=ids[a.problem_id]) for a in attempts], problems)
-
-
-def _same_questions(one: _Answered, other: _Answered, names: str) -> None:
-    only = one.problems.keys() ^ other.problems.keys()
-    if only:
-        text = next(s.problems[i] for s in (one, other) for i in s.problems if i in only).question
-        raise UserError(
-            f"compare: {names} have different questions ({len(only)} stand in one of them only, "
-            f"such as {text[:80]!r}); compare evaluations of the same questions"
-        )
-    for name, problem in one.problems.items():
-        same = other.problems[name]
-        if set(problem.golds) != set(same.golds) or problem.verifier != same.verifier:
+    with Grader() as grader:
+        reader = Reader(grader, theirs, scorer)
+        groups = [reader.sides(each) for each in stored]
+        answered = _chosen(groups, row)
+        if len(answered) < 2:
             raise UserError(
-                f"compare: {names} judge {problem.question[:80]!r} by different gold answers or "
-                f"verifiers ({problem.golds} and {same.golds}); evaluate both by the same"
+                f"compare: {answered[0].place} is one evaluation; name two, or a run that holds "
+                "several"
             )
+        names = _names(answered)
+        sides = [replace(side, name=name) for side, name in zip(answered, names, strict=True)]
+        attempts, problems, lost = matched(sides, grader, common)
+    figures = compare_all(dict(zip(names, attempts, strict=True)), margin)
+    return Compared(figures, sides, problems, lost)
 
 
-def _rows(a: _Side, b: _Side, row: str | tuple[str, str] | None) -> tuple[str, str]:
-    """The rows of the two sides that are meant."""
+def _chosen(groups: Sequence[Sequence[Side]], row: str | None) -> list[Answered]:
+    """An evaluation of each group; all of the only one."""
+    options = [[option for side in group for option in _options(side)] for group in groups]
+    if row is not None:
+        known = dict.fromkeys(o.names[-1] for group in options for o in group if o.names)
+        options = [[o for o in group if not o.names or row in o.names] for group in options]
+        if not all(options):
+            raise UserError(
+                f"compare: not every side has a row {row!r}{meant(row, list(known))} (there are: "
+                f"{', '.join(known)})"
+            )
+    if len(options) == 1:
+        sets = {option.set for option in options[0]}
+        if len(sets) > 1:
+            raise UserError(
+                f"compare: the run evaluates several sets ({', '.join(sorted(sets))}); name the "
+                "evaluations that are to be compared"
+            )
+        return [_answered(option.side, option.row) for option in options[0]]
+    if any(len(group) > 1 for group in options):
+        options = _shared(options)
+    return [_answered(group[0].side, group[0].row) for group in options]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """An evaluation that may be meant, with the names that it goes by, the longest first; a log
+    has none, as it is one."""
+
+    side: Side
+    row: str
+    set: str
+    names: tuple[str, ...]
+
+
+def _options(side: Side) -> list[_Option]:
+    if isinstance(side, LogSide):
+        return [_Option(side, "", side.log.log.task, ())]
+    return [
+        _Option(side, row, row.partition("/")[0], (f"{side.path.name}/{row}", row))
+        for row in side.rows
+    ]
+
+
+def _shared(options: list[list[_Option]]) -> list[list[_Option]]:
+    """The only evaluation that all groups have by the same name, whole, then without the stage,
+    then by the method alone."""
+    for name in (lambda o: o.names[0], lambda o: o.row, lambda o: o.row.partition("/")[2]):
+        tables = [{name(option): option for option in group} for group in options]
+        wide = [table for table in tables if len(table) > 1]
+        kept = set.intersection(*(set(table) for table in wide)) if wide else set()
+        if len(kept) == 1:
+            chosen = kept.pop()
+            return [
+                [table[chosen]] if len(group) > 1 else group
+                for table, group in zip(tables, options, strict=True)
+            ]
+    told = "; ".join(
+        f"of {group[0].side.path}: {', '.join(option.names[0] for option in group)}"
+        for group in options
+        if len(group) > 1
+    )
+    raise UserError(f"compare: several rows could be meant; name one by --row ({told})")
+
+
+def _answered(side: Side, row: str) -> Answered:
+    return side.answered() if isinstance(side, LogSide) else side.answered(row)
+
+
+def _one(reader: Reader, stored: Stored) -> Side:
+    sides = reader.sides(stored)
+    if len(sides) > 1:
+        names = ", ".join(str(side.path) for side in sides)
+        raise UserError(f"compare: {stored} is a run with several evaluations; name one ({names})")
+    return sides[0]
+
+
+def _names(sides: Sequence[Answered]) -> list[str]:
+    """Their names, as short as tells them apart: of a log its model, then its task too; of any
+    where it is."""
+    names = [side.log.log.model if side.log else side.name for side in sides]
+    for longer in ([side.name for side in sides], [side.place for side in sides]):
+        names = [
+            long if names.count(name) > 1 else name
+            for name, long in zip(names, longer, strict=True)
+        ]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"compare: {twice} is named twice; name two evaluations")
+    return names
+
+
+def _rows(sides: Sequence[Side], row: str | tuple[str, str] | None) -> tuple[str, str]:
+    """The rows of the two sides that are meant; "" of a log, which is one."""
+    a, b = (side.rows if not isinstance(side, LogSide) else [""] for side in sides)
     if isinstance(row, str):
         return row, row
     if row is not None:
         first, second = row
         return first, second
-    if len(a.rows) == len(b.rows) == 1:
-        return a.rows[0], b.rows[0]
-    pairs = [(x, y) for x in a.rows for y in b.rows if x == y] or [
-        (x, y) for x in a.rows for y in b.rows if x.partition("/")[2] == y.partition("/")[2]
+    if len(a) == len(b) == 1:
+        return a[0], b[0]
+    pairs = [(x, y) for x in a for y in b if x == y] or [
+        (x, y) for x in a for y in b if x.partition("/")[2] == y.partition("/")[2]
     ]
     if len(pairs) != 1:
         raise UserError(
-            f"compare: several rows could be meant; name one by row (of {a.path}: "
-            f"{', '.join(a.rows)}; of {b.path}: {', '.join(b.rows)})"
+            f"compare: several rows could be meant; name one by row (of {sides[0].path}: "
+            f"{', '.join(a)}; of {sides[1].path}: {', '.join(b)})"
         )
     return pairs[0]
 

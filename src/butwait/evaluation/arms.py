@@ -84,12 +84,14 @@ def compare_arms(
         f"{b} {_score(rates_b, k)} against {a} {_score(rates_a, k)}: {100 * difference.mean:+.1f} "
         f"points, 95% CI [{100 * low:+.1f}, {100 * high:+.1f}], {p_text(difference.p)}."
     )
-    verdict = (
-        f"{b} is {'better' if difference.mean > 0 else 'worse'}."
-        if significant
-        else "NOT EVIDENCE of a difference. So many seeds and problems find a gain of "
-        f"{100 * detectable:.1f} points in {100 * POWER:.0f}% of runs."
+    advice = (
+        f"So many seeds and problems find a gain of {100 * detectable:.1f} points in "
+        f"{100 * POWER:.0f}% of runs."
     )
+    label, told = "NOT EVIDENCE", f"NOT EVIDENCE of a difference. {advice}"
+    if significant:
+        label = "IMPROVED" if difference.mean > 0 else "WORSE"
+        told, advice = f"{b} is {'better' if difference.mean > 0 else 'worse'}.", ""
     return {
         "a": a,
         "b": b,
@@ -113,7 +115,9 @@ def compare_arms(
         "minimum_detectable_effect": detectable,
         "extreme": extreme_of(float(rates_a.mean()), significant),
         "evidence": significant,
-        "sentence": f"{found} {verdict}",
+        "verdict": f"{label}: {found}",
+        "advice": advice,
+        "sentence": f"{found} {told}",
     }
 
 

@@ -7,13 +7,14 @@ files are the same bytes as those of an uninterrupted one.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from butwait.engines.engine import Engine
 from butwait.engines.scheduling.rows import Concurrency, places
+from butwait.evaluation.classes import with_classes
 from butwait.evaluation.settings import MethodSettings
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
@@ -21,7 +22,7 @@ from butwait.records import Attempt, Grade, Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
-from butwait.search.selection import answer_classes, select
+from butwait.search.selection import select
 from butwait.search.settings import SAMPLERS, SamplerSettings
 from butwait.workers.job import Opened
 
@@ -175,7 +176,7 @@ class _Attempter:
             made = await _together(
                 self._search(problem, sample, key.derive(sample)) for sample in range(self.method.k)
             )
-        return await self._with_classes(made, problem)
+        return await with_classes(made, problem, self.grader)
 
     async def _samples(self, problem: Problem, sampler: SamplerSettings, key: Key) -> list[Attempt]:
         """Plain samples: the leaves of one tree."""
@@ -218,19 +219,6 @@ class _Attempter:
             length=len(tree.path_tokens(node)),
             score=grade.score,
         )
-
-    async def _with_classes(self, attempts: list[Attempt], problem: Problem) -> list[Attempt]:
-        """The attempts with their answer classes: the correct ones are class 0, the wrong ones
-        are grouped by the grader's equality in order of first appearance."""
-        groups = await answer_classes(
-            [row.answer if row.status == "wrong" else None for row in attempts],
-            lambda a, b: self.grader.aequal(a, b, problem.answer_kind),
-        )
-        number = {row: label for label, group in enumerate(groups, 1) for row in group.leaves}
-        return [
-            replace(row, answer_class=0 if row.status == "correct" else number.get(index))
-            for index, row in enumerate(attempts)
-        ]
 
 
 async def _together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

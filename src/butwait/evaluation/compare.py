@@ -16,6 +16,7 @@ import numpy as np
 from butwait.evaluation.metrics import LIKE_THESE, THESE, ProblemOutcome, outcomes
 from butwait.records import Attempt, UserError
 from butwait.statistics import power
+from butwait.statistics.equivalence import no_loss
 from butwait.statistics.intervals import Interval
 from butwait.statistics.multiplicity import holm
 from butwait.statistics.paired import bonett_price, paired_t, sign_flip, stratified_permutation
@@ -76,7 +77,11 @@ class Finding:
 
 
 def compare(
-    a: str, attempts_a: Iterable[Attempt], b: str, attempts_b: Iterable[Attempt]
+    a: str,
+    attempts_a: Iterable[Attempt],
+    b: str,
+    attempts_b: Iterable[Attempt],
+    margin: float | None = None,
 ) -> dict[str, Any]:
     """How ``b`` does against the baseline ``a``, ready for JSON; ``docs/evaluation.md`` defines
     each number.
@@ -84,11 +89,20 @@ def compare(
     Args:
         a, b: names of the evaluations, "stage/set/method".
         attempts_a, attempts_b: their attempts, in any order.
+        margin: the greatest loss that does not matter, a fraction: ``no_loss`` then says whether
+            there is none that does.
 
     Raises UserError where the two have different problems, one is incomplete, or nothing could
     be scored.
     """
-    sides = [outcomes(attempts_a)], [outcomes(attempts_b)]
+    return compare_outcomes(a, outcomes(attempts_a), b, outcomes(attempts_b), margin)
+
+
+def compare_outcomes(
+    a: str, of_a: Outcomes, b: str, of_b: Outcomes, margin: float | None = None
+) -> dict[str, Any]:
+    """``compare`` of what ``metrics.outcomes`` made of the attempts."""
+    sides = [of_a], [of_b]
     ((correct_a,), (correct_b,)), attempts, excluded = match(f"{a} and {b}", *sides)
     gains = correct_b - correct_a
     differences = gains / attempts
@@ -111,6 +125,8 @@ def compare(
     )
     variance, extreme = finding.variance, extreme_of(finding.rate_a, finding.significant)
     spread = power.gain_spread(differences, 2 * variance / k) if k > 1 else 0.0
+    found, advice = _found(finding), " ".join([*_chance(finding), *_advice(finding, extreme)])
+    label, told = _judged(finding)
     return {
         "a": a,
         "b": b,
@@ -134,7 +150,10 @@ def compare(
         ),
         "extreme": extreme,
         "evidence": finding.significant,
-        "sentence": _sentence(finding, extreme),
+        "verdict": f"{label}: {found}",
+        "advice": "" if finding.significant else advice,
+        "sentence": " ".join(filter(None, [found, told, "" if finding.significant else advice])),
+        **({} if margin is None else {"no_loss": no_loss(differences, margin, k)}),
     }
 
 
@@ -189,14 +208,15 @@ def extreme_of(rate: float, significant: bool) -> str | None:
     return "floor" if rate <= FLOOR else "ceiling"
 
 
-def _sentence(finding: Finding, extreme: str | None) -> str:
-    """What was found; and where it is no evidence, what chance does and what evidence takes."""
-    parts = [_found(finding)]
-    if finding.significant:
-        parts.append(f"{finding.b} is {'better' if finding.delta > 0 else 'worse'}.")
-    else:
-        parts += ["NOT EVIDENCE of a difference.", *_chance(finding), *_advice(finding, extreme)]
-    return " ".join(parts)
+def _judged(finding: Finding) -> tuple[str, str]:
+    """What the difference is called, before it is told and after."""
+    if not finding.significant:
+        return "NOT EVIDENCE", "NOT EVIDENCE of a difference."
+    better = finding.delta > 0
+    return (
+        "IMPROVED" if better else "WORSE",
+        f"{finding.b} is {'better' if better else 'worse'}.",
+    )
 
 
 def _found(f: Finding) -> str:

@@ -117,6 +117,15 @@ def write_profile(target: Path, profile: dict[str, Any]) -> None:
     _write(target, "profile-page.html", data=[shown("profile", profile)])
 
 
+def write_comparison(target: Path, found: dict[str, Any], texts: Mapping[str, str]) -> None:
+    """Writes what ``evaluation.many.compare_all`` found, with ``notes``, as a page of its own.
+    ``texts``: the questions by their ids.
+
+    Raises UserError where the page cannot be written.
+    """
+    _write(target, "comparison-page.html", found=found, texts=texts)
+
+
 def templates() -> Environment:
     """The templates of the page, with its filters. Text is escaped."""
     environment = Environment(

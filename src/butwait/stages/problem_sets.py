@@ -26,6 +26,11 @@ class LoadedSet:
     dropped: Counter[str]
     fingerprint: str
 
+    @classmethod
+    def of(cls, problems: list[Problem]) -> "LoadedSet":
+        """Problems of which none was dropped."""
+        return cls(problems, Counter(), _fingerprint(problems))
+
     def describe(self) -> dict[str, int | str]:
         """For stage.json."""
         return {
@@ -86,7 +91,7 @@ def load_problem_sets(
                 + (" once overlapping questions are left out" if dropped[name] else "")
                 + "; give it another source, split or limit"
             )
-        _write(folder / f"{name}.jsonl", kept[name])
+        keep_problem_set(folder / f"{name}.jsonl", kept[name])
     return {
         name: LoadedSet(
             kept[name],
@@ -105,7 +110,7 @@ def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
 def stored_problem_set(file: Path) -> LoadedSet:
     """One of them."""
     problems = [Problem(**row) for row in read_rows(file)]
-    return LoadedSet(problems, Counter(), _fingerprint(problems))
+    return LoadedSet.of(problems)
 
 
 def _fingerprint(problems: list[Problem]) -> str:
@@ -115,6 +120,7 @@ def _fingerprint(problems: list[Problem]) -> str:
     return fingerprint([rows, judges] if judges else rows)
 
 
-def _write(target: Path, problems: list[Problem]) -> None:
+def keep_problem_set(target: Path, problems: list[Problem]) -> None:
+    """Writes what ``stored_problem_set`` reads."""
     with atomic_path(target) as path:
         path.write_text(dump_rows(problem.row() for problem in problems), encoding="utf-8")

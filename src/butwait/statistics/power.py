@@ -103,5 +103,103 @@ def fewest_significant_wins(losses: int, alpha: float = 0.05) -> int:
     return wins
 
 
+def power_to_detect(
+    delta: float, n: int, k: float, variance: float, spread: float = 0.0, *, level: float = 0.95
+) -> float:
+    """The chance that the two-sided test finds a true gain ``delta``.
+
+    For k > 1 that of Student's paired test, whose power the sign-flip test has. For k = 1 that of
+    the exact McNemar test, which is coarse: a problem is won with the chance sigma^2 + delta / 2
+    and lost with sigma^2 - delta / 2, the gain's spread adding to both.
+
+    Args:
+        delta: a fraction; its sign does not matter.
+        n, k, variance, spread: as in ``minimum_detectable_effect``.
+        level: 1 less the chance of a false alarm.
+    """
+    delta = abs(delta)
+    if k == 1:
+        return _mcnemar_power(delta, n, variance + spread**2 / 2, 1 - level)
+    error = math.sqrt((spread**2 + 2 * variance / k) / n)
+    if error < 1e-12:
+        return 1.0 if delta > 0 else 1 - level
+    if n < 2:
+        return 0.0
+    bar = float(stats.t.ppf((1 + level) / 2, n - 1))
+    shift = delta / error
+    if shift > 30:  # the distribution underflows there
+        return 1.0
+    return float(stats.nct.sf(bar, n - 1, shift) + stats.nct.cdf(-bar, n - 1, shift))
+
+
+def questions_to_detect(
+    delta: float,
+    k: float,
+    variance: float,
+    spread: float = 0.0,
+    *,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> int:
+    """The fewest problems with which k attempts find a true gain ``delta`` with the given power.
+
+    Raises ValueError for a gain of 0.
+    """
+    if not delta:
+        raise ValueError("no number of problems finds a gain of 0")
+    most = math.ceil(2 * (spread**2 + 2 * variance / k) * (_z_sum(level, power) / delta) ** 2) + 30
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        if power_to_detect(delta, middle, k, variance, spread, level=level) >= power:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def power_of_no_loss(
+    margin: float, n: int, k: float, variance: float, spread: float = 0.0, *, level: float = 0.95
+) -> float:
+    """The chance that a loss of ``margin`` or more is excluded (``equivalence.no_loss``, one-sided
+    at 1 - level) where nothing was lost."""
+    error = math.sqrt((spread**2 + 2 * variance / k) / n)
+    if error < 1e-12:
+        return 1.0
+    if n < 2:
+        return 0.0
+    bar = float(stats.t.ppf(level, n - 1))
+    return 1.0 if margin / error > 30 else float(stats.nct.sf(bar, n - 1, margin / error))
+
+
+def best_of_identical(n: int, rate: float, runs: int) -> float:
+    """The expected number of problems that the best of several *identical* runs solves, with one
+    attempt each: a checkpoint that was chosen by its score looks better than it is.
+
+    Args:
+        n: problems.
+        rate: the true rate of every run.
+        runs: how many.
+    """
+    solved = np.arange(n)
+    return float(np.sum(1 - stats.binom.cdf(solved, n, rate) ** runs))
+
+
+def _mcnemar_power(delta: float, n: int, variance: float, alpha: float) -> float:
+    win, loss = variance + delta / 2, max(0.0, variance - delta / 2)
+    discordant = min(1.0, win + loss)
+    if discordant == 0:
+        return 0.0
+    pairs = np.arange(n + 1)
+    chance = stats.binom.pmf(pairs, n, discordant)
+    pairs, chance = pairs[chance > 1e-12], chance[chance > 1e-12]
+    # The most losses, or wins, that are still significant among so many discordant problems.
+    bar = stats.binom.ppf(alpha / 2, pairs, 0.5)
+    bar = np.where(2 * stats.binom.cdf(bar, pairs, 0.5) > alpha, bar - 1, bar)
+    share = win / (win + loss)
+    tails = stats.binom.cdf(bar, pairs, 1 - share) + stats.binom.cdf(bar, pairs, share)
+    return float(np.sum(chance * tails))
+
+
 def _z_sum(level: float, power: float) -> float:
     return normal_quantile(level) + float(stats.norm.ppf(power))

@@ -1,0 +1,1 @@
+"""Commands about evaluations that are there, and about one that is planned."""

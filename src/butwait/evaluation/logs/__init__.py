@@ -1,0 +1,1 @@
+"""Stored logs of lm-eval, lighteval and inspect: what they hold, graded as butwait grades."""

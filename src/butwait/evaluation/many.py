@@ -1,0 +1,107 @@
+"""Many evaluations of the same problems: every pair, adjusted for all of them, and the groups of
+those that are not told apart."""
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any
+
+from butwait.evaluation.compare import ALPHA, compare_outcomes, with_holm
+from butwait.evaluation.metrics import ProblemOutcome, attempt_figures, outcomes
+from butwait.records import Attempt
+from butwait.statistics.multiplicity import indistinguishable
+
+SHOWN = (
+    "n",
+    "k",
+    "pass_at_1",
+    "interval",
+    "se",
+    "se_these_problems",
+    "pass_at_k",
+    "maj_at_k",
+    "status",
+    "length",
+)
+"""Of an evaluation's figures."""
+
+
+def compare_all(
+    evaluations: Mapping[str, Iterable[Attempt]], margin: float | None = None
+) -> dict[str, Any]:
+    """All pairs of evaluations, ready for JSON; ``docs/compare.md`` defines each key.
+
+    The figures at the top are those of the first two, a the baseline, which are fixed before
+    anything is known; the verdict is of all of them where there are more.
+
+    Args:
+        evaluations: name -> attempts, the baseline first; at least two.
+        margin: as of ``compare.compare``.
+
+    Raises UserError as ``compare.compare`` does.
+    """
+    rows = {name: list(attempts) for name, attempts in evaluations.items()}
+    found = {name: outcomes(attempts) for name, attempts in rows.items()}
+    pairs = [compare_outcomes(a, found[a], b, found[b], margin) for a, b in combinations(found, 2)]
+    comparisons = with_holm(pairs)
+    models = [{"name": name} | _figures(attempts) for name, attempts in rows.items()]
+    ranked = sorted(models, key=lambda model: -model["pass_at_1"])
+    names = [model["name"] for model in ranked]
+    apart = {(names.index(c["a"]), names.index(c["b"])) for c in comparisons if c["p_holm"] < ALPHA}
+    groups = [[names[i] for i in group] for group in indistinguishable(len(names), apart)]
+    first = comparisons[0]
+    return {
+        **first,
+        "verdict": first["verdict"] if len(names) == 2 else _verdict(ranked, comparisons),
+        "models": models,
+        "ranking": names,
+        "groups": groups,
+        "comparisons": comparisons,
+        "questions": _questions(found),
+    }
+
+
+def _figures(attempts: list[Attempt]) -> dict[str, Any]:
+    figures = attempt_figures(attempts)
+    return {name: figures[name] for name in SHOWN}
+
+
+def _questions(found: Mapping[str, Mapping[str, ProblemOutcome]]) -> list[dict[str, Any]]:
+    """Of every problem, the correct and the graded attempts of each evaluation, in its order."""
+    first = next(iter(found.values()))
+    return [
+        {
+            "id": name,
+            "correct": [of_one[name].first_correct() for of_one in found.values()],
+            "graded": [len(of_one[name].graded) for of_one in found.values()],
+        }
+        for name in first
+    ]
+
+
+def _verdict(ranked: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> str:
+    """What is known of the evaluation with the highest rate, in one sentence."""
+    top, count = ranked[0], len(comparisons)
+    leads = f"{top['name']} {100 * top['pass_at_1']:.1f}% leads"
+    adjusted = f"{count} comparisons, p adjusted by Holm"
+    told = {
+        other: c["p_holm"] < ALPHA
+        for c in comparisons
+        for other in (c["a"], c["b"])
+        if top["name"] in (c["a"], c["b"]) and other != top["name"]
+    }
+    behind = [name for name, apart in told.items() if apart]
+    level = [name for name, apart in told.items() if not apart]
+    if not behind:
+        return f"NOT EVIDENCE: {leads}, and is told apart from none of the others ({adjusted})."
+    if not level:
+        return f"BEST: {leads}, and is better than each of the others ({adjusted})."
+    return (
+        f"EVIDENCE: {leads} and is better than {_listed(behind)}, but NOT told apart from "
+        f"{_listed(level)} ({adjusted})."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        return f"{len(names)} others"
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
