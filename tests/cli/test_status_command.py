@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from butwait.cli import completion
-from butwait.cli.run_state import bytes_told, read_run, time_told
 from butwait.running import progress
+from butwait.running.run_state import bytes_told, read_run, time_told
 from butwait.running.stages import locked
 
 Run = Callable[..., tuple[int, str, str]]

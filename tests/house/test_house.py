@@ -75,6 +75,7 @@ OTHER_THINGS = {
     "butwait.training.grpo.settings": {"grpo", "vllm"},  # the loss of a paper, a package
     "butwait.training.grpo.train": {"grpo", "prm", "vllm"},  # a bar's title, a folder, a package
     "butwait.training.grpo.trainer": {"grpo", "prm"},  # a loss, a field
+    "butwait.view.training": {"confidence"},  # of the plateau rule
     "butwait": {"evaluate", "search"},  # functions
     # What is taken where a question comes alone.
     "butwait.api.question": {"search", "particle_filter", "confidence", "openai"},

@@ -22,6 +22,6 @@ def methods(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Runs under ``runs/``, by their names. Where none begins so, the shell offers files."""
-    from butwait.cli.run_state import RUNS, runs_in
+    from butwait.running.run_state import RUNS, runs_in
 
     return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]

@@ -171,6 +171,33 @@ def runs(
 
 
 @_command()
+def view(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Runs' folders, or their names under runs/; all of those there if none.",
+            autocompletion=known_runs,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Of this machine; one that is free if none."),
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Tell the address, and open nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write the page into this folder instead of serving it."),
+    ] = None,
+) -> None:
+    """Show runs in the browser: attempts, search trees, data, trainings."""
+    from butwait.cli.view import view as show
+
+    show(runs or (), port, not no_browser, out)
+
+
+@_command()
 def clean(
     run: Annotated[
         Path,

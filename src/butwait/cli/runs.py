@@ -5,7 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from butwait.cli.run_state import (
+from butwait.records import UserError
+from butwait.running.files import leftovers, recover, remove
+from butwait.running.log import RESULT, say
+from butwait.running.run_state import (
     ago,
     bytes_told,
     read_run,
@@ -14,9 +17,6 @@ from butwait.cli.run_state import (
     stamp,
     the_run,
 )
-from butwait.records import UserError
-from butwait.running.files import leftovers, recover, remove
-from butwait.running.log import RESULT, say
 from butwait.running.stages import SCRATCH, locked, read_stage
 from butwait.running.terminal import visible
 

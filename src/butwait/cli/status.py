@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from butwait.cli.run_state import RunState, StageState, ago, read_run, stamp, the_run, time_told
 from butwait.running.log import NAME, RESULT, say
+from butwait.running.run_state import RunState, StageState, ago, read_run, stamp, the_run, time_told
 from butwait.running.terminal import visible
 
 

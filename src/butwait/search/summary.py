@@ -84,19 +84,28 @@ def summary_of_trees(trees: Iterable[Outline]) -> TreeSummary:
 
 def descendants(tree: SearchTree) -> np.ndarray:
     """int64 (K,): how many final particles come from each node."""
-    return _below(tree, np.ones(len(tree.leaves), np.int64))
+    return below(_parents(tree), tree.leaves, np.ones(len(tree.leaves), np.int64))
 
 
 def weight_below(tree: SearchTree) -> np.ndarray:
     """float64 (K,): the final weight of the particles that come from each node."""
-    return _below(tree, np.exp(tree.log_weights))
+    return below(_parents(tree), tree.leaves, np.exp(tree.log_weights))
 
 
-def _below(tree: SearchTree, values: np.ndarray) -> np.ndarray:
-    """The sum of the final particles' values, for every node on their paths."""
-    sums = np.zeros(len(tree.nodes), values.dtype)
-    parents = np.array([node.parent for node in tree.nodes], np.int32)
-    for generation in ancestry(parents, tree.leaves):
+def below(parents: np.ndarray, leaves: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(K,): the sum of the final particles' values, for every node on their paths.
+
+    Args:
+        parents: int32 (K,), -1 for the root.
+        leaves: int32 (M,), the node of each final particle.
+        values: (M,) theirs.
+    """
+    sums = np.zeros(len(parents), values.dtype)
+    for generation in ancestry(parents, leaves):
         on_path = generation >= 0
         np.add.at(sums, generation[on_path], values[on_path])
     return sums
+
+
+def _parents(tree: SearchTree) -> np.ndarray:
+    return np.array([node.parent for node in tree.nodes], np.int32)

@@ -120,7 +120,7 @@ def last_change(run: Path) -> float:
 def read_run(run: Path) -> RunState:
     """The state of a run. Files that are damaged or not there are told as far as they go."""
     held = is_held(run)  # first: a run that ends meanwhile has said so
-    progress = _json(run / PROGRESS)
+    progress = read_json(run / PROGRESS)
     state, told = _state(run, progress, held)
     records = {path.parent.name: record for path, record in _stage_records(run)}
     listed = [s for s in _list(progress.get("stages")) if isinstance(s.get("name"), str)]
@@ -211,7 +211,7 @@ def _counted(stage: Path, record: Mapping[str, Any]) -> tuple[int | None, int | 
         return step, most
     done = total = None
     for note in sorted(stage.rglob(".shards.json")):
-        about = _json(note)
+        about = read_json(note)
         items, size = about.get("items"), about.get("shard_size")
         if not isinstance(items, int) or not isinstance(size, int):
             continue
@@ -245,7 +245,7 @@ def _trained(stage: Path) -> tuple[int | None, int | None]:
     step = next((line.get("step") for line in _last_lines(stage / "log.jsonl")), None)
     states = stage.glob("work/checkpoint-*/trainer_state.json")
     newest = max(states, key=_time, default=None)
-    most = None if newest is None else _json(newest).get("max_steps")
+    most = None if newest is None else read_json(newest).get("max_steps")
     return tuple(int(n) if isinstance(n, int | float) else None for n in (step, most))  # type: ignore[return-value]
 
 
@@ -269,7 +269,7 @@ def _last_lines(log: Path) -> Iterator[dict[str, Any]]:
 def _stage_records(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """In the order in which they were written last."""
     files = sorted(_records(run), key=_time)
-    return ((file, _json(file)) for file in files)
+    return ((file, read_json(file)) for file in files)
 
 
 def _records(run: Path) -> list[Path]:
@@ -291,7 +291,8 @@ def _files(path: Path) -> list[Path]:
         return []
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none, or none that can be read."""
     try:
         return _mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -1,0 +1,166 @@
+"""The folders and files of a run, as far as a page may read them."""
+
+import os
+import re
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from butwait.records import UserError
+from butwait.running.json_lines import Row, read_log
+from butwait.running.run_state import read_json
+
+Kept = TypeVar("Kept")
+
+_SHARD = re.compile(r"shard-(\d{1,9})\.parquet")
+_SPOOLED = re.compile(r"(\d{1,9})\.parquet")
+_PLACE = re.compile(r"(\d{1,9})-(\d{1,9})|s(\d{1,9})")
+_MOST_KEPT = 256
+"""Digests of files that are kept: a shard's is a few kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A Parquet file of finished problems.
+
+    Attributes:
+        path: of a shard, or of one problem of a shard that is not whole.
+        name: short, the same as long as the file is there: the shard's number, or "s" and the
+            problem's place.
+        first: place of its first problem in the stage's own order.
+    """
+
+    path: Path
+    name: str
+    first: int
+
+
+class Folder:
+    """A run's folder. Nothing outside of it is read, wherever a link in it leads.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._root = path.resolve()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def within(self, path: Path) -> bool:
+        """Whether a path leads into the run."""
+        try:
+            return path.resolve().is_relative_to(self._root)
+        except (OSError, RuntimeError):  # links in a circle
+            return False
+
+    def is_file(self, path: Path) -> bool:
+        """Whether it is a plain file of the run: reading a pipe would never end."""
+        try:
+            return stat.S_ISREG(path.stat().st_mode) and self.within(path)
+        except OSError:
+            return False
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage. Raises UserError where there is none."""
+        path = self.path / name
+        plain = name not in ("", "..") and not name.startswith(".") and "/" not in name
+        if not plain or "\0" in name or not self.is_file(path / "stage.json"):
+            raise UserError(f"{self.path} has no stage {name!r} (yet)")
+        return path
+
+    def stages(self) -> list[str]:
+        """The stages that have a record, by name."""
+        found = (p for p in _entries(self.path) if not p.name.startswith("."))
+        return [p.name for p in found if self.is_file(p / "stage.json")]
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What ``stage.json`` says; {} while it cannot be read."""
+        path = self.path / name / "stage.json"
+        return read_json(path) if self.is_file(path) else {}
+
+    def json(self, path: Path) -> dict[str, Any]:
+        """The object in a file; {} where there is none, or none that can be read."""
+        return read_json(path) if self.is_file(path) else {}
+
+    def rows(self, path: Path) -> list[Row]:
+        """The whole lines of a JSON Lines file that may be growing; [] where there is none."""
+        return self.digest(path, "rows", read_log) if self.is_file(path) else []
+
+    def parts(self, folder: Path) -> list[Part]:
+        """The finished files of a map of problems, in the order of their problems."""
+        size = read_json(folder / ".shards.json").get("shard_size")
+        size = size if isinstance(size, int) and size > 0 else 1 << 20
+        found = [
+            Part(path, str(int(number[1])), int(number[1]) * size)
+            for path in _entries(folder)
+            if (number := _SHARD.fullmatch(path.name)) and self.is_file(path)
+        ]
+        found += [
+            Part(path, f"s{int(number[1])}", int(number[1]))
+            for path in _entries(folder / ".spool")
+            if (number := _SPOOLED.fullmatch(path.name)) and self.is_file(path)
+        ]
+        return sorted(found, key=lambda part: (part.first, part.name))
+
+    def digest(self, path: Path, what: Hashable, read: Callable[[Path], Kept]) -> Kept:
+        """``read(path)``, kept until the file is another one.
+
+        Args:
+            path: a file.
+            what: names what is read of it.
+            read: reads it; its result is small.
+        """
+        about = path.stat()
+        key = (str(path), what, about.st_ino, about.st_size, about.st_mtime_ns)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = read(path)
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
+def placed(tree: str) -> tuple[str, int]:
+    """The part's name and the row that a tree's id ("3-7", "s12") names. KeyError for another
+    text."""
+    found = _PLACE.fullmatch(tree)
+    if found is None:
+        raise KeyError(tree)
+    return (found[1], int(found[2])) if found[1] else (tree, 0)
+
+
+@contextmanager
+def parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """An open file, of which row groups and columns are read alone. UserError where it is damaged,
+    or not whole yet."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        raise UserError(unreadable(path)) from error
+
+
+def unreadable(path: Path) -> str:
+    """The sentence for a file that is damaged, or not whole yet."""
+    return f"{path} cannot be read (yet): it is being written, or it is damaged"
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except OSError:
+        return []

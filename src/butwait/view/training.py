@@ -1,0 +1,134 @@
+"""Trainings for the page: curves, looks, what the plateau rule says of them, texts over time."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import ValidationError
+
+from butwait.report.formats import finite
+from butwait.report.reinforcement.runs import Training
+from butwait.statistics.plateau import PlateauRule, Verdict
+from butwait.training.grpo.settings import StopSettings
+from butwait.view.folders import Folder
+from butwait.view.questions import Questions
+from butwait.view.script import numbers
+
+LOGS = ("log", "looks", "samples")
+MOST_SAMPLES = 200
+MOST_POINTS = 2000
+"""Of a curve: of a longer one, every so many."""
+
+
+def has_training(folder: Folder, stage: str) -> bool:
+    """Whether a stage wrote down how its training went."""
+    files = (folder.path / stage / f"{name}.jsonl" for name in LOGS)
+    return any(folder.is_file(file) for file in files)
+
+
+def training(folder: Folder, stage: str) -> dict[str, Any]:
+    """One stage's, as far as it is on disk."""
+    path, record = folder.stage(stage), folder.record(stage)
+    known = Training(
+        {"name": stage, **record}, *(folder.rows(path / f"{name}.jsonl") for name in LOGS)
+    )
+    kept = known.kept
+    return {
+        "stage": stage,
+        "kind": record.get("kind"),
+        "series": _series(known),
+        "looks": [
+            {
+                "step": look.step,
+                "accuracy": look.accuracy,
+                "interval": look.interval,
+                "n": look.n,
+                "kept": look is kept,
+            }
+            for look in known.looks
+        ],
+        "plateau": _plateau(known),
+        "samples": _samples(known, Questions(folder, stage)),
+    }
+
+
+def _series(known: Training) -> list[dict[str, Any]]:
+    names = dict.fromkeys(
+        name for row in known.log for name, value in row.items() if finite(value) is not None
+    )
+    found = []
+    for name in names:
+        if name == "step":
+            continue
+        curve = known.curve(name)
+        curve = curve[:: max(1, -(-len(curve) // MOST_POINTS))]
+        if len(curve):
+            steps, values = numbers(curve[:, 0]), numbers(curve[:, 1])
+            found.append({"name": name, "steps": steps, "values": values})
+    return found
+
+
+def _plateau(known: Training) -> dict[str, Any] | None:
+    """What the stage's own rule says of its curve, look by look; None where it has none."""
+    asked = known.settings.get("plateau")
+    if not isinstance(asked, dict):
+        return None
+    try:
+        settings = StopSettings(**asked)
+    except ValidationError:  # of another version
+        return None
+    points = dict(
+        [(float(look.step), look.accuracy) for look in known.looks]
+        if settings.signal == "accuracy"
+        else known.curve("reward").tolist()
+    )
+    steps = sorted(points)
+    looks = settings.rule().replay(steps, [points[step] for step in steps])
+    stop = looks[-1] if looks and looks[-1].stop else None
+    return {
+        "column": settings.signal,
+        "horizon": settings.horizon,
+        "delta": settings.delta,
+        "confidence": settings.confidence,
+        "start": settings.start,
+        "stop_step": stop.step if stop else None,
+        "verdict": _sentence(settings.rule(), looks),
+        "looks": [asdict(look) for look in looks],
+    }
+
+
+def _sentence(rule: PlateauRule, looks: list[Verdict]) -> str:
+    if not looks:
+        return f"Not looked at yet: the first look takes {rule.shortest:g} steps."
+    if looks[-1].stop:
+        return f"Stopped at step {looks[-1].step:g}: {looks[-1].reason}."
+    nearest = min(looks, key=lambda look: look.upper)
+    return (
+        f"Never stopped. Of {len(looks)} looks that at step {nearest.step:g} comes nearest: "
+        f"{nearest.reason}, and {rule.delta:g} would be worth going on for."
+    )
+
+
+def _samples(known: Training, questions: Questions) -> list[dict[str, Any]]:
+    """Texts over time: those of the looks, and completions of the training."""
+    rows: list[Mapping[str, Any]] = [
+        {"step": look.step, **text} for look in known.looks for text in look.texts
+    ]
+    rows += known.samples
+    every = -(-len(rows) // MOST_SAMPLES) or 1
+    found = []
+    for row in sorted(rows[::every], key=lambda row: finite(row.get("step")) or 0.0):
+        asked = questions.of(str(row.get("problem_id")))
+        found.append(
+            {
+                "step": finite(row.get("step")),
+                "problem": row.get("problem_id"),
+                "question": asked.question or row.get("question"),
+                "gold": asked.gold,
+                "text": row.get("text"),
+                "status": row.get("status"),
+                "answer": row.get("answer"),
+                "reward": finite(row.get("reward")),
+            }
+        )
+    return found
