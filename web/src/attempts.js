@@ -2,8 +2,8 @@
 import { html, nothing } from "lit-html";
 import { entry, known, value } from "./data.js";
 import { choice, choose, number } from "./state.js";
-import { clip, prose, short, solution } from "./text.js";
-import { badge, figure, list, missing, notes, plural, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
+import { clip, prose, solution } from "./text.js";
+import { badge, figure, finder, finds, list, missing, notes, plural, questionHead, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
 
 const PART = "attempts";
 const ORDER = ["correct", "wrong", "no_answer", "truncated", "ungradable"];
@@ -33,6 +33,7 @@ function byQuestion(data, filters) {
     if (filters.most !== null && data.length[i] > filters.most) continue;
     if (answer && !(data.answers[data.answer[i]] ?? "").toLowerCase().includes(answer)) continue;
     const problem = data.problems[data.problem[i]];
+    if (!finds(problem.id, problem.question)) continue;
     const id = `${problem.set ?? data.sets[data.set[i]]}\n${problem.id}`;
     if (!found.has(id)) found.set(id, { problem, places: [] });
     found.get(id).places.push(i);
@@ -41,11 +42,15 @@ function byQuestion(data, filters) {
   return found;
 }
 
-function filters() {
+/** The method that is shown: the first, unless the reader chose one or all ("*"). */
+const methodOf = (data, chosen) => (chosen === "*" || data.methods.length < 2 ? null : data.methods.includes(chosen) ? chosen : data.methods[0]);
+
+function filters(data) {
   return {
     status: choice("status"),
     set: choice("set"),
-    method: choice("method"),
+    method: methodOf(data, choice("method")),
+    find: choice("find"),
     answer: choice("answer"),
     least: number("least"),
     most: number("most"),
@@ -57,12 +62,15 @@ const right = (data, places) => places.filter((i) => data.statuses[data.status[i
 /** How a question went: its share of right attempts of those shown. */
 const solved = (data, places) => places.length > 0 && 2 * right(data, places) >= places.length;
 
+/** The attempt that is shown first: one that went as the question did. */
+const typical = (data, places) => Math.max(0, places.findIndex((i) => (data.statuses[data.status[i]] === "correct") === solved(data, places)));
+
 /** The questions that are listed, with the attempts of both sides. */
 function questions(data, other) {
-  const own = byQuestion(data, filters());
+  const own = byQuestion(data, filters(data));
   if (!other) return [...own.values()].map(({ problem, places }) => ({ problem, places, others: [] }));
   // The other evaluation may have been made by another method; its set is the same question's.
-  const theirs = byQuestion(other, { ...filters(), method: choice("other_method") });
+  const theirs = byQuestion(other, { ...filters(data), method: methodOf(other, choice("other_method") ?? choice("method")) });
   const show = choice("show") ?? "";
   const rows = [];
   for (const [id, { problem, places }] of own) {
@@ -86,7 +94,7 @@ const counts = (data, places) => ORDER.map((status) => [status, places.filter((i
 function questionRow(row, data, other) {
   const line = (from, places) => html`${strip(counts(from, places), `${right(from, places)} of ${places.length} right`)}
     <span class="share">${right(from, places)}/${places.length}</span>`;
-  return html`<span class="head"><bdi class="id">${clip(row.problem.id, 28)}</bdi> <span class="faint">${short(row.problem.question, 90)}</span></span>
+  return html`${questionHead(row.problem.id, row.problem.question)}
     <span class="lines">${line(data, row.places)}${other ? line(other, row.others) : nothing}</span>`;
 }
 
@@ -129,7 +137,7 @@ function side(data, name, title, places, chosen, pick, letter) {
 }
 
 function select(name, label, options, chosen) {
-  return html`<label>${label} <select @change=${(event) => choose({ [name]: event.target.value, problem: null })}>
+  return html`<label>${label} <select @change=${(event) => choose({ [name]: event.target.value, problem: null, sample: null, other_sample: null })}>
     ${options.map(([key, text]) => html`<option value=${key} ?selected=${key === (chosen ?? "")}>${text}</option>`)}
   </select></label>`;
 }
@@ -152,17 +160,20 @@ function filterBar(run, stage, data, other) {
       )}
     </span>
     ${data.sets.length > 1 ? select("set", "set", [["", "all"], ...data.sets.map((set) => [set, set])], choice("set")) : nothing}
-    ${data.methods.length > 1 ? select("method", "method", [["", "all"], ...data.methods.map((method) => [method, method])], choice("method")) : nothing}
+    ${data.methods.length > 1 ? select("method", "method", [...data.methods.map((method) => [method, method]), ["*", "all"]], choice("method") ?? data.methods[0]) : nothing}
     <label>answer <input id="answer" type="search" size="8" .value=${choice("answer") ?? ""} @input=${typed("answer")}></label>
     <label>tokens <input type="number" min="0" class="narrow" aria-label="least tokens" placeholder="from" .value=${choice("least") ?? ""} @input=${typed("least")}></label>
     <input type="number" min="0" class="narrow" aria-label="most tokens" placeholder="to" .value=${choice("most") ?? ""} @input=${typed("most")}>
     ${sides.length
-      ? html`<label>beside <select id="other" @change=${(event) => choose({ other: event.target.value, problem: null, show: null })}>
+      ? html`<label>beside <select id="other" @change=${(event) => choose({ other: event.target.value, problem: null, show: null, other_method: null, other_sample: null })}>
           <option value="">nothing</option>
           ${sides.map(([key, text]) => html`<option value=${key} ?selected=${key === choice("other")}>${text}</option>`)}
         </select></label>`
       : nothing}
-    ${other ? select("show", "show", Object.entries(SHOW), choice("show")) : nothing}
+    ${other?.data?.methods?.length > 1
+      ? select("other_method", "its method", [...other.data.methods.map((method) => [method, method]), ["*", "all"]], methodOf(other.data, choice("other_method") ?? choice("method")) ?? "*")
+      : nothing}
+    ${other ? html`${select("show", "show", Object.entries(SHOW), choice("show"))} <span class="faint small">right: at least half of the attempts</span>` : nothing}
   </form>`;
 }
 
@@ -202,12 +213,12 @@ export function attemptsPage(run) {
     ${other?.data?.error ? html`<p class="message">${other.data.error}</p>` : nothing}
     <div class="split">
       <div class="aside">
-        <p class="faint small" id="questions-count" role="status">${plural(rows.length, "question")}, ${plural(rows.reduce((sum, one) => sum + one.places.length, 0), "attempt")}</p>
+        ${finder(`${plural(rows.length, "question")}, ${plural(rows.reduce((sum, one) => sum + one.places.length, 0), "attempt")}`)}
         ${list({
           id: "questions",
           label: "Questions",
           rows: rows.length,
-          height: beside ? 62 : 48,
+          height: beside ? 64 : 48,
           selected: rows.length ? at : -1,
           row: (i) => questionRow(rows[i], data, beside),
           pick: (i) => choose({ problem: i, sample: null, other_sample: null }),
@@ -221,9 +232,9 @@ export function attemptsPage(run) {
                 <p>gold answer <strong class="gold"><bdi>${clip(row.problem.gold, 200) || "–"}</bdi></strong></p>
               </section>
               <div class="sides ${beside ? "two" : ""}">
-                ${side(data, `${PART}/${run}/${stage}`, stage, row.places, number("sample", 0), (j) => choose({ sample: j }), beside ? "A" : "")}
+                ${side(data, `${PART}/${run}/${stage}`, stage, row.places, number("sample", typical(data, row.places)), (j) => choose({ sample: j }), beside ? "A" : "")}
                 ${beside
-                  ? side(beside, `${PART}/${other.run}/${other.stage}`, other.stage, row.others, number("other_sample", 0), (j) => choose({ other_sample: j }), "B")
+                  ? side(beside, `${PART}/${other.run}/${other.stage}`, other.stage, row.others, number("other_sample", typical(beside, row.others)), (j) => choose({ other_sample: j }), "B")
                   : nothing}
               </div>`
           : html`<p class="message">No attempt passes these filters.</p>`}
@@ -238,8 +249,9 @@ export function attemptsKeys(run) {
     if (rows.length) choose({ problem: within(at + by, rows.length), sample: null, other_sample: null });
   };
   const step = (name, side) => (by) => () => {
-    const { rows, at } = shown(run);
-    if (rows[at]) choose({ [name]: within(number(name, 0) + by, rows[at][side].length) });
+    const { rows, at, data, other } = shown(run);
+    const places = rows[at]?.[side];
+    if (places?.length) choose({ [name]: within(number(name, typical(side === "places" ? data : other.data, places)) + by, places.length) });
   };
   const [own, others] = [step("sample", "places"), step("other_sample", "others")];
   const beside = () => {
@@ -263,6 +275,7 @@ export function attemptsKeys(run) {
     ["e", "questions that A and B answer differently, or alike", only],
     ["c", "correct attempts only", filter("correct")],
     ["w", "wrong attempts only", filter("wrong")],
-    ["/", "search an answer", () => document.getElementById("answer")?.focus()],
+    ["/", "find a question", () => document.getElementById("find")?.focus()],
+    ["x", "search an answer", () => document.getElementById("answer")?.focus()],
   ];
 }

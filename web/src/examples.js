@@ -2,8 +2,8 @@
 import { html, nothing } from "lit-html";
 import { entry, value } from "./data.js";
 import { choice, choose, link, number } from "./state.js";
-import { clip, prose, short } from "./text.js";
-import { figure, list, missing, percent, plural, stageHere, stageTabs, strip, waiting, within } from "./parts.js";
+import { clip, prose } from "./text.js";
+import { figure, finder, finds, list, missing, percent, plural, questionHead, stageHere, stageTabs, strip, waiting, within } from "./parts.js";
 
 const PART = "examples";
 
@@ -13,7 +13,9 @@ function shown(run) {
   if (!data || data.error) return { stage, data, places: [] };
   const role = choice("role");
   const wanted = role ? data.roles.indexOf(role) : -1;
-  const places = data.problem.map((_, i) => i).filter((i) => wanted < 0 || data.spans[i].includes(wanted));
+  const places = data.problem.map((_, i) => i).filter(
+    (i) => (wanted < 0 || data.spans[i].includes(wanted)) && finds(data.problems[data.problem[i]].id, data.problems[data.problem[i]].question),
+  );
   const example = number("example", places[0] ?? 0);
   return { stage, data, places, row: Math.max(0, places.indexOf(example)), example: places.includes(example) ? example : (places[0] ?? null) };
 }
@@ -21,7 +23,7 @@ function shown(run) {
 function exampleRow(data, i) {
   const problem = data.problems[data.problem[i]];
   const roles = data.spans[i].map((role) => data.roles[role]);
-  return html`<span class="head"><bdi class="id">${clip(problem.id, 28)}</bdi> <span class="faint">${short(problem.question, 90)}</span></span>
+  return html`${questionHead(problem.id, problem.question)}
     <span class="lines"><span class="spans">${roles.slice(0, 24).map((role) => html`<span class="cell ${role}"></span>`)}</span>
       <span class="share">${figure(data.tokens[i])}</span></span>`;
 }
@@ -63,7 +65,7 @@ export function dataPage(run) {
     </div>
     <div class="split">
       <div class="aside">
-        <p class="faint small" role="status">${plural(places.length, "example")} by ${data.kind}</p>
+        ${finder(`${plural(places.length, "example")} by ${data.kind}`)}
         ${list({
           id: "examples",
           label: "Examples",
@@ -117,5 +119,6 @@ export function dataKeys(run) {
     ["ArrowUp k", "example before", move(-1)],
     ["o", "the tree of the first span", open],
     ["e", "examples that have the next role", role],
+    ["/", "find a question", () => document.getElementById("find")?.focus()],
   ];
 }

@@ -73,20 +73,19 @@ export function normalised(logWeights) {
 }
 
 /**
- * What died at each step: of every depth the nodes that no final particle descends from though one
- * descends from their parent, with all that grew on them.
- * @returns one {branches: [nodes], nodes: count, best: reward or null} for each depth, 0 to D.
+ * What died at each step: the ends of paths that no final particle stands on or descends from. A path dies at
+ * the last step that was written for it, as the resampling after that did not choose it.
+ * @returns one {ends: [nodes], best: reward or null} for each depth, 0 to D.
  */
 export function deaths(parent, depth, copies, reward) {
+  const inner = new Uint8Array(parent.length);
+  for (let node = 1; node < parent.length; node++) inner[parent[node]] = 1;
   const steps = [];
-  const home = new Int32Array(parent.length).fill(-1);
   for (let node = 0; node < parent.length; node++) {
-    while (steps.length <= depth[node]) steps.push({ branches: [], nodes: 0, best: null });
-    if (copies[node] || !node) continue;
-    home[node] = copies[parent[node]] ? depth[node] : home[parent[node]];
-    const step = steps[home[node]];
-    if (home[node] === depth[node] && copies[parent[node]]) step.branches.push(node);
-    step.nodes += 1;
+    while (steps.length <= depth[node]) steps.push({ ends: [], best: null });
+    if (!node || copies[node] || inner[node]) continue;
+    const step = steps[depth[node]];
+    step.ends.push(node);
     if (reward[node] !== null && (step.best === null || reward[node] > step.best)) step.best = reward[node];
   }
   return steps;
@@ -187,6 +186,22 @@ function strandsOf(order, children, fates, weight) {
     strands[node] = list;
   }
   return strands;
+}
+
+/**
+ * Where the strand of a part of a living node lies in each of its ancestors, as strands keep their width:
+ * the heights [0, 1] of its upper edge at each node of `path` (from the root on) and `inside` at the last.
+ * @returns [[where the ribbon leaves the parent, where it reaches the node], ...], one a node of `path`.
+ */
+export function strandOf(path, { top, from }, inside = 0) {
+  const edges = [];
+  let below = inside;
+  for (let i = path.length - 1; i >= 0; i--) {
+    const node = path[i];
+    edges[i] = [from[node] + below, top[node] + below];
+    if (i > 0) below += from[node] - top[path[i - 1]];
+  }
+  return edges;
 }
 
 /** The living node of a column nearest to height y, in [0, 1]; null where the column is empty. */

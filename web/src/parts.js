@@ -2,7 +2,8 @@
 import { html, nothing } from "lit-html";
 import { ref } from "lit-html/directives/ref.js";
 import { redraw } from "./draw.js";
-import { path, link } from "./state.js";
+import { choice, choose, link, path } from "./state.js";
+import { clip, short } from "./text.js";
 import { known } from "./data.js";
 
 /** A number in few digits: 12,345  0.0312  1.2e-7. */
@@ -17,8 +18,11 @@ export function figure(value) {
 }
 
 /** A share as percent: "73.4 %". */
-export const percent = (value, digits = 1) =>
-  value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`;
+export function percent(value, digits = 1) {
+  if (value === null || value === undefined) return "–";
+  const least = 10 ** -digits;
+  return value > 0 && 100 * value < least / 2 ? `< ${least} %` : `${(100 * value).toFixed(digits)} %`;
+}
 
 /** Seconds as a person says them: "41 s", "3 min", "2 h 5 min". */
 export function duration(seconds) {
@@ -40,6 +44,22 @@ export function ago(time) {
 }
 
 export const plural = (count, one, many = `${one}s`) => `${figure(count)} ${count === 1 ? one : many}`;
+
+/** The head of a list's row: the question, and its name. */
+export const questionHead = (id, question) =>
+  html`<span class="head">${question ? html`${short(question, 80)} <bdi class="id">${clip(id, 40)}</bdi>` : html`<bdi>${clip(id, 60)}</bdi>`}</span>`;
+
+/** Whether a question is among those that the reader searches for, by its text or its name. */
+export function finds(id, question) {
+  const wanted = choice("find")?.toLowerCase();
+  return !wanted || id.toLowerCase().includes(wanted) || (question ?? "").toLowerCase().includes(wanted);
+}
+
+/** The search for a question, above a list, and what the list holds. */
+export const finder = (told) => html`<div class="finder">
+  <input type="search" id="find" placeholder="find a question" aria-label="find a question" .value=${choice("find") ?? ""}
+    @input=${(event) => choose({ find: event.target.value, problem: null, sample: null, other_sample: null })}>
+  <p class="faint small" role="status">${told}</p></div>`;
 
 const SIGNS = { correct: "✓", wrong: "✗", no_answer: "∅", truncated: "…", ungradable: "?" };
 const SHOWN = { no_answer: "no answer" };

@@ -3,7 +3,7 @@
  * so that a step redraws the upper one alone. Beneath the water stand, on the same axis, what died at each step
  * with its best reward, the effective sample size and the evidence.
  */
-import { FATES, OPEN, ancestry, deaths, depths, essShare, extended, fateOf, layOut, nearest, normalised, pathTo } from "./layout.js";
+import { FATES, OPEN, ancestry, deaths, depths, essShare, extended, fateOf, layOut, nearest, normalised, pathTo, strandOf } from "./layout.js";
 
 const TOP = 22;
 const BANDS = { died: 46, ess: 34, evidence: 34 };
@@ -108,7 +108,7 @@ export class River {
 
   measure(model, width) {
     const narrow = width < 560;
-    const left = narrow ? 12 : 58;
+    const left = narrow ? 12 : 78;
     const right = narrow ? 54 : 108;
     const inner = Math.max(width - left - right, model.steps * 13);
     const water = narrow ? 260 : Math.round(Math.max(240, Math.min(innerHeight - 420, 430)));
@@ -135,8 +135,8 @@ export class River {
     const step = Math.max(1, Math.min(model.steps, Math.round(((x - size.left) / size.inner) * model.steps)));
     const water = (y - TOP) / size.water;
     if (water > 1.02) {
-      const branches = model.died[step]?.branches ?? [];
-      return y < TOP + size.water + BANDS.died && branches.length ? best(branches, model.tree.nodes.reward) : null;
+      const ends = model.died[step]?.ends ?? [];
+      return y < TOP + size.water + BANDS.died && ends.length ? best(ends, model.tree.nodes.reward) : null;
     }
     const { laid, long } = model;
     const found = nearest(laid.columns[step], laid.top, laid.height, water);
@@ -199,7 +199,14 @@ export class River {
         }
       }
     }
-    const paint = (name) => (colour === "reward" ? (name < 0 ? colours.rule : colours.ramp[name]) : colours.fates[name]);
+    // Water is undecided at its spring and takes the colour of its answers on the way.
+    const current = (fate) => {
+      const blend = pen.createLinearGradient(this.x(0), 0, this.x(model.steps), 0);
+      blend.addColorStop(0, colours.fates[OPEN]);
+      blend.addColorStop(0.5, colours.fates[fate]);
+      return blend;
+    };
+    const paint = (name) => (colour === "reward" ? (name < 0 ? colours.rule : colours.ramp[name]) : current(name));
     for (const [paths, alpha] of [[faint, 0.38], [strong, 0.82]]) {
       pen.globalAlpha = alpha;
       for (const [name, path] of paths) {
@@ -243,7 +250,7 @@ export class River {
     for (const i of laid.order) {
       if (!long.depth[i] || i >= model.parent.length) continue;
       const column = laid.columns[long.depth[i]].length;
-      if (column < 150) pen.fillRect(this.x(long.depth[i]) - 0.75, this.y(laid.top[i]), 1.5, Math.max(1, laid.height[i] * this.size.water));
+      if (column < 40) pen.fillRect(this.x(long.depth[i]) - 0.75, this.y(laid.top[i]), 1.5, Math.max(1, laid.height[i] * this.size.water));
     }
     for (const [node, pieces] of model.taken) {
       const dead = !model.copies[node];
@@ -290,11 +297,11 @@ export class River {
       const room = size.narrow ? 7 : 11;
       const clean = [...group.text.replace(/[\p{C}\s]+/gu, " ")];
       const label = clean.length > room ? `${clean.slice(0, room - 1).join("")}…` : clean.join("");
-      pen.fillText(`${sign}${label}`, x, y - (size.narrow ? 0 : 0));
+      pen.fillText(`${sign}${label}`, x, y);
       if (!size.narrow) {
         pen.fillStyle = colours.muted;
         pen.textAlign = "right";
-        pen.fillText(`${(100 * group.weight).toFixed(0)}%`, size.width - 2, y);
+        pen.fillText(group.weight < 0.005 ? "<1%" : `${(100 * group.weight).toFixed(0)}%`, size.width - 2, y);
         pen.textAlign = "left";
       }
     }
@@ -310,20 +317,20 @@ export class River {
     };
     // Deaths: a thin band, darker where more died; its count, and the best reward as a tick that is high where it was.
     let y = TOP + size.water + 6;
-    const most = model.died.reduce((top, step) => Math.max(top, step.nodes), 1);
+    const most = model.died.reduce((top, step) => Math.max(top, step.ends.length), 1);
     named("died", y + 8);
     named("best reward", y + 27);
     const half = Math.min(size.inner / model.steps / 2 - 1, 26);
     model.died.forEach((step, depth) => {
-      if (!depth || !step.nodes) return;
+      if (!step.ends.length) return;
       const x = this.x(depth);
-      pen.globalAlpha = 0.25 + (0.75 * Math.log1p(step.nodes)) / Math.log1p(most);
+      pen.globalAlpha = 0.25 + (0.75 * Math.log1p(step.ends.length)) / Math.log1p(most);
       pen.fillStyle = colours.died;
       pen.fillRect(x - half, y, 2 * half, 4);
       pen.globalAlpha = 1;
       pen.fillStyle = colours.muted;
       pen.textAlign = "center";
-      if (half > 9) pen.fillText(`−${step.nodes}`, x, y + 12);
+      if (half > 9) pen.fillText(`−${step.ends.length}`, x, y + 12);
       if (step.best === null) return;
       pen.fillStyle = colours.ramp[bucket(step.best)];
       const tall = 3 + 17 * step.best;
@@ -407,61 +414,66 @@ export class River {
       pen.setLineDash([]);
       pen.globalAlpha = 1;
     }
-    const middle = (i) => this.y(laid.top[i] + laid.height[i] / 2);
-    const line = (nodes, width, colour, dashed) => {
-      const alive = nodes.filter((one) => model.copies[one]);
-      pen.beginPath();
-      pen.strokeStyle = colour;
-      pen.lineWidth = width;
-      pen.setLineDash(dashed ? [4, 3] : []);
-      let [x, y] = [this.x(0), this.y(0.5)];
-      pen.moveTo(x, y);
-      const to = (nextX, nextY) => {
-        const bend = x + (nextX - x) * 0.45;
-        pen.bezierCurveTo(bend, y, bend, nextY, nextX, nextY);
-        [x, y] = [nextX, nextY];
-      };
-      alive.forEach((one) => to(this.x(model.depth[one]), middle(one)));
-      pen.stroke();
-      return [x, y, to];
-    };
+    const alive = (nodes) => nodes.filter((one) => model.copies[one]);
     if (followed) {
       const leaf = model.tree.leaves[slot];
-      const fate = model.fate[leaf];
-      const path = new Path2D();
-      const share = model.weights[slot];
-      for (const one of followed) if (model.copies[one]) this.ribbon(path, one, 0, long.weight[one]);
-      pen.fillStyle = colours.fates[fate];
-      pen.globalAlpha = 0.45;
-      pen.fill(path);
+      const before = model.tree.leaves.reduce((sum, one, i) => (one === leaf && i < slot ? sum + model.weights[i] : sum), 0);
+      const path = alive(pathTo(model.parent, leaf));
+      pen.globalAlpha = 0.4;
+      this.fillStrand(pen, path, long.weight[leaf], 0, colours.fates[model.fate[leaf]]);
       pen.globalAlpha = 1;
-      line(followed, Math.max(2, Math.min(12, share * laid.scale * size.water)), colours.fates[fate]);
+      this.fillStrand(pen, path, model.weights[slot], before * laid.scale, colours.fates[model.fate[leaf]]);
     }
-    if (node > 0) {
-      const path = pathTo(model.parent, node);
-      const [, , to] = line(path, followed ? 1.2 : 2, colours.ink);
-      const dead = path.filter((one) => !model.copies[one]);
-      if (dead.length) {
-        pen.beginPath();
-        pen.setLineDash([4, 3]);
-        const last = path[path.length - dead.length - 1];
-        pen.moveTo(last ? this.x(model.depth[last]) : this.x(0), last ? middle(last) : this.y(0.5));
-        dead.forEach((one, j) => to(this.x(model.depth[one]), TOP + size.water + 8 - (dead.length - 1 - j) * 2));
-        pen.stroke();
-        pen.setLineDash([]);
-      }
-      const alive = model.copies[node] > 0;
-      const x = this.x(model.depth[node]);
-      const y = alive ? middle(node) : TOP + size.water + 8;
-      const tall = alive ? Math.max(10, laid.height[node] * size.water) : 10;
-      pen.fillStyle = colours.paper;
-      pen.strokeStyle = colours.ink;
-      pen.lineWidth = 2;
+    if (node <= 0) return;
+    const path = pathTo(model.parent, node);
+    const living = alive(path);
+    const share = living.length === path.length ? long.weight[node] : 0;
+    pen.globalAlpha = followed ? 0.15 : 0.3;
+    const [x, y] = this.fillStrand(pen, living, share, 0, colours.ink);
+    pen.globalAlpha = 1;
+    pen.strokeStyle = colours.ink;
+    pen.lineWidth = 2;
+    const dead = path.slice(living.length);
+    const band = TOP + size.water + 8;
+    if (dead.length) {
       pen.beginPath();
-      pen.roundRect(x - 4, y - tall / 2, 8, tall, 4);
-      pen.fill();
+      pen.setLineDash([4, 3]);
+      pen.moveTo(x, y);
+      const [endX, startX] = [this.x(model.depth[node]), x];
+      pen.bezierCurveTo(startX + (endX - startX) * 0.6, y, endX, y + (band - y) * 0.4, endX, band);
       pen.stroke();
+      pen.setLineDash([]);
     }
+    const tall = dead.length ? 10 : Math.max(10, laid.height[node] * size.water);
+    const middle = dead.length ? band : this.y(laid.top[node] + laid.height[node] / 2);
+    pen.fillStyle = colours.paper;
+    pen.beginPath();
+    pen.roundRect(this.x(model.depth[node]) - 4, middle - tall / 2, 8, tall, 4);
+    pen.fill();
+    pen.stroke();
+  }
+
+  /** Fills the strand of a weight along living nodes; gives the place of its end. */
+  fillStrand(pen, path, weight, inside, colour) {
+    const { laid, long } = this.model;
+    if (!path.length) return [this.x(0), this.y(0.5)];
+    const thick = Math.max(2, weight * laid.scale * this.size.water);
+    const shape = new Path2D();
+    const edges = strandOf(path, laid, weight ? inside : laid.height[path[path.length - 1]] / 2);
+    path.forEach((node, i) => {
+      const step = long.depth[node];
+      const [x0, x1] = [this.x(step - 1), this.x(step)];
+      const [y0, y1] = edges[i].map(this.y);
+      const bend = x0 + (x1 - x0) * 0.45;
+      shape.moveTo(x0, y0);
+      shape.bezierCurveTo(bend, y0, bend, y1, x1, y1);
+      shape.lineTo(x1, y1 + thick);
+      shape.bezierCurveTo(bend, y1 + thick, bend, y0 + thick, x0, y0 + thick);
+      shape.closePath();
+    });
+    pen.fillStyle = colour;
+    pen.fill(shape);
+    return [this.x(long.depth[path[path.length - 1]]), this.y(edges[edges.length - 1][1]) + thick / 2];
   }
 }
 

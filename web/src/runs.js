@@ -93,7 +93,7 @@ function comparisons(run, rows) {
     <ul class="plain">${rows.map((row) => {
       const [stage, set, method] = row.b.split("/");
       const told = row.sentence ?? `${row.b} against ${row.a}: ${(100 * row.delta).toFixed(1)} points`;
-      return html`<li><bdi>${told}</bdi> <a href=${link(["run", run, "attempts", stage], { set, method, other: `${run}/${row.a.split("/")[0]}` })}
+      return html`<li><bdi>${told}</bdi> <a href=${link(["run", run, "attempts", stage], { set, method, other: `${run}/${row.a.split("/")[0]}`, other_method: row.a.split("/")[2] })}
         aria-label="${row.b} against ${row.a}, side by side">side by side</a></li>`;
     })}</ul>`;
 }

@@ -6,8 +6,8 @@ import { redraw } from "./draw.js";
 import { childrenOf } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
 import { choice, choose, link, number } from "./state.js";
-import { clip, prose, short, solution } from "./text.js";
-import { badge, bar, figure, list, missing, notes, percent, plural, stageHere, stageTabs, strip, within } from "./parts.js";
+import { clip, prose, solution } from "./text.js";
+import { badge, bar, figure, finder, finds, list, missing, notes, percent, plural, questionHead, stageHere, stageTabs, strip, within } from "./parts.js";
 
 const PART = "trees";
 let tip = null;
@@ -48,10 +48,13 @@ function childrenAt(model, node) {
 const heaviest = (model, nodes) =>
   nodes.length ? nodes.reduce((top, node) => (model.weight[node] > model.weight[top] ? node : top), nodes[0]) : null;
 
+/** Places of the trees that the search for a question leaves. */
+const listed = (trees) => trees.id.map((_, i) => i).filter((i) => finds(trees.problem[i], trees.question[i]));
+
 function treeRow(trees, i) {
   const rightly = trees.right[i];
   const told = trees.outcome[i] === "extinct" ? "extinct" : rightly === null ? "not graded" : `${percent(rightly, 0)} right`;
-  return html`<span class="head"><bdi class="id">${clip(trees.problem[i], 28)}</bdi> <span class="faint">${short(trees.question[i], 90)}</span></span>
+  return html`${questionHead(trees.problem[i], trees.question[i])}
     <span class="lines">${strip([["correct", rightly ?? 0], ["rest", 1 - (rightly ?? 0)]], told)} <span class="share">${told}</span></span>`;
 }
 
@@ -99,13 +102,13 @@ function takenBy(run, { model, node }) {
 function ways({ tree, model, node }) {
   const depth = model.depth[node];
   const column = (model.laid.columns[depth] ?? []).map((i) => model.long.node[i]).filter((one) => model.depth[one] === depth);
-  const dead = [...(model.died[depth]?.branches ?? [])].sort((a, b) => (tree.nodes.reward[b] ?? -1) - (tree.nodes.reward[a] ?? -1));
+  const dead = [...(model.died[depth]?.ends ?? [])].sort((a, b) => (tree.nodes.reward[b] ?? -1) - (tree.nodes.reward[a] ?? -1));
   const row = (one) => html`<li><button class="way" aria-pressed=${one === node ? "true" : "false"} @click=${() => choose({ node: one })}>
       <span class="dot ${model.copies[one] ? fateName(model.fate[one]) : "dead"}"></span>
       <span class="num">${model.copies[one] ? percent(model.weight[one], 0) : "dead"}</span>
       <span class="num">${tree.nodes.reward[one] === null ? "–" : tree.nodes.reward[one].toFixed(2)}</span>
       <bdi>${clip(tree.nodes.shows?.[one] ?? "", 60)}</bdi></button></li>`;
-  return html`<details open><summary>Step ${depth}: ${plural(column.length, "living way")}, ${plural(model.died[depth]?.branches.length ?? 0, "dead one")}</summary>
+  return html`<details open><summary>Step ${depth}: ${plural(column.length, "living way")}, ${plural(model.died[depth]?.ends.length ?? 0, "path")} died here</summary>
     <ul class="ways">${column.slice(0, 40).map(row)}${dead.slice(0, 12).map(row)}</ul>
     ${column.length > 40 || dead.length > 12 ? html`<p class="faint small">The first 40 and the 12 best dead ones; the arrow keys reach all.</p>` : nothing}
   </details>`;
@@ -120,7 +123,7 @@ function table({ tree, model, node }) {
     const alive = (model.laid.columns[step] ?? []).filter((i) => model.depth[model.long.node[i]] === step);
     rows.push(html`<tr class=${step === model.depth[node] ? "current" : ""}>
       <th scope="row"><button class="plain" @click=${() => alive.length && choose({ node: model.long.node[alive[0]] })}>${step}</button></th>
-      <td>${figure(alive.length)}</td><td>${figure(model.died[step]?.nodes ?? 0)}</td>
+      <td>${figure(alive.length)}</td><td>${figure(model.died[step]?.ends.length ?? 0)}</td>
       <td>${model.died[step]?.best?.toFixed(2) ?? "–"}</td>
       <td>${t === null ? "–" : percent(model.ess[t], 0)}</td>
       <td>${t === null || !tree.evidence ? "–" : figure(tree.evidence[t])}</td>
@@ -204,18 +207,19 @@ export function treesPage(run) {
   if (none) return html`${title}${none}`;
   const { trees } = at;
   if (!trees.problem.length) return html`${title}<p class="message">No search has ended yet.</p>`;
+  const rows = listed(trees);
   return html`${title}${notes(trees)}
     <div class="split">
       <div class="aside">
-        <p class="faint small">${plural(trees.problem.length, "tree")}</p>
+        ${finder(`${plural(rows.length, "tree")}`)}
         ${list({
           id: "trees",
           label: "Trees",
-          rows: trees.problem.length,
+          rows: rows.length,
           height: 48,
-          selected: at.at,
-          row: (i) => treeRow(trees, i),
-          pick: (i) => choose({ tree: trees.id[i], node: null, particle: null }),
+          selected: rows.indexOf(at.at),
+          row: (i) => treeRow(trees, rows[i]),
+          pick: (i) => choose({ tree: trees.id[rows[i]], node: null, particle: null }),
         })}
       </div>
       <div class="main">${missing(at.tree) ?? treeView(run, at)}</div>
@@ -260,7 +264,7 @@ export function treesKeys(run) {
   const beside = (by) => ({ model, node }) => {
     const depth = model.depth[node];
     if (!model.copies[node]) {
-      const dead = model.died[depth].branches;
+      const dead = model.died[depth].ends;
       const place = dead.indexOf(node);
       return place < 0 ? node : dead[within(place + by, dead.length)];
     }
@@ -268,7 +272,7 @@ export function treesKeys(run) {
     return column[within(column.indexOf(node) + by, column.length)];
   };
   const dead = ({ tree, model, node }) => {
-    const branches = model.died[model.depth[node]]?.branches ?? [];
+    const branches = model.died[model.depth[node]]?.ends ?? [];
     if (!model.copies[node]) return heaviest(model, (model.laid.columns[model.depth[node]] ?? []).map((i) => model.long.node[i]));
     return branches.length ? best(branches, tree.nodes.reward) : null;
   };
@@ -279,7 +283,8 @@ export function treesKeys(run) {
   };
   const tree = (by) => () => {
     const { trees, at } = shown(run);
-    if (trees?.id?.length) choose({ tree: trees.id[within(at + by, trees.id.length)], node: null, particle: null });
+    const rows = trees?.id ? listed(trees) : [];
+    if (rows.length) choose({ tree: trees.id[rows[within(rows.indexOf(at) + by, rows.length)]], node: null, particle: null });
   };
   return [
     ["ArrowRight l", "next step, along the particle or the most weight", move(onward)],
@@ -296,5 +301,6 @@ export function treesKeys(run) {
     ["p", "shade tokens by probability", () => choose({ shade: choice("shade") === "1" ? null : 1 })],
     ["n", "next tree", tree(1)],
     ["N", "tree before", tree(-1)],
+    ["/", "find a question", () => document.getElementById("find")?.focus()],
   ];
 }

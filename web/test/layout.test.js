@@ -26,13 +26,13 @@ test("a node is as wide as the weight of its final particles", () => {
   assert.deepEqual([...fates.slice(3, 6)].map((w) => +w.toFixed(9)), [0.5, 0, 0.3]);
 });
 
-test("deaths are counted where they left the river, with the best reward of all that grew on them", () => {
+test("a dead path is counted where it ends, with the best reward of those that end there", () => {
   const { copies } = layout.flows({ parent, leaves, weights, fate });
   const died = layout.deaths(parent, depth, copies, reward);
   assert.deepEqual(died, [
-    { branches: [], nodes: 0, best: null },
-    { branches: [2], nodes: 2, best: 0.7 },
-    { branches: [], nodes: 0, best: null },
+    { ends: [], best: null },
+    { ends: [], best: null },
+    { ends: [5], best: 0.7 },
   ]);
 });
 
@@ -80,6 +80,14 @@ test("a ribbon leaves its parent where its strand lies, and is as wide there", (
     assert.ok(from[node] + height[node] <= top[up[node]] + height[up[node]] + 1e-9);
     assert.ok(Math.abs(height[node] - weight[node] * scale) < 1e-12);
   }
+});
+
+test("a strand lies one below the other in all of its ancestors", () => {
+  const laid = laidOut();
+  const [[, first], [leaves, reaches]] = layout.strandOf([1, 4], laid, 0.1);
+  assert.ok(Math.abs(reaches - laid.top[4] - 0.1) < 1e-12);
+  assert.ok(Math.abs(leaves - laid.from[4] - 0.1) < 1e-12);
+  assert.ok(Math.abs(first - leaves) < 1e-12);
 });
 
 test("paths, depths and children", () => {
