@@ -89,7 +89,11 @@ function otherSide() {
   return stage.length ? { run, stage: stage.join("/"), data: value(`${PART}/${run}/${stage.join("/")}`) } : null;
 }
 
-const counts = (data, places) => ORDER.map((status) => [status, places.filter((i) => data.statuses[data.status[i]] === status).length]);
+/** The verdicts of an evaluation, the usual ones first. */
+const verdicts = (data) => [...ORDER.filter((status) => data.statuses.includes(status)), ...data.statuses.filter((status) => !ORDER.includes(status))];
+
+const counts = (data, places) =>
+  verdicts(data).map((status) => [ORDER.includes(status) ? status : "other", places.filter((i) => data.statuses[data.status[i]] === status).length]);
 
 function questionRow(row, data, other) {
   const line = (from, places) => html`${strip(counts(from, places), `${right(from, places)} of ${places.length} right`)}
@@ -154,7 +158,7 @@ function filterBar(run, stage, data, other) {
   const typed = (name) => (event) => choose({ [name]: event.target.value, problem: null, sample: null });
   return html`<form class="filters" role="search" aria-label="Filter attempts" @submit=${(event) => event.preventDefault()}>
     <span class="chips" role="group" aria-label="Status">
-      ${ORDER.filter((status) => totals.has(status)).map(
+      ${verdicts(data).filter((status) => totals.has(status)).map(
         (status) => html`<button type="button" class="chip ${status}" data-status=${status} aria-pressed=${statuses.has(status) ? "true" : "false"}
           @click=${() => toggle(status)}>${statusName(status)} <span class="count">${figure(totals.get(status))}</span></button>`,
       )}

@@ -26,12 +26,12 @@ function stageProgress(stage) {
 /** What a run does now: state, stage, rate, time left, last error. */
 function live(run) {
   const facts = [
-    run.told || run.state,
+    (run.told || run.state).replace(new RegExp(`^${run.state},? *`), ""),
     run.state === "running" && run.rate ? `${figure(run.rate)} a second` : "",
     run.state === "running" && run.left_s !== null && run.left_s !== undefined ? `${duration(run.left_s)} left` : "",
     run.updated ? `last wrote ${ago(run.updated)}` : "",
   ].filter(Boolean);
-  return html`<p class="live"><span class="state ${run.state}">${run.state}</span> <span class="faint">${facts.filter((fact) => fact !== run.state).join(" · ")}</span></p>
+  return html`<p class="live"><span class="state ${run.state}">${run.state}</span> <span class="faint">${facts.join(" · ")}</span></p>
     ${run.error ? html`<p class="flag"><strong>Last error</strong> <bdi>${run.error}</bdi></p>` : nothing}
     ${run.figures && Object.keys(run.figures).length && run.state === "running"
       ? html`<p class="faint small">${run.task ? `${run.task}: ` : ""}${Object.entries(run.figures).map(([name, told]) => `${name} ${told}`).join("  ·  ")}</p>`
