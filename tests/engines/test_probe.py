@@ -3,6 +3,8 @@ says more of the moment than of the server."""
 
 import asyncio
 import json
+import math
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -175,3 +177,32 @@ def test_steps_wait_for_one_probe(run: Run) -> None:
     with serving(Toy()) as toy:
         run(go(engine_of(toy)))
     assert len(toy.probes) == 1
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "of_the_policy"),
+    [
+        ([0.0, 0.0, -0.0, 0.0], True),
+        ([0.0, -0.6931472, 0.0, -1.0986123], True),  # logits of 16 bits: two tied, three tied
+        ([-0.6931, 0.0, 0.0, 0.0], False),
+        ([0.0, -0.3, 0.0, 0.0], False),
+        ([-1.0, -2.0, -0.5, -0.1], False),
+        ([-math.log(9), 0.0, 0.0, 0.0], False),
+        ([-900.0, 0.0, 0.0, 0.0], False),
+    ],
+)
+def test_tokens_that_share_the_first_place_are_of_the_policy(
+    run: Run, monkeypatch: pytest.MonkeyPatch, logprobs: list[float], of_the_policy: bool
+) -> None:
+    """vLLM's ``top_k: 1`` keeps all of the same logit, which are not rare in bfloat16."""
+    drawn = Toy._sample
+
+    def tied(toy: Toy, path: Any, body: dict[str, Any], rng: Any) -> tuple[int, float]:
+        token, logprob = drawn(toy, path, body, rng)
+        return token, next(given) if body.get("top_k") == 1 else logprob
+
+    given = cycle(logprobs)
+    monkeypatch.setattr(Toy, "_sample", tied)
+    with serving(Toy(script=["It is 7"])) as toy:
+        engine, _ = steps(toy, run, RULE)
+    assert engine._served.of_the_policy == of_the_policy

@@ -11,12 +11,16 @@ import pytest
 
 from butwait.planning.counting import count_stages
 from butwait.planning.json_form import as_json, verdict
+from butwait.planning.known import facts
 from butwait.planning.memory import Held, lora_weights, training_parts
 from butwait.planning.plan import plan_recipe
 from butwait.planning.shapes import shape_of
 from butwait.planning.work import Work
+from butwait.problems.presets import PRESETS
+from butwait.problems.source import kind_of
 from butwait.recipe.load import checked_recipe, load_recipe
 from butwait.recipe.shipped import shipped_recipes
+from butwait.reward_models.load import decoder
 from butwait.stages.kinds import STAGES
 from butwait.training.settings import LoraSettings, SftSettings
 
@@ -79,6 +83,62 @@ def test_tokens_are_problems_times_paths_times_lengths() -> None:
     assert work.drawing is not None
     assert (work.drawing.paths, work.drawing.prompts) == (32, 4)
     assert count_stages(recipe(), 1024, {"s": 0.25})["s"].drawn == 40 * 8 * 16
+
+
+@pytest.mark.parametrize(
+    ("engine", "flight"),
+    [
+        ({"kind": "transformers", "slots": 16}, 8),  # four paths a row
+        ({"kind": "transformers", "slots": 64}, 32),
+        ({"kind": "transformers", "slots": 4096}, 40),  # there are no more problems
+        ({"kind": "vllm", "max_rows": 8}, 4),
+        ({"kind": "openai", "base_url": ["http://a/v1", "http://b/v1"], "max_rows": 8}, 8),
+    ],
+)
+def test_rows_that_are_kept_full_bound_the_problems_in_flight(
+    engine: dict[str, Any], flight: int
+) -> None:
+    stage = recipe().stages["s"].model_copy(update={"concurrency": "auto"})
+    asked = recipe(engine=engine).model_copy(update={"stages": {"s": stage}})
+    drawing = count_stages(asked, 1024)["s"].drawing
+    assert drawing is not None
+    assert (drawing.prompts, drawing.paths) == (flight, 8 * flight)
+
+
+def test_tokens_that_power_reads_again_are_counted() -> None:
+    """At another temperature than the model's own, each is scored by the model as it is."""
+    step = {"delimiters": [], "max_tokens": 64}
+
+    def work(**settings: Any) -> Work:
+        sampler = {"kind": "power", "particles": 4, "step": step, **settings}
+        stage = {"kind": "search", "problems": "a", "sampler": sampler}
+        return count_stages(recipe(stages={"s": stage}), 1024)["s"]
+
+    tempered, plain = work(), work(proposal="policy")
+    assert tempered.drawn == plain.drawn == 40 * 4 * 32
+    assert tempered.read - plain.read == 40 * 4 * 32
+    assert work(alpha=1.0).read == plain.read
+    assert tempered.drawing is not None
+    assert tempered.drawing.shared == 0.5  # a population's paths go on from each other
+    assert tempered.scored == 0
+
+
+def test_facts_ship_for_all_that_shipped_recipes_and_presets_name() -> None:
+    """Else their plans would guess sizes, or ask for a network."""
+    models, sources = facts()["models"].keys(), facts()["sets"].keys()
+    for name in shipped_recipes():
+        asked = load_recipe(name, STAGES)
+        judges = [getattr(stage, "reward_model", None) for stage in asked.stages.values()]
+        named = {asked.model.name}
+        for judge in judges:
+            for each in getattr(judge, "members", (judge,)):
+                pair = None if each is None else decoder(each)
+                named |= set() if pair is None else {pair[0].name}
+        assert named - {"tiny"} <= models, name
+        assert {settings.source for settings in asked.problems.values()} <= sources, name
+    generated = {name for name in ("arithmetic", "sums") if kind_of(name).generated}
+    assert {*PRESETS, *generated} <= sources
+    assert len(generated) == 2
 
 
 def test_the_context_bounds_a_path() -> None:

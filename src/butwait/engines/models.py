@@ -48,10 +48,10 @@ from butwait.engines.checkpoints.failures import (
     SERVE_GGUF,
     cannot_load,
     cannot_read_config,
-    holds_tokenizer,
     instead_of_a_model,
     is_adapter,
 )
+from butwait.engines.checkpoints.folders import holds_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.devices import missing_device

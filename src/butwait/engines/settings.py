@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from butwait.engines.checkpoints.folders import look_into
 from butwait.records.settings import Content, Device, Resource, Result, Settings, Shape
 from butwait.running.devices import DeviceName
 
@@ -74,7 +75,7 @@ class ModelSettings(Settings):
     """``auto`` takes CUDA where there is one; else ``cpu``, ``cuda``, ``cuda:1``."""
 
     def look(self, world: Any) -> None:
-        world.model(self.name, self.revision, "name")
+        look_into(world, self.name, self.revision, "name", weights=False)
 
 
 class BaseEngineSettings(Settings):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from butwait.engines.checkpoints.folders import lacking_weights, local_folder
 from butwait.engines.load import ENGINES
-from butwait.engines.settings import StepRule
+from butwait.engines.settings import ServerSettings, StepRule
 from butwait.pipeline.identity import stage_header
 from butwait.problems.source import kind_of
 from butwait.recipe.recipe import Recipe
@@ -58,6 +59,8 @@ def look_around(
     world, names = World(stages=recipe.stages), list(stages)
     if any(_needs_model(recipe, name) for name in names):
         world.look(recipe.model, ("model",), _nothing)
+        if any(_needs_weights(recipe, name) for name in names):
+            world.lacks += _without_weights(recipe, world)
     if any(recipe.kind(name).asks(recipe.stages[name]) for name in names):
         world.look(recipe.engine, ("engine",), _nothing)
     for wrong in filter(None, (_wrong_device(recipe, name) for name in names)):
@@ -142,6 +145,23 @@ def _needs_model(recipe: Recipe, name: str) -> bool:
     trains = kind.gives in ("model", "reward model")
     runs = trains or ENGINES.of(recipe.engine).runs_model
     return runs and not kind.takes_all and not recipe.inputs(name, "model")
+
+
+def _needs_weights(recipe: Recipe, name: str) -> bool:
+    """Whether a stage runs the recipe's own model in this process."""
+    if not _needs_model(recipe, name):
+        return False
+    served = isinstance(recipe.engine, ServerSettings)
+    trains = recipe.kind(name).gives in ("model", "reward model")
+    return trains or (recipe.kind(name).asks(recipe.stages[name]) and not served)
+
+
+def _without_weights(recipe: Recipe, world: World) -> Iterator[Lack]:
+    model, folder = recipe.model, local_folder(recipe.model.name)
+    if folder is None or world.peek(model.name, model.revision) is None:
+        return  # told already
+    if (told := lacking_weights(folder)) is not None:
+        yield Lack(("model", "name"), told)
 
 
 def _wrong_device(recipe: Recipe, name: str) -> str | None:

@@ -25,10 +25,11 @@ def searching(
     prompt = question + c.prompt_around
     limit = c.limit(sampler.step, longest, sampler)
     path = limit * c.share(name)
-    paths, judged = paths_of(sampler, k), SAMPLERS.of(sampler).needs_reward_model
+    kind = SAMPLERS.of(sampler)
+    paths, judged = paths_of(sampler, k), kind.needs_reward_model
     total = problems * paths * sweeps_of(sampler) * path
     flight = most_problems(concurrency, problems, paths, rows_that_pay(c.recipe.engine))
-    forks = judged and not hasattr(sampler, "samples")  # whose paths go on from each other
+    forks = not hasattr(sampler, "samples")  # its paths go on from each other
     drawing = Drawing(
         paths=flight * paths,
         prompts=flight,
@@ -40,7 +41,7 @@ def searching(
     )
     return Work(
         drawn=total,
-        read=problems * prompt,
+        read=problems * prompt + kind.reads(sampler) * total,
         scored=total + problems * prompt if judged else 0.0,
         drawing=drawing,
         problems=problems,

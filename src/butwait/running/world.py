@@ -273,7 +273,7 @@ def _model(name: str, revision: str | None) -> Any:
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
-            told = f"the folder {path} holds an adapter (LoRA), not a model: "
+            told = f"the folder {path} holds an adapter (LoRA){_base(path)}, not a model: "
             merged = path.parent / "model"  # where a stage of butwait puts it
             if path.name == "adapter" and (merged / "config.json").is_file():
                 return Lack((), f"{told}its merged weights are in {merged}")
@@ -292,6 +292,17 @@ def _model(name: str, revision: str | None) -> Any:
             f"({' and '.join(SHIPPED)} are the names that butwait itself knows)",
         )
     return _of_hub(lambda: _hub_config(name, revision), "model", name, revision)
+
+
+def _base(adapter: Path) -> str:
+    """Whose adapter it is, and whether that is a folder which is not there."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        base = str(config.get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    gone = base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir()
+    return f" of {base!r}" * bool(base) + " (which is not there)" * gone
 
 
 def _read_config(path: Path) -> Any:

@@ -106,6 +106,8 @@ class Sampler:
             other. None: the leaves of a search are selected down to one attempt.
         paths: how many are extended and scored at a time, by these settings; None: it does not
             say.
+        reads: how often the policy reads each token that it drew, by these settings, beside drawing
+            it; what is drawn already costs no reading.
     """
 
     settings: type[CommonSettings]
@@ -114,6 +116,7 @@ class Sampler:
     second_thoughts: bool = False
     as_attempts: Callable[[Any, int], CommonSettings] | None = None
     paths: Callable[[Any], int | None] = lambda settings: None
+    reads: Callable[[Any], float] = lambda settings: 0.0
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)

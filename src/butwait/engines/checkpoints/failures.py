@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import __version__ as transformers_version
 from transformers.utils import find_adapter_config_file
 
+from butwait.engines.checkpoints.folders import holds_tokenizer
 from butwait.engines.settings import ModelSettings
 
 ADAPTER = "adapter_config.json"
@@ -138,9 +139,3 @@ def _broken_file(folder: Path) -> str | None:
         except Exception:  # of the library or the disk: it is asked for the name alone
             return file.name
     return None
-
-
-def holds_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a file with a vocabulary."""
-    names = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
-    return any(any(folder.glob(name)) for name in names)

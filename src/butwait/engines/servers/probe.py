@@ -24,8 +24,11 @@ from butwait.engines.servers.remote_server import RefusedError, RemoteServer, Un
 from butwait.engines.settings import Sampling
 from butwait.records import UserError
 
-CERTAIN = -1e-6
-"""Nats: the log-probability of the only token that a filter left, but for rounding."""
+ROUNDING = 1e-6
+"""Nats that a log-probability may be off by."""
+MOST_TIED = 8
+"""Tokens that may share the first place, where logits of 16 bits are equal: vLLM's ``top_k: 1``
+keeps them all, with the same probability each."""
 PROBED = 4
 """Tokens that the server is asked for to see how it answers. They are in no count."""
 PROMPTED = 8
@@ -164,11 +167,18 @@ async def _probe(
         served,
         gives_ids=all(piece.token_ids is not None for piece in sampled),
         is_vllm=any(piece.prompt_ids is not None for piece in pieces),
-        of_the_policy=extended and min(logprobs) > CERTAIN,
+        of_the_policy=extended and all(map(_is_first, logprobs)),
     )
     if how.gives_ids and decode is not None:
         _check_text(server, pieces, decode, whole=how.is_vllm)
     return how
+
+
+def _is_first(logprob: float) -> bool:
+    """Whether a token's log-probability is that of the only one that ``top_k: 1`` left, or of one
+    of several that are equal."""
+    tied = round(math.exp(min(-logprob, math.log(2 * MOST_TIED))))
+    return tied <= MOST_TIED and abs(logprob + math.log(max(1, tied))) < ROUNDING
 
 
 def _check_text(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from butwait.engines.checkpoints.folders import look_into
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.records.settings import Content, Result
@@ -60,7 +61,7 @@ class ClassifierSettings(LocalModelSettings):
 
     def look(self, world: Any) -> None:
         super().look(world)
-        world.model(self.name, self.revision, "name")
+        look_into(world, self.name, self.revision, "name", weights=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from butwait.engines.checkpoints.folders import look_into
 from butwait.engines.servers.figures import Figures
 from butwait.engines.settings import ModelSettings, ServerSettings
 from butwait.records import Problem, UserError
@@ -53,7 +54,7 @@ class PoolingSettings(ServerSettings):
 
     def look(self, world: Any) -> None:
         super().look(world)
-        world.model(self.name, self.revision, "name")
+        look_into(world, self.name, self.revision, "name", weights=False)
 
     @property
     def checkpoint(self) -> ModelSettings:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from butwait.engines.checkpoints.folders import look_into
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
@@ -48,7 +49,7 @@ class QwenMathPrmSettings(LocalModelSettings):
 
     def look(self, world: Any) -> None:
         super().look(world)
-        world.model(self.name, self.revision, "name")
+        look_into(world, self.name, self.revision, "name", weights=True)
 
 
 class QwenLayouts:

@@ -138,4 +138,5 @@ POWER = Sampler(
     power,
     needs_reward_model=False,
     paths=lambda settings: settings.particles,
+    reads=lambda settings: float(settings.drawn.temperature != 1),
 )
