@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from butwait.api.sides import Answered, LogSide, Reader, Side, Stored, matched
+from butwait.api.sides import Answered, LogSide, Reader, Side, StageSide, Stored, matched
 from butwait.evaluation.arms import compare_arms
 from butwait.evaluation.compare import compare as compare_two
 from butwait.evaluation.many import compare_all
+from butwait.evaluation.storage import read_attempts
 from butwait.problems.grading import Grader
-from butwait.records import Problem, UserError
+from butwait.records import Attempt, Problem, UserError
 from butwait.running.expected import meant
 
 
@@ -154,6 +155,39 @@ def compare_stored(
         attempts, problems, lost = matched(sides, grader, common)
     figures = compare_all(dict(zip(names, attempts, strict=True)), margin)
     return Compared(figures, sides, problems, lost)
+
+
+def read_stored(stored: Sequence[str | Path]) -> list[list[Attempt]]:
+    """The attempts of one or several evaluations of the same questions. Raises UserError as
+    ``compare_stored`` does."""
+    with Grader() as grader:
+        reader = Reader(grader)
+        sides = _chosen([[_one(reader, each)] for each in stored], None)
+        return matched(sides, grader)[0]
+
+
+def read_row(
+    stage: Path, row: str | None
+) -> tuple[Mapping[str, Any], dict[str, Any], list[Attempt]]:
+    """The record of an evaluation, and figures and attempts of a row of it, with texts.
+
+    Raises UserError where there is no finished evaluation, no such row, or several.
+    """
+    with Grader() as grader:
+        side = Reader(grader).sides(stage)[0]
+    if not isinstance(side, StageSide):
+        raise UserError(f"{stage} is a log: make a stage of it first (butwait import)")
+    if row is None and len(side.rows) > 1:
+        raise UserError(f"{stage} has several rows; name one by --row ({', '.join(side.rows)})")
+    chosen = row or side.rows[0]
+    if chosen not in side.record["metrics"]:
+        raise UserError(
+            f"{stage} has no row {chosen!r}{meant(chosen, side.rows)} (there are: "
+            f"{', '.join(side.rows)})"
+        )
+    name, _, method = chosen.partition("/")
+    attempts = read_attempts(side.path / "attempts" / name / method)
+    return side.record, dict(side.record["metrics"][chosen]), attempts
 
 
 def _chosen(groups: Sequence[Sequence[Side]], row: str | None) -> list[Answered]:

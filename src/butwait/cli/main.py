@@ -12,6 +12,7 @@ from butwait.cli.commands import command as _command
 from butwait.cli.completion import methods, models, shipped
 from butwait.cli.completion import runs as known_runs
 from butwait.cli.ending import run_to_end
+from butwait.cli.evaluations import commands as _evaluations  # noqa: F401  registers its own
 
 
 def _version(asked: bool) -> None:
@@ -350,65 +351,6 @@ def plateau(
         "start": start,
     }
     replay(log, column, step_column, lower_is_better, settings, out)
-
-
-@_command()
-def compare(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="A B ...",
-            help="Runs, RUN/STAGE, or stored logs of lm-eval, lighteval or inspect; the first is "
-            "the baseline.",
-        ),
-    ],
-    row: Annotated[
-        str | None, typer.Option(help="SET/METHOD, where a side evaluated several.")
-    ] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Compare the questions that all sides have.")
-    ] = False,
-    margin: Annotated[
-        float | None,
-        typer.Option(help="Points of a loss that do not matter: is there none beyond?"),
-    ] = None,
-    theirs: Annotated[
-        bool, typer.Option("--theirs", help="Take the verdicts of logs; they are graded if not.")
-    ] = False,
-    scorer: Annotated[
-        str | None, typer.Option(help="Whose verdicts --theirs takes, of several.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="All figures, as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option(help="All of it as a page.")] = None,
-) -> None:
-    """Compare evaluations question by question: is it a difference?"""
-    from butwait.cli.evaluations.compare import CompareOptions
-    from butwait.cli.evaluations.compare import compare as compare_them
-
-    options = CompareOptions(sources, row, common, theirs, scorer, margin)
-    compare_them(options, out, html)
-
-
-@_command("import")
-def import_stage(
-    log: Annotated[
-        Path, typer.Argument(help="A log of lm-eval, lighteval or inspect, or the folder of one.")
-    ],
-    out: Annotated[Path, typer.Option(help="RUN/STAGE that is made of it.")],
-    set_name: Annotated[
-        str | None, typer.Option("--set", help="What the questions are called; the task if none.")
-    ] = None,
-    theirs: Annotated[
-        bool, typer.Option("--theirs", help="Keep the log's verdicts; it is graded if not.")
-    ] = False,
-    scorer: Annotated[
-        str | None, typer.Option(help="Whose verdicts --theirs keeps, of several.")
-    ] = None,
-) -> None:
-    """Make an evaluate stage of a stored log, graded as butwait grades."""
-    from butwait.cli.evaluations.import_log import import_stored
-
-    import_stored(log, out, set_name, theirs, scorer)
 
 
 @_command()

@@ -106,7 +106,8 @@ def fewest_significant_wins(losses: int, alpha: float = 0.05) -> int:
 def power_to_detect(
     delta: float, n: int, k: float, variance: float, spread: float = 0.0, *, level: float = 0.95
 ) -> float:
-    """The chance that the two-sided test finds a true gain ``delta``.
+    """The chance that the two-sided test finds a true gain ``delta`` (and calls it one: what it
+    calls a loss is not counted).
 
     For k > 1 that of Student's paired test, whose power the sign-flip test has. For k = 1 that of
     the exact McNemar test, which is coarse: a problem is won with the chance sigma^2 + delta / 2
@@ -125,11 +126,7 @@ def power_to_detect(
         return 1.0 if delta > 0 else 1 - level
     if n < 2:
         return 0.0
-    bar = float(stats.t.ppf((1 + level) / 2, n - 1))
-    shift = delta / error
-    if shift > 30:  # the distribution underflows there
-        return 1.0
-    return float(stats.nct.sf(bar, n - 1, shift) + stats.nct.cdf(-bar, n - 1, shift))
+    return _t_power(delta / error, n - 1, (1 + level) / 2)
 
 
 def questions_to_detect(
@@ -168,21 +165,30 @@ def power_of_no_loss(
         return 1.0
     if n < 2:
         return 0.0
-    bar = float(stats.t.ppf(level, n - 1))
-    return 1.0 if margin / error > 30 else float(stats.nct.sf(bar, n - 1, margin / error))
+    return _t_power(margin / error, n - 1, level)
 
 
-def best_of_identical(n: int, rate: float, runs: int) -> float:
-    """The expected number of problems that the best of several *identical* runs solves, with one
-    attempt each: a checkpoint that was chosen by its score looks better than it is.
+def luck_of_the_best(n: int, k: int, variance: float, runs: int) -> float:
+    """By how much the best of several *identical* runs is expected to lie above their true rate, a
+    fraction: a checkpoint that was chosen by its score looks better than it is.
+
+    Correct attempts are taken as binomial with this variance, which is exact for k = 1 and problems
+    drawn at random.
 
     Args:
-        n: problems.
-        rate: the true rate of every run.
+        n, k, variance: as in ``minimum_detectable_effect``.
         runs: how many.
     """
-    solved = np.arange(n)
-    return float(np.sum(1 - stats.binom.cdf(solved, n, rate) ** runs))
+    rate = (1 - math.sqrt(max(0.0, 1 - 4 * variance))) / 2
+    solved = stats.binom.cdf(np.arange(n * k), n * k, rate)
+    return float(np.sum(1 - solved**runs)) / (n * k) - rate
+
+
+def _t_power(shift: float, degrees: int, quantile: float) -> float:
+    """P(T > the quantile of Student's t) for T of the noncentral t."""
+    bar = float(stats.t.ppf(quantile, degrees))
+    found = float(stats.nct.sf(bar, degrees, shift)) if shift < 30 else math.nan
+    return found if math.isfinite(found) else float(stats.norm.sf(bar - shift))  # far out
 
 
 def _mcnemar_power(delta: float, n: int, variance: float, alpha: float) -> float:
@@ -197,8 +203,7 @@ def _mcnemar_power(delta: float, n: int, variance: float, alpha: float) -> float
     bar = stats.binom.ppf(alpha / 2, pairs, 0.5)
     bar = np.where(2 * stats.binom.cdf(bar, pairs, 0.5) > alpha, bar - 1, bar)
     share = win / (win + loss)
-    tails = stats.binom.cdf(bar, pairs, 1 - share) + stats.binom.cdf(bar, pairs, share)
-    return float(np.sum(chance * tails))
+    return float(np.sum(chance * stats.binom.cdf(bar, pairs, 1 - share)))
 
 
 def _z_sum(level: float, power: float) -> float:

@@ -28,7 +28,9 @@ def read_inspect(path: Path) -> Log:
     Raises UserError for a log that is damaged, did not finish, holds no samples, or is of another
     schema.
     """
-    if path.suffix != ".eval":
+    with path.open("rb") as file:
+        packed = path.suffix == ".eval" or file.read(2) == b"PK"
+    if not packed:
         content = _object(path, path.read_bytes(), str(path))
         _check(path, content)
         return _log(path, content, content.get("samples") or ())
