@@ -85,16 +85,20 @@ export class River {
     };
     this.above.onpointerleave = () => this.point(null, 0, 0);
     this.drawn = null;
-    new ResizeObserver(() => this.update?.()).observe(box.parentElement);
+    this.watch?.disconnect();
+    this.watch = new ResizeObserver(([entry]) => {
+      this.room = entry.contentRect.width;
+      this.update?.();
+    });
+    this.watch.observe(box.parentElement);
+    this.room = box.parentElement.clientWidth;
   }
 
   /** Draws what has changed. look: {node, slot or null, colour: "answer" | "reward", theme}. */
   show(model, look) {
     this.update = () => this.show(model, look);
-    if (!this.box) return;
-    const width = this.box.parentElement.clientWidth;
-    if (!width) return;
-    const size = this.measure(model, width);
+    if (!this.box || !this.room) return;
+    const size = this.measure(model, this.room);
     const key = [size.width, size.height, look.colour, look.theme, devicePixelRatio].join();
     if (this.drawn !== key || this.model !== model) {
       this.model = model;

@@ -19,6 +19,7 @@ const river = new River(
     if (before !== tip?.node) redraw();
   },
 );
+const attach = (box) => river.attach(box);
 const kin = new WeakMap();
 
 /** What is shown: the stage, its trees, the tree, its model, the chosen node and particle. */
@@ -173,7 +174,7 @@ function treeView(run, at) {
       ${legend(colour, model.taken.size)}
     </div>
     <div class="river" tabindex="0" role="group" aria-label="River of the search; the arrow keys step through it">
-      <div class="canvases" ${ref((box) => box && river.attach(box))}>
+      <div class="canvases" ${ref(attach)}>
         <canvas role="img" aria-label="The search as a river: ${plural(model.steps, "step")}, ${plural(tree.leaves.length, "final particle")}; the table below has its numbers"></canvas>
         <canvas aria-hidden="true"></canvas>
         ${tip ? tooltip(tree, model) : nothing}
