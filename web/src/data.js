@@ -1,0 +1,68 @@
+/**
+ * What the page knows. A resource is `data/NAME.js`, one statement that calls `butwait.receive`; it is loaded by a
+ * script tag, so that a folder on disk serves as well as the server. `value(name)` asks for what is not there yet
+ * and gives undefined until it comes; the page is drawn again when it does.
+ */
+
+const values = new Map();
+const asked = new Map();
+let changed = () => {};
+let served = 0;
+let lost = false;
+
+/** Calls `draw` after anything new has come. */
+export function whenChanged(draw) {
+  changed = draw;
+}
+
+/** Whether the last question went unanswered: the server has ended, or the folder lacks the file. */
+export const isLost = () => lost;
+
+/** Where a resource lies, relative to the page. */
+export function address(name) {
+  return `data/${name.split("/").map(encodeURIComponent).join("/")}.js`;
+}
+
+function ask(name, query = "") {
+  if (asked.has(name)) return;
+  const script = document.createElement("script");
+  asked.set(name, script);
+  const done = (failed) => {
+    script.remove();
+    asked.delete(name);
+    if (name === "runs" || !failed) lost = failed;
+    if (failed && !values.has(name)) values.set(name, { error: "This part could not be loaded." });
+    changed();
+  };
+  script.onload = () => done(false);
+  script.onerror = () => done(true);
+  script.src = address(name) + query;
+  document.head.append(script);
+}
+
+/** The value of a resource; undefined until it has come. One that says {error} is a value. */
+export function value(name) {
+  if (!values.has(name)) ask(name);
+  return values.get(name);
+}
+
+/** Asks for a resource again; the old value stays until the new one is there. */
+export function refresh(name) {
+  ask(name, `?${++served}`);
+}
+
+/** The value if it is there; asks for nothing. */
+export const known = (name) => values.get(name);
+
+/** An entry of a list that comes in chunks; undefined until its chunk is there, {error} where that cannot be read. */
+export function entry(name, chunk, place, list) {
+  const part = value(`${name}/texts/${chunk}`);
+  if (part?.error) return { error: part.error };
+  return part?.[list][place];
+}
+
+window.butwait = {
+  receive(name, value) {
+    values.set(name, value);
+  },
+};
