@@ -124,7 +124,7 @@ def _trees(
         logit, text = 0.0, b""
         for step in path:
             text += step.text[-8:].encode()
-            logit += crc32(text) % 1000 / 500 - 1
+            logit += crc32(text) % 1000 / 200 - 2.5
         return logit
 
     rule = StepRule(delimiters=("\n",), max_tokens=2 * words * steps)
@@ -199,7 +199,7 @@ def _train(folder: Path, problems: Sequence[Problem]) -> None:
     _write(folder / GRPO / "looks.jsonl", dump_rows(looks))
     sample = {"step": 1, "problem_id": "p0", "question": problems[0].question, "text": "tried"}
     _write(folder / GRPO / "samples.jsonl", dump_rows([sample | {"status": "wrong", "reward": 0}]))
-    plateau = {"horizon": 40, "delta": 0.02, "window": 40}
+    plateau = {"horizon": 40, "delta": 0.2, "window": 40}
     _record(folder, GRPO, GRPO, [], {"plateau": plateau}, {"steps": 200})
 
 

@@ -5,6 +5,7 @@ import { isLost, known, refresh, value, whenChanged } from "./data.js";
 import { drawBy, redraw } from "./draw.js";
 import { dataKeys, dataPage } from "./examples.js";
 import { help, listen, openHelp, remembered } from "./keys.js";
+import { stageHere } from "./parts.js";
 import { runPage, runsPage } from "./runs.js";
 import { follow, go, link, path } from "./state.js";
 import { trainingKeys, trainingPage } from "./training.js";
@@ -118,19 +119,22 @@ function paint() {
   render(frame(run, part, body), document.getElementById("app"));
 }
 
-/** Asks again for what may have changed: all runs always, what is on the page while its run is at work. */
+/** Asks again for what may have changed: all runs always, what is on the page where its run has written. */
 function watch() {
   let round = 0;
+  const seen = new Map();
   setInterval(() => {
     const runs = known("runs");
     if (document.hidden || (runs && runs.live === false)) return;
     refresh("runs");
     const { run, part } = here();
     if (run === null || round++ % 3) return;
-    if (runs?.runs?.find((one) => String(one.id) === String(run))?.state !== "running") return;
+    const updated = runs?.runs?.find((one) => String(one.id) === String(run))?.updated;
+    if (updated === seen.get(run)) return;
+    seen.set(run, updated);
     refresh(`run/${run}`);
-    const stage = path()[3];
-    if (stage && PARTS[part].list) refresh(`${PARTS[part].list}/${run}/${stage}`);
+    const stage = PARTS[part].list && stageHere(run, PARTS[part].list);
+    if (stage) refresh(`${PARTS[part].list}/${run}/${stage}`);
   }, 2000);
 }
 

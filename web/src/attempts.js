@@ -2,7 +2,7 @@
 import { html, nothing } from "lit-html";
 import { entry, known, value } from "./data.js";
 import { choice, choose, number } from "./state.js";
-import { clip, prose, solution } from "./text.js";
+import { asked, clip, solution } from "./text.js";
 import { badge, figure, finder, finds, list, missing, notes, plural, questionHead, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
 
 const PART = "attempts";
@@ -232,7 +232,7 @@ export function attemptsPage(run) {
         ${row
           ? html`<section class="question" aria-label="Question">
                 <p class="faint small"><bdi>${clip(row.problem.id, 80)}</bdi>${row.problem.set ? html` · <bdi>${row.problem.set}</bdi>` : nothing}</p>
-                ${prose(row.problem.question ?? "", `question/${row.problem.id}`)}
+                ${asked(row.problem.question, `question/${row.problem.id}`)}
                 <p>gold answer <strong class="gold"><bdi>${clip(row.problem.gold, 200) || "–"}</bdi></strong></p>
               </section>
               <div class="sides ${beside ? "two" : ""}">

@@ -2,7 +2,7 @@
 import { html, nothing } from "lit-html";
 import { entry, value } from "./data.js";
 import { choice, choose, link, number } from "./state.js";
-import { clip, prose } from "./text.js";
+import { asked, clip, prose } from "./text.js";
 import { figure, finder, finds, list, missing, percent, plural, questionHead, stageHere, stageTabs, strip, waiting, within } from "./parts.js";
 
 const PART = "examples";
@@ -33,7 +33,7 @@ function origin(run, pieces) {
   return (pieces ?? []).map((piece) =>
     piece.tree
       ? html`<a href=${link(["run", run, "trees", piece.tree.stage], { tree: piece.tree.id, node: piece.nodes[piece.nodes.length - 1] })}
-          >tree ${piece.tree.id} of <bdi>${piece.tree.stage}</bdi>, ${piece.nodes.length === 1 ? `step ${piece.nodes[0]}` : `${piece.nodes.length} steps`}</a> `
+          >tree ${piece.tree.id} of <bdi>${piece.tree.stage}</bdi>, ${plural(piece.nodes.length, "step")}</a> `
       : html`<span class="faint">${piece.text === null || piece.text === undefined ? "" : "inserted"}</span> `,
   );
 }
@@ -80,7 +80,7 @@ export function dataPage(run) {
         ${problem
           ? html`<section class="question" aria-label="Question">
               <p class="faint small"><bdi>${clip(problem.id, 80)}</bdi></p>
-              ${prose(problem.question ?? "", `question/${problem.id}`)}
+              ${asked(problem.question, `question/${problem.id}`)}
               <p>gold answer <strong class="gold"><bdi>${clip(problem.gold, 200) || "–"}</bdi></strong>
               <span class="faint">· example ${example + 1}, ${plural(data.tokens[example], "token")}, ${figure(data.loss_tokens[example])} with loss</span></p>
             </section>

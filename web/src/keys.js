@@ -42,7 +42,7 @@ function pressed(event) {
     for (const [names, , action] of keys) {
       if (!names.split(" ").includes(key)) continue;
       event.preventDefault();
-      action();
+      action(event);
       return;
     }
   }

@@ -204,6 +204,38 @@ export function strandOf(path, { top, from }, inside = 0) {
   return edges;
 }
 
+/**
+ * The strands of the mouth gathered by their answer: right ones above, open ones between, wrong ones below, the
+ * heaviest first.
+ * @param mouth: [{name, fate, weight}, ...], the strands of the last column from above.
+ * @returns groups: [{name, fate, weight, top, height}, ...] from above, in [0, 1]; ends: where each strand's
+ *   upper edge reaches its group; scale: the height of weight 1.
+ */
+export function gathered(mouth, gap = 0.02) {
+  const groups = new Map();
+  for (const { name, fate, weight } of mouth) {
+    const key = `${fate} ${name}`;
+    if (!groups.has(key)) groups.set(key, { name, fate, weight: 0 });
+    groups.get(key).weight += weight;
+  }
+  const ordered = [...groups.values()].sort((a, b) => a.fate - b.fate || b.weight - a.weight || (a.name < b.name ? -1 : 1));
+  const space = ordered.length > 1 ? Math.min(gap, 0.3 / (ordered.length - 1)) : 0;
+  const scale = 1 - space * (ordered.length - 1);
+  let y = 0;
+  for (const group of ordered) {
+    group.top = group.filled = y;
+    group.height = group.weight * scale;
+    y += group.height + space;
+  }
+  const ends = mouth.map(({ name, fate, weight }) => {
+    const group = groups.get(`${fate} ${name}`);
+    const end = group.filled;
+    group.filled += weight * scale;
+    return end;
+  });
+  return { groups: ordered.map(({ name, fate, weight, top, height }) => ({ name, fate, weight, top, height })), ends, scale };
+}
+
 /** The living node of a column nearest to height y, in [0, 1]; null where the column is empty. */
 export function nearest(column, top, height, y) {
   let best = null;

@@ -6,13 +6,15 @@ import { choice, choose, link, path } from "./state.js";
 import { clip, short } from "./text.js";
 import { known } from "./data.js";
 
+const grouped = new Intl.NumberFormat("en");
+
 /** A number in few digits: 12,345  0.0312  1.2e-7. */
 export function figure(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return grouped.format(value);
   const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString("en");
+  if (size >= 1000) return grouped.format(Math.round(value));
   if (size !== 0 && size < 0.001) return value.toExponential(1);
   return String(Number(value.toPrecision(3)));
 }
@@ -109,14 +111,16 @@ const seen = new Map();
 export function list({ id, label, rows, height, row, selected, pick }) {
   const state = seen.get(id) ?? { top: 0, room: 600, selected: null };
   seen.set(id, state);
-  const keep = (element) => {
-    if (!element) return;
+  state.keep ??= (element) => {
+    if (element === state.element) return;
+    state.watch?.disconnect();
     state.element = element;
-    const room = element.clientHeight || 600;
-    if (room !== state.room) {
-      state.room = room;
+    if (!element) return;
+    state.watch = new ResizeObserver(([entry]) => {
+      state.room = entry.contentRect.height || 600;
       redraw();
-    }
+    });
+    state.watch.observe(element);
   };
   if (state.selected !== selected || state.rows !== rows) {
     const had = state.selected;
@@ -142,7 +146,7 @@ export function list({ id, label, rows, height, row, selected, pick }) {
   for (let i = first; i < last; i++) places.push(i);
   const chosen = selected >= first && selected < last ? `${id}-${selected}` : nothing;
   return html`<div class="list" id=${id} role="listbox" tabindex="0" aria-label=${label} aria-activedescendant=${chosen}
-    @scroll=${scrolled} ${ref(keep)}>
+    @scroll=${scrolled} ${ref(state.keep)}>
     <div class="spacer" role="presentation" .style=${`height:${rows * height}px`}>
       ${places.map(
         (i) => html`<div class="row" role="option" id="${id}-${i}" aria-selected=${i === selected ? "true" : "false"}

@@ -3,7 +3,8 @@
  * so that a step redraws the upper one alone. Beneath the water stand, on the same axis, what died at each step
  * with its best reward, the effective sample size and the evidence.
  */
-import { FATES, OPEN, ancestry, deaths, depths, essShare, extended, fateOf, layOut, nearest, normalised, pathTo, strandOf } from "./layout.js";
+import { FATES, OPEN, ancestry, deaths, depths, essShare, extended, fateOf, gathered, layOut, nearest, normalised, pathTo, strandOf } from "./layout.js";
+import { visible } from "./text.js";
 
 const TOP = 22;
 const BANDS = { died: 46, ess: 34, evidence: 34 };
@@ -26,10 +27,15 @@ export function modelOf(tree) {
   const taken = new Map();
   for (const piece of tree.taken ?? []) for (const node of piece.nodes) taken.set(node, [...(taken.get(node) ?? []), piece]);
   const deepest = depth.reduce((most, value) => Math.max(most, value), 0);
-  const first = new Map();
-  long.node.forEach((node, i) => !first.has(node) && first.set(node, i));
+  // The copies of a node by which particles that stand on it go on to the last step.
+  const after = new Map();
+  for (let i = parent.length; i < long.node.length; i++) after.set(long.node[i], [...(after.get(long.node[i]) ?? []), i]);
   const copies = long.copies.slice(0, parent.length);
+  const mouth = laid.columns[long.last] ?? [];
+  const nameOf = (node) => tree.answers[nodes.answer[node]] ?? (tree.statuses[nodes.status[node]] ?? "open").replace("_", " ");
+  const strands = mouth.map((i) => ({ name: nameOf(long.node[i]), fate: fate[long.node[i]], weight: long.weight[i] }));
   const model = {
+    mouth, after, delta: gathered(strands),
     tree, parent, depth, fate, weights, long, laid, ess, taken, copies, steps: Math.max(deepest, 1),
     weight: long.weight.slice(0, parent.length),
     died: deaths(parent, depth, copies, nodes.reward),
@@ -85,16 +91,20 @@ export class River {
     };
     this.above.onpointerleave = () => this.point(null, 0, 0);
     this.drawn = null;
-    new ResizeObserver(() => this.update?.()).observe(box.parentElement);
+    this.watch?.disconnect();
+    this.watch = new ResizeObserver(([entry]) => {
+      this.room = entry.contentRect.width;
+      this.update?.();
+    });
+    this.watch.observe(box.parentElement);
+    this.room = box.parentElement.clientWidth;
   }
 
   /** Draws what has changed. look: {node, slot or null, colour: "answer" | "reward", theme}. */
   show(model, look) {
     this.update = () => this.show(model, look);
-    if (!this.box) return;
-    const width = this.box.parentElement.clientWidth;
-    if (!width) return;
-    const size = this.measure(model, width);
+    if (!this.box || !this.room) return;
+    const size = this.measure(model, this.room);
     const key = [size.width, size.height, look.colour, look.theme, devicePixelRatio].join();
     if (this.drawn !== key || this.model !== model) {
       this.model = model;
@@ -109,7 +119,7 @@ export class River {
   measure(model, width) {
     const narrow = width < 560;
     const left = narrow ? 12 : 78;
-    const right = narrow ? 54 : 108;
+    const right = narrow ? 84 : 176;
     const inner = Math.max(width - left - right, model.steps * 13);
     const water = narrow ? 260 : Math.round(Math.max(240, Math.min(innerHeight - 420, 430)));
     const height = TOP + water + BANDS.died + BANDS.ess + (model.tree.evidence ? BANDS.evidence : 0) + 8;
@@ -215,8 +225,8 @@ export class River {
       }
     }
     pen.globalAlpha = 1;
+    this.drawAnswers(pen, (fate) => (colour === "reward" ? colours.fates[fate] : current(fate)));
     this.drawNodes(pen);
-    this.drawAnswers(pen);
     this.drawBands(pen);
   }
 
@@ -269,41 +279,47 @@ export class River {
     }
   }
 
-  /** The answers at the mouth, as many as fit, the widest first. */
-  drawAnswers(pen) {
+  /** The delta: strands gathered by answer, with its name and share where there is room, the widest first. */
+  drawAnswers(pen, paint) {
     const { model, colours, size } = this;
-    const { laid, long, tree } = model;
-    const mouth = laid.columns[long.last] ?? [];
-    const groups = [];
-    for (const i of mouth) {
-      const node = long.node[i];
-      const answer = tree.answers[tree.nodes.answer[node]];
-      const text = answer ?? (tree.statuses[tree.nodes.status[node]] ?? "open").replace("_", " ");
-      const last = groups[groups.length - 1];
-      if (last && last.text === text && last.fate === model.fate[node]) {
-        last.bottom = laid.top[i] + laid.height[i];
-        last.weight += long.weight[i];
-      } else groups.push({ text, fate: model.fate[node], top: laid.top[i], bottom: laid.top[i] + laid.height[i], weight: long.weight[i] });
-    }
+    const { laid, long, mouth, delta } = model;
+    const x0 = this.x(model.steps);
+    const x1 = x0 + (size.narrow ? 26 : 56);
+    const bend = x0 + (x1 - x0) * 0.5;
+    const paths = [new Path2D(), new Path2D(), new Path2D()];
+    mouth.forEach((i, j) => {
+      const [y0, y1] = [this.y(laid.top[i]), this.y(delta.ends[j])];
+      const [thick0, thick1] = [laid.scale, delta.scale].map((scale) => Math.max(0.7, long.weight[i] * scale * size.water));
+      const path = paths[model.fate[long.node[i]]];
+      path.moveTo(x0, y0);
+      path.bezierCurveTo(bend, y0, bend, y1, x1, y1);
+      path.lineTo(x1, y1 + thick1);
+      path.bezierCurveTo(bend, y1 + thick1, bend, y0 + thick0, x0, y0 + thick0);
+      path.closePath();
+    });
+    pen.globalAlpha = 0.38;
+    paths.forEach((path, fate) => {
+      pen.fillStyle = paint(fate);
+      pen.fill(path);
+    });
+    pen.globalAlpha = 1;
     const placed = [];
-    pen.textAlign = "left";
-    for (const group of [...groups].sort((a, b) => b.weight - a.weight)) {
-      const y = this.y((group.top + group.bottom) / 2);
-      if (placed.some((other) => Math.abs(other - y) < 14)) continue;
+    for (const group of [...delta.groups].sort((a, b) => b.weight - a.weight)) {
+      pen.fillStyle = colours.fates[group.fate];
+      pen.fillRect(x1, this.y(group.top), 4, Math.max(1, group.height * size.water));
+      const y = this.y(group.top + group.height / 2);
+      if (placed.some((other) => Math.abs(other - y) < 13)) continue;
       placed.push(y);
-      const x = size.left + size.inner + 8;
       const sign = group.fate === OPEN ? "" : group.fate === 0 ? "✓ " : "✗ ";
-      pen.fillStyle = colours.ink;
+      const clean = [...visible(group.name).replace(/\s+/g, " ")];
       const room = size.narrow ? 7 : 11;
-      const clean = [...group.text.replace(/[\p{C}\s]+/gu, " ")];
-      const label = clean.length > room ? `${clean.slice(0, room - 1).join("")}…` : clean.join("");
-      pen.fillText(`${sign}${label}`, x, y);
-      if (!size.narrow) {
-        pen.fillStyle = colours.muted;
-        pen.textAlign = "right";
-        pen.fillText(group.weight < 0.005 ? "<1%" : `${(100 * group.weight).toFixed(0)}%`, size.width - 2, y);
-        pen.textAlign = "left";
-      }
+      pen.textAlign = "left";
+      pen.fillStyle = colours.ink;
+      pen.fillText(`${sign}${clean.length > room ? `${clean.slice(0, room - 1).join("")}…` : clean.join("")}`, x1 + 9, y);
+      if (size.narrow) continue;
+      pen.fillStyle = colours.muted;
+      pen.textAlign = "right";
+      pen.fillText(group.weight < 0.005 ? "<1%" : `${(100 * group.weight).toFixed(0)}%`, size.width - 4, y);
     }
   }
 
@@ -418,9 +434,9 @@ export class River {
     if (followed) {
       const leaf = model.tree.leaves[slot];
       const before = model.tree.leaves.reduce((sum, one, i) => (one === leaf && i < slot ? sum + model.weights[i] : sum), 0);
-      const path = alive(pathTo(model.parent, leaf));
+      const path = [...alive(pathTo(model.parent, leaf)), ...(model.after.get(leaf) ?? [])];
       pen.globalAlpha = 0.4;
-      this.fillStrand(pen, path, long.weight[leaf], 0, colours.fates[model.fate[leaf]]);
+      this.fillStrand(pen, path, long.weight[path[path.length - 1]], 0, colours.fates[model.fate[leaf]]);
       pen.globalAlpha = 1;
       this.fillStrand(pen, path, model.weights[slot], before * laid.scale, colours.fates[model.fate[leaf]]);
     }
@@ -482,4 +498,8 @@ export function best(nodes, reward) {
   return nodes.reduce((top, node) => ((reward[node] ?? -1) > (reward[top] ?? -1) ? node : top), nodes[0]);
 }
 
-export const fateName = (fate) => FATES[fate];
+/** The name of the fate that most of what flows through a living node comes to. */
+export function fateName(model, node) {
+  const shares = [0, 1, 2].map((fate) => model.long.fates[3 * node + fate]);
+  return FATES[shares.indexOf(Math.max(...shares))];
+}

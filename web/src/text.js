@@ -6,6 +6,7 @@ import { html, nothing } from "lit-html";
 import { redraw } from "./draw.js";
 
 const LONG = 6000;
+const LONGEST_BOX = 1000;
 const whole = new Set();
 
 /** Control characters, and those that change the direction of writing, by their code: "⟨U+202E⟩". */
@@ -33,7 +34,8 @@ export function boxes(text) {
   for (let match; (match = begin.exec(text)); ) {
     let depth = 1;
     let at = begin.lastIndex;
-    for (; at < text.length && depth; at++) {
+    const end = Math.min(text.length, at + LONGEST_BOX);
+    for (; at < end && depth; at++) {
       if (text[at] === "\\") at++;
       else if (text[at] === "{") depth++;
       else if (text[at] === "}") depth--;
@@ -100,12 +102,29 @@ function more(key, length) {
   return html`<button class="more" @click=${all}>show all ${length.toLocaleString("en")} characters</button>`;
 }
 
-/** A text in full; `key` names it, so that the reader's wish to see all of it is kept. */
-export function prose(text, key) {
-  const cut = text.length > LONG && !whole.has(key);
-  const shown = marked([cut ? text.slice(0, LONG) : text])[0];
+/** Where a text is cut that may have so many characters and lines. */
+export function cutAt(text, characters, lines) {
+  let end = 0;
+  for (let line = 0; line < lines; line++) {
+    end = text.indexOf("\n", end) + 1;
+    if (!end || end > characters) return Math.min(text.length, characters);
+  }
+  return end - 1;
+}
+
+/**
+ * A text, cut where it is long until the reader asks for all of it.
+ * @param key: names the text, so that the reader's wish is kept.
+ */
+export function prose(text, key, characters = LONG, lines = 200) {
+  const end = whole.has(key) ? text.length : cutAt(text, characters, lines);
+  const cut = end < text.length;
+  const shown = marked([cut ? text.slice(0, end) : text])[0];
   return html`<div class="text"><bdi>${drawn(shown)}</bdi>${cut ? html`… ${more(key, text.length)}` : nothing}</div>`;
 }
+
+/** A question: as a text, but short at first. */
+export const asked = (text, key) => prose(text ?? "", key, 1000, 12);
 
 /**
  * A solution in numbered steps, with boxes and the answer marked.

@@ -139,7 +139,7 @@ function samples(data) {
           ${one.answer ? html`<span>answer <strong><bdi>${clip(one.answer, 40)}</bdi></strong></span>` : nothing}
           ${one.gold ? html`<span class="faint">gold <bdi>${clip(one.gold, 40)}</bdi></span>` : nothing}
           ${one.reward === null || one.reward === undefined ? nothing : html`<span>reward ${figure(one.reward)}</span>`}</p>
-        <p class="faint small"><bdi>${clip(one.question ?? one.problem, 300)}</bdi></p>${prose(one.text, `sample/${i}`)}</article>`,
+        <p class="faint small"><bdi>${clip(one.question ?? one.problem, 300)}</bdi></p>${prose(one.text, `sample/${i}`, 2000, 24)}</article>`,
     )}</div>`;
 }
 

@@ -6,7 +6,7 @@ import { redraw } from "./draw.js";
 import { childrenOf } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
 import { choice, choose, link, number } from "./state.js";
-import { clip, prose, solution } from "./text.js";
+import { asked, clip, solution } from "./text.js";
 import { badge, bar, figure, finder, finds, list, missing, notes, percent, plural, questionHead, stageHere, stageTabs, strip, within } from "./parts.js";
 
 const PART = "trees";
@@ -19,6 +19,7 @@ const river = new River(
     if (before !== tip?.node) redraw();
   },
 );
+const attach = (box) => river.attach(box);
 const kin = new WeakMap();
 
 /** What is shown: the stage, its trees, the tree, its model, the chosen node and particle. */
@@ -104,7 +105,7 @@ function ways({ tree, model, node }) {
   const column = (model.laid.columns[depth] ?? []).map((i) => model.long.node[i]).filter((one) => model.depth[one] === depth);
   const dead = [...(model.died[depth]?.ends ?? [])].sort((a, b) => (tree.nodes.reward[b] ?? -1) - (tree.nodes.reward[a] ?? -1));
   const row = (one) => html`<li><button class="way" aria-pressed=${one === node ? "true" : "false"} @click=${() => choose({ node: one })}>
-      <span class="dot ${model.copies[one] ? fateName(model.fate[one]) : "dead"}"></span>
+      <span class="dot ${model.copies[one] ? fateName(model, one) : "dead"}"></span>
       <span class="num">${model.copies[one] ? percent(model.weight[one], 0) : "dead"}</span>
       <span class="num">${tree.nodes.reward[one] === null ? "–" : tree.nodes.reward[one].toFixed(2)}</span>
       <bdi>${clip(tree.nodes.shows?.[one] ?? "", 60)}</bdi></button></li>`;
@@ -145,7 +146,9 @@ function legend(colour, reward) {
 function told({ tree, model, node, particle }) {
   const { nodes } = tree;
   const status = tree.statuses[nodes.status[node]];
-  return `Step ${model.depth[node]} of ${model.steps}, weight ${percent(model.weight[node], 0)}, reward ${nodes.reward[node]?.toFixed(2) ?? "none"}, ${status ?? (model.copies[node] ? "open" : "dead")}${particle === null ? "" : `, following particle ${particle + 1}`}`;
+  const t = model.depth[node] - 1;
+  const now = model.aligned && t >= 0 ? ` · ESS ${percent(model.ess[t], 0)}${tree.evidence ? `, log-evidence ${figure(tree.evidence[t])}` : ""}` : "";
+  return `Step ${model.depth[node]} of ${model.steps}, weight ${percent(model.weight[node], 0)}, reward ${nodes.reward[node]?.toFixed(2) ?? "none"}, ${status ?? (model.copies[node] ? "open" : "dead")}${particle === null ? "" : `, following particle ${model.order.indexOf(particle) + 1} of ${tree.leaves.length}`}${now}`;
 }
 
 function treeView(run, at) {
@@ -160,7 +163,7 @@ function treeView(run, at) {
   const rank = particle === null ? 0 : model.order.indexOf(particle);
   return html`
     <section class="question" aria-label="Question">
-      ${prose(tree.question ?? "", `tree/${tree.problem}`)}
+      ${asked(tree.question, `tree/${tree.problem}`)}
       <p>gold answer <strong class="gold"><bdi>${clip(tree.gold, 200) || "–"}</bdi></strong>
         <span class="faint">· <bdi>${tree.sampler}</bdi>, ${tree.outcome}, ${plural(tree.leaves.length, "particle")}, ${plural(model.parent.length - 1, "step")} of which ${figure(dead)} dead,
         ${plural(tree.policy_tokens, "policy token")}${tree.log_evidence === null ? "" : `, log-evidence ${figure(tree.log_evidence)}`}</span></p>
@@ -173,7 +176,7 @@ function treeView(run, at) {
       ${legend(colour, model.taken.size)}
     </div>
     <div class="river" tabindex="0" role="group" aria-label="River of the search; the arrow keys step through it">
-      <div class="canvases" ${ref((box) => box && river.attach(box))}>
+      <div class="canvases" ${ref(attach)}>
         <canvas role="img" aria-label="The search as a river: ${plural(model.steps, "step")}, ${plural(tree.leaves.length, "final particle")}; the table below has its numbers"></canvas>
         <canvas aria-hidden="true"></canvas>
         ${tip ? tooltip(tree, model) : nothing}
@@ -281,6 +284,7 @@ export function treesKeys(run) {
     for (let next; (next = heaviest(model, childrenAt(model, at))) !== null && particle === null; ) at = next;
     return at;
   };
+  const inList = (event) => event.target.closest?.("#trees");
   const tree = (by) => () => {
     const { trees, at } = shown(run);
     const rows = trees?.id ? listed(trees) : [];
@@ -289,8 +293,8 @@ export function treesKeys(run) {
   return [
     ["ArrowRight l", "next step, along the particle or the most weight", move(onward)],
     ["ArrowLeft h", "step before", move(({ model, node }) => model.parent[node])],
-    ["ArrowUp k", "the step above in this column", move(beside(-1))],
-    ["ArrowDown j", "the step below in this column", move(beside(1))],
+    ["ArrowUp k", "the step above in this column; in the list, the tree before", (event) => (inList(event) ? tree(-1) : move(beside(-1)))()],
+    ["ArrowDown j", "the step below in this column; in the list, the next tree", (event) => (inList(event) ? tree(1) : move(beside(1)))()],
     ["Home", "first step", move(({ model, node }) => { let at = node; while (model.parent[at] > 0) at = model.parent[at]; return at; })],
     ["End", "last step", move(end)],
     ["d", "the best branch that died here, and back", move(dead)],

@@ -90,6 +90,20 @@ test("a strand lies one below the other in all of its ancestors", () => {
   assert.ok(Math.abs(first - leaves) < 1e-12);
 });
 
+test("the mouth is gathered by answer, right ones above and wrong ones below", () => {
+  const mouth = [
+    { name: "7", fate: layout.WRONG, weight: 0.1 },
+    { name: "4", fate: layout.RIGHT, weight: 0.2 },
+    { name: "9", fate: layout.WRONG, weight: 0.4 },
+    { name: "4", fate: layout.RIGHT, weight: 0.3 },
+  ];
+  const { groups, ends, scale } = layout.gathered(mouth, 0.05);
+  assert.deepEqual(groups.map(({ name, fate }) => [name, fate]), [["4", 0], ["9", 2], ["7", 2]]);
+  assert.deepEqual(groups.map(({ weight }) => +weight.toFixed(9)), [0.5, 0.4, 0.1]);
+  assert.ok(Math.abs(scale - 0.9) < 1e-12);
+  assert.deepEqual(ends.map((end) => +end.toFixed(9)), [0.91, 0, 0.5, 0.18]);
+});
+
 test("paths, depths and children", () => {
   assert.deepEqual([...layout.depths(parent)], [0, 1, 1, 2, 2, 2, 1]);
   assert.deepEqual(layout.pathTo(parent, 5), [2, 5]);

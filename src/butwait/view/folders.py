@@ -67,7 +67,7 @@ class Folder:
         """Whether it is a plain file of the run: reading a pipe would never end."""
         try:
             return stat.S_ISREG(path.stat().st_mode) and self.within(path)
-        except OSError:
+        except (OSError, ValueError):  # a NUL in the name
             return False
 
     def stage(self, name: str) -> Path:

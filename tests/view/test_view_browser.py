@@ -1,0 +1,313 @@
+"""The page of `butwait view` in a real browser: by keys alone, for everybody, and with texts that
+would like to be more than text. Run by `make test-view`, which has a Chromium."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from viewed_run import HOSTILE, write_run
+
+from butwait.view.export import export
+from butwait.view.library import Library
+from butwait.view.server import ViewServer
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+PARTS = ["", "/attempts", "/trees", "/data", "/training"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 particles x 30 steps x 50 problems."""
+    folder = tmp_path_factory.mktemp("large") / "large"
+    return write_run(
+        folder, problems=50, particles=512, steps=30, samples=8, distinct=1, words=1
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of a megabyte in one line that look like a page."""
+    folder = tmp_path_factory.mktemp("hostile") / "<b>hostile"
+    extra = HOSTILE + "x" * 1_000_000
+    return write_run(folder, problems=2, particles=2, steps=2, samples=2, distinct=1, extra=extra)
+
+
+@contextmanager
+def serving(*runs: Path) -> Iterator[ViewServer]:
+    with ViewServer(Library(lambda: runs, live=True), 0) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def served(large_run: Path, hostile_run: Path) -> Iterator[ViewServer]:
+    with serving(large_run, hostile_run) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    named = os.environ.get("BUTWAIT_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)))
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=named,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Open]:
+    """Opens an address. At the end nothing may have been said on the console, blocked, or asked of
+    anybody but the server."""
+    said: list[str] = []
+    asked: list[str] = []
+    contexts = []
+
+    def open_page(address: str, **options: Any) -> Any:
+        options = {"viewport": {"width": 1280, "height": 900}} | options
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+    own = ("http://127.0.0.1:", "file:///", "data:")
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+def told(page: Any, expected: str) -> str:
+    """The line under the river, once it says so."""
+    page.wait_for_function(
+        "text => document.getElementById('told')?.textContent.includes(text)", arg=expected
+    )
+    return str(page.locator("#told").text_content())
+
+
+def until(page: Any, selector: str, text: str) -> None:
+    page.locator(selector, has_text=text).first.wait_for()
+
+
+def press(page: Any, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def tab_to(page: Any, href: str) -> None:
+    """Moves the focus, as a person without a mouse does, to a link."""
+    for _ in range(30):
+        press(page, "Tab")
+        if page.evaluate("document.activeElement.getAttribute('href')") == href:
+            return
+    pytest.fail(f"no Tab leads to {href}")
+
+
+def test_a_run_is_read_by_keys_alone(served: ViewServer, opened: Open) -> None:
+    library = served.library
+    page = opened(served.address)
+    until(page, "h2", "large")
+    names = [stage["name"] for stage in library.get("run/0")["stages"]]
+    for name in names:
+        assert page.locator("li.stage .name", has_text=name).count() >= 1
+    tab_to(page, "#/run/0")
+    press(page, "Enter")
+    until(page, "h1", library.get("run/0")["verdict"][:40])
+    assert set(names) <= set(page.locator("table.stages tbody th").all_text_contents())
+
+    # Choose a tree, step, follow an ancestor, look at the dead.
+    press(page, "3")
+    told(page, "Step 1 of 30")
+    press(page, "n")
+    page.locator("#trees-1[aria-selected=true]").wait_for()
+    listed = library.get("trees/0/hunt")
+    tree = library.get(f"tree/0/hunt/{listed['id'][1]}")
+    told(page, "Step 1 of 30")
+    press(page, *["ArrowRight"] * 5)
+    told(page, "Step 6 of 30")
+    press(page, "f")
+    assert "following particle" in told(page, "of 512")
+    press(page, "End")
+    assert "following particle" in told(page, "Step 30 of 30")
+    node = int(page.evaluate("new URLSearchParams(location.hash.split('?')[1]).get('node') ?? 0"))
+    page.wait_for_function("() => /node=\\d+/.test(location.hash)")
+    node = int(page.evaluate("new URLSearchParams(location.hash.split('?')[1]).get('node')"))
+    assert node in tree["leaves"]
+    assert tree["nodes"]["depth"][node] == 30
+    until(page, "section[aria-label='Chosen step']", tree["nodes"]["shows"][node])
+    press(page, "ArrowLeft")
+    told(page, "Step 29 of 30")
+    press(page, "Home", "d")
+    told(page, "dead")
+    press(page, "d", "f")
+
+    # Filter attempts, and compare two evaluations.
+    press(page, "2")
+    until(page, "h1", "Attempts of after")
+    table = library.get("attempts/0/after")
+    counts = Counter(table["statuses"][place] for place in table["status"])
+    press(page, "w")
+    until(page, ".finder [role=status]", f"{counts['wrong']} attempts")
+    press(page, "w")
+    until(page, ".finder [role=status]", "50 questions, 400 attempts")
+    press(page, "b")
+    page.locator("section.side[aria-label^='B: base']").wait_for()
+    gained = [
+        problem["id"]
+        for problem in table["problems"]
+        if rate(table, problem["id"]) < 0.5 <= rate(library.get("attempts/0/base"), problem["id"])
+    ]
+    lost = [
+        problem["id"]
+        for problem in table["problems"]
+        if rate(library.get("attempts/0/base"), problem["id"]) < 0.5 <= rate(table, problem["id"])
+    ]
+    press(page, "e")
+    until(page, ".finder [role=status]", f"{len(gained)} question")
+    press(page, "e")
+    until(page, ".finder [role=status]", f"{len(lost)} questions, {8 * len(lost)} attempts")
+    press(page, "j", "ArrowRight", "Shift+ArrowRight")
+    until(page, "section.side", "attempt 2 of 8")
+
+    # The other parts, and the keys themselves.
+    press(page, "4")
+    until(page, "h1", "Data of verified")
+    press(page, "5")
+    until(page, "h1", "Training")
+    press(page, "s", "?")
+    page.locator("dialog#help[open]").wait_for()
+    press(page, "Escape", "1")
+    until(page, "h1", library.get("run/0")["verdict"][:40])
+
+
+def rate(table: dict[str, Any], problem: str) -> float:
+    """The share of right attempts at a question."""
+    place = next(i for i, known in enumerate(table["problems"]) if known["id"] == problem)
+    statuses = [
+        table["statuses"][status]
+        for status, at in zip(table["status"], table["problem"], strict=True)
+        if at == place
+    ]
+    return statuses.count("correct") / len(statuses)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(served: ViewServer, opened: Open, scheme: str, width: int) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    viewport = {"width": width, "height": 844}
+    page = opened(served.address, color_scheme=scheme, viewport=viewport, reduced_motion="reduce")
+    until(page, "h2", "large")
+    found = []
+    for part in ["#/", *(f"#/run/0{part}" for part in PARTS)]:
+        hash_ = f"{part}?other=0/base" if part.endswith("attempts") else part
+        page.evaluate("hash => { location.hash = hash }", hash_)
+        page.wait_for_function(
+            "() => !document.querySelector('main').textContent.includes('Loading')"
+        )
+        page.wait_for_timeout(50)
+        report = Axe().run(page)
+        found += [
+            (part, violation["id"], node["html"][:200])
+            for violation in report.response["violations"]
+            for node in violation["nodes"]
+        ]
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, (part, wide)
+    assert found == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_hostile_texts_are_text(served: ViewServer, opened: Open, part: str) -> None:
+    page = opened(f"{served.address}#/run/1{part}")
+    until(page, "main h1", "")
+    page.wait_for_function("() => !document.querySelector('main').textContent.includes('Loading')")
+    assert "owned" not in page.title()
+    assert page.locator("#app script, #app style, #app img, #app iframe").count() == 0
+    assert page.locator("body").is_visible()
+    if part != "/training":
+        assert "<b>hostile" in page.locator("body").inner_text() or part
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_the_export_is_the_same_page_from_disk(
+    seen_run: Path, opened: Open, tmp_path: Path
+) -> None:
+    library = Library(lambda: [seen_run], live=False)
+    export(library, tmp_path / "page of a run")
+    page = opened((tmp_path / "page of a run" / "index.html").as_uri())
+    until(page, "h2", "small run")
+    tab_to(page, "#/run/0")
+    press(page, "Enter")
+    until(page, "h1", library.get("run/0")["verdict"][:40])
+    press(page, "3")
+    told(page, "Step 1 of 4")
+    press(page, "ArrowRight", "f", "End")
+    told(page, "Step 4 of 4")
+    press(page, "2", "b")
+    page.locator("section.side[aria-label^='B: base']").wait_for()
+    press(page, "4")
+    until(page, "h1", "Data of verified")
+
+
+def test_a_run_that_goes_away_is_told(seen_run: Path, opened: Open, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(seen_run, tmp_path / "leaving"))
+    with serving(run) as server:
+        page = opened(server.address)
+        until(page, "h2", "leaving")
+        shutil.rmtree(run)
+        until(page, ".state", "gone")
+        page.evaluate("location.hash = '#/run/0/trees/hunt'")
+        until(page, "main", "is not there any more")
+
+
+def test_another_site_takes_nothing(served: ViewServer, browser: Any) -> None:
+    text = (
+        "<script>window.got=[];window.butwait={receive:(n,v)=>got.push(n)}</script>"
+        f"<script src='{served.address}data/runs.js'></script><iframe src='{served.address}'></iframe>"
+    )
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://localhost:{other.server_address[1]}/")
+        assert page.evaluate("window.got") == []
+        frame = page.frames[-1]
+        assert frame.url.startswith("chrome-error:")
+        page.close()
+        other.shutdown()

@@ -1,0 +1,299 @@
+"""What the page is told of a run: each figure is that of the run's own files."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from viewed_run import GRPO, HOSTILE, VERIFIED, write_run
+
+from butwait.evaluation.storage import read_attempts
+from butwait.search.storage import read_tree, write_shard
+from butwait.search.summary import descendants, weight_below
+from butwait.search.weights import ess_share
+from butwait.synthesis.dataset import load_examples
+from butwait.view.attempts import steps
+from butwait.view.library import Library, everything
+from butwait.view.script import numbers, script
+
+
+def library(*runs: Path) -> Library:
+    return Library(lambda: runs, live=True)
+
+
+def own(run: Path, folder: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(run, folder / run.name))
+
+
+def test_a_piece_of_data_is_one_statement_that_no_text_can_end() -> None:
+    texts = [HOSTILE, "\u2029 \ud800 \x7f é", float("nan"), {"deep": [float("-inf"), 1]}]
+    statement = script("a/</script>", texts)
+    assert statement.isascii()
+    assert b"<" not in statement
+    assert statement.count(b"\n") == 1
+    name, _, value = statement.decode()[len("butwait.receive(") : -3].partition('",')
+    assert json.loads(f'{name}"') == "a/</script>"
+    assert json.loads(value) == [*texts[:2], None, {"deep": [None, 1]}]
+
+
+def test_numbers_have_six_digits_and_no_nan() -> None:
+    assert numbers([0.123456789, 1234567.0, math.nan, None, -math.inf]) == [
+        0.123457, 1234570.0, None, None, None
+    ]  # fmt: skip
+    assert numbers(np.array([-1234.56789]), 4) == [-1234.5679]
+
+
+def test_runs_and_stages_are_those_of_status(seen_run: Path) -> None:
+    told = library(seen_run).get("runs")
+    (run,) = told["runs"]
+    assert told["live"] is True
+    assert (run["id"], run["name"], run["state"]) == (0, "small run", "finished")
+    stages = ["after", "base", GRPO, "hunt", "sft", VERIFIED]
+    assert [stage["name"] for stage in run["stages"]] == stages
+    page = library(seen_run).get("run/0")
+    assert {stage["name"]: stage["has"] for stage in page["stages"]} == {
+        "after": ["attempts"], "base": ["attempts"], GRPO: ["training"], "hunt": ["trees"],
+        "sft": ["training"], VERIFIED: ["examples"],
+    }  # fmt: skip
+    (comparison,) = page["comparisons"]
+    assert page["verdict"] == comparison["sentence"]
+    rates = {row["stage"]: row["pass_at_1"] for row in page["evaluations"]}
+    assert rates["base"] == comparison["rate_a"]
+    assert rates["after"] == comparison["rate_b"]
+
+
+def test_the_list_of_trees_is_that_of_their_files(seen_run: Path) -> None:
+    listed = library(seen_run).get("trees/0/hunt")
+    assert listed["id"] == ["0-0", "0-1", "0-2", "0-3"]
+    assert listed["question"][1] == "What is 1 + 1?"
+    assert listed["gold"][1] == "2"
+    for place, problem in enumerate(listed["problem"]):
+        tree = read_tree(seen_run / "hunt" / "trees", problem)
+        right = [leaf for leaf, grade in tree.grades.items() if grade.correct]
+        share = np.exp(tree.log_weights)[np.isin(tree.leaves, right)].sum()
+        assert listed["right"][place] == pytest.approx(share, rel=1e-5)
+        assert listed["right_nodes"][place] == len(right)
+        assert listed["nodes"][place] == len(tree.nodes)
+        assert listed["steps"][place] == len(tree.populations)
+        assert listed["particles"][place] == len(tree.leaves)
+        assert listed["tokens"][place] == tree.counts.policy_tokens
+        assert listed["log_evidence"][place] == pytest.approx(tree.log_evidence, rel=1e-5)
+
+
+def test_a_tree_is_the_stored_one(seen_run: Path) -> None:
+    seen = library(seen_run)
+    told, tree = seen.get("tree/0/hunt/0-2"), read_tree(seen_run / "hunt" / "trees", "p2")
+    nodes, populations = told["nodes"], told["populations"]
+    assert nodes["parent"] == [node.parent for node in tree.nodes]
+    assert nodes["depth"] == [len(list(tree.path(node))) for node in range(len(tree.nodes))]
+    assert nodes["final"] == descendants(tree).tolist()
+    assert nodes["weight"] == pytest.approx(weight_below(tree), rel=1e-5)
+    assert nodes["logprob"] == pytest.approx([n.logprobs.sum() for n in tree.nodes], rel=1e-5)
+    odds = [math.exp(node.reward_logit) for node in tree.nodes]
+    assert nodes["reward"] == pytest.approx([o / (1 + o) for o in odds], rel=1e-5)
+    for node, grade in tree.grades.items():
+        assert told["statuses"][nodes["status"][node]] == grade.status
+        assert told["answers"][nodes["answer"][node]] == grade.answer
+    assert nodes["status"].count(-1) == len(tree.nodes) - len(tree.grades)
+    assert populations["sizes"] == [8] * len(tree.populations)
+    slots = [int(slot) for population in tree.populations for slot in population.ancestors]
+    assert populations["ancestors"] == slots
+    assert told["ess"] == pytest.approx([ess_share(p.log_weights) for p in tree.populations])
+    assert told["evidence"][-1] == pytest.approx(tree.log_evidence, rel=1e-5)
+    assert populations["alive"][-1] == 8
+    assert min(populations["alive"]) < 8
+    texts = seen.get("tree/0/hunt/0-2/texts/0")
+    assert texts["texts"] == [node.text for node in tree.nodes]
+    assert texts["tokens"] is None
+    assert texts["logprobs"][1] == pytest.approx(tree.nodes[1].logprobs, abs=1e-3)
+    assert "none from 256" in seen.get("tree/0/hunt/0-2/texts/1")["error"]
+
+
+def test_the_alive_of_a_population_have_final_descendants(seen_run: Path) -> None:
+    tree = read_tree(seen_run / "hunt" / "trees", "p0")
+    alive, expected = np.ones(8, bool), []
+    for population in reversed(tree.populations):
+        expected.append(int(alive.sum()))
+        before = np.zeros(8, bool)
+        before[population.ancestors[alive]] = True
+        alive = before
+    told = library(seen_run).get("tree/0/hunt/0-0")
+    assert told["populations"]["alive"] == expected[::-1]
+
+
+def test_examples_lead_to_their_trees_and_back(seen_run: Path) -> None:
+    seen = library(seen_run)
+    stored, told = (
+        load_examples(seen_run / VERIFIED / "dataset"),
+        seen.get(f"examples/0/{VERIFIED}"),
+    )
+    assert told["tokens"] == [len(example.completion_ids) for example in stored]
+    assert told["loss_tokens"] == [int(example.loss_mask.sum()) for example in stored]
+    ids = [told["problems"][place]["id"] for place in told["problem"]]
+    assert ids == [example.problem_id for example in stored]
+    texts = seen.get(f"examples/0/{VERIFIED}/texts/0")["examples"]
+    spans = texts[1]["spans"]
+    assert [(s["role"], s["loss"]) for s in spans] == [
+        ("mistake", False), ("doubt", True), ("recovery", True)
+    ]  # fmt: skip
+    assert "".join(span["text"] for span in spans) == stored[1].text
+    made_of = spans[2]["pieces"][0]
+    assert spans[1]["pieces"][0]["text"] == "\nWait.\n"
+    tree = seen.get(f"tree/0/{made_of['tree']['stage']}/{made_of['tree']['id']}")
+    assert tree["problem"] == ids[1]
+    taken = [use for use in tree["taken"] if use["role"] == "recovery"]
+    assert taken == [
+        {"stage": VERIFIED, "kind": VERIFIED, "example": 1, "role": "recovery",
+         "nodes": made_of["nodes"]}
+    ]  # fmt: skip
+
+
+def test_attempts_are_the_stored_ones(seen_run: Path) -> None:
+    seen = library(seen_run)
+    told = seen.get("attempts/0/after")
+    stored = read_attempts(seen_run / "after" / "attempts" / "test" / "sample")
+    assert len(stored) == 16
+    assert told["score"] is None
+    for place, attempt in enumerate(stored):
+        problem = told["problems"][told["problem"][place]]
+        assert (problem["id"], problem["set"]) == (attempt.problem_id, "test")
+        assert told["sample"][place] == attempt.sample
+        assert told["statuses"][told["status"][place]] == attempt.status
+        answer = told["answer"][place]
+        assert (told["answers"][answer] if answer >= 0 else None) == attempt.answer
+        assert told["length"][place] == attempt.length
+    texts = [
+        text["steps"]
+        for chunk in told["chunks"]
+        for text in seen.get(f"attempts/0/after/texts/{chunk['id']}")["texts"]
+    ]
+    assert ["".join(text) for text in texts] == [attempt.text for attempt in stored]
+    assert texts[0][:2] == ["One step. \n", "Another step.\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("a\n\nb", ["a\n\n", "b"]), ("a\n\n", ["a\n\n"]), ("", [""]), ("a", ["a"])],
+)
+def test_steps_joined_are_the_text(text: str, found: list[str]) -> None:
+    assert steps(text, ["\n\n"]) == found
+    assert steps("a", []) == ["a"]
+
+
+def test_a_training_has_its_curves_and_what_the_rule_says(seen_run: Path) -> None:
+    told = library(seen_run).get(f"training/0/{GRPO}")
+    curves = {curve["name"]: curve for curve in told["series"]}
+    assert curves["reward"]["steps"] == list(range(1, 201))
+    assert [(look["step"], look["kept"]) for look in told["looks"]] == [
+        (0, False), (100, False), (200, True)
+    ]  # fmt: skip
+    plateau = told["plateau"]
+    assert plateau["stop_step"] == plateau["looks"][-1]["step"]
+    assert plateau["looks"][-1]["stop"]
+    assert plateau["verdict"].startswith(f"Stopped at step {plateau['stop_step']:g}: ")
+    assert [sample["text"] for sample in told["samples"]] == [
+        "after 0", "tried", "after 100", "after 200"
+    ]  # fmt: skip
+
+
+def test_what_is_half_written_is_not_yet_there(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    seen, shard = library(run), run / "hunt" / "trees" / "shard-00000.parquet"
+    whole = shard.read_bytes()
+    for half in (b"", whole[: len(whole) // 2], whole[:-1], b"PAR1" * 9):
+        shard.write_bytes(half)
+        told = seen.get("trees/0/hunt")
+        assert told["id"] == []
+        assert "cannot be read (yet)" in told["notes"][0]
+        assert "cannot be read (yet)" in seen.get("tree/0/hunt/0-0")["error"]
+    shard.write_bytes(whole)
+    assert len(seen.get("trees/0/hunt")["id"]) == 4
+    (run / "base" / "stage.json").write_text("{")
+    (run / VERIFIED / "dataset" / "data-00000-of-00001.arrow").write_bytes(b"half")
+    assert "cannot be read (yet)" in seen.get(f"examples/0/{VERIFIED}")["error"]
+    assert seen.get("tree/0/hunt/0-0")["taken"] == []
+    assert "error" not in seen.get("run/0")
+    assert "error" not in seen.get("runs")
+    with (run / GRPO / "log.jsonl").open("a") as log:
+        log.write('{"step": 201, "rew')
+    assert "error" not in seen.get(f"training/0/{GRPO}")
+    shutil.rmtree(run)
+    assert seen.get("runs")["runs"][0]["state"] == "gone"
+    assert "not there any more" in seen.get("trees/0/hunt")["error"]
+
+
+def test_finished_problems_are_there_before_their_shard_is(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    trees = run / "hunt" / "trees"
+    found = [read_tree(trees, f"p{i}") for i in range(4)]
+    shard = trees / "shard-00000.parquet"
+    shard.rename(tmp_path / "aside")
+    for place in (3, 1):
+        write_shard(trees / ".spool" / f"{place:08d}.parquet", [found[place]])
+    seen = library(run)
+    assert seen.get("trees/0/hunt")["id"] == ["s1", "s3"]
+    assert seen.get("tree/0/hunt/s3")["problem"] == "p3"
+    (tmp_path / "aside").rename(shard)  # the spool is emptied afterwards
+    assert seen.get("trees/0/hunt")["id"] == ["0-0", "0-1", "0-2", "0-3"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "run", "run/1", "run/-1", "run/0/x", "trees/0", "tree/0/hunt/x", "tree/0/hunt/0-0/texts/x",
+     "tree/0/hunt/0-0/texts/-1", "attempts/0/after/texts/0", "other/0/hunt", "run/" + "9" * 40],
+)  # fmt: skip
+def test_a_name_of_no_known_form_is_refused(seen_run: Path, name: str) -> None:
+    with pytest.raises(KeyError):
+        library(seen_run).get(name)
+
+
+@pytest.mark.parametrize("stage", ["..", ".", ".superseded", "problems", "no such", "", "a\0b"])
+def test_what_is_no_stage_is_told_in_a_sentence(seen_run: Path, stage: str) -> None:
+    assert "has no stage" in library(seen_run).get(f"trees/0/{stage}")["error"]
+
+
+def test_links_that_lead_out_of_the_run_are_not_followed(seen_run: Path, tmp_path: Path) -> None:
+    run, other = own(seen_run, tmp_path), own(seen_run, tmp_path / "other")
+    shard = run / "hunt" / "trees" / "shard-00000.parquet"
+    shard.unlink()
+    shard.symlink_to(other / "hunt" / "trees" / "shard-00000.parquet")
+    shutil.rmtree(run / "base")
+    (run / "base").symlink_to(other / "base")
+    (run / "log.txt").unlink()
+    (run / "log.txt").symlink_to(other / "log.txt")
+    seen = library(run)
+    assert seen.get("trees/0/hunt")["id"] == []
+    assert "no tree" in seen.get("tree/0/hunt/0-0")["error"]
+    assert "has no stage" in seen.get("attempts/0/base")["error"]
+    assert seen.get("run/0")["log"] == []
+
+
+def test_reading_a_tree_reads_no_other(seen_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    whole = pq.ParquetFile.read_row_group
+
+    def counted(file: pq.ParquetFile, index: int, *args: Any, **kwargs: Any) -> Any:
+        read.append(index)
+        return whole(file, index, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    seen = library(seen_run)
+    seen.get("tree/0/hunt/0-3")
+    seen.get("tree/0/hunt/0-3/texts/0")
+    assert read == [3, 3]
+
+
+def test_everything_is_there_and_hostile_texts_are_text(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", problems=2, steps=2, particles=4, distinct=1, extra=HOSTILE)
+    found = dict(everything(library(run)))
+    assert not [name for name, content in found.items() if "error" in content]
+    kinds = {name.split("/")[0] for name in found}
+    assert kinds == {"runs", "run", "trees", "tree", "attempts", "examples", "training"}
+    assert HOSTILE in found["attempts/0/base/texts/0-0-0-0"]["texts"][0]["steps"][0]
+    assert all(b"<" not in script(name, content) for name, content in found.items())

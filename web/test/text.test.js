@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { boxes, clip, cutAt, marked, shadeOf, visible } from "../src/text.js";
+
+test("boxes are found by their braces, unclosed ones are none", () => {
+  const text = String.raw`a \boxed{\frac{1}{2}} b \fbox {3} c \boxed{4`;
+  assert.deepEqual(boxes(text).map(([from, to, begin, end]) => [text.slice(from, to), text.slice(begin, end)]), [
+    [String.raw`\boxed{\frac{1}{2}}`, String.raw`\frac{1}{2}`],
+    [String.raw`\fbox {3}`, "3"],
+  ]);
+  assert.deepEqual(boxes(String.raw`\boxed{\}}`).length, 1);
+  assert.deepEqual(boxes("\\boxed{".repeat(2000)), []);
+});
+
+test("the last box holds the answer, also over steps, and the pieces are the text", () => {
+  const steps = [String.raw`so \boxed{1}, `, String.raw`no, \boxed{1`, "7} end", ""];
+  const pieces = marked(steps);
+  assert.deepEqual(pieces.map((step) => step.map(([text]) => text).join("")), steps);
+  const of = (mark) => pieces.flat().filter(([, each]) => each === mark).map(([text]) => text);
+  assert.deepEqual(of("answer"), ["1", "7"]);
+  assert.deepEqual(of("box"), ["\\boxed{", "1", "}", "\\boxed{", "}"]);
+});
+
+test("what draws nothing or turns the writing is shown by its code", () => {
+  assert.equal(visible("a\0b\u202ec\n\td"), "a⟨U+0000⟩b⟨U+202E⟩c\n\td");
+  assert.equal(clip("one\n two   three", 8), "one two…");
+  assert.equal(clip(null, 8), "");
+  assert.equal(visible("مرحبا"), "مرحبا");
+});
+
+test("a text is cut at so many characters or lines", () => {
+  assert.equal(cutAt("abcdef", 4, 9), 4);
+  assert.equal(cutAt("abc", 9, 9), 3);
+  assert.equal(cutAt("a\nb\nc\nd", 99, 2), 3);
+  assert.equal(cutAt("a\nb", 99, 2), 3);
+  assert.equal(cutAt("", 9, 2), 0);
+});
+
+test("shades follow probability, and what was not sampled has none", () => {
+  assert.deepEqual([0, -0.1, -0.3, -0.5, -1.5, -3, -9, null, undefined].map(shadeOf), [0, 0, 1, 2, 3, 4, 5, 0, 0]);
+});
