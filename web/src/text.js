@@ -119,6 +119,7 @@ export function cutAt(text, characters, lines) {
 export function prose(text, key, characters = LONG, lines = 200) {
   const end = whole.has(key) ? text.length : cutAt(text, characters, lines);
   const cut = end < text.length;
+  if (!text) return html`<p class="faint small">no text</p>`;
   const shown = marked([cut ? text.slice(0, end) : text])[0];
   return html`<div class="text"><bdi>${drawn(shown)}</bdi>${cut ? html`… ${more(key, text.length)}` : nothing}</div>`;
 }
