@@ -14,7 +14,7 @@ from butwait.engines.checkpoints import trial
 from butwait.engines.engine import Prefix
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.kv import attention
-from butwait.engines.kv.attention import Family, families, own_blocks
+from butwait.engines.kv.attention import Family, families, own_blocks, together, two_parts
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable
 from butwait.engines.kv.prefixes import ROOTS
 from butwait.engines.settings import Sampling
@@ -112,7 +112,8 @@ class TestTable:
             assert table.held == len(set(used.tolist()))
 
 
-def test_families_are_those_that_save_most() -> None:
+def test_families_are_those_that_save_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "WORTH", 0.25)
     table = np.array([[2, 3, 4, 9], [2, 3, 5, 0], [7, 8, 6, 0], [2, 3, 4, 10], [7, 8, 11, 12]])
     found = families(table, 2)
     as_lists = sorted((f.rows.tolist(), f.blocks.tolist()) for f in found)
@@ -122,7 +123,7 @@ def test_families_are_those_that_save_most() -> None:
     assert before.tolist() == [2, 2, 0, 2, 0]
     [family] = families(table[:4], 3)
     assert (family.rows.tolist(), family.blocks.tolist()) == ([0, 1, 3], [2, 3])
-    assert families(table, 5) == families(table[:1], 1) == []
+    assert families(table, 7) == families(table[:1], 1) == []
     assert families(np.array([[2, 3], [4, 5]]), 0) == []
 
 
@@ -131,6 +132,11 @@ def test_what_rows_share_is_read_once_and_gives_the_same_numbers(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots_module, "LEAST", 2)
+    monkeypatch.setattr(attention, "WORTH", 0.1)
+    passes = []
+    monkeypatch.setattr(
+        attention, "two_parts", lambda *given: passes.append(len(given[4])) or two_parts(*given)
+    )
     exact = model(kind, torch.float64)
     slots = SlotModel(exact, 8)
     assert slots._attention.splits == ("window" not in kind and "eager" not in kind)
@@ -147,6 +153,54 @@ def test_what_rows_share_is_read_once_and_gives_the_same_numbers(
         with torch.inference_mode():
             expected = exact(torch.from_numpy(path)[None].long()).logits[0, -1]
         assert torch.allclose(given.double(), expected, atol=1e-5)
+    assert bool(passes) == slots._attention.splits
+
+
+def test_families_of_about_the_same_size_are_run_together() -> None:
+    shared = [
+        Family(np.array(rows), np.array([2 + i, 9]))
+        for i, rows in enumerate(([0, 5], [1, 2, 3], [4, 6], list(range(7, 20))))
+    ]
+    large, small = together(shared, torch.device("cpu"))
+    assert large.rows.tolist() == large.owners.tolist() == list(range(7, 20))
+    assert large.blocks.tolist() == [[5, 9]]
+    assert small.blocks.tolist() == [[3, 9], [2, 9], [4, 9]]
+    assert small.rows.tolist() == [1, 2, 3, 0, 5, 5, 4, 6, 6], "padded with the last one"
+    assert small.real.tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert small.owners.tolist() == [1, 2, 3, 0, 5, 4, 6]
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_parts_put_together_are_the_whole(flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against attention written down: families of 3 and 2 rows, and a row of none."""
+    if not flash:  # as on a card
+        monkeypatch.setattr(attention, "_flash", None)
+    n, kinds, group, size, common, own = 6, 2, 3, 8, 5, 4
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    query = random(n, kinds * group, 1, size)
+    keys, values = random(n, kinds, own, size), random(n, kinds, own, size)
+    mask = torch.rand(n, 1, 1, own, generator=draw) < 0.6
+    mask[..., 0] = True
+    shared = [Family(np.array([0, 2, 5]), np.array([2])), Family(np.array([1, 4]), np.array([3]))]
+    [both] = together(shared, torch.device("cpu"))
+    begun = random(2, kinds, common, size), random(2, kinds, common, size)
+    found = two_parts(query, keys, values, mask, [(both, *begun)], 0.3)
+    for row in range(n):
+        [family] = [i for i, f in enumerate(shared) if row in f.rows] or [None]
+        before = [] if family is None else [part[family] for part in begun]
+        seen = mask[row, 0, 0]
+        for head in range(kinds * group):
+            kind = head // group
+            k, v = (part[row, kind][seen] for part in (keys, values))
+            if before:
+                k = torch.cat([before[0][kind], k])
+                v = torch.cat([before[1][kind], v])
+            weights = (k @ query[row, head, 0] * 0.3).softmax(0)
+            assert torch.allclose(found[row, 0, head], weights @ v, atol=1e-5)
 
 
 def test_attention_that_is_not_the_usual_one_is_left_as_it_is(

@@ -240,10 +240,10 @@ def test_an_error_in_a_forward_pass_reaches_every_caller_and_the_engine_lives_on
     calls = iter(range(100))
     run = an_engine._slots.decode
 
-    def failing(*args: Any) -> Any:
+    def failing(*args: Any, **more: Any) -> Any:
         if next(calls) == 5:
             raise MemoryError("no room")
-        return run(*args)
+        return run(*args, **more)
 
     an_engine._slots.decode = failing  # type: ignore[method-assign]
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
+from butwait.engines.kv.attention import Together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH
 from butwait.records import UserError
 
@@ -56,7 +57,7 @@ class BlockCache(Cache):
         self._stores: list[list[torch.Tensor]] = [[] for _ in range(layers)]
         self.size = 0
         self._most = most
-        self._shared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._shared: Sequence[Together] = ()
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
@@ -74,7 +75,7 @@ class BlockCache(Cache):
         table: torch.Tensor,
         write: torch.Tensor,
         columns: int,
-        shared: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        shared: Sequence[Together] = (),
     ) -> None:
         """Says where the next forward pass reads and writes.
 
@@ -82,10 +83,10 @@ class BlockCache(Cache):
             table: int64 (n, w), the blocks that its rows read.
             write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
             columns: of a row.
-            shared: of each family of rows, int64 (m,) rows and (b,) blocks that they begin with.
+            shared: families of rows, with the blocks that they begin with.
         """
         self._table, self._write, self._columns = table, write, columns
-        self._shared = list(shared)
+        self._shared = shared
         self._reads: dict[int, torch.Tensor] = {}
 
     def write(
@@ -109,13 +110,13 @@ class BlockCache(Cache):
         self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
 
-    def shared_rows(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Of each family int64 (m,) rows, and the keys and values (heads, columns, size) that they
-        begin with in the layer that is run."""
+    def shared_rows(self) -> list[tuple[Together, torch.Tensor, torch.Tensor]]:
+        """Families, and the keys and values (F, heads, columns, size) that they begin with in the
+        layer that is run."""
         keys, values = self._stores[self._layer]
         return [
-            (rows, _beginning(keys, blocks), _beginning(values, blocks))
-            for rows, blocks in self._shared
+            (families, _beginning(keys, families.blocks), _beginning(values, families.blocks))
+            for families in self._shared
         ]
 
     def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
@@ -152,8 +153,10 @@ class BlockCache(Cache):
 
 
 def _beginning(store: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """(heads, columns, size): the tokens of blocks that rows begin with."""
-    return store[:, blocks].flatten(1, 2)[:, SCRATCH:]
+    """(F, heads, columns, size): the tokens of blocks, int64 (F, b), that rows begin with."""
+    heads, _, _, size = store.shape
+    read = store.index_select(1, blocks.reshape(-1)).view(heads, len(blocks), -1, size)
+    return read.transpose(0, 1)[:, :, SCRATCH:]
 
 
 class BlockLayer(CacheLayerMixin):

@@ -96,7 +96,8 @@ def can_split(model: Any, attention: AttentionKinds) -> bool:
     of their own. Where a model's attention is not the usual one they read it each."""
     config = text_config(model.config)
     limit = context_limit(config)
-    shared, length = BLOCK - SCRATCH, BLOCK + SCRATCH
+    # Of eight blocks three are shared, so that it is worth while (``WORTH``).
+    shared, length = 3 * BLOCK - SCRATCH, 3 * BLOCK + SCRATCH
     if attention.implementation == "eager" or attention.windowed(length + 1):
         return False
     if limit is not None and limit < length + 1:

@@ -8,7 +8,8 @@ It is used where every row gets one new token and sums may be in any order, so n
 deterministic mode, and for models whose layers call transformers' own ``sdpa`` with keys as the
 cache gave them (``checkpoints.trial`` tries it).
 
-Shapes: n rows of one token each, w blocks, H heads of keys, g heads of queries for each of them.
+Shapes: n rows of one token each, w blocks, H heads of keys, g heads of queries for each of them;
+F families of at most m rows.
 """
 
 import threading
@@ -22,10 +23,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from butwait.engines.kv.blocks import EMPTY
 
-WORTH = 0.25
-"""The share of all blocks that must be read less often."""
+WORTH = 0.35
+"""The share of all blocks that must be read less often: with less, two parts take longer than one
+(docs/log.md)."""
 LEAST = 128
-"""Blocks that a family must save: it costs a dozen small operations a layer."""
+"""Blocks that all families together must save: they cost a dozen small operations a layer."""
+PADDED = 1.5
+"""Families of different sizes are run together while that is at most so many times their rows."""
 HARMLESS = {"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache"}
 """Arguments of attention that change nothing for rows of one token with a mask."""
 
@@ -35,6 +39,22 @@ class Family(NamedTuple):
 
     rows: np.ndarray
     blocks: np.ndarray
+
+
+class Together(NamedTuple):
+    """Families that are run in one product, each padded to m rows with its last one.
+
+    Attributes:
+        rows: int64 (F m,), of the pass.
+        blocks: int64 (F, b).
+        real: int64 (R,), the places in ``rows`` that are not padding.
+        owners: int64 (R,), the rows there, each once.
+    """
+
+    rows: torch.Tensor
+    blocks: torch.Tensor
+    real: torch.Tensor
+    owners: torch.Tensor
 
 
 class CannotSplitError(Exception):
@@ -60,10 +80,37 @@ def families(table: np.ndarray, least: int) -> list[Family]:
     saved = np.arange(width + 1) * (alike[:, None] >= np.arange(width + 1)).sum(0)
     depth = int(saved.argmax())
     members = np.split(order, np.flatnonzero(alike < depth) + 1)
-    large = [np.sort(family) for family in members if (len(family) - 1) * depth >= least]
-    if sum((len(family) - 1) * depth for family in large) < WORTH * np.count_nonzero(table):
+    several = [np.sort(family) for family in members if len(family) > 1]
+    less = sum((len(family) - 1) * depth for family in several)
+    if less < max(1, least, WORTH * np.count_nonzero(table)):
         return []
-    return [Family(family, table[family[0], :depth]) for family in large]
+    return [Family(family, table[family[0], :depth]) for family in several]
+
+
+def together(shared: Sequence[Family], device: torch.device) -> list[Together]:
+    """Families, those of about the same size with each other."""
+    batches: list[list[Family]] = []
+    real = 0
+    for family in sorted(shared, key=lambda each: -len(each.rows)):
+        size = len(family.rows)
+        # The first one is the largest, to which the others are padded.
+        largest = len(batches[-1][0].rows) if batches else 0
+        if batches and largest * (len(batches[-1]) + 1) <= PADDED * (real + size):
+            batches[-1].append(family)
+            real += size
+        else:
+            batches.append([family])
+            real = size
+    return [_padded(batch, device) for batch in batches]
+
+
+def _padded(batch: Sequence[Family], device: torch.device) -> Together:
+    sizes = np.array([len(family.rows) for family in batch])
+    places = np.arange(sizes.max())
+    rows = np.stack([f.rows[np.minimum(places, len(f.rows) - 1)] for f in batch]).reshape(-1)
+    real = np.flatnonzero(places < sizes[:, None])
+    blocks = np.stack([family.blocks for family in batch])
+    return Together(*(torch.from_numpy(x).to(device) for x in (rows, blocks, real, rows[real])))
 
 
 def own_blocks(table: np.ndarray, shared: Sequence[Family]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,25 +125,34 @@ def own_blocks(table: np.ndarray, shared: Sequence[Family]) -> tuple[np.ndarray,
     return np.take_along_axis(wide, columns, 1), before
 
 
-class Part(NamedTuple):
-    """Unnormalised attention of a part of a row, in float32 at least: the largest score and the sum
-    of weights, (n, H, g, 1), and the weighted sum of values, (n, H, g, size)."""
+def _attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention to a part of what queries see, (..., H, q, size), and the log of the sum of its
+    weights, (..., H, q, 1); both in float32 at least.
 
-    largest: torch.Tensor
-    total: torch.Tensor
-    sums: torch.Tensor
+    Args:
+        query: (b, H, q, size), scaled.
+        keys, values: (b, H, columns, size).
+        mask: bool (b, 1, 1, columns), what is seen; None: everything.
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    if _flash is not None and query.device.type == "cpu":
+        if mask is not None:
+            added = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+            mask = added.expand(-1, -1, query.shape[2], -1)
+        out, total = _flash(query, keys, values, attn_mask=mask, scale=1.0)
+        return out.to(wide), total[..., None].to(wide)
+    scores = torch.matmul(query, keys.transpose(2, 3)).to(wide)
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, -torch.inf)
+    total = scores.logsumexp(-1, keepdim=True)
+    weights = (scores - total).exp_().to(values.dtype)
+    return torch.matmul(weights, values).to(wide), total
 
 
-def _wide(scores: torch.Tensor) -> torch.Tensor:
-    """In float32 at least."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def _part(scores: torch.Tensor, values: torch.Tensor) -> Part:
-    largest = scores.amax(-1, keepdim=True)
-    weights = (scores - largest).exp_()
-    total = weights.sum(-1, keepdim=True)
-    return Part(largest, total, torch.matmul(weights.to(values.dtype), values).to(total.dtype))
+_flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+"""What ``sdpa`` calls on a CPU; it also gives the log of the sum."""
 
 
 def two_parts(
@@ -104,7 +160,7 @@ def two_parts(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor,
-    shared: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    shared: Sequence[tuple[Together, torch.Tensor, torch.Tensor]],
     scaling: float,
 ) -> torch.Tensor:
     """(n, 1, H g, size): what ``sdpa`` gives for rows of one token.
@@ -113,26 +169,25 @@ def two_parts(
         query: (n, H g, 1, size).
         keys, values: (n, H, columns, size), of the rows' own blocks.
         mask: bool (n, 1, 1, columns), what is seen of them: something of every row.
-        shared: of each family int64 (m,) rows, and its keys and values (H, columns, size).
+        shared: families, and their keys and values (F, H, columns, size).
         scaling: of the scores.
     """
     n, heads, _, size = query.shape
     kinds = keys.shape[1]
     query = query.reshape(n, kinds, heads // kinds, size) * scaling
-    scores = _wide(torch.matmul(query, keys.transpose(2, 3))).masked_fill_(~mask, -torch.inf)
-    largest, total, sums = _part(scores, values)
-    for rows, its_keys, its_values in shared:
-        asked = query[rows].transpose(0, 1)  # (H, m, g, size)
-        flat = asked.reshape(kinds, -1, size)
-        part = _part(_wide(torch.matmul(flat, its_keys.transpose(1, 2))), its_values)
-        above, weights, more = (
-            each.view(kinds, asked.shape[1], heads // kinds, -1).transpose(0, 1) for each in part
+    sums, total = _attention(query, keys, values, mask)
+    for (rows, blocks, real, owners), its_keys, its_values in shared:
+        shape = len(blocks), -1, kinds, heads // kinds, size
+        asked = query[rows].view(shape).transpose(1, 2)  # (F, H, m, g, size)
+        flat = asked.reshape(len(blocks), kinds, -1, size)
+        more, weight = (
+            each.view(*asked.shape[:4], -1).transpose(1, 2).flatten(0, 1)[real]
+            for each in _attention(flat, its_keys, its_values, None)
         )
-        top = torch.maximum(largest[rows], above)
-        ours, theirs = (largest[rows] - top).exp_(), (above - top).exp_()
-        total[rows] = (total[rows] * ours).addcmul_(weights, theirs)
-        sums[rows] = (sums[rows] * ours).addcmul_(more, theirs)
-    return (sums / total).to(values.dtype).reshape(n, 1, heads, -1)
+        # Its share of all weights, by their logarithms.
+        share = torch.sigmoid(weight - total[owners])
+        sums[owners] = torch.lerp(sums[owners], more, share)
+    return sums.to(values.dtype).reshape(n, 1, heads, -1)
 
 
 class _Pass(threading.local):

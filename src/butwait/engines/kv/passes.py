@@ -9,7 +9,7 @@ import torch
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.cache import AttentionKinds, BlockCache
-from butwait.engines.kv.attention import Family, families, own_blocks, splitting
+from butwait.engines.kv.attention import Family, families, own_blocks, splitting, together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
 
 
@@ -51,7 +51,7 @@ def run_pass(
         _on(device, table),
         _on(device, write.reshape(-1)),
         columns,
-        [(_together(rows, device), _on(device, blocks)) for rows, blocks in shared],
+        together(shared, device),
     )
     seen = _on(device, places - before[:, None] * BLOCK)
     first = _on(device, np.where(before > 0, 0, SCRATCH))
@@ -64,13 +64,6 @@ def run_pass(
             use_cache=True,
             **extra,
         ).logits
-
-
-def _together(rows: np.ndarray, device: torch.device) -> Any:
-    """Ascending rows as an index: a slice where they lie together, which copies nothing."""
-    if rows[-1] - rows[0] + 1 == len(rows):
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return _on(device, rows)
 
 
 def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
