@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,11 +77,13 @@ def test_stages_on_two_devices_are_those_of_one(tmp_path: Path) -> None:
               f"judge.launch={TWO}"]  # fmt: skip
     begun = subprocess.Popen(words(tmp_path, "two", *on_two), cwd=tmp_path)
     log = tmp_path / "two/tuned/log.jsonl"
-    while not (log.exists() and len(log.read_bytes().splitlines()) >= 3):
-        assert begun.poll() is None
-        time.sleep(0.02)
-    begun.send_signal(signal.SIGKILL)
-    begun.wait()
+    try:
+        while not (log.exists() and len(log.read_bytes().splitlines()) >= 3):
+            assert begun.poll() is None
+            time.sleep(0.02)
+    finally:
+        begun.kill()
+        begun.wait()
     run(tmp_path, "two", *on_two)
     for stage in ("tuned", "judge"):
         one, two = (tmp_path / name / stage for name in ("one", "two"))
@@ -101,12 +105,19 @@ def test_two_machines_train_as_one(tmp_path: Path) -> None:
         port = str(held.getsockname()[1])
     there = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NODEID": "1"}
     other = [sys.executable, "-m", "butwait.pipeline.join", "two", "tuned"]
-    joined = subprocess.Popen(other, cwd=tmp_path, env=there, stdout=subprocess.PIPE, text=True)
     launch = "tuned.launch={processes: 2, config: cpu, machines: 2}"
     given = words(tmp_path, "two", "tuned.batch_size=4", launch, "judge.max_steps=2")
-    done = subprocess.run(given, cwd=tmp_path, env=there, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    said, _ = joined.communicate(timeout=60)
+    joined = subprocess.Popen(
+        other, cwd=tmp_path, env=there, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        done = subprocess.run(given, cwd=tmp_path, env=there, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said, _ = joined.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):  # it has ended, as it should
+            os.killpg(joined.pid, signal.SIGKILL)
+        joined.wait()
     assert (joined.returncode, said.splitlines()[0]) == (0, "waiting for tuned of two")
     assert losses(tmp_path / "two/tuned") == pytest.approx(losses(tmp_path / "one/tuned"), abs=1e-5)
     again = subprocess.run(other, cwd=tmp_path, env=there, capture_output=True, text=True)
@@ -180,6 +191,13 @@ def test_mistakes_are_told_by_check(
     told: str,
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
+    # As a machine with a CPU alone, and without the package.
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda **_: None)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 0)
+    monkeypatch.setattr(
+        "butwait.running.world.find_spec",
+        lambda name: None if name == "deepspeed" else find_spec(name),
+    )
     words(own_folder, "run")
     (own_folder / "mine.yaml").write_text(RECIPE)
     (own_folder / "mine.yaml").rename(own_folder / "recipe.yaml")

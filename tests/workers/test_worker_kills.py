@@ -49,6 +49,25 @@ def test_a_worker_may_be_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["sleep here", "sleep in native code"])
+def test_a_worker_that_sleeps_ends_with_the_run(tmp_path: Path, how: str) -> None:
+    """The second holds the interpreter's lock, so that no thread of the worker runs."""
+    prepare(tmp_path, {0: how})
+    run = begin(tmp_path, "--run-dir", "there", *PROCESSES)
+    while not (tmp_path / "asleep").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    family = workers_of(tmp_path / "there")
+    run.kill()
+    run.wait()
+    _, left = psutil.wait_procs(family, timeout=10)
+    for process in left:
+        process.kill()
+    assert len(family) >= 2
+    assert left == []
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     """What was stored is not computed again."""
     kills, moments = 10 if WHOLE else 2, random.Random(1)

@@ -89,10 +89,17 @@ def test_a_problem_that_ends_its_workers_is_named_and_holds_up_no_other(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
 def test_a_mistake_that_a_worker_finds_is_the_same_sentence(
-    own_folder: Path, command: Command
+    own_folder: Path, command: Command, kind: str
 ) -> None:
-    prepare(own_folder, {5: "refuse"})
+    ask = {"kind": "evaluate", "problems": ["train"], "reward_model": REWARD}
+    methods = {"methods": {"search": {"sampler": FILTER}}}
+    stages = {
+        "search": {"search": {**SEARCH, "sampler": FILTER}},
+        "evaluate": {"ask": ask | methods},
+    }
+    prepare(own_folder, {5: "refuse"}, **stages[kind])
     told = [
         command("run", "mine.yaml", "--run-dir", run, *words)[::2]
         for run, words in (("here", ()), ("there", PROCESSES))

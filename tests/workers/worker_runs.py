@@ -12,7 +12,7 @@ import yaml
 
 PLUGIN = '''
 """A policy and a reward model that are written down; some questions end the process."""
-import os, sys, time
+import ctypes, os, sys, time
 from pathlib import Path
 from butwait.engines.scripted import ScriptedEngine
 from butwait.records import UserError
@@ -38,6 +38,9 @@ def judged(problem, steps):
     if "die once" in problem.question and not Path("died").exists():
         Path("died").touch()
         os._exit(3)
+    if "sleep" in problem.question:
+        Path("asleep").touch()
+        (time.sleep if "here" in problem.question else ctypes.PyDLL(None).sleep)(600)
     if "refuse" in problem.question:
         raise UserError(f"{problem.id} cannot be judged; leave it out")
     return 1.0 if steps[0].text == "a\\n" else -1.0

@@ -6,6 +6,7 @@ process leads a group of its own, and takes all that it started with it when it 
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,9 +21,13 @@ from butwait.records import UserError
 from butwait.running.stages import working
 from butwait.workers.frames import framed, read
 
+_GRACE_S = 3.0
+"""Seconds that a worker has to leave by itself, once the run is gone."""
+
 
 def main(descriptor: int, parent: int, run: Path | None = None) -> None:
     """Works until nobody is there to answer to. ``run``: the folder that it works for."""
+    _guard(descriptor, parent)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         with working(run) if run else nullcontext():
@@ -80,6 +85,27 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     _leave(1)
+
+
+def _guard(descriptor: int, parent: int) -> None:
+    """Begins a process that ends this one, and all that it started, where the run is gone and this
+    one does not see it: while native code holds the interpreter's lock, no thread of it runs."""
+    if not hasattr(os, "pidfd_open"):
+        return  # of Linux
+    worker = os.pidfd_open(os.getpid())
+    if os.fork():
+        os.close(worker)
+        return
+    try:
+        os.close(descriptor)  # whose end says that the worker is gone
+        with suppress(ProcessLookupError):  # it is gone already
+            ended, _, _ = select.select([os.pidfd_open(parent), worker], [], [])
+            if worker in ended:
+                os._exit(0)
+        select.select([worker], [], [], _GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(1)
 
 
 def _leave(code: int) -> NoReturn:
