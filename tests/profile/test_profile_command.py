@@ -71,6 +71,22 @@ def test_the_table_begins_with_the_sentence(tmp_path: Path, capsys, monkeypatch)
     assert found["sources"][1]["duplicates"] == 0.5
 
 
+def test_a_narrow_terminal_has_a_line_a_source(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [{"question": q, "solution": "Wait, one [two]"} for q in "pq"]
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    profile(ProfileOptions([f"{name}={file}" for name in ("A", "a long name of B", "C")]), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = lines.index("words")
+    assert lines[words + 1 : words + 4] == [
+        "  A                 3.0 [3.0, 3.0, 3.0]",
+        "  a long name of B  3.0 [3.0, 3.0, 3.0]     x 1.00 [1.00, 1.00]",
+        "  C                 3.0 [3.0, 3.0, 3.0]     x 1.00 [1.00, 1.00]",
+    ]
+    assert "verification share" in lines  # whole names
+
+
 def test_rows_without_a_solution_are_counted(tmp_path: Path) -> None:
     rows = [{"solution": "a"}, {"solution": None}, {"solution": " "}]
     (source,) = read_source(str(jsonl(tmp_path / "a.jsonl", rows)))

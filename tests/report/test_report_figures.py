@@ -156,5 +156,9 @@ def test_training_curves_skip_broken_rows_and_name_units() -> None:
     block = training_curves("sft", log, "token")
     assert block is not None
     assert block.reading == "Over 2 logged steps the loss goes from 0.5 to 0.25."
+    assert block.svg == ""  # two points are a sentence
+    block = training_curves("sft", [*log, {"step": 4, "loss": 0.125}], "token")
+    assert block is not None
+    assert block.reading == "Over 3 logged steps the loss goes from 0.5 to 0.125."
     assert re.search(r"\(nats a token\)", block.svg)
     assert training_curves("sft", log[:1], "token") is None

@@ -69,7 +69,7 @@ def test_the_page_holds_its_sections_in_order(written: tuple[str, dict, Path]) -
     assert page.headings[0].replace("\u202f", " ").replace("\u00a0", " ") == summary["verdict"]
     assert page.headings[1:] == [
         "Evaluations", "Solution lengths", "Reward model", "Search", "Attempts side by side",
-        "Training", "Data and other stages", "Cost", "Provenance",
+        "Attempts", "Training", "Data and other stages", "Cost", "Provenance",
     ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_summary_on_disk(written: tuple[str, dict, Path]) -> None:
     assert stored == summary
     assert list(stored) == [
         "schema_version", "butwait_version", "recipe", "verdict", "stages", "evaluations",
-        "comparisons", "rankings", "reinforcement",
+        "comparisons", "rankings", "reinforcement", "caveats",
     ]  # fmt: skip
     assert stored["schema_version"] == 1
     assert stored["recipe"] == "quickstart"

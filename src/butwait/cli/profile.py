@@ -1,11 +1,13 @@
 """``butwait profile``: what sets of solutions look like, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from butwait.profile.figures import TokenCounter, measure, models
 from butwait.profile.findings import findings
@@ -13,7 +15,7 @@ from butwait.profile.patterns import load_patterns
 from butwait.profile.sources import read_source
 from butwait.records import UserError
 from butwait.running.files import check_output, write_json
-from butwait.running.terminal import console, plain
+from butwait.running.terminal import console, plain, visible
 
 MISSING = "–"
 
@@ -65,10 +67,15 @@ def profile(options: ProfileOptions, out: Path | None, html: Path | None = None)
             f"do not compare ({', '.join(map(plain, policies))}); --tokenizer counts by one.",
             highlight=False,
         )
-    screen.print(_table(found))
+    table = _table(found)
+    unbound = screen.options.update_width(10_000)
+    if screen.measure(table, options=unbound).maximum <= screen.width:
+        screen.print(table)
+    else:
+        _show_lines(screen, found)
     screen.print(
-        "Cells hold the mean, and the quartiles and median in brackets. Counts of phrases are a "
-        "proxy for habits of reasoning.",
+        "First the mean, then the quartiles and median in brackets. Counts of phrases are a proxy "
+        "for habits of reasoning.",
         style="dim",
     )
 
@@ -98,8 +105,28 @@ def _table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(label, (figure, ratio) of each source), from the plain counts to the habits."""
+_LONGEST_NAME = 30
+
+
+def _show_lines(screen: Console, found: dict[str, Any]) -> None:
+    """The same figures for a narrow terminal: a line a source below each figure's name."""
+    names = [visible(source["name"]) for source in found["sources"]]
+    names = [n if len(n) <= _LONGEST_NAME else f"{n[: _LONGEST_NAME - 1]}…" for n in names]
+    rows = _rows(found, shown=str)
+    wide = max(map(len, names))
+    most = max(len(figure) for _, cells in rows for figure, _ in cells)
+    for label, cells in rows:
+        screen.print(Text(visible(label), style="bold"))
+        for name, (figure, ratio) in zip(names, cells, strict=True):
+            times = f"  x {ratio}" if ratio else ""
+            screen.print(Text(f"  {name:{wide}}  {figure:{most if times else 0}}{times}"))
+
+
+def _rows(
+    found: dict[str, Any], shown: Callable[[str], str] = plain
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(label, (figure, ratio) of each source), from the plain counts to the habits, each made fit
+    to be ``shown``."""
     sources = found["sources"]
     rows = [
         (label, [(f"{source[name]:,}", "") for source in sources])
@@ -112,10 +139,11 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         cells = []
         for number, source in enumerate(sources):
             ratio = found["ratios"][number - 1]["figures"][name] if number else None
-            cells.append((_figure(source["figures"][name], share, name), _ratio(ratio)))
+            figure = _figure(source["figures"][name], share, name)
+            cells.append((shown(figure), shown(_ratio(ratio))))
         rows.append((label, cells))
     for habit in sources[0]["places"]:
-        cells = [(_figure(s["places"][habit], True, ""), "") for s in sources]
+        cells = [(shown(_figure(s["places"][habit], True, "")), "") for s in sources]
         rows.append((f"{habit.replace('_', ' ')} stands at", cells))
     for label, name in (("distinct 4-grams", "diversity"), ("duplicates", "duplicates")):
         rows.append((label, [(_percent(s[name]), "") for s in sources]))
@@ -129,15 +157,17 @@ def _figure(summary: dict[str, Any], share: bool, name: str) -> str:
     if name.endswith("_share"):
         return shown(summary["mean"])
     quartiles = ", ".join(shown(summary[q]) for q in ("low", "median", "high"))
-    return plain(f"{shown(summary['mean'])} [{quartiles}]")
+    return f"{shown(summary['mean'])} [{quartiles}]"
 
 
 def _ratio(row: dict[str, Any] | None) -> str:
-    if row is None or row["ratio"] is None:
+    if row is None:
+        return ""
+    if row["ratio"] is None:
         return MISSING
     if row["interval"] is None:
         return f"{row['ratio']:.2f}"
-    return plain(f"{row['ratio']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]")
+    return f"{row['ratio']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
 
 
 def _percent(value: float | None) -> str:

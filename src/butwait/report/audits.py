@@ -9,7 +9,7 @@ import numpy as np
 from butwait.report.collect import read_json
 from butwait.report.formats import finite
 from butwait.report.kinds import Record
-from butwait.report.svg import Canvas, FigureBlock, Ink, series_colour
+from butwait.report.svg import FEWEST_POINTS, NOT_DRAWN, Canvas, FigureBlock, Ink, series_colour
 
 _COLOUR = series_colour(1)
 
@@ -37,6 +37,16 @@ def reliability(name: str, audit: dict[str, Any]) -> FigureBlock | None:
     predicted = np.array([b["mean_predicted"] for b in bins])
     observed = np.array([b["mean_observed"] for b in bins])
     n = np.array([b["n"] for b in bins], float)
+    bias = 100 * float(n @ (predicted - observed) / n.sum())
+    gap = 100 * float(n @ np.abs(predicted - observed) / n.sum())
+    reading = (
+        f"Over n = {n.sum():,.0f} held-out completions the predictions are off by {gap:.1f} points "
+        f"on average (expected calibration error) and {abs(bias):.1f} points too "
+        f"{'high' if bias > 0 else 'low'} overall."
+    )
+    if len(bins) < FEWEST_POINTS:
+        return FigureBlock(NOT_DRAWN, "Calibration", reading)
+    reading += " On the dashed line they would be exact; a larger dot holds more completions."
     with Canvas(f"reliability-{name}", "Reliability diagram", height=3.4) as canvas:
         axes = canvas.axes[0]
         axes.plot([0, 100], [0, 100], color=Ink.MUTED, linewidth=1, linestyle="--")
@@ -46,14 +56,6 @@ def reliability(name: str, audit: dict[str, Any]) -> FigureBlock | None:
         axes.set(xlim=(0, 100), ylim=(0, 100))
         axes.set_xlabel("predicted chance of a correct answer (%)")
         axes.set_ylabel("observed (%)")
-    bias = 100 * float(n @ (predicted - observed) / n.sum())
-    gap = 100 * float(n @ np.abs(predicted - observed) / n.sum())
-    reading = (
-        f"Over n = {n.sum():,.0f} held-out completions the predictions are off by {gap:.1f} points "
-        f"on average (expected calibration error) and {abs(bias):.1f} points too "
-        f"{'high' if bias > 0 else 'low'} overall. On the dashed line they would be exact; a "
-        "larger dot holds more completions."
-    )
     return FigureBlock(canvas.svg, "Calibration", reading)
 
 
@@ -64,6 +66,15 @@ def auc_by_depth(name: str, audit: dict[str, Any]) -> FigureBlock | None:
         return None
     labels = [f"{row['depth']}{'+' if row.get('or_deeper') else ''}" for row in rows]
     auc = [row["auc"] for row in rows]
+    worst, best = int(np.argmin(auc)), int(np.argmax(auc))
+    reading = (
+        f"Among prefixes of one question and equal depth it ranks best at {labels[best]} steps "
+        f"(AUC {auc[best]:.2f}, n = {rows[best]['prefixes']:,} prefixes) and worst at "
+        f"{labels[worst]} ({auc[worst]:.2f}, n = {rows[worst]['prefixes']:,})"
+    )
+    if len(rows) < FEWEST_POINTS:
+        return FigureBlock(NOT_DRAWN, "Ranking by depth", f"{reading}.")
+    reading += "; the dashed line is chance."
     with Canvas(f"auc-{name}", "AUC by depth of the prefix", height=3.4) as canvas:
         axes = canvas.axes[0]
         x = np.arange(len(rows))
@@ -76,11 +87,4 @@ def auc_by_depth(name: str, audit: dict[str, Any]) -> FigureBlock | None:
         axes.set_ylim(min(0.4, *auc) - 0.02, 1)
         axes.set_xlabel("steps in the prefix (number of prefixes)")
         axes.set_ylabel("within-question AUC")
-    worst, best = int(np.argmin(auc)), int(np.argmax(auc))
-    reading = (
-        f"Among prefixes of one question and equal depth it ranks best at {labels[best]} steps "
-        f"(AUC {auc[best]:.2f}, n = {rows[best]['prefixes']:,} prefixes) and worst at "
-        f"{labels[worst]} ({auc[worst]:.2f}, n = {rows[worst]['prefixes']:,}); the dashed line is "
-        "chance."
-    )
     return FigureBlock(canvas.svg, "Ranking by depth", reading)

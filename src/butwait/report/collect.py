@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from butwait.records import UserError
@@ -182,7 +183,9 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
-def attempts(run: Path, row: Evaluation, columns: Sequence[str], **equal: str) -> pa.Table | None:
+def attempts(
+    run: Path, row: Evaluation, columns: Sequence[str], **equal: str | int
+) -> pa.Table | None:
     """The stored attempts of one evaluation, seed by seed: only ``columns``, only rows where
     ``equal`` holds.
 
@@ -212,8 +215,8 @@ def lengths(run: Path, row: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     table = attempts(run, row, ("length", "status"))
     if table is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    tokens = np.asarray(table["length"].to_pylist(), np.int64)
-    correct = np.asarray([status == "correct" for status in table["status"].to_pylist()], bool)
+    tokens = table["length"].to_numpy().astype(np.int64, copy=False)
+    correct = pc.equal(table["status"], "correct").to_numpy()
     return tokens, tokens[correct]
 
 

@@ -15,6 +15,8 @@ from butwait.report import formats
 from butwait.report.collect import Evaluation
 from butwait.report.formats import finite
 from butwait.report.svg import (
+    FEWEST_POINTS,
+    NOT_DRAWN,
     Canvas,
     FigureBlock,
     Ink,
@@ -40,6 +42,10 @@ def accuracy_against_tokens(
     sets = list(dict.fromkeys(row.set for row in drawn))
     if not sets:
         return None
+    readings = " ".join(_accuracy_reading(name, drawn) for name in sets)
+    title = "Accuracy against generated tokens"
+    if sum(1 + len(_votes(row)) for row in drawn) < FEWEST_POINTS:
+        return FigureBlock(NOT_DRAWN, title, readings)
     methods = dict.fromkeys(row.method for row in drawn)
     markers = {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(methods)}
     with Canvas("accuracy", "Accuracy against tokens", rows=len(sets), height=3.2) as canvas:
@@ -51,9 +57,8 @@ def accuracy_against_tokens(
                 _draw_attempt(axes, row, colour, markers[row.method][0])
             _token_axis(axes, members)
             axes.set_title(f"{name} (n = {formats.count(members[0].figure('n'))})")
-    readings = " ".join(_accuracy_reading(name, drawn) for name in sets)
     legend = _accuracy_legend(drawn, colours, markers)
-    return FigureBlock(canvas.svg, "Accuracy against generated tokens", readings, legend)
+    return FigureBlock(canvas.svg, title, readings, legend)
 
 
 def _total_tokens(row: Evaluation) -> float:
@@ -223,6 +228,10 @@ def training_curves(stage: str, log: Sequence[dict[str, Any]], per: str) -> Figu
             curves[name] = np.array(whole)
     if not curves:
         return None
+    reading, title = _course(*next(iter(curves.items()))), f"Training of {stage}"
+    curves = {name: values for name, values in curves.items() if len(values) >= FEWEST_POINTS}
+    if not curves:
+        return FigureBlock(NOT_DRAWN, title, reading)
     with Canvas(
         f"training-{stage}", f"Training curves of {stage}", rows=len(curves), height=2.3
     ) as canvas:
@@ -232,9 +241,11 @@ def training_curves(stage: str, log: Sequence[dict[str, Any]], per: str) -> Figu
             axes.set_ylabel(label.replace(" (", "\n("))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         canvas.axes[-1].set_xlabel("optimizer step")
-    name, values = next(iter(curves.items()))
-    reading = (
+    return FigureBlock(canvas.svg, title, reading)
+
+
+def _course(name: str, values: np.ndarray) -> str:
+    return (
         f"Over {len(values):,} logged steps the {_CURVES[name].split(' (')[0]} goes from "
         f"{values[0, 1]:.3g} to {values[-1, 1]:.3g}."
     )
-    return FigureBlock(canvas.svg, f"Training of {stage}", reading)

@@ -41,7 +41,7 @@ from butwait.report.planned import planned
 from butwait.report.profiles import shown
 from butwait.report.ranking import Ranking, rankings
 from butwait.report.rounds import rounds_of
-from butwait.report.samples import side_by_side
+from butwait.report.samples import of_each, side_by_side
 from butwait.report.sections import PROFILES, REINFORCEMENT, REWARD_MODELS, SEARCHES
 from butwait.report.svg import series_variable
 from butwait.report.verdict import Verdict, judge, strength
@@ -103,8 +103,9 @@ def write_report(
     )
     parts, page = _parts(PageMaterial(run, stages, kinds, colours), results), folder / "report.html"
     _write(page, "page.html", recipe=recipe_name, verdict=results.verdict, parts=parts)
-    reinforcement = (p.data["summary"] for p in parts if p.template == REINFORCEMENT.template)
-    summary = summary_of(recipe_name, stages, results, next(reinforcement, {}))
+    told = [part.data for part in parts if part.template == REINFORCEMENT.template]
+    summary = summary_of(recipe_name, stages, results, told[0]["summary"] if told else {})
+    summary["caveats"] = [*results.verdict.caveats, *(w for data in told for w in data["warnings"])]
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -191,6 +192,7 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
             Part("Attempts side by side", "samples.html", _samples(material, results)),
+            Part("Attempts", "attempts.html", of_each(material.run, results.rows)),
             of(REINFORCEMENT),
             Part("Training", "training.html", _trainings(material)),
             *map(of, list(stages_of)),

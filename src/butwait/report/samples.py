@@ -1,10 +1,14 @@
-"""Attempts of two models side by side, chosen by a rule that cannot flatter either."""
+"""Attempts for a reader, of every evaluation and of two models side by side, chosen by a rule that
+cannot flatter any."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pyarrow.compute as pc
+
+from butwait.records import Status
 from butwait.report.collect import Evaluation, attempts
 from butwait.running.json_lines import read_rows
 
@@ -69,13 +73,63 @@ def side_by_side(run: Path, a: Evaluation, b: Evaluation) -> SideBySide | None:
             label,
             ids[0],
             questions.get(ids[0], {}),
-            _first_attempt(run, a, ids[0]),
-            _first_attempt(run, b, ids[0]),
+            _attempt(run, a, ids[0]),
+            _attempt(run, b, ids[0]),
         )
         for label, ids in outcomes.items()
         if ids and label != _OUTCOMES[True, True]
     ]
     return SideBySide(a, b, counts, pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Attempts of one evaluation.
+
+    Attributes:
+        key: "stage/set/method".
+        command: what shows all of them.
+        counts: attempts by verdict, of the first seed of an arm.
+        attempts: the first attempt with each of them, in the order of the verdicts.
+        questions: id -> ``question`` and ``answer`` of these, as the run keeps them.
+    """
+
+    key: str
+    command: str
+    counts: dict[str, int]
+    attempts: list[Mapping[str, Any]]
+    questions: Mapping[str, Mapping[str, Any]]
+
+
+def of_each(run: Path, rows: Iterable[Evaluation]) -> list[Shown]:
+    """What the page shows of every evaluation that has attempts on disk; of an arm the first
+    seed's."""
+    found = []
+    for row in rows:
+        row = replace(row, seeds=row.seeds[:1])
+        table = attempts(run, row, ("problem_id", "sample", "status"))
+        if table is None:
+            continue
+        status = table["status"].combine_chunks()
+        counts = {name: pc.sum(pc.equal(status, name)).as_py() for name in get_args(Status)}
+        firsts = [
+            (table["problem_id"][at].as_py(), table["sample"][at].as_py())
+            for name, n in counts.items()
+            if n and (at := pc.index(status, name).as_py()) >= 0
+        ]
+        questions = read_questions(run, row.set) if firsts else {}
+        stage = row.stages[0]
+        command = f"butwait attempts RUN/{stage} --problems {row.set} --method {row.method}"
+        found.append(
+            Shown(
+                row.key,
+                command,
+                {name: n for name, n in counts.items() if n},
+                [_attempt(run, row, *first) for first in firsts],
+                {problem: questions[problem] for problem, _ in firsts if problem in questions},
+            )
+        )
+    return found
 
 
 def read_questions(run: Path, problem_set: str) -> Mapping[str, dict[str, Any]]:
@@ -91,14 +145,13 @@ def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:
     table = attempts(run, row, ("problem_id", "sample", "status"))
     if table is None:
         return {}
-    return {
-        attempt["problem_id"]: attempt["status"] == "correct"
-        for attempt in table.to_pylist()
-        if attempt["sample"] == 0
-    }
+    first = table.filter(pc.equal(table["sample"], 0))
+    right = pc.equal(first["status"], "correct")
+    return dict(zip(first["problem_id"].to_pylist(), right.to_pylist(), strict=True))
 
 
-def _first_attempt(run: Path, row: Evaluation, problem_id: str) -> Mapping[str, Any]:
-    columns = ("sample", "text", "status", "length", "answer")
-    table = attempts(run, row, columns, problem_id=problem_id)
-    return min(table.to_pylist() if table else [], key=lambda attempt: attempt["sample"])
+def _attempt(run: Path, row: Evaluation, problem_id: str, sample: int = 0) -> Mapping[str, Any]:
+    columns = ("problem_id", "sample", "text", "status", "length", "answer")
+    table = attempts(run, row, columns, problem_id=problem_id, sample=sample)
+    assert table is not None  # it was found there
+    return table.to_pylist()[0]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from butwait.report.formats import scalars
 from butwait.report.kinds import Record
 from butwait.report.samples import read_questions
-from butwait.report.svg import Canvas, FigureBlock, series_colour
+from butwait.report.svg import FEWEST_POINTS, NOT_DRAWN, Canvas, FigureBlock, series_colour
 from butwait.report.tree_drawing import MOST_TIPS, lay_out, tips
 from butwait.search.outline import Outline
 from butwait.search.storage import read_outlines, read_tree
@@ -168,7 +168,10 @@ def ess_curve(name: str, ess: np.ndarray, resampled: np.ndarray) -> FigureBlock 
     if steps.size < 2:
         return None
     low, median, high = np.nanquantile(ess[:, steps], (0.1, 0.5, 0.9), axis=0)
-    x = steps + 1
+    x, title = steps + 1, "Effective sample size"
+    reading = _ess_reading(ess, resampled, steps, median)
+    if steps.size < FEWEST_POINTS:
+        return FigureBlock(NOT_DRAWN, title, reading)
     with Canvas(f"ess-{name}", "Effective sample size by step", height=2.7) as canvas:
         axes = canvas.axes[0]
         axes.fill_between(x, 100 * low, 100 * high, color=series_colour(1), alpha=0.2, linewidth=0)
@@ -177,11 +180,17 @@ def ess_curve(name: str, ess: np.ndarray, resampled: np.ndarray) -> FigureBlock 
         axes.set_xlabel("step of the search")
         axes.set_ylabel("ESS (% of particles)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    worst = int(np.argmin(median))
+    return FigureBlock(canvas.svg, title, reading)
+
+
+def _ess_reading(
+    ess: np.ndarray, resampled: np.ndarray, steps: np.ndarray, median: np.ndarray
+) -> str:
+    alive, worst = np.isfinite(ess).sum(axis=0), int(np.argmin(median))
+    drawn = "; the middle 80 % is shaded" if steps.size >= FEWEST_POINTS else ""
     share = float(np.mean(resampled[:, steps][np.isfinite(ess[:, steps])]))
-    reading = (
-        f"Median over n = {ess.shape[0]:,} trees; the middle 80 % is shaded. Lowest at step "
-        f"{x[worst]} ({100 * median[worst]:.0f} % of the particles, n = {alive[steps][worst]:,}); "
-        f"{100 * share:.0f} % of the steps began with a resampling."
+    return (
+        f"Median over n = {ess.shape[0]:,} trees{drawn}. Lowest at step "
+        f"{steps[worst] + 1} ({100 * median[worst]:.0f} % of the particles, n = "
+        f"{alive[steps][worst]:,}); {100 * share:.0f} % of the steps began with a resampling."
     )
-    return FigureBlock(canvas.svg, "Effective sample size", reading)

@@ -65,6 +65,9 @@ _STYLE: dict[Any, Any] = {
     "savefig.facecolor": "none",
 }
 
+FEWEST_POINTS = 3
+"""Of a chart; what has fewer is told in a sentence."""
+
 WIDTH = 4.9
 """Inches. A figure this wide stays readable when a 400-pixel screen shrinks it."""
 
@@ -90,12 +93,16 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class FigureBlock:
-    """A figure as the page shows it: drawing, legend, and what to read from it."""
+    """A figure as the page shows it: drawing, legend, and what to read from it. Without a drawing
+    (there are fewer than ``FEWEST_POINTS``) the reading is all."""
 
     svg: Markup
     title: str
     reading: str
     legend: tuple[LegendEntry, ...] = ()
+
+
+NOT_DRAWN = Markup("")
 
 
 class Canvas:
@@ -113,7 +120,7 @@ class Canvas:
         self._size = (WIDTH, height * rows)
         self._rows = rows
         self._context = mpl.rc_context(_STYLE)
-        self.svg = Markup("")
+        self.svg = NOT_DRAWN
 
     def __enter__(self) -> "Canvas":
         self._context.__enter__()

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from butwait.evaluation.compare import ALPHA
+from butwait.evaluation.flags import flags
 from butwait.report import formats
 from butwait.report.collect import Evaluation, by_name
 from butwait.report.formats import finite
 from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 from butwait.report.lineage import policy_stage, tell_apart
 from butwait.report.loops import Rounds
-
-MUCH_TRUNCATED = 0.05
-"""A larger share of truncated attempts is said beside the verdict."""
 
 SAME_RATE = 5e-4
 """Rates this near read the same on the page."""
@@ -155,7 +153,7 @@ def _caveats(
         if extreme := comparison.get("extreme"):
             found.append(_extreme(str(extreme), comparison))
     for row in rows:
-        found.extend(_caveats_of(row))
+        found.extend(flags(row.key, row.metrics))
     return list(dict.fromkeys(found))
 
 
@@ -168,24 +166,3 @@ def _extreme(extreme: str, comparison: Mapping[str, Any]) -> str:
         f"{extreme.capitalize()} effect: {comparison['a']} solves {solved} of "
         f"{formats.count(comparison.get('n'))} questions: {what}."
     )
-
-
-def _caveats_of(row: Evaluation) -> list[str]:
-    found = []
-    truncated, ungradable = row.share("truncated") or 0.0, row.share("ungradable") or 0.0
-    if truncated >= MUCH_TRUNCATED:
-        found.append(
-            f"{formats.percent(truncated)} of the attempts of {row.key} were cut by the token "
-            "limit before an answer; they count as not solved."
-        )
-    if excluded := (row.metrics.get("excluded") or {}).get("problems"):
-        found.append(
-            f"{len(excluded)} more questions of {row.set} could not be scored for {row.key} (no "
-            "readable gold answer); n leaves them out."
-        )
-    if ungradable > 0:
-        found.append(
-            f"{formats.percent(ungradable, 2)} of the attempts of {row.key} could not be graded; "
-            "they count neither as solved nor as failed."
-        )
-    return found

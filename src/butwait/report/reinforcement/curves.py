@@ -17,6 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from butwait.report import formats
 from butwait.report.reinforcement.runs import Arm, ends
 from butwait.report.svg import (
+    FEWEST_POINTS,
+    NOT_DRAWN,
     Canvas,
     FigureBlock,
     Ink,
@@ -122,11 +124,21 @@ def _group(group: Group, arms: Sequence[Arm]) -> Drawn | None:
     shown = [name for name in logged if any(c[:, 1].any() for c in curves[name].values())]
     if not shown:
         return None
-    panels = [_panel(f"rl-{group.name}-{i}", group, n, curves[n]) for i, n in enumerate(shown)]
+    panels = [
+        _panel(f"rl-{group.name}-{i}", group, name, curves[name])
+        for i, name in enumerate(shown)
+        if max(map(len, curves[name].values())) >= FEWEST_POINTS
+    ]
     parts = [group.note]
     bare = {name: title.split(" (")[0] for name, title in group.panels.items()}
-    if len(arms) == 1:
-        told = (f"{bare[name]} {_course(arms[0], name, group.panels[name])}" for name in shown)
+    if len(arms) == 1 or len(panels) < len(shown):
+        told = [
+            f"{bare[name]}{f' of {arm.name}' if len(arms) > 1 else ''} "
+            f"{_course(arm, name, group.panels[name])}"
+            for name in shown
+            for arm in arms
+            if len(curves[name][arm]) > 1
+        ]
         parts.append(f"From the first steps to the last: {'; '.join(told)}.")
     if zero := [bare[name] for name in logged if name not in shown]:
         parts.append(f"Always 0 and not drawn: {', '.join(zero)}.")
@@ -219,6 +231,8 @@ def held_out(arms: Sequence[Arm]) -> list[FigureBlock]:
 
 def _held_out_figure(number: int, problem_set: str, arms: Sequence[Arm]) -> FigureBlock:
     title = f"Held-out accuracy on {problem_set}" if problem_set else "Held-out accuracy"
+    if _few_looks(arms):
+        return FigureBlock(NOT_DRAWN, title, _looks_reading(arms))
     with Canvas(f"rl-looks-{number}", title, rows=2, height=2.8) as canvas:
         by_step, by_token = canvas.axes
         for arm in arms:
@@ -301,10 +315,18 @@ def _looks_reading(arms: Sequence[Arm]) -> str:
     n = max((look.n for arm in arms for seed in arm.seeds for look in seed.looks), default=0)
     return (
         f"{'; '.join(told)}. Plain samples of the policy at the same {formats.count(n)} questions "
-        "at every look, never a search; bars are 95 % intervals of single looks. Tokens are those "
+        f"at every look, never a search{_bars(arms)}. Tokens are those "
         "sampled from the policy by then, those of searches included and those of the looks left "
         "out."
     )
+
+
+def _few_looks(arms: Sequence[Arm]) -> bool:
+    return all(len(seed.looks) < FEWEST_POINTS for arm in arms for seed in arm.seeds)
+
+
+def _bars(arms: Sequence[Arm]) -> str:
+    return "" if _few_looks(arms) else "; bars are 95 % intervals of single looks"
 
 
 def _looks_course(arm: Arm) -> str:

@@ -97,12 +97,15 @@ def _folder(run: StageRun, problem_set: str, method: str) -> Path:
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:
+    from butwait.evaluation.flags import flags
+
     for name, row in metrics.items():
         low, high = row["interval"]
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
         score = f", mean score {row['score']:.3f}" if "score" in row else ""
         lost = f", without {', '.join(row['set_aside'])}, set aside" if "set_aside" in row else ""
         yield f"{name}: {row['pass_at_1']:.1%} {interval} of {row['n']} questions{score}{lost}"
+        yield from flags(name, row)
 
 
 def _check(recipe: Any, name: str) -> Iterator[Unfit]:

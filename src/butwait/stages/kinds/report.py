@@ -30,12 +30,13 @@ def report(run: StageRun) -> Outcome:
     own["seconds"] = round(time.monotonic() - started, 3)
     stages, kinds, top = [*records, own], run.recipe.kinds(), run.folder.parent
     summary = write_report(top, stages, run.recipe.name, comparisons, arms, kinds, run.folder)
-    told = ("verdict", "rankings", "rounds")
+    told = ("verdict", "caveats", "rankings", "rounds")
     return {name: summary[name] for name in told if name in summary}, {}
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:
     yield metrics["verdict"]
+    yield from metrics.get("caveats", ())
     for ranking in metrics["rankings"]:
         yield f"Arms on {ranking['set']} by {ranking['method']}:"
         for place, arm in enumerate(ranking["arms"], start=1):

@@ -70,11 +70,18 @@ async def _search(run: StageRun, settings: SearchStage, problems: list[Problem])
 
 
 def _headline(metrics: Metrics) -> Iterator[str]:
+    from butwait.evaluation.flags import MUCH_CUT
+
     low, high = metrics["interval"]
     yield (
         f"solved by some particle: {metrics['solved']} of {metrics['problems']}, "
         f"{metrics['solved_share']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
     )
+    cut = metrics.get("truncated_paths", 0)
+    if cut and (share := cut / (cut + metrics["finished_paths"])) >= MUCH_CUT:
+        yield f"{100 * share:.1f} % of the paths were cut by a limit before an answer"
+    if extinct := metrics.get("extinct"):
+        yield f"{extinct} of {metrics['problems']} searches went extinct: every weight became zero"
     if cut := metrics.get("too_long_paths"):
         yield (
             f"{cut} paths were longer than the reward model takes and count as truncated; a lower "

@@ -1,0 +1,43 @@
+"""What a careful reader must know of an evaluation's rates: the one home of these sentences, for
+the terminal and the report."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MUCH_CUT = 0.05
+"""A larger share of attempts without an answer, cut or not, is said."""
+
+
+def flags(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    """The sentences that hold of one (set, method).
+
+    Args:
+        name: what it is called there: "set/method", or "stage/set/method".
+        figures: its metrics (``metrics.attempt_figures``), as far as they are known.
+    """
+    counts = figures.get("status") or {}
+    made = sum(counts.values())
+
+    def share(status: str) -> float:
+        return counts.get(status, 0) / made if made else 0.0
+
+    if (cut := share("truncated")) >= MUCH_CUT:
+        yield (
+            f"{100 * cut:.1f} % of the attempts of {name} were cut by the token limit before an "
+            "answer; they count as not solved."
+        )
+    if (silent := share("no_answer")) >= MUCH_CUT:
+        yield (
+            f"{100 * silent:.1f} % of the attempts of {name} ended without an answer; they count "
+            "as not solved."
+        )
+    if excluded := (figures.get("excluded") or {}).get("problems"):
+        yield (
+            f"{len(excluded)} more questions of {name.split('/')[-2]} could not be scored for "
+            f"{name} (no readable gold answer); n leaves them out."
+        )
+    if (lost := share("ungradable")) > 0:
+        yield (
+            f"{100 * lost:.2f} % of the attempts of {name} could not be graded; they count neither "
+            "as solved nor as failed."
+        )
