@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import butwait
 from butwait.evaluation.compare import compare
 from butwait.evaluation.metrics import attempt_figures
 from butwait.evaluation.storage import read_attempts, write_shard
@@ -229,6 +230,7 @@ def test_import_makes_a_stage_that_is_read_as_any_other(own_folder, command):
     assert "5 wins and 0 losses" in " ".join(
         command("compare", "run/small", "run/large")[1].split()
     )
+    assert butwait.compare("run/small", INSPECT[1]).difference == pytest.approx(5 / 18)
     words = "export run/small --inspect s.jsonl --hub h.yaml --dataset o/d"
     assert command(*words.split())[0] == 0
     assert len((own_folder / "s.jsonl").read_text().splitlines()) == 18

@@ -10,13 +10,15 @@ from butwait.statistics.paired import bonett_price
 
 
 def test_several_attempts_are_students_one_sided_tests():
-    """scipy's t test against -margin and margin is the oracle."""
+    """scipy's t test against -margin and margin, and statsmodels 0.15's ``ttost_paired``."""
     d = np.array([0, 0.125, -0.25, 0.5, 0, 0, 0.125, -0.125, 0, 0.25])
     found = no_loss(d, 0.1)
     low = stats.ttest_1samp(d, -0.1, alternative="greater").pvalue
     high = stats.ttest_1samp(d, 0.1, alternative="less").pvalue
     assert found["p_no_loss"] == pytest.approx(low, abs=1e-12)
     assert found["p_equivalent"] == pytest.approx(max(low, high), abs=1e-12)
+    expected = [0.1, 0.017165356655, 0.289693440935]
+    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_attempt_has_the_centre_and_error_of_its_interval():
