@@ -204,9 +204,10 @@ def matched(
     wanted = set(kept)
     attempts = [
         [
-            replace(attempt, problem_id=found[attempt.problem_id])
+            attempt if found[name] == name else replace(attempt, problem_id=found[name])
             for attempt in side.attempts
-            if found.get(attempt.problem_id) in wanted
+            for name in [attempt.problem_id]
+            if found.get(name) in wanted
         ]
         for side, found in zip(sides, maps, strict=True)
     ]
