@@ -287,7 +287,7 @@ def test_a_damaged_member_is_named(tmp_path):
         start = archive.getinfo("samples/2030-I-3_epoch_2.json").header_offset
     data[start + 500 : start + 520] = bytes(20)
     (tmp_path / "log.eval").write_bytes(data)
-    with pytest.raises(UserError, match="its member samples/2030-I-3_epoch_2.json cannot be read"):
+    with pytest.raises(UserError, match=r"member samples/2030-I-3_epoch_2\.json cannot"):
         read_log(tmp_path / "log.eval")
 
 

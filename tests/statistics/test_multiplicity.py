@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from butwait.statistics.multiplicity import holm
+from butwait.statistics.multiplicity import holm, indistinguishable
 
 
 def test_adjusted_p_values_match_the_oracle(oracles):
@@ -27,3 +27,12 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     assert holm([]).shape == (0,)
+
+
+def test_groups_that_are_not_told_apart_are_maximal():
+    assert indistinguishable(4, []) == [[0, 1, 2, 3]]
+    assert indistinguishable(3, [(0, 1), (1, 2), (2, 0)]) == [[0], [1], [2]]
+    # The middle one is told apart from neither end.
+    assert indistinguishable(3, [(2, 0)]) == [[0, 1], [1, 2]]
+    assert indistinguishable(5, [(0, 3), (0, 4), (1, 4)]) == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert indistinguishable(0, []) == []

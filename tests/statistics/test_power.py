@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from butwait.statistics.paired import sign_flip
 from butwait.statistics.power import (
@@ -11,7 +12,11 @@ from butwait.statistics.power import (
     chance_of_lead,
     fewest_significant_wins,
     gain_spread,
+    luck_of_the_best,
     minimum_detectable_effect,
+    power_of_no_loss,
+    power_to_detect,
+    questions_to_detect,
     sampling_variance,
 )
 
@@ -103,3 +108,62 @@ def test_predicted_power_is_true(k):
         d = rng.binomial(k, true + gain) - rng.binomial(k, true)
         found += sign_flip(d) < 0.05
     assert found / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_power_of_one_attempt_is_mcnemars_by_enumeration():
+    """Five problems: only 5 of 5 could be significant, at 6.25 %, so never at 5 %; six need 6-0."""
+    assert power_to_detect(0.5, 5, 1, 0.25) == 0.0
+    win, tie = 0.25 + 0.25, 0.5  # no losses
+    assert power_to_detect(0.5, 6, 1, 0.25) == pytest.approx(win**6)
+    assert power_to_detect(0.5, 7, 1, 0.25) == pytest.approx(win**7 + 7 * win**6 * tie)
+
+
+def test_power_of_several_attempts_is_that_of_students_test():
+    # statsmodels 0.15: TTestPower().power(0.6, 20, 0.05), of which the other tail has 3e-6.
+    other = stats.nct.cdf(-stats.t.ppf(0.975, 19), 19, 0.6 * 20**0.5)
+    expected = pytest.approx(0.721005099, abs=1e-8)
+    assert power_to_detect(0.06, 20, 10, 0.05) + other == expected
+    assert power_to_detect(0.5, 30, 512, 0.001) == pytest.approx(1.0)
+    for k in (2, 8, 64, 512):
+        for n in (2, 30, 500, 5000):
+            assert 0 <= power_to_detect(0.03, n, k, 0.12, 0.1) <= 1
+
+
+def test_questions_to_detect_is_the_fewest():
+    for k, spread in ((1, 0.0), (8, 0.1), (64, 0.1)):
+        n = questions_to_detect(0.05, k, 0.12, spread)
+        assert power_to_detect(0.05, n, k, 0.12, spread) >= 0.8
+        assert power_to_detect(0.05, n - 1, k, 0.12, spread) < 0.8
+
+
+def test_the_best_of_identical_runs(oracles):
+    """Ten identical runs at 10 %: the best is expected to solve 5.705 of 30 (research oracle)."""
+    for runs, best in ((2, 3.909), (5, 4.983), (10, 5.705), (20, 6.363)):
+        assert 3 + 30 * luck_of_the_best(30, 1, 0.09, runs) == pytest.approx(best, abs=1e-3)
+    assert luck_of_the_best(30, 8, 0.09, 1) == pytest.approx(0, abs=1e-12)
+
+
+def test_power_of_no_loss():
+    # (0.05 / 0.01581 = 3.162 standard errors) against 1.645 of them.
+    assert power_of_no_loss(0.05, 1000, 1, 0.125) == pytest.approx(0.9353, abs=1e-3)
+    assert power_of_no_loss(0.001, 1000, 1, 0.125) == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "k", "delta"), [(30, 8, 0.09), (30, 64, 0.06), (120, 1, 0.12)])
+def test_predicted_power_is_that_of_simulated_runs(n, k, delta):
+    """Within 3 points: rates as AIME's, true gains that vary by 5 points."""
+    rng, found, runs = np.random.default_rng(7), 0, 1200
+    variance, spread = [], []
+    for _ in range(runs):
+        a = rng.beta(0.45, 1.05, n)
+        b = np.clip(a + rng.normal(delta, 0.05, n), 0, 1)
+        variance.append(np.mean(a * (1 - a) + b * (1 - b)) / 2)
+        spread.append((b - a).std())
+        gains = rng.binomial(k, b) - rng.binomial(k, a)
+        found += sign_flip(gains, k) < 0.05 and gains.sum() > 0
+    # What clipping leaves of the gain is what there is to find.
+    x = rng.beta(0.45, 1.05, 200_000)
+    real = float(np.mean(np.clip(x + rng.normal(delta, 0.05, len(x)), 0, 1) - x))
+    expected = power_to_detect(real, n, k, float(np.mean(variance)), float(np.mean(spread)))
+    assert found / runs == pytest.approx(expected, abs=0.03 + 2 * 0.0144)

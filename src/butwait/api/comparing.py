@@ -248,11 +248,17 @@ def _shared(options: list[list[_Option]]) -> list[list[_Option]]:
                 for table, group in zip(tables, options, strict=True)
             ]
     told = "; ".join(
-        f"of {group[0].side.path}: {', '.join(option.names[0] for option in group)}"
+        f"of {_place(group)}: {', '.join(option.names[0] for option in group)}"
         for group in options
         if len(group) > 1
     )
     raise UserError(f"compare: several rows could be meant; name one by --row ({told})")
+
+
+def _place(group: Sequence[_Option]) -> Path:
+    """The stage that all of them are of, else their run."""
+    paths = {option.side.path for option in group}
+    return paths.pop() if len(paths) == 1 else group[0].side.path.parent
 
 
 def _answered(side: Side, row: str) -> Answered:

@@ -67,7 +67,13 @@ class StageSide:
         name, _, method = row.partition("/")
         file = self.path.parent / "problems" / f"{name}.jsonl"
         stored = stored_problem_set(file) if file.is_file() else None
-        wanted = self.record["problem_sets"][name]["fingerprint"]
+        try:
+            wanted = self.record["problem_sets"][name]["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"compare: {self.path / 'stage.json'} does not say which questions were attempted; "
+                "run that evaluation again"
+            ) from error
         if stored is None or stored.fingerprint != wanted:
             raise UserError(
                 f"compare: {file} does not hold the questions that {self.path} attempted any more, "
@@ -198,9 +204,10 @@ def matched(
     wanted = set(kept)
     attempts = [
         [
-            replace(attempt, problem_id=found[attempt.problem_id])
+            attempt if found[name] == name else replace(attempt, problem_id=found[name])
             for attempt in side.attempts
-            if found.get(attempt.problem_id) in wanted
+            for name in [attempt.problem_id]
+            if found.get(name) in wanted
         ]
         for side, found in zip(sides, maps, strict=True)
     ]
@@ -211,16 +218,23 @@ def _pairs(first: Answered, other: Answered) -> dict[str, str]:
     """id of ``other`` -> id of ``first``, of the questions that both have."""
     by_text = {key: name for name, key in _keys(first).items()}
     found = {name: by_text[key] for name, key in _keys(other).items() if key in by_text}
-    mine = [name for name in first.problems if name not in set(found.values())]
-    theirs = [name for name in other.problems if name not in found]
-    if mine and theirs and (_prompts(first) or _prompts(other)):
+    if _prompts(first) or _prompts(other):
+        mine, theirs = _open(first, other, found)
         found |= _within(first, mine, other, theirs)
-        mine = [name for name in mine if name not in set(found.values())]
-        theirs = [name for name in theirs if name not in found]
-    for name in theirs:
-        if name in mine and _alike(first.problems[name], other.problems[name]):
+    mine, theirs = _open(first, other, found)
+    for name in {*mine} & {*theirs}:
+        if _alike(first.problems[name], other.problems[name]):
             found[name] = name
     return found
+
+
+def _open(
+    first: Answered, other: Answered, found: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """The questions of both that have no partner yet."""
+    met = set(found.values())
+    mine = [name for name in first.problems if name not in met]
+    return mine, [name for name in other.problems if name not in found]
 
 
 def _keys(side: Answered) -> dict[str, str]:

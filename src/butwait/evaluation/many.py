@@ -5,24 +5,11 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
-from butwait.evaluation.compare import ALPHA, compare_outcomes, with_holm
-from butwait.evaluation.metrics import ProblemOutcome, attempt_figures, outcomes
+from butwait.evaluation.compare import ALPHA, Outcomes, compare_outcomes, with_holm
+from butwait.evaluation.metrics import outcomes, status_counts
 from butwait.records import Attempt
+from butwait.statistics.intervals import estimate_rate
 from butwait.statistics.multiplicity import indistinguishable
-
-SHOWN = (
-    "n",
-    "k",
-    "pass_at_1",
-    "interval",
-    "se",
-    "se_these_problems",
-    "pass_at_k",
-    "maj_at_k",
-    "status",
-    "length",
-)
-"""Of an evaluation's figures."""
 
 
 def compare_all(
@@ -39,11 +26,10 @@ def compare_all(
 
     Raises UserError as ``compare.compare`` does.
     """
-    rows = {name: list(attempts) for name, attempts in evaluations.items()}
-    found = {name: outcomes(attempts) for name, attempts in rows.items()}
+    found = {name: outcomes(attempts) for name, attempts in evaluations.items()}
     pairs = [compare_outcomes(a, found[a], b, found[b], margin) for a, b in combinations(found, 2)]
     comparisons = with_holm(pairs)
-    models = [{"name": name} | _figures(attempts) for name, attempts in rows.items()]
+    models = [{"name": name} | _figures(of_one) for name, of_one in found.items()]
     ranked = sorted(models, key=lambda model: -model["pass_at_1"])
     names = [model["name"] for model in ranked]
     apart = {(names.index(c["a"]), names.index(c["b"])) for c in comparisons if c["p_holm"] < ALPHA}
@@ -60,12 +46,24 @@ def compare_all(
     }
 
 
-def _figures(attempts: list[Attempt]) -> dict[str, Any]:
-    figures = attempt_figures(attempts)
-    return {name: figures[name] for name in SHOWN}
+def _figures(found: Outcomes) -> dict[str, Any]:
+    """Of one evaluation, as ``attempt_figures`` has them; without maj@k, which takes longer than
+    all of the comparisons."""
+    scored = [outcome for outcome in found.values() if not outcome.excluded]
+    graded = [len(outcome.graded) for outcome in scored]
+    estimate = estimate_rate([outcome.rate for outcome in scored], graded)
+    return {
+        "n": len(scored),
+        "k": len(scored[0].attempts),
+        "pass_at_1": estimate.rate,
+        "interval": list(estimate.interval),
+        "se": estimate.se,
+        "se_these_problems": estimate.se_fixed,
+        "status": status_counts(attempt for o in scored for attempt in o.attempts),
+    }
 
 
-def _questions(found: Mapping[str, Mapping[str, ProblemOutcome]]) -> list[dict[str, Any]]:
+def _questions(found: Mapping[str, Outcomes]) -> list[dict[str, Any]]:
     """Of every problem, the correct and the graded attempts of each evaluation, in its order."""
     first = next(iter(found.values()))
     return [

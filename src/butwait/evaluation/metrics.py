@@ -125,10 +125,10 @@ def attempt_figures(
         "n_effective": estimate.n_effective,
         **_at_k(scored),
         **_mean_score(scored),
-        "status": _status_counts(rows),
+        "status": status_counts(rows),
         "excluded": {
             "problems": [outcome.problem_id for outcome in excluded],
-            "status": _status_counts(row for outcome in excluded for row in outcome.attempts),
+            "status": status_counts(row for outcome in excluded for row in outcome.attempts),
         },
         **_cost(rows, len(scored)),
     }
@@ -172,7 +172,8 @@ def _votes(outcome: ProblemOutcome) -> tuple[int, list[int], int]:
     return correct, sorted(classes.values()), blank
 
 
-def _status_counts(attempts: Iterable[Attempt]) -> dict[str, int]:
+def status_counts(attempts: Iterable[Attempt]) -> dict[str, int]:
+    """How many attempts have each status."""
     counts = Counter(attempt.status for attempt in attempts)
     return {status: counts[status] for status in get_args(Status)}
 

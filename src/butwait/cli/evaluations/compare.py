@@ -184,7 +184,7 @@ def _theirs(side: Answered) -> Iterator[str]:
             first = others[0]
             yield (
                 f"{side.name}: {scorer!r} of the log differs from butwait's grading at "
-                f"{len(others)} attempts, first at {first['id']}: the answer "
+                f"{len(others)} attempt{'s' * (len(others) > 1)}, first at {first['id']}: answer "
                 f"{first['answer']!r}, gold {first['gold'][0]!r}, {first['ours']} here and "
                 f"{first['theirs']:g} there."
             )

@@ -187,9 +187,8 @@ def _told(
 def _table(found: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     n = f"{found['set']['n']:,}"
-    headings = ("k", "power", f"these {n} alone", "smallest gain", "questions needed")
-    if "no_loss" in found:
-        headings += ("no loss",)
+    headings = ["k", "power", f"these {n} alone", "smallest gain", "questions needed"]
+    headings += ["no loss"] if "no_loss" in found else []
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for step in found["curve"]:

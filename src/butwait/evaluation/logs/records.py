@@ -1,5 +1,6 @@
 """What a stored log holds, whichever package wrote it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ class Log:
     def __post_init__(self) -> None:
         if not self.questions:
             raise UserError(f"{self.path} holds no question: the evaluation was empty or stopped")
-        ids = [question.id for question in self.questions]
-        if twice := next((name for name in ids if ids.count(name) > 1), None):
+        times = Counter(question.id for question in self.questions)
+        if twice := next((name for name, count in times.items() if count > 1), None):
             raise UserError(f"{self.path} holds the question {twice!r} twice")
         k = self.k
         for question in self.questions:

@@ -1,0 +1,266 @@
+"""`butwait compare`, `import` and `export` as a user meets them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import butwait
+from butwait.evaluation.compare import compare
+from butwait.evaluation.metrics import attempt_figures
+from butwait.evaluation.storage import read_attempts, write_shard
+from butwait.records import Attempt, Problem
+from butwait.running.stages import read_stage
+from butwait.stages.problem_sets import LoadedSet, keep_problem_set
+
+LOGS = Path(__file__).parents[1] / "evaluation" / "logs"
+INSPECT = sorted((LOGS / "inspect").glob("*.eval"))
+LM_EVAL, LIGHTEVAL = LOGS / "lm_eval", LOGS / "lighteval" / "details" / "org"
+
+
+def stage(path: Path, counts: list[int], k: int, rename: str = "q", **changed: str) -> Path:
+    """A finished evaluation of AIME-like questions, c of k right at each."""
+    problems = [
+        Problem(f"{rename}{i}", changed.get(f"q{i}", f"What is {i} + {i}?"), str(2 * i), "integer")
+        for i in range(len(counts))
+    ]
+    attempts = [
+        Attempt(p.id, s, "", "eos", "1", "correct" if s < c else "wrong", 5, 0, 5, int(s >= c))
+        for p, c in zip(problems, counts, strict=True)
+        for s in range(k)
+    ]
+    shard = path / "attempts" / "aime" / "plain" / "shard-00000.parquet"
+    shard.parent.mkdir(parents=True)
+    by_problem = [attempts[i : i + k] for i in range(0, len(attempts), k)]
+    write_shard(shard, by_problem)
+    keep_problem_set(path.parent / "problems" / "aime.jsonl", problems)
+    record = {
+        "name": path.name,
+        "kind": "evaluate",
+        "fingerprint": "1",
+        "status": "complete",
+        "seconds": 1.0,
+        "settings": {},
+        "problem_sets": {"aime": LoadedSet.of(problems).describe()},
+        "metrics": {"aime/plain": attempt_figures(attempts)},
+        "cost": {},
+    }
+    (path / "stage.json").write_text(json.dumps(record))
+    return path
+
+
+NINE, TEN = [1] * 9 + [0] * 21, [1] * 10 + [0] * 20
+
+
+def test_plus_one_of_thirty(own_folder, command):
+    stage(own_folder / "runs/a/base", NINE, 1)
+    stage(own_folder / "runs/b/after", TEN, 1, rename="other")
+    written = ("--json", "found.json", "--html", "page.html")
+    code, out, _ = command("compare", "runs/a/base", "runs/b/after", *written)
+    assert code == 0
+    assert " ".join(out.split()).startswith(
+        "NOT EVIDENCE: after/aime/plain 10/30 against base/aime/plain 9/30, 1 win and 0 losses: "
+        "+3.3 points, 95% CI [-7.4, +13.7], exact p = 1.00."
+    )
+    assert "Smallest significant splits" in " ".join(out.split())
+    assert "q9 0/1 -> 1/1 What is 9 + 9?" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    found = json.loads((own_folder / "found.json").read_text())
+    assert found["verdict"].startswith("NOT EVIDENCE: after/aime/plain 10/30")
+    assert (found["a"], found["b"]) == ("base/aime/plain", "after/aime/plain")
+    assert found["delta"] == pytest.approx(1 / 30)
+    assert found["interval"] == pytest.approx([-0.074282, 0.136782], abs=1e-6)
+    assert (found["p"], found["n"], found["k"]) == (1.0, 30, 1)
+    assert (found["wins"], found["losses"], found["evidence"]) == (1, 0, False)
+    assert found["questions"][9] == {"id": "q9", "correct": [0, 1], "graded": [1, 1]}
+    page = (own_folder / "page.html").read_text()
+    assert found["verdict"].split(":")[0] in page
+    assert not re.search(r"<script|src=|https?://|url\(", page)
+
+
+def test_an_improvement_and_a_loss_are_called_so(own_folder, command):
+    stage(own_folder / "a/x", [2] * 30, 8)
+    stage(own_folder / "b/x", [4] * 28 + [2] * 2, 8)
+    _, out, _ = command("compare", "a/x", "b/x")
+    assert out.startswith("IMPROVED: b/x")
+    _, out, _ = command("compare", "b/x", "a/x", "--margin", "2")
+    assert out.startswith("WORSE: a/x")
+    assert "NOT SHOWN that nothing was lost" in " ".join(out.split())
+    _, out, _ = command("compare", "a/x", "b/x", "--margin", "2")
+    assert "NO LOSS: that b/x/aime/plain loses less than 2 points" in " ".join(out.split())
+
+
+def test_runs_are_compared_by_the_row_that_they_share(own_folder, command):
+    for run, counts in (("a", NINE), ("b", TEN)):
+        stage(own_folder / run / "base", NINE, 1)
+        stage(own_folder / run / "after", counts, 1)
+    code, _, err = command("compare", "a", "b")
+    assert code == 2
+    assert "several rows could be meant; name one by --row (of a: after/aime/plain, base/" in err
+    code, out, _ = command("compare", "a", "b", "--row", "after/aime/plain")
+    assert code == 0
+    assert " 10/30 against a/after/aime/plain 9/30" in " ".join(out.split())
+    code, out, _ = command("compare", "b")
+    assert "base/aime/plain 9/30 against after/aime/plain 10/30" in " ".join(out.split())
+    code, _, err = command("compare", "a", "b", "--row", "aftr/aime/plain")
+    assert code == 2
+    assert "not every side has a row 'aftr/aime/plain'" in err
+
+
+def test_stages_and_logs_of_all_packages_in_one_table(own_folder, command):
+    command("import", INSPECT[0], "--out", "run/small")
+    sources = [LM_EVAL / "org__small", LIGHTEVAL / "large", INSPECT[1], "run/small"]
+    code, out, err = command("compare", *sources, "--json", "found.json", "--html", "page.html")
+    assert (code, err) == (0, "")
+    found = json.loads((own_folder / "found.json").read_text())
+    names = ["org/small", "org/large", "mockllm/large", "small/jars/log"]
+    assert [model["name"] for model in found["models"]] == names
+    assert len(found["comparisons"]) == 6
+    assert found["groups"] == [["org/large", "mockllm/large", "org/small", "small/jars/log"]]
+    assert found["verdict"] == (
+        "NOT EVIDENCE: org/large 83.3% leads, and is told apart from none of the others (6 "
+        "comparisons, p adjusted by Holm)."
+    )
+    assert [q["correct"] for q in found["questions"]] == [
+        [2, 3, 3, 2],
+        [2, 3, 3, 2],
+        [2, 2, 2, 2],
+        [1, 2, 2, 1],
+        [1, 2, 2, 1],
+        [2, 3, 3, 2],
+    ]
+    assert "'math' of the log differs from butwait's grading at 1 attempts" not in out
+    assert "jar" in (own_folder / "page.html").read_text()
+
+
+def test_groups_of_ten(own_folder, command):
+    for i, c in enumerate([1, 1, 4, 4, 4, 6]):
+        stage(own_folder / f"r{i}" / "x", [c] * 15 + [c + 1] * 15, 8)
+    command("compare", *(f"r{i}/x" for i in range(6)), "--json", "found.json")
+    found = json.loads((own_folder / "found.json").read_text())
+    names = [f"r{i}/x/aime/plain" for i in range(6)]
+    assert found["groups"] == [[names[5]], names[2:5], names[:2]]
+    assert found["verdict"].startswith(f"BEST: {names[5]} 81.2% leads, and is better than each")
+
+
+def test_questions_that_differ_are_refused_and_said(own_folder, command):
+    stage(own_folder / "a/x", NINE, 1)
+    stage(own_folder / "b/x", TEN, 1, q3="What is the height of the tower?")
+    code, _, err = command("compare", "a/x", "b/x")
+    assert code == 2
+    assert "have different questions (2 stand in one of them only, such as 'What is 3 + 3?')" in err
+    code, out, _ = command("compare", "a/x", "b/x", "--common")
+    assert code == 0
+    assert "9/29 against a/x/aime/plain 8/29" in " ".join(out.split())
+    assert "2 questions are not on all sides" in " ".join(out.split())
+
+
+def test_other_gold_answers_are_refused(own_folder, command):
+    """Padded ones are the same; equal ids with other texts are other questions."""
+    row = json.loads(
+        (LM_EVAL / "org__small").glob("samples_*").__next__().read_text().split("\n")[0]
+    )
+    for name, change in (
+        ("same", {"target": "73"}),
+        ("other", {"target": "74"}),
+        ("texts", {"doc": {"id": "2030-I-1", "problem": "How many moons has Mars, and which?"}}),
+    ):
+        (own_folder / f"{name}.jsonl").write_text(json.dumps(row | change) + "\n")
+    (own_folder / "first.jsonl").write_text(json.dumps(row) + "\n")
+    assert command("compare", "first.jsonl", "same.jsonl")[0] == 0
+    code, _, err = command("compare", "first.jsonl", "other.jsonl")
+    assert code == 2
+    assert "by different gold answers or verifiers (('073',) and ('74',))" in err
+    code, _, err = command("compare", "first.jsonl", "texts.jsonl")
+    assert code == 2
+    assert "different questions (2 stand in one of them only, such as 'A jar holds" in err
+
+
+MISTAKES = {
+    "compare a/x": "a/x/aime/plain is one evaluation; name two",
+    "compare a/x a/x": "a/x/aime/plain is named twice",
+    "compare a/x nowhere": "nowhere is no folder of an evaluation (RUN/STAGE) and no log",
+    "compare a/x a/problems": "holds no log of an evaluation",
+    "compare a/x a/x --scorer s": "--scorer names whose verdicts --theirs takes",
+    "compare a/x a/x --theirs": "--theirs is of logs of other packages",
+    "compare a/x a/x --margin -1": "--margin -1: points between 0 and 100",
+    "compare a/x a/x --json a": "--json a is a folder",
+    "import a/x/stage.json --out b/y": "is no log of an evaluation",
+    "import nothing.eval --out b/y": "nothing.eval cannot be read",
+    "import {log} --out a/x": "is another stage already",
+    "import {log} --out a/problems": "is there already and is no stage",
+    "import {log} --out b/y --set ../up": "--set '../up': a name of letters",
+    "import {log} --out b/y --theirs": "has the scorers match, math: name one by --scorer",
+    "export a/x": "nothing to write",
+    "export a/x --hub h.yaml": "--hub needs --dataset",
+    "export a/x --inspect s.json": "a file that ends in .jsonl",
+    "export a/x --inspect s.jsonl --row b": "has no row 'b'",
+    "export {log} --inspect s.jsonl": "is a log: make a stage of it first",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_told_in_a_sentence(words, own_folder, command):
+    stage(own_folder / "a/x", NINE, 1)
+    code, out, err = command(*words.format(log=INSPECT[0]).split())
+    assert code == 2, out
+    assert MISTAKES[words] in " ".join(err.split())
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_import_makes_a_stage_that_is_read_as_any_other(own_folder, command):
+    for name, log in (("small", INSPECT[0]), ("large", INSPECT[1])):
+        code, out, _ = command("import", log, "--out", f"run/{name}")
+        assert code == 0
+    assert "run/large: inspect, mockllm/large on jars, 6 questions x 3: 83.3% [54.7, 94.8]" in out
+    code, out, _ = command("import", INSPECT[1], "--out", "run/large")
+    assert (code, "(imported before)" in out) == (0, True)
+    small = read_stage(own_folder / "run/small")
+    assert small.complete
+    assert small.record["imported"]["model"] == "mockllm/small"
+    assert small.record["metrics"]["jars/log"]["pass_at_1"] == pytest.approx(10 / 18)
+    attempts = read_attempts(own_folder / "run/small/attempts/jars/log")
+    assert attempts[2].text == "I count \\boxed{74} marbles."
+    scores = json.loads((own_folder / "run/small/scores.json").read_text())
+    assert scores["ours"]["2030-I-3"] == ["correct", "correct", "no_answer"]
+    assert scores["theirs"]["math"]["2030-I-3"] == [1.0, 1.0, 1.0]
+    assert [d["id"] for d in scores["differences"]["math"]] == ["2030-I-3"]
+    assert "5 wins and 0 losses" in " ".join(
+        command("compare", "run/small", "run/large")[1].split()
+    )
+    assert butwait.compare("run/small", INSPECT[1]).difference == pytest.approx(5 / 18)
+    words = "export run/small --inspect s.jsonl --hub h.yaml --dataset o/d"
+    assert command(*words.split())[0] == 0
+    assert len((own_folder / "s.jsonl").read_text().splitlines()) == 18
+    assert "value: 55.5556" in (own_folder / "h.yaml").read_text()
+
+
+def test_a_report_shows_what_was_imported(own_folder, command):
+    from butwait.report.page import write_report
+    from butwait.stages.kinds import STAGES
+
+    command("import", LM_EVAL / "org__small", "--out", "run/small")
+    command("import", LM_EVAL / "org__large", "--out", "run/large")
+    run = own_folder / "run"
+    records = [read_stage(run / name).record for name in ("small", "large")]
+    rows = [read_attempts(run / name / "attempts/jars/log") for name in ("small", "large")]
+    found = compare("small/jars/log", rows[0], "large/jars/log", rows[1]) | {"p_holm": 0.06}
+    kinds = {kind: STAGES[kind] for kind in STAGES}
+    summary = write_report(run, records, "peers", [found], {}, kinds)
+    assert "83.3" in (run / "report.html").read_text()
+    assert summary["evaluations"]["large/jars/log"]["pass_at_1"] == pytest.approx(15 / 18)
+
+
+@pytest.mark.slow
+def test_identical_pairs_are_called_improved_in_at_most_a_fortieth():
+    """A two-sided test at 5 %: a gain that is none is claimed in 2.5 % of pairs at most."""
+    from butwait.statistics.paired import sign_flip
+
+    rng, improved, pairs = np.random.default_rng(18), 0, 3000
+    for _ in range(pairs):
+        rates = rng.beta(0.45, 1.05, 30)
+        gains = rng.binomial(8, rates) - rng.binomial(8, rates)
+        improved += sign_flip(gains, 8) < 0.05 and gains.sum() > 0
+    assert improved / pairs < 0.025 + 4 * (0.025 * 0.975 / pairs) ** 0.5
