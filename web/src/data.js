@@ -6,6 +6,12 @@
 
 const values = new Map();
 const asked = new Map();
+const failed = new Map();
+const AGAIN_MS = 4000;
+
+/** How many of what is large are kept: those that were looked at last. A path may reach over a hundred chunks of text. */
+const KEPT = { texts: 300, tree: 12 };
+const kindOf = (name) => (name.includes("/texts/") ? "texts" : name.startsWith("tree/") ? "tree" : null);
 let changed = () => {};
 let served = 0;
 let lost = false;
@@ -27,11 +33,11 @@ function ask(name, query = "") {
   if (asked.has(name)) return;
   const script = document.createElement("script");
   asked.set(name, script);
-  const done = (failed) => {
+  const done = (fails) => {
     script.remove();
     asked.delete(name);
-    if (name === "runs" || !failed) lost = failed;
-    if (failed && !values.has(name)) values.set(name, { error: "This part could not be loaded." });
+    if (name === "runs" || !fails) lost = fails;
+    if (fails && !values.has(name)) keep(name, { error: "This part could not be loaded." });
     changed();
   };
   script.onload = () => done(false);
@@ -40,10 +46,29 @@ function ask(name, query = "") {
   document.head.append(script);
 }
 
-/** The value of a resource; undefined until it has come. One that says {error} is a value. */
+function keep(name, value) {
+  values.delete(name);
+  values.set(name, value);
+  if (value.error) failed.set(name, Date.now());
+  else failed.delete(name);
+  const kind = kindOf(name);
+  if (!kind) return;
+  const alike = [...values.keys()].filter((one) => kindOf(one) === kind);
+  alike.slice(0, Math.max(0, alike.length - KEPT[kind])).forEach((one) => values.delete(one));
+}
+
+/** The value of a resource; undefined until it has come. One that says {error} is a value, and asked for again at times. */
 export function value(name) {
-  if (!values.has(name)) ask(name);
-  return values.get(name);
+  const found = values.get(name);
+  if (found === undefined) ask(name);
+  else if (found.error) {
+    if (values.get("runs")?.live && Date.now() - failed.get(name) > AGAIN_MS) refresh(name);
+  } else if (kindOf(name)) {
+    // What was looked at last goes last.
+    values.delete(name);
+    values.set(name, found);
+  }
+  return found;
 }
 
 /** Asks for a resource again; the old value stays until the new one is there. */
@@ -62,7 +87,5 @@ export function entry(name, chunk, place, list) {
 }
 
 window.butwait = {
-  receive(name, value) {
-    values.set(name, value);
-  },
+  receive: keep,
 };

@@ -113,14 +113,25 @@ export class River {
       this.colours = this.readColours();
       this.drawWater(look.colour);
     }
+    this.keepInSight(look.node);
     this.drawAbove(look);
+  }
+
+  /** Where the river is wider than the page, it is moved so that the chosen step is in sight; once for each. */
+  keepInSight(node) {
+    if (node === this.sought) return;
+    this.sought = node;
+    const box = this.box.parentElement;
+    if (this.size.width <= this.room) return;
+    const x = this.x(this.model.depth[node]);
+    if (x < box.scrollLeft + 30 || x > box.scrollLeft + this.room - 30) box.scrollLeft = x - this.room / 2;
   }
 
   measure(model, width) {
     const narrow = width < 560;
     const left = narrow ? 12 : 78;
     const right = narrow ? 84 : 176;
-    const inner = Math.max(width - left - right, model.steps * 13);
+    const inner = Math.max(width - left - right, model.steps * (narrow ? 8 : 13));
     const water = narrow ? 260 : Math.round(Math.max(240, Math.min(innerHeight - 420, 430)));
     const height = TOP + water + BANDS.died + BANDS.ess + (model.tree.evidence ? BANDS.evidence : 0) + 8;
     return { width: Math.round(left + inner + right), height, left, right, inner, water, narrow };

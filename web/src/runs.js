@@ -32,7 +32,7 @@ function live(run) {
     run.updated ? `last wrote ${ago(run.updated)}` : "",
   ].filter(Boolean);
   return html`<p class="live"><span class="state ${run.state}">${run.state}</span> <span class="faint">${facts.join(" · ")}</span></p>
-    ${run.error ? html`<p class="flag"><strong>Last error</strong> <bdi>${run.error}</bdi></p>` : nothing}
+    ${run.error ? html`<p class="flag">${run.state === "gone" ? nothing : html`<strong>Last error</strong>`} <bdi>${run.error}</bdi></p>` : nothing}
     ${run.figures && Object.keys(run.figures).length && run.state === "running"
       ? html`<p class="faint small">${run.task ? `${run.task}: ` : ""}${Object.entries(run.figures).map(([name, told]) => `${name} ${told}`).join("  ·  ")}</p>`
       : nothing}

@@ -46,7 +46,7 @@ function plot(box, key, series, plateau) {
     font: `11px ${getComputedStyle(document.body).fontFamily}`,
   };
   const rows = [series.steps, series.values];
-  const drawn = [{ label: "step" }, { label: series.name, stroke: colour("accent"), width: 1.5, points: { show: series.values.length < 40, size: 5 } }];
+  const drawn = [{ label: "step" }, { label: series.name, stroke: colour("accent"), width: 1.5, spanGaps: true, points: { show: series.values.length < 40, size: 5 } }];
   const bands = [];
   if (series.low) {
     rows.push(series.high, series.low);

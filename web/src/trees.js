@@ -3,7 +3,7 @@ import { html, nothing } from "lit-html";
 import { ref } from "lit-html/directives/ref.js";
 import { value } from "./data.js";
 import { redraw } from "./draw.js";
-import { childrenOf } from "./layout.js";
+import { childrenOf, pathTo } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
 import { choice, choose, link, number } from "./state.js";
 import { asked, clip, solution } from "./text.js";
@@ -103,6 +103,7 @@ function takenBy(run, { model, node }) {
 function ways({ tree, model, node }) {
   const depth = model.depth[node];
   const column = (model.laid.columns[depth] ?? []).map((i) => model.long.node[i]).filter((one) => model.depth[one] === depth);
+  column.sort((a, b) => model.weight[b] - model.weight[a]);
   const dead = [...(model.died[depth]?.ends ?? [])].sort((a, b) => (tree.nodes.reward[b] ?? -1) - (tree.nodes.reward[a] ?? -1));
   const row = (one) => html`<li><button class="way" aria-pressed=${one === node ? "true" : "false"} @click=${() => choose({ node: one })}>
       <span class="dot ${model.copies[one] ? fateName(model, one) : "dead"}"></span>
@@ -111,7 +112,7 @@ function ways({ tree, model, node }) {
       <bdi>${clip(tree.nodes.shows?.[one] ?? "", 60)}</bdi></button></li>`;
   return html`<details open><summary>Step ${depth}: ${plural(column.length, "living way")}, ${plural(model.died[depth]?.ends.length ?? 0, "path")} died here</summary>
     <ul class="ways">${column.slice(0, 40).map(row)}${dead.slice(0, 12).map(row)}</ul>
-    ${column.length > 40 || dead.length > 12 ? html`<p class="faint small">The first 40 and the 12 best dead ones; the arrow keys reach all.</p>` : nothing}
+    ${column.length > 40 || dead.length > 12 ? html`<p class="faint small">The 40 heaviest and the 12 best dead ones; the arrow keys reach all.</p>` : nothing}
   </details>`;
 }
 
@@ -157,8 +158,9 @@ function treeView(run, at) {
   const theme = document.documentElement.dataset.theme;
   const dead = tree.nodes.parent.length - 1 - model.copies.slice(1).filter(Boolean).length;
   queueMicrotask(() => river.show(model, { node, slot: particle, colour, theme }));
-  const path = [];
-  for (let one = node; one > 0; one = model.parent[one]) path.unshift(one);
+  // Of a particle that is followed the whole text stays, so that it does not jump at every step.
+  const line = particle === null ? [] : pathTo(model.parent, tree.leaves[particle]);
+  const path = line.includes(node) ? line : pathTo(model.parent, node);
   const shade = choice("shade") === "1";
   const rank = particle === null ? 0 : model.order.indexOf(particle);
   return html`
@@ -168,6 +170,7 @@ function treeView(run, at) {
         <span class="faint">· <bdi>${tree.sampler}</bdi>, ${tree.outcome}, ${plural(tree.leaves.length, "particle")}, ${plural(model.parent.length - 1, "step")} of which ${figure(dead)} dead,
         ${plural(tree.policy_tokens, "policy token")}${tree.log_evidence === null ? "" : `, log-evidence ${figure(tree.log_evidence)}`}</span></p>
     </section>
+    ${tree.outcome === "extinct" ? html`<p class="flag">Extinct: the weight of every particle became zero. Those that were left are drawn alike.</p>` : nothing}
     <div class="toolbar" role="group" aria-label="River">
       <button aria-pressed=${particle === null ? "false" : "true"} id="follow" @click=${() => follow(run)}>${particle === null ? "Follow a particle" : `Particle ${rank + 1} of ${tree.leaves.length}, weight ${percent(model.weights[particle])}`}</button>
       ${particle === null ? nothing : html`<button aria-label="next heavier particle" @click=${() => other(run, -1)}>‹</button><button aria-label="next lighter particle" @click=${() => other(run, 1)}>›</button>`}
@@ -182,12 +185,13 @@ function treeView(run, at) {
         ${tip ? tooltip(tree, model) : nothing}
       </div>
     </div>
+    <p class="narrow-only faint small">Beneath the water: how many died and their best reward, ESS, evidence.</p>
     <p class="told" role="status" id="told">${told(at)}</p>
     <div class="below">
       <section aria-label="Chosen step">
-        <h2>Step ${model.depth[node]} <span class="faint">and the path to it</span></h2>
+        <h2>Step ${model.depth[node]} <span class="faint">${path === line ? "of the particle that is followed" : "and the path to it"}</span></h2>
         ${nodeFacts(at)}${takenBy(run, at)}
-        ${solution(stepsOf(name, tree, path, node), `${name}/${node}`, { shade })}
+        ${solution(stepsOf(name, tree, path, node), `${name}/${path[path.length - 1]}`, { shade })}
       </section>
       <section aria-label="Other ways">${ways(at)}${table(at)}</section>
     </div>`;
