@@ -39,7 +39,10 @@ test: install  ## the default tests
 test-slow: install smollm2  ## the tests that take minutes (real kills, real weights, simulations)
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -m slow -n logical
 
-test-test-view: install chromium  ## the page of `butwait view` in a headless Chromium, by keys alone
+test-vllm: $(VLLM_INSTALLED)  ## the tests of the vLLM engine and servers, on a CPU
+	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest -n 2 --dist loadfile tests/vllm_engine
+
+test-view: install chromium  ## the page of `butwait view` in a headless Chromium, by keys alone
 	"$(BIN)/python" -m pip install --quiet -c constraints.txt --group browser
 	OMP_NUM_THREADS=1 BUTWAIT_BROWSER="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)" \
 		"$(BIN)/python" -m pytest -m browser tests/view
@@ -47,9 +50,6 @@ test-test-view: install chromium  ## the page of `butwait view` in a headless Ch
 chromium:  ## Chromium, by apt where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
-
-vllm: $(VLLM_INSTALLED)  ## the tests of the vLLM engine and servers, on a CPU
-	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" -m pytest -n 2 --dist loadfile tests/vllm_engine
 
 vllm: $(VLLM_INSTALLED)  ## a venv with vLLM's own CPU build, in .venv-vllm or VLLM_VENV
 

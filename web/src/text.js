@@ -12,7 +12,6 @@ const whole = new Set();
 /** Control characters, and those that change the direction of writing, by their code: "⟨U+202E⟩". */
 export function visible(text) {
   return text.replace(
-    // eslint-disable-next-line no-control-regex
     /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]/g,
     (mark) => `⟨U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
   );

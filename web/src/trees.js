@@ -3,7 +3,7 @@ import { html, nothing } from "lit-html";
 import { ref } from "lit-html/directives/ref.js";
 import { value } from "./data.js";
 import { redraw } from "./draw.js";
-import { childrenOf } from "./layout.js";
+import { childrenOf, pathTo } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
 import { choice, choose, link, number } from "./state.js";
 import { asked, clip, solution } from "./text.js";
@@ -158,8 +158,9 @@ function treeView(run, at) {
   const theme = document.documentElement.dataset.theme;
   const dead = tree.nodes.parent.length - 1 - model.copies.slice(1).filter(Boolean).length;
   queueMicrotask(() => river.show(model, { node, slot: particle, colour, theme }));
-  const path = [];
-  for (let one = node; one > 0; one = model.parent[one]) path.unshift(one);
+  // Of a particle that is followed the whole text stays, so that it does not jump at every step.
+  const line = particle === null ? [] : pathTo(model.parent, tree.leaves[particle]);
+  const path = line.includes(node) ? line : pathTo(model.parent, node);
   const shade = choice("shade") === "1";
   const rank = particle === null ? 0 : model.order.indexOf(particle);
   return html`
@@ -188,9 +189,9 @@ function treeView(run, at) {
     <p class="told" role="status" id="told">${told(at)}</p>
     <div class="below">
       <section aria-label="Chosen step">
-        <h2>Step ${model.depth[node]} <span class="faint">and the path to it</span></h2>
+        <h2>Step ${model.depth[node]} <span class="faint">${path === line ? "of the particle that is followed" : "and the path to it"}</span></h2>
         ${nodeFacts(at)}${takenBy(run, at)}
-        ${solution(stepsOf(name, tree, path, node), `${name}/${node}`, { shade })}
+        ${solution(stepsOf(name, tree, path, node), `${name}/${path[path.length - 1]}`, { shade })}
       </section>
       <section aria-label="Other ways">${ways(at)}${table(at)}</section>
     </div>`;

@@ -120,15 +120,17 @@ class Folder:
             what: names what is read of it.
             read: reads it; its result is small.
         """
-        about = path.stat()
-        key = (str(path), what, about.st_ino, about.st_size, about.st_mtime_ns)
+        about, key = path.stat(), (str(path), what)
+        now = (about.st_ino, about.st_size, about.st_mtime_ns)
         with self._lock:
-            if key in self._kept:
+            then, kept = self._kept.get(key, (None, None))
+            if then == now:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+                return kept
         found = read(path)
         with self._lock:
-            self._kept[key] = found
+            self._kept[key] = (now, found)
+            self._kept.move_to_end(key)
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
         return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from butwait.running.json_lines import read_log
 from butwait.view.folders import Folder
 
 
@@ -34,9 +35,7 @@ class Questions:
         files = sorted((folder.path / "problems").glob("*.jsonl"))
         files.sort(key=lambda file: not (isinstance(own, dict) and file.stem in own))
         self._sets = [
-            folder.digest(file, "questions", lambda path: _read(folder, path))
-            for file in files
-            if folder.is_file(file)
+            folder.digest(file, "questions", _read) for file in files if folder.is_file(file)
         ]
 
     def of(self, problem: str, in_set: str | None = None) -> Asked:
@@ -48,12 +47,12 @@ class Questions:
         return Asked()
 
 
-def _read(folder: Folder, path: Path) -> dict[str, Asked]:
+def _read(path: Path) -> dict[str, Asked]:
     return {
         str(row.get("id")): Asked(
             str(row.get("question") or ""),
             None if row.get("answer") is None else str(row["answer"]),
             path.stem,
         )
-        for row in folder.rows(path)
+        for row in read_log(path)
     }
