@@ -81,8 +81,8 @@ def test_a_narrow_terminal_has_a_line_a_source(tmp_path: Path, capsys, monkeypat
     words = lines.index("words")
     assert lines[words + 1 : words + 4] == [
         "  A                 3.0 [3.0, 3.0, 3.0]",
-        "  a long name of B  3.0 [3.0, 3.0, 3.0]     x 1.00 [1.00, 1.00]",
-        "  C                 3.0 [3.0, 3.0, 3.0]     x 1.00 [1.00, 1.00]",
+        "  a long name of B  3.0 [3.0, 3.0, 3.0]      x 1.00 [1.00, 1.00]",
+        "  C                 3.0 [3.0, 3.0, 3.0]      x 1.00 [1.00, 1.00]",
     ]
     assert "verification share" in lines  # whole names
 

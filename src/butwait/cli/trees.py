@@ -112,7 +112,7 @@ def trees(
                 screen.print()
                 shown += 1
         if not shown:
-            screen.print(f"{plain(path)} has no such tree")
+            screen.print(f"{plain(path)} has no such tree", soft_wrap=True)
 
 
 def _set_of(path: Path) -> str | None:

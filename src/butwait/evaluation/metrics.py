@@ -149,7 +149,7 @@ def _at_k(scored: Sequence[ProblemOutcome]) -> dict[str, dict[str, float]]:
     for k in sizes:
         drawn = [(outcome, min(k, len(outcome.graded))) for outcome in scored]
         passes = [pass_at_k(len(o.graded), o.first_correct(), size) for o, size in drawn]
-        majorities = [majority_at_k(*_votes(o), size) for o, size in drawn]
+        majorities = [majority_at_k(*votes(o), size) for o, size in drawn]
         pass_at[str(k)] = float(np.mean(passes))
         maj_at[str(k)] = float(np.mean(majorities))
     return {"pass_at_k": pass_at, "maj_at_k": maj_at}
@@ -164,7 +164,7 @@ def _mean_score(scored: Sequence[ProblemOutcome]) -> dict[str, float]:
     return {"score": float(np.mean([np.mean(of_one) for of_one in scores if of_one]))}
 
 
-def _votes(outcome: ProblemOutcome) -> tuple[int, list[int], int]:
+def votes(outcome: ProblemOutcome) -> tuple[int, list[int], int]:
     """Sizes of the correct class, of the wrong classes, and the attempts without an answer."""
     classes = Counter(attempt.answer_class for attempt in outcome.graded)
     blank = classes.pop(None, 0)

@@ -240,7 +240,7 @@ def training_curves(stage: str, log: Sequence[dict[str, Any]], per: str) -> Figu
             label = f"{_CURVES[name]} (nats a {per})" if "loss" in name else _CURVES[name]
             axes.set_ylabel(label.replace(" (", "\n("))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        canvas.axes[-1].set_xlabel("optimizer step")
+        canvas.axes[-1].set_xlabel("optimiser step")
     return FigureBlock(canvas.svg, title, reading)
 
 

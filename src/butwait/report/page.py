@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from butwait.report import formats
+from butwait.report.budget import budgets
 from butwait.report.collect import (
     Evaluation,
     by_name,
@@ -189,6 +190,7 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Arms, ranked", "ranking.html", ranked),
             Part("Rounds", "rounds.html", _rounds(material, results)),
             Part("Evaluations", "evaluations.html", _evaluations(material, results)),
+            Part("Budget", "budget.html", budgets(material.run, results.rows, results.records)),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
             Part("Attempts side by side", "samples.html", _samples(material, results)),

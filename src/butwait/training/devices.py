@@ -3,7 +3,7 @@ each runs, and which of them writes.
 
 All devices run the model equally often, since they wait for each other in every pass. Where rows
 do not divide, accelerate would run the first rows once more; here what is lacking is a row without
-loss, so that an optimizer step has the loss and the gradient of the same batch on one device.
+loss, so that an optimiser step has the loss and the gradient of the same batch on one device.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Training a process reward model, and its audit on questions it has not seen.
 
 The loss is the binary cross entropy between the logit at the last token of each step and the
-step's soft label, the mean over all labelled steps of an optimizer step. All steps of a rollout
+step's soft label, the mean over all labelled steps of an optimiser step. All steps of a rollout
 are trained in one forward pass.
 """
 
@@ -238,7 +238,7 @@ def step_loss(
     Args:
         outputs: with ``logits`` (b, t, 1).
         labels: (b, t), probabilities or UNLABELLED.
-        num_items_in_batch: labelled tokens of the whole optimizer step; None: those of ``labels``.
+        num_items_in_batch: labelled tokens of the whole optimiser step; None: those of ``labels``.
     """
     labelled = labels != UNLABELLED
     total = binary_cross_entropy_with_logits(

@@ -131,7 +131,7 @@ class LaunchedSettings(Settings):
     """A training by gradient descent that several devices may share."""
 
     launch: Resource[LaunchSettings | None] = None
-    """Several devices; None: one. The batch of an optimizer step is then ``batch_size`` x
+    """Several devices; None: one. The batch of an optimiser step is then ``batch_size`` x
     ``accumulation_steps`` x ``launch.processes``."""
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class OptimizerSettings(Settings):
     """Compute activations again in the backward pass: less memory, about 20 % slower."""
     save_steps: Resource[PositiveInt | None] = 500
     """Steps between checkpoints, from which a killed training goes on; None: no checkpoints. Each
-    holds weights and optimizer state; the last two are kept until the training ends."""
+    holds weights and optimiser state; the last two are kept until the training ends."""
     logging_steps: Result[PositiveInt] = 1
     """Steps between lines of ``log.jsonl``; a line is their mean."""
 
@@ -184,7 +184,7 @@ class ValidationSettings(Settings):
     share: Result[Annotated[float, Field(gt=0, lt=1)]] = 0.1
     """Share of the questions that is kept from training for it."""
     every: Result[PositiveInt] = 50
-    """Optimizer steps between looks; one more is before the first step, one after the last."""
+    """Optimiser steps between looks; one more is before the first step, one after the last."""
     patience: Result[PositiveInt | None] = None
     """Stop after so many looks in a row without a lower loss, and keep the weights of the lowest;
     None: train to the end, and keep the last."""
@@ -202,9 +202,9 @@ class OptimizationSettings(OptimizerSettings):
     epochs: Result[Positive] = 3.0
     """Passes over the examples; ``max_steps`` overrides it."""
     max_steps: Result[PositiveInt | None] = None
-    """Optimizer steps; None: as many as ``epochs`` gives."""
+    """Optimiser steps; None: as many as ``epochs`` gives."""
     accumulation_steps: Result[PositiveInt] = 1
-    """Forward passes per optimizer step."""
+    """Forward passes per optimiser step."""
 
     def look(self, world: Any) -> None:
         super().look(world)

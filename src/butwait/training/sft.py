@@ -1,6 +1,6 @@
 """Supervised fine-tuning by TRL's SFTTrainer.
 
-The loss of an optimizer step is the mean over all its tokens with loss (every device and
+The loss of an optimiser step is the mean over all its tokens with loss (every device and
 accumulation step together) of -log p, in nats: a long example weighs more than a short one.
 """
 

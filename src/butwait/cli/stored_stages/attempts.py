@@ -73,7 +73,7 @@ def attempts(path: Path | None, choice: Choice, as_json: bool) -> None:
         for part in parts:
             shown += part.show(screen, choice) if choice.some else part.show_list(screen)
         if not shown:
-            screen.print(Text(f"{visible(stage)} has no such attempt"))
+            screen.print(Text(f"{visible(stage)} has no such attempt"), soft_wrap=True)
         elif not choice.some:
             told = "--problem ID shows one question's texts, --wrong and --status S those of all"
             screen.print(Text(told, style="dim"))

@@ -72,7 +72,7 @@ def examples(
         return
     with paged() as screen:
         if not chosen:
-            screen.print(Text(f"{visible(stage)} has no such example"))
+            screen.print(Text(f"{visible(stage)} has no such example"), soft_wrap=True)
         elif everything or problem is not None or role is not None:
             for number, one in chosen:
                 _show(screen, number, len(found), one, known.get(one.problem_id, {}))

@@ -1,4 +1,4 @@
-"""Curves over optimizer steps as small panels, and held-out accuracy, all arms in each.
+"""Curves over optimiser steps as small panels, and held-out accuracy, all arms in each.
 
 A curve has at most ``MOST_POINTS`` points, each the mean of the steps around it. Where completions
 are not samples of the policy alone, the curves that speak of them are dashed. Of an arm with
@@ -164,7 +164,7 @@ def thinned(curve: np.ndarray) -> np.ndarray:
 
 def _panel(name: str, group: Group, figure: str, curves: Mapping[Arm, np.ndarray]) -> Markup:
     title = group.panels[figure]
-    with Canvas(name, f"{title} over optimizer steps", height=1.95) as canvas:
+    with Canvas(name, f"{title} over optimiser steps", height=1.95) as canvas:
         (axes,) = canvas.axes
         for arm, curve in curves.items():
             steps, values = thinned(curve).T
@@ -179,7 +179,7 @@ def _panel(name: str, group: Group, figure: str, curves: Mapping[Arm, np.ndarray
         axes.margins(y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axes.set_xlabel("optimizer step")
+        axes.set_xlabel("optimiser step")
     return canvas.svg
 
 
@@ -215,7 +215,7 @@ def legend(arms: Sequence[Arm]) -> list[LegendEntry]:
 
 
 def held_out(arms: Sequence[Arm]) -> list[FigureBlock]:
-    """Accuracy at the looks against optimizer steps and against tokens; a figure for each set of
+    """Accuracy at the looks against optimiser steps and against tokens; a figure for each set of
     held-out questions.
 
     Against tokens a line stands at what was sampled from the policy, and a dotted one with hollow
@@ -244,7 +244,7 @@ def _held_out_figure(number: int, problem_set: str, arms: Sequence[Arm]) -> Figu
             low, high = axes.get_ylim()
             axes.set_ylim(max(0, low), min(100, high))
             axes.set_ylabel("accuracy (%)")
-        by_step.set_xlabel("optimizer step")
+        by_step.set_xlabel("optimiser step")
         by_step.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         by_token.set_xlabel("tokens")
         by_token.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

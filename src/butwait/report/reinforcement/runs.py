@@ -26,7 +26,7 @@ class Look:
     """A look at held-out questions.
 
     Attributes:
-        step: optimizer steps before it.
+        step: optimiser steps before it.
         accuracy: pass@1, a fraction.
         interval: its 95 % interval; None where none was recorded.
         n, k: questions, samples of each.
@@ -57,7 +57,7 @@ class Training:
 
     Attributes:
         record: its ``stage.json``.
-        log: a row for every logged optimizer step.
+        log: a row for every logged optimiser step.
         rows: of ``looks.jsonl``.
         samples: completions over time.
     """
@@ -101,12 +101,12 @@ class Training:
         return str((self.settings.get("selection") or {}).get("problems") or "")
 
     def curve(self, figure: str) -> np.ndarray:
-        """A figure of the log: float64 (points, 2), optimizer step and value."""
+        """A figure of the log: float64 (points, 2), optimiser step and value."""
         points = [(finite(row.get("step")), finite(row.get(figure))) for row in self.log]
         return np.array([p for p in points if None not in p], np.float64).reshape(-1, 2)
 
     def tokens(self, figure: str, step: int) -> float:
-        """A running count of the log after so many optimizer steps; 0 before the first."""
+        """A running count of the log after so many optimiser steps; 0 before the first."""
         known = self.curve(figure)
         before = known[known[:, 0] <= step, 1]
         return float(before[-1]) if before.size else 0.0
@@ -145,7 +145,7 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps made, as far as they are known."""
+        """Optimiser steps made, as far as they are known."""
         recorded = finite(self.metrics.get("steps"))
         if recorded is not None:
             return int(recorded)

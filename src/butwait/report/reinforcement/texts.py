@@ -21,7 +21,7 @@ class Text:
 
     Attributes:
         when: the place of the step in the training, in words.
-        step: optimizer steps before it.
+        step: optimiser steps before it.
         question: of it alone; "" where the whole strip has one.
         status: its grade.
         pieces: the text, and whether each piece is a marked phrase.

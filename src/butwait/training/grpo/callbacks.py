@@ -80,7 +80,7 @@ class Samples(TrainerCallback):
 
     Attributes:
         path: of ``samples.jsonl``.
-        every: optimizer steps.
+        every: optimiser steps.
         group: completions of a question.
         latest: the generation that the step was made with.
     """

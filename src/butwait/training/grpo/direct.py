@@ -243,7 +243,7 @@ class Guide:
             await model.close()
 
     def at(self, step: int) -> RewardModel | None:
-        """The reward model after so many optimizer steps. It may be trained here first; what was
+        """The reward model after so many optimiser steps. It may be trained here first; what was
         trained for a step before a kill is not trained again. The one before it is closed."""
         settings, loop = self.reward_model, self.settings.prm
         if settings is None:

@@ -51,7 +51,7 @@ class Looks(TrainerCallback):
 
     Attributes:
         output: the stage's folder.
-        every: optimizer steps between looks.
+        every: optimiser steps between looks.
         look: takes a look, on all devices at once.
         save: writes the weights into a folder.
         facts: what goes into checkpoints; ``looks`` is a list of past looks.

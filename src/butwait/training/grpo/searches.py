@@ -87,11 +87,11 @@ class LoopSearch:
         reward_model: RewardModel | None,
         policy: str,
     ) -> Found:
-        """Searches these questions at an optimizer step, but for those that the disk has.
+        """Searches these questions at an optimiser step, but for those that the disk has.
 
         Args:
             problems: what to search.
-            step: optimizer steps done so far.
+            step: optimiser steps done so far.
             engine: the policy.
             reward_model: what guides the search, where the sampler asks for it.
             policy: fingerprint of the weights.
@@ -177,7 +177,7 @@ def _stored(tree: SearchTree) -> StoredTree:
 
 
 class SearchFolder:
-    """Trees by optimizer step and question."""
+    """Trees by optimiser step and question."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -145,7 +145,7 @@ class SelectionSettings(Settings):
     problems: Result[str]
     """The problem set; no other stage may train on it or report it."""
     every: Result[PositiveInt] = 20
-    """Optimizer steps between looks; there is one before the first step and one after the last."""
+    """Optimiser steps between looks; there is one before the first step and one after the last."""
     samples: Result[PositiveInt] = 1
     """Samples of every question at a look."""
     temperature: Result[Annotated[float, Field(ge=0)]] = 1.0
@@ -166,7 +166,7 @@ class GrpoSettings(OptimizerSettings):
     """Reinforcement learning by Group Relative Policy Optimization (Shao et al. 2024)."""
 
     steps: Result[PositiveInt] = 200
-    """Optimizer steps at most."""
+    """Optimiser steps at most."""
     token_budget: Result[PositiveInt | None] = None
     """Stop once so many tokens were sampled from the policy, those of searches included; None: no
     budget. For comparisons at equal generated tokens."""
@@ -175,7 +175,7 @@ class GrpoSettings(OptimizerSettings):
     group: Result[Annotated[int, Field(ge=2)]] = 8
     """Completions G of each question."""
     minibatches: Result[PositiveInt] = 1
-    """Optimizer steps that the completions of one generation are divided among. Above 1, all but
+    """Optimiser steps that the completions of one generation are divided among. Above 1, all but
     the first see completions of a slightly older policy, which the clipped ratio is for."""
     iterations: Result[PositiveInt] = 1
     """How often every completion is used."""
@@ -213,7 +213,7 @@ class GrpoSettings(OptimizerSettings):
     """Where figures go besides ``log.jsonl``; each needs its package. TensorBoard's events are in
     the stage's folder ``tensorboard``."""
     samples_every: Result[PositiveInt] = 10
-    """Optimizer steps between the completions that ``samples.jsonl`` keeps."""
+    """Optimiser steps between the completions that ``samples.jsonl`` keeps."""
     save_steps: Resource[PositiveInt | None] = 50
     """Steps between checkpoints, from which a killed training goes on; None: no checkpoints.
     Rounded up to whole generations."""
@@ -233,7 +233,7 @@ class GrpoSettings(OptimizerSettings):
 
     @property
     def steps_per_generation(self) -> int:
-        """Optimizer steps from one generation to the next."""
+        """Optimiser steps from one generation to the next."""
         return self.minibatches * self.iterations
 
     @property
@@ -308,7 +308,7 @@ class LoopPrmSettings(PrmSettings):
     """The reward model is trained again from the loop's own trees, from its own weights on."""
 
     every: Result[PositiveInt] = 50
-    """Optimizer steps between trainings."""
+    """Optimiser steps between trainings."""
     window: Result[PositiveInt] = 200
     """Trees of the latest steps that it is trained on, at most this many steps old."""
 
@@ -338,7 +338,7 @@ class GrpoDirectSettings(GrpoSettings):
     """Share of the training (its steps, or its token budget) after which the weight, falling
     linearly, has reached 0. Searching ends with it."""
     max_age: Result[Annotated[int, Field(ge=0)]] = 0
-    """Optimizer steps for which a solved question is not searched again: its solutions are used
+    """Optimiser steps for which a solved question is not searched again: its solutions are used
     once more. 0: always searched again."""
     backtrack: Result[BacktrackSettings | None] = None
     """Learn detours into dead branches of the same tree instead of the solutions themselves

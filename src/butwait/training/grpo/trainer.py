@@ -93,7 +93,7 @@ class PolicyTrainer(GRPOTrainer):
         }
 
     def note(self, name: str, value: float) -> None:
-        """Adds a figure to the log of the optimizer step that is ending."""
+        """Adds a figure to the log of the optimiser step that is ending."""
         self._metrics["train"][name].append(value)
 
     def sample(self, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
@@ -112,7 +112,7 @@ class PolicyTrainer(GRPOTrainer):
         self, model: Any, generation: Generation, inputs: dict[str, Any]
     ) -> torch.Tensor:
         """This forward pass's share of the NLL (``direct.py``), scaled so that the mean over
-        devices and the sum over the passes of an optimizer step give the whole.
+        devices and the sum over the passes of an optimiser step give the whole.
 
         A device without a row of its own runs one without loss: under sharded weights all of them
         must run the model equally often.
@@ -174,7 +174,7 @@ def grpo_arguments(
         model: whose device is used.
         work: folder of the checkpoints, in that of the stage; other trackers name the run by it.
         seed: which pass a completion goes to, new weights.
-        passes: forward passes of a device in one optimizer step (``check_devices``).
+        passes: forward passes of a device in one optimiser step (``check_devices``).
     """
     every = settings.steps_per_generation
     return training_arguments(
@@ -261,7 +261,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 def check_devices(settings: GrpoSettings, processes: int) -> int:
-    """How many forward passes of a device an optimizer step has.
+    """How many forward passes of a device an optimiser step has.
 
     Raises UserError where a group would straddle devices.
     """
