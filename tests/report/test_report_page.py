@@ -69,7 +69,8 @@ def test_the_page_holds_its_sections_in_order(written: tuple[str, dict, Path]) -
     assert page.headings[0].replace("\u202f", " ").replace("\u00a0", " ") == summary["verdict"]
     assert page.headings[1:] == [
         "Evaluations", "Budget", "Solution lengths", "Reward model", "Search",
-        "Attempts side by side", "Attempts", "Training", "Data and other stages", "Cost", "Provenance",
+        "Attempts side by side", "Attempts", "Training", "Data and other stages",
+        "Cost", "Provenance",
     ]  # fmt: skip
 
 

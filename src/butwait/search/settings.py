@@ -106,6 +106,8 @@ class Sampler:
             other. None: the leaves of a search are selected down to one attempt.
         paths: how many are extended and scored at a time, by these settings; None: it does not
             say.
+        apart: whether its final paths are independent of one another, so that some of them are what
+            a smaller search gives.
     """
 
     settings: type[CommonSettings]
@@ -114,6 +116,7 @@ class Sampler:
     second_thoughts: bool = False
     as_attempts: Callable[[Any, int], CommonSettings] | None = None
     paths: Callable[[Any], int | None] = lambda settings: None
+    apart: bool = False
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)
