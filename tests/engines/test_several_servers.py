@@ -295,6 +295,7 @@ def test_check_asks_each(
 ) -> None:
     [live] = toys(Toy())
     model().config.save_pretrained(own_folder / "policy")
+    tokenizer().save_pretrained(own_folder / "policy")
     Path("questions.jsonl").write_text('{"id": "q", "question": "1 + 1", "answer": "2"}\n')
     names = [url.replace("LIVE", live.url).replace("DEAD", "http://127.0.0.1:9") for url in urls]
     Path("mine.yaml").write_text(RECIPE.format(urls=json.dumps(names)))

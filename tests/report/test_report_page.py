@@ -68,8 +68,9 @@ def test_the_page_holds_its_sections_in_order(written: tuple[str, dict, Path]) -
     assert page.open == []
     assert page.headings[0].replace("\u202f", " ").replace("\u00a0", " ") == summary["verdict"]
     assert page.headings[1:] == [
-        "Evaluations", "Budget", "Solution lengths", "Reward model", "Search", "Attempts side by side",
-        "Attempts", "Training", "Data and other stages", "Cost", "Provenance",
+        "Evaluations", "Budget", "Solution lengths", "Reward model", "Search",
+        "Attempts side by side", "Attempts", "Training", "Data and other stages",
+        "Cost", "Provenance",
     ]  # fmt: skip
 
 

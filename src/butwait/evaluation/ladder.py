@@ -15,11 +15,9 @@ from butwait.engines.flops import DecoderFlops
 from butwait.evaluation.metrics import ProblemOutcome, votes
 from butwait.records import Attempt, UserError
 from butwait.search.outline import Outline
+from butwait.search.settings import SAMPLERS
 from butwait.statistics.intervals import Interval, estimate_rate
 from butwait.statistics.passk import majority_at_k, pass_at_k
-
-WHOLE_SAMPLES = frozenset({"independent", "self_consistency", "best_of_n"})
-"""Samplers whose final paths are independent of one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +95,14 @@ def best_of_ladder(trees: Iterable[Outline], flops: float | None) -> list[Rung]:
     return [_rung(n, made, of_n, each, flops) for n, of_n in values.items()]
 
 
+def are_apart(sampler: str) -> bool:
+    """Whether the final paths of a sampler, by its name, are independent of one another."""
+    return sampler in SAMPLERS and SAMPLERS[sampler].apart
+
+
 def check_sampler(sampler: str) -> None:
     """Raises UserError where no run of N says what fewer would give."""
-    if sampler not in WHOLE_SAMPLES:
+    if not are_apart(sampler):
         raise UserError(
             f"a {sampler} of N is not N of size 1: its paths depend on one another, so no part of "
             "them is a smaller search; evaluate it once for each size (a method each: particles: "

@@ -11,8 +11,8 @@ from butwait.engines.flops import DecoderFlops, flops_of
 from butwait.engines.load import ENGINES
 from butwait.engines.settings import ModelSettings
 from butwait.evaluation.ladder import (
-    WHOLE_SAMPLES,
     Rung,
+    are_apart,
     attempt_flops,
     best_of_ladder,
     check_sampler,
@@ -22,7 +22,7 @@ from butwait.evaluation.metrics import outcomes
 from butwait.evaluation.storage import read_attempts
 from butwait.report import formats
 from butwait.report.collect import Evaluation
-from butwait.report.kinds import Record, Records
+from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
 from butwait.report.svg import (
     FEWEST_POINTS,
     Canvas,
@@ -49,9 +49,11 @@ class Ladder:
     rungs: list[Rung]
 
 
-def budgets(run: Path, rows: Iterable[Evaluation], records: Records) -> dict[str, Any] | None:
+def budgets(
+    run: Path, rows: Iterable[Evaluation], records: Records, kinds: ReportedKinds
+) -> dict[str, Any] | None:
     """For the template; None where no method has more than one budget, or there is one alone."""
-    ladders = evaluation_ladders(run, rows, records)
+    ladders = evaluation_ladders(run, rows, records, kinds)
     for name, record in records.items():
         if has_ladder(record) and any((run / name / "trees").glob("shard-*.parquet")):
             ladders.append(search_ladder(run / name, record))
@@ -60,7 +62,9 @@ def budgets(run: Path, rows: Iterable[Evaluation], records: Records) -> dict[str
     return {"ladders": ladders, "figure": budget_figure(ladders)}
 
 
-def evaluation_ladders(run: Path, rows: Iterable[Evaluation], records: Records) -> list[Ladder]:
+def evaluation_ladders(
+    run: Path, rows: Iterable[Evaluation], records: Records, kinds: ReportedKinds
+) -> list[Ladder]:
     """Of every evaluation with attempts on disk a vote of 1, 2, 4, ... of its attempts; of an arm
     the first seed's."""
     found = []
@@ -74,7 +78,7 @@ def evaluation_ladders(run: Path, rows: Iterable[Evaluation], records: Records) 
         ]
         if not scored:
             continue
-        shapes = _shapes(records.get(row.stages[0], {}), records)
+        shapes = _shapes(records.get(row.stages[0], {}), records, kinds)
         flops = attempt_flops((a for one in scored for a in one.attempts), *shapes)
         rungs = vote_ladder(scored, flops)
         found.append(Ladder(row.key, "vote" if len(rungs) > 1 else "one attempt", rungs))
@@ -101,11 +105,11 @@ def search_ladder(stage: Path, record: Record) -> Ladder:
 def has_ladder(record: Record) -> bool:
     """Whether a search is one of whole samples, and scored."""
     sampler = ((record.get("settings") or {}).get("sampler") or {}).get("kind")
-    return sampler in WHOLE_SAMPLES and bool((record.get("cost") or {}).get("reward_tokens"))
+    return are_apart(str(sampler)) and bool((record.get("cost") or {}).get("reward_tokens"))
 
 
 def _shapes(
-    record: Mapping[str, Any], records: Records
+    record: Mapping[str, Any], records: Records, kinds: ReportedKinds
 ) -> tuple[DecoderFlops | None, DecoderFlops | None]:
     """Of the policy and of the reward model of an evaluation. Models that were trained in a run
     have the shape of the recipe's."""
@@ -121,7 +125,10 @@ def _shapes(
 
         pair = decoder(REWARD_MODELS.parse(given))
         return policy, None if pair is None else flops_of(pair[0], head=pair[1])
-    trained = any(records.get(name, {}).get("kind") == "prm" for name in record.get("from") or ())
+    trained = any(
+        kind_of(records.get(name, {}), kinds).gives == "reward model"
+        for name in record.get("from") or ()
+    )
     return policy, flops_of(base, head=False) if trained and base is not None else None
 
 

@@ -190,7 +190,11 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part("Arms, ranked", "ranking.html", ranked),
             Part("Rounds", "rounds.html", _rounds(material, results)),
             Part("Evaluations", "evaluations.html", _evaluations(material, results)),
-            Part("Budget", "budget.html", budgets(material.run, results.rows, results.records)),
+            Part(
+                "Budget",
+                "budget.html",
+                budgets(material.run, results.rows, results.records, material.kinds),
+            ),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),
             Part("Attempts side by side", "samples.html", _samples(material, results)),

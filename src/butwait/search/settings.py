@@ -108,6 +108,8 @@ class Sampler:
             say.
         reads: how often the policy reads each token that it drew, by these settings, beside drawing
             it; what is drawn already costs no reading.
+        apart: whether its final paths are independent of one another, so that some of them are what
+            a smaller search gives.
     """
 
     settings: type[CommonSettings]
@@ -117,6 +119,7 @@ class Sampler:
     as_attempts: Callable[[Any, int], CommonSettings] | None = None
     paths: Callable[[Any], int | None] = lambda settings: None
     reads: Callable[[Any], float] = lambda settings: 0.0
+    apart: bool = False
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from butwait.cli.run_state import RUNS, is_run, runs_in
+from butwait.running.run_state import RUNS, is_run, runs_in
 from butwait.records import UserError
 from butwait.running.expected import meant
 from butwait.running.json_lines import read_rows

@@ -218,7 +218,13 @@ def as_attempts(settings: IndependentSettings, k: int) -> IndependentSettings:
 
 
 INDEPENDENT = Sampler(
-    IndependentSettings, independent, needs_reward_model=False, as_attempts=as_attempts
+    IndependentSettings,
+    independent,
+    needs_reward_model=False,
+    as_attempts=as_attempts,
+    apart=True,
 )
-SELF_CONSISTENCY = Sampler(SelfConsistencySettings, independent, needs_reward_model=False)
-BEST_OF_N = Sampler(BestOfNSettings, best_of_n, paths=lambda settings: settings.samples)
+SELF_CONSISTENCY = Sampler(
+    SelfConsistencySettings, independent, needs_reward_model=False, apart=True
+)
+BEST_OF_N = Sampler(BestOfNSettings, best_of_n, paths=lambda settings: settings.samples, apart=True)
