@@ -1,4 +1,4 @@
-"""The recipes on sums: what they hold equal, and whole runs with the tiny model in SmolLM2's place."""
+"""The recipes on sums: what they hold equal, and whole runs with the tiny model."""
 
 from pathlib import Path
 
