@@ -1,0 +1,130 @@
+"""The recipes on sums: what they hold equal, and whole runs with the tiny model."""
+
+from pathlib import Path
+
+import pytest
+
+from butwait.pipeline.run import run_recipe
+from butwait.recipe.load import load_recipe
+from butwait.recipe.shipped import shipped_recipes
+from butwait.stages.kinds import STAGES
+from butwait.synthesis.dataset import load_examples
+
+SMALL = sorted(name for name in shipped_recipes() if name.startswith("small/"))
+ARMS = (
+    "limo",
+    "correct",
+    "backtrack",
+    "own_380",
+    "limo_380",
+    "but_wait",
+    "stitch",
+    "alone",
+    "mixed_stitch",
+    "mixed_backtrack",
+)
+
+
+def tiny(recipe: str, size: int) -> list[str]:
+    """Overrides with which the tiny model runs a recipe in seconds; it solves sums by itself."""
+    loaded = load_recipe(recipe, STAGES)
+    words = [
+        "model={name: tiny}",
+        "prompt={template: 'Calculate {question}.'}",
+        "engine={kind: transformers, slots: 64, prefill_chunk: 16}",
+    ]
+    for name, asked in loaded.problems.items():
+        words.append(f"problems.{name}.params.size={min(size, asked.params['size'])}")
+    for name, stage in load_recipe(recipe, STAGES).stages.items():
+        plain = name.rpartition("-")[0] or name
+        if stage.kind == "sft":
+            words += [f"stages.{plain}.max_steps=2", f"stages.{plain}.precision=float32"]
+            words.append(f"stages.{plain}.seeds=1")
+        if stage.kind == "prm":
+            words += [f"stages.{name}.max_steps=4", f"stages.{name}.precision=float32"]
+        if getattr(stage, "loss_tokens", None):
+            words.append(f"stages.{name}.loss_tokens=60")
+        if stage.kind == "evaluate":
+            words.append(f"stages.{plain}.methods.sample.k=1")
+    return list(dict.fromkeys(words))
+
+
+def test_every_recipe_has_its_questions_and_its_prompt_from_one_rung() -> None:
+    assert set(SMALL) >= {
+        f"small/{name}"
+        for name in ("limo_sft", "pf_limo", "backtrack", "correct_only", "limo_380", "table")
+    }
+    loop = load_recipe("smollm2_sums", STAGES)
+    rung = {"min_terms": 4, "max_terms": 5}
+    assert loop.problems["test"].params == rung | {"size": 256}
+    for name in SMALL:
+        recipe = load_recipe(name, STAGES)
+        assert (recipe.name, recipe.prompt, recipe.model) == ("small", loop.prompt, loop.model)
+        sets = recipe.problems
+        for used, split, size in (("limo", "search", 128), ("test", "test", 256)):
+            assert sets[used].split == split
+            assert sets[used].params == rung | {"digits": 1, "operations": "+", "size": size}
+    assert loop.prompt.template.endswith("Question: {question}\n")
+
+
+def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
+    stages = load_recipe("small/table", STAGES).stages
+    trainings = {name: stage for name, stage in stages.items() if stage.kind == "sft"}
+    assert set(trainings) == {f"sft_{arm}-{seed}" for arm in ARMS for seed in (1, 2, 3)}
+    settings = {
+        stage.model_copy(update={"from_": (), "arm": ""}).model_dump_json()
+        for stage in trainings.values()
+    }
+    assert len(settings) == 1
+    tokens = {}
+    for arm in ARMS:
+        data = trainings[f"sft_{arm}-1"].from_
+        tokens[arm] = sum(stages[name].loss_tokens or 0 for name in data)
+    assert tokens == dict.fromkeys(ARMS, 2400) | {"own_380": 0, "limo_380": 0}
+    assert stages["limo_380"].subset.same_questions_as == "own_380"
+    evaluated = {
+        (stage.methods["sample"].k, stage.methods["sample"].sampler.sampling.temperature)
+        for stage in stages.values()
+        if stage.kind == "evaluate"
+    }
+    assert evaluated == {(2, 0.8)}
+
+
+def test_the_control_of_the_loop_samples_as_many_paths() -> None:
+    stages = load_recipe("smollm2_sums", STAGES).stages
+    hunt, alone = stages["hunt"], stages["alone"]
+    assert hunt.sampler.particles == alone.sampler.samples == 16
+    assert (hunt.problems, hunt.sampler.step, hunt.sampler.sampling) == (
+        alone.problems,
+        alone.sampler.step,
+        alone.sampler.sampling,
+    )
+    for ours, control in (("verified", "alone_verified"), ("sft-1", "alone_sft-1")):
+        same = {"from_": (), "arm": ""}
+        assert stages[ours].model_copy(update=same) == stages[control].model_copy(update=same)
+
+
+@pytest.mark.slow
+def test_the_loop_with_the_tiny_model(tmp_path: Path) -> None:
+    records = run_recipe(load_recipe("smollm2_sums", STAGES, tiny("smollm2_sums", 16)), tmp_path)
+    assert records["after-1"]["metrics"]["test/filter"]["n"] == 16
+    assert records["after_alone-1"]["metrics"]["test/sample"]["n"] == 16
+    for data in ("verified", "alone_verified"):
+        for example in load_examples(tmp_path / data / "dataset"):
+            assert example.text.count("\\boxed{") == 1
+
+
+@pytest.mark.slow
+def test_the_table_with_the_tiny_model(tmp_path: Path) -> None:
+    words = tiny("small/table", 24)
+    records = run_recipe(load_recipe("small/table", STAGES, words), tmp_path)
+    for arm in ARMS:
+        assert records[f"{arm}_test-1"]["metrics"]["test/sample"]["n"] == 24
+    roles = {
+        data: {span.role for e in load_examples(tmp_path / data / "dataset") for span in e.spans}
+        for data in ("correct", "stitch", "backtrack")
+    }
+    assert roles["correct"] == {"solution"}
+    assert roles["stitch"] == roles["backtrack"] == {"mistake", "doubt", "recovery"}
+    own, theirs = (load_examples(tmp_path / f"{who}_380/dataset") for who in ("own", "limo"))
+    assert {e.problem_id for e in own} == {e.problem_id for e in theirs}
