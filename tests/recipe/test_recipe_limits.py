@@ -30,6 +30,7 @@ QUESTION = {
     "gsm8k": 223,
     "nlile/hendrycks-MATH-benchmark": 2 * 913,
     "arithmetic": 40,
+    "sums": 40,
 }
 TEMPLATE = 20  # tokens that a chat template puts around, and one mark of the reward model
 BYTES = 2.9  # of a token of the recipes' own English prompts, at least

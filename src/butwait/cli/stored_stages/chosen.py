@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from butwait.running.run_state import RUNS, is_run, runs_in
 from butwait.records import UserError
 from butwait.running.expected import meant
 from butwait.running.json_lines import read_rows
+from butwait.running.run_state import RUNS, is_run, runs_in
 from butwait.running.stages import read_stage
 from butwait.running.terminal import visible
 
