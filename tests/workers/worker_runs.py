@@ -88,7 +88,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("shard-*"))
-        if "timings" not in path.name
+        if "timings" not in path.parts
     }
 
 

@@ -134,7 +134,9 @@ def _shapes(
 
 def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
     """Accuracy against generated tokens and against operations, the ladders beside each other with
-    their intervals; None for fewer than ``FEWEST_POINTS``, which the table tells."""
+    their intervals; None for fewer than ``FEWEST_POINTS``, which the table tells. A ladder whose
+    tokens are not known, as of a log that keeps none, is left out."""
+    ladders = [ladder for ladder in ladders if ladder.rungs[0].tokens]
     if sum(len(ladder.rungs) for ladder in ladders) < FEWEST_POINTS:
         return None
     known = [ladder for ladder in ladders if ladder.rungs[0].flops]
