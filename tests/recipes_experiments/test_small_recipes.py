@@ -83,11 +83,15 @@ def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
     assert tokens == dict.fromkeys(ARMS, 2400) | {"own_380": 0, "limo_380": 0}
     assert stages["limo_380"].subset.same_questions_as == "own_380"
     evaluated = {
-        (stage.methods["sample"].k, stage.methods["sample"].sampler.sampling.temperature)
+        (
+            stage.methods["sample"].k,
+            stage.methods["sample"].sampler.step.max_tokens,
+            stage.methods["sample"].sampler.sampling.temperature,
+        )
         for stage in stages.values()
         if stage.kind == "evaluate"
     }
-    assert evaluated == {(2, 0.8)}
+    assert evaluated == {(2, 144, 0.8)}
 
 
 def test_the_control_of_the_loop_samples_as_many_paths() -> None:

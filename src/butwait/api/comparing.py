@@ -1,5 +1,6 @@
 """Evaluations of the same questions, wherever they are stored."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,6 +145,8 @@ def compare_stored(
     with Grader() as grader:
         reader = Reader(grader, theirs, scorer)
         groups = [reader.sides(each) for each in stored]
+        if theirs and not any(isinstance(side, LogSide) for group in groups for side in group):
+            raise UserError("compare: --theirs is of logs of other packages, and none is named")
         answered = _chosen(groups, row)
         if len(answered) < 2:
             raise UserError(
@@ -238,9 +241,13 @@ def _shared(options: list[list[_Option]]) -> list[list[_Option]]:
     """The only evaluation that all groups have by the same name, whole, then without the stage,
     then by the method alone."""
     for name in (lambda o: o.names[0], lambda o: o.row, lambda o: o.row.partition("/")[2]):
-        tables = [{name(option): option for option in group} for group in options]
-        wide = [table for table in tables if len(table) > 1]
-        kept = set.intersection(*(set(table) for table in wide)) if wide else set()
+        times = [Counter(map(name, group)) for group in options]
+        tables = [
+            {name(option): option for option in group if count[name(option)] == 1}
+            for group, count in zip(options, times, strict=True)
+        ]
+        pairs = zip(tables, options, strict=True)
+        kept = set.intersection(*(set(table) for table, group in pairs if len(group) > 1))
         if len(kept) == 1:
             chosen = kept.pop()
             return [

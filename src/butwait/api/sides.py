@@ -144,10 +144,6 @@ class Reader:
             raise UserError(f"compare: {path} is no folder of an evaluation (RUN/STAGE)")
         if not stage.complete:
             raise UserError(f"compare: the evaluation {path} is not finished; run its stage first")
-        if self.theirs:
-            raise UserError(
-                f"compare: --theirs is of logs of other packages; {path} has butwait's verdicts"
-            )
         return StageSide(path, stage.record, chosen)
 
     def _run(self, path: Path, stages: Sequence[Path]) -> list[Side]:

@@ -78,6 +78,8 @@ def trees(
 
     Raises UserError where there are none, or a file cannot be read.
     """
+    if as_json and parquet is not None:
+        raise UserError("--json and --parquet are two outputs; give one of them")
     one_of(choice.wrong, choice.status, (*get_args(Status), "extinct"))
     if path is None or not (path.is_file() or any(path.glob("shard-*.parquet"))):
         path = the_stage(path, "trees", "search trees")
@@ -91,12 +93,12 @@ def trees(
     if parquet is not None:
         check_output(parquet, *shard_paths(folder), option="--parquet")
         ids = [tree.problem_id for tree in read_outlines(folder) if choice.takes(tree)]
-        rows = write_node_table(parquet, folder, ids)
+        rows = write_node_table(parquet, {problem: known[problem] for problem in ids})
         say(f"{parquet}: {rows:,} nodes of {len(ids):,} trees", RESULT)
         return
     asked = questions(path, _set_of(path)) if path.is_dir() else {}
     if as_json:
-        print_json(_json(folder, choice, asked))
+        print_json(_json(folder, known, choice, asked))
         return
     with paged() as screen:
         if not choice.some:
@@ -108,7 +110,7 @@ def trees(
         shown = 0
         for tree in read_outlines(folder):
             if choice.takes(tree):
-                _show(screen, read_tree(folder, tree.problem_id), asked)
+                _show(screen, read_tree(known[tree.problem_id], tree.problem_id), asked)
                 screen.print()
                 shown += 1
         if not shown:
@@ -163,9 +165,12 @@ def _show(screen: Console, tree: SearchTree, asked: Mapping[str, Mapping[str, An
 
 
 def _json(
-    folder: Path, choice: Choice, asked: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    known: Mapping[str, Path],
+    choice: Choice,
+    asked: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """An object a tree; with its nodes where some are chosen."""
+    """An object a tree; with its nodes where some are chosen. ``known``: each tree's shard."""
     for tree in read_outlines(folder):
         if not choice.takes(tree):
             continue
@@ -182,7 +187,7 @@ def _json(
             **asdict(tree.counts),
         }
         if choice.some:
-            row["tree"] = list(node_rows(read_tree(folder, tree.problem_id)))
+            row["tree"] = list(node_rows(read_tree(known[tree.problem_id], tree.problem_id)))
         yield row
 
 

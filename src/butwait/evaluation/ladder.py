@@ -86,7 +86,9 @@ def best_of_ladder(trees: Iterable[Outline], flops: float | None) -> list[Rung]:
                 "budget ladder takes equally many of all"
             )
         tokens += tree.counts.policy_tokens
-        right, scores = _right(tree), tree.populations()[-1]
+        # As ``search.selection`` has it: what ended without an answer takes no part.
+        scores = np.where(_answered(tree), tree.populations()[-1], -np.inf)
+        right = _right(tree) & (scores > -np.inf)
         for n in sizes(made):
             values.setdefault(n, []).append(best_of(scores, right, n))
     if not values:
@@ -145,6 +147,12 @@ def attempt_flops(
 def _right(tree: Outline) -> np.ndarray:
     verdicts = dict(zip(tree.grade_nodes.tolist(), tree.grades, strict=True))
     return np.array([verdicts.get(leaf) == "correct" for leaf in tree.leaves.tolist()])
+
+
+def _answered(tree: Outline) -> np.ndarray:
+    """bool (M,): which samples have an answer."""
+    told = [status in ("correct", "wrong", "ungradable") for status in tree.grades]
+    return np.isin(tree.leaves, np.asarray(tree.grade_nodes)[np.array(told, bool)])
 
 
 def _rung(n: int, made: int, values: Sequence[float], tokens: float, flops: float | None) -> Rung:

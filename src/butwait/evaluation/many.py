@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from butwait.evaluation.compare import ALPHA, Outcomes, compare_outcomes, with_holm
-from butwait.evaluation.metrics import outcomes, status_counts
+from butwait.evaluation.metrics import ProblemOutcome, outcomes, status_counts
 from butwait.records import Attempt
 from butwait.statistics.intervals import estimate_rate
 from butwait.statistics.multiplicity import indistinguishable
@@ -27,9 +27,18 @@ def compare_all(
     Raises UserError as ``compare.compare`` does.
     """
     found = {name: outcomes(attempts) for name, attempts in evaluations.items()}
-    pairs = [compare_outcomes(a, found[a], b, found[b], margin) for a, b in combinations(found, 2)]
+    # One set of questions for all: rates of different ones would rank wrongly.
+    lost = {q for of_one in found.values() for q, one in of_one.items() if one.excluded}
+    scored = {
+        name: {q: one for q, one in of_one.items() if q not in lost}
+        for name, of_one in found.items()
+    }
+    pairs = [
+        compare_outcomes(a, scored[a], b, scored[b], margin) | {"excluded": len(lost)}
+        for a, b in combinations(scored, 2)
+    ]
     comparisons = with_holm(pairs)
-    models = [{"name": name} | _figures(of_one) for name, of_one in found.items()]
+    models = [{"name": name} | _figures(of_one) for name, of_one in scored.items()]
     ranked = sorted(models, key=lambda model: -model["pass_at_1"])
     names = [model["name"] for model in ranked]
     apart = {(names.index(c["a"]), names.index(c["b"])) for c in comparisons if c["p_holm"] < ALPHA}
@@ -64,16 +73,26 @@ def _figures(found: Outcomes) -> dict[str, Any]:
 
 
 def _questions(found: Mapping[str, Outcomes]) -> list[dict[str, Any]]:
-    """Of every problem, the correct and the graded attempts of each evaluation, in its order."""
+    """Of every problem, the correct and the graded attempts of each evaluation, in its order, and
+    what each but the first gains over it."""
     first = next(iter(found.values()))
     return [
         {
             "id": name,
             "correct": [of_one[name].first_correct() for of_one in found.values()],
             "graded": [len(of_one[name].graded) for of_one in found.values()],
+            "gains": [_gain(first[name], of_one[name]) for of_one in list(found.values())[1:]],
         }
         for name in first
     ]
+
+
+def _gain(first: ProblemOutcome, other: ProblemOutcome) -> int | None:
+    """Correct attempts more than the baseline's, of those compared; None where one is unscored."""
+    if first.excluded or other.excluded:
+        return None
+    made = min(len(first.graded), len(other.graded))
+    return other.first_correct(made) - first.first_correct(made)
 
 
 def _verdict(ranked: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> str:
@@ -82,7 +101,8 @@ def _verdict(ranked: list[dict[str, Any]], comparisons: list[dict[str, Any]]) ->
     leads = f"{top['name']} {100 * top['pass_at_1']:.1f}% leads"
     adjusted = f"{count} comparisons, p adjusted by Holm"
     told = {
-        other: c["p_holm"] < ALPHA
+        # Unequal numbers of attempts may rank otherwise than a pair does.
+        other: c["p_holm"] < ALPHA and (c["delta"] > 0) == (c["b"] == top["name"])
         for c in comparisons
         for other in (c["a"], c["b"])
         if top["name"] in (c["a"], c["b"]) and other != top["name"]

@@ -77,14 +77,14 @@ class Design:
 
     def smallest(self, k: float, spread: float | None = None) -> float:
         """The gain that the set finds with k samples and this power."""
-        return statistics.minimum_detectable_effect(
-            self.n,
-            k,
-            self.variance,
-            self.spread if spread is None else spread,
-            level=self.level,
-            power=self.power,
-        )
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            if self.found(self.n, k, middle, spread) >= self.power:
+                high = middle
+            else:
+                low = middle
+        return high
 
 
 def plan(design: Design, margin: float | None = None) -> dict[str, Any]:

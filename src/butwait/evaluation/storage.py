@@ -86,17 +86,25 @@ def stored_problems(
     Raises UserError where a file cannot be read.
     """
     seen: set[str] = set()
-    for path in (*sorted(folder.glob("shard-*.parquet")), *sorted(folder.glob(SPOOLED))):
-        try:
-            found = read_shard(path, texts=texts, problem=problem)
-        except UserError:
-            if path.exists():
-                raise
-            continue  # its shard was made meanwhile
-        for rows in found:
-            if rows[0].problem_id not in seen:
-                seen.add(rows[0].problem_id)
-                yield rows
+    read: set[Path] = set()
+    while new := [
+        path
+        for pattern in ("shard-*.parquet", SPOOLED)
+        for path in sorted(folder.glob(pattern))
+        if path not in read
+    ]:  # again, as shards are made of spooled files meanwhile
+        read.update(new)
+        for path in new:
+            try:
+                found = read_shard(path, texts=texts, problem=problem)
+            except UserError:
+                if path.exists():
+                    raise
+                continue
+            for rows in found:
+                if rows[0].problem_id not in seen:
+                    seen.add(rows[0].problem_id)
+                    yield rows
 
 
 def _unreadable(path: Path, why: str) -> UserError:

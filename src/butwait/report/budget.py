@@ -18,6 +18,7 @@ from butwait.evaluation.ladder import (
     check_sampler,
     vote_ladder,
 )
+from butwait.evaluation.logs.grading import BUTWAIT
 from butwait.evaluation.metrics import outcomes
 from butwait.evaluation.storage import read_attempts
 from butwait.report import formats
@@ -28,6 +29,7 @@ from butwait.report.svg import (
     Canvas,
     FigureBlock,
     LegendEntry,
+    log_axis,
     series_colour,
     series_variable,
 )
@@ -52,7 +54,7 @@ class Ladder:
 def budgets(
     run: Path, rows: Iterable[Evaluation], records: Records, kinds: ReportedKinds
 ) -> dict[str, Any] | None:
-    """For the template; None where no method has more than one budget, or there is one alone."""
+    """For the template; None where all ladders have fewer than ``FEWEST_POINTS`` budgets."""
     ladders = evaluation_ladders(run, rows, records, kinds)
     for name, record in records.items():
         if has_ladder(record) and any((run / name / "trees").glob("shard-*.parquet")):
@@ -70,6 +72,9 @@ def evaluation_ladders(
     found = []
     for row in rows:
         row = replace(row, seeds=row.seeds[:1])
+        imported = (records.get(row.stages[0]) or {}).get("imported") or {}
+        if imported.get("graded_by", BUTWAIT) != BUTWAIT:
+            continue  # which of the wrong answers agree is not known
         folder = run / row.stages[0] / "attempts" / row.set / row.method
         if not any(folder.glob("shard-*.parquet")):
             continue
@@ -81,7 +86,8 @@ def evaluation_ladders(
         shapes = _shapes(records.get(row.stages[0], {}), records, kinds)
         flops = attempt_flops((a for one in scored for a in one.attempts), *shapes)
         rungs = vote_ladder(scored, flops)
-        found.append(Ladder(row.key, "vote" if len(rungs) > 1 else "one attempt", rungs))
+        key = f"{row.stages[0]}/{row.set}/{row.method}"  # of an arm the first seed's, as it says
+        found.append(Ladder(key, "vote" if len(rungs) > 1 else "one attempt", rungs))
     return found
 
 
@@ -151,7 +157,7 @@ def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
         ):
             for ladder in drawn:
                 _draw(axes, ladder, name, ladders.index(ladder))
-            axes.set_xscale("log")
+            log_axis(axes)
             axes.set_xlabel(label)
             axes.set_ylim(0, 100)
             axes.set_ylabel("accuracy (%)")
@@ -176,7 +182,7 @@ def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
 
 
 def _of(ladder: Ladder, rung: Rung) -> str:
-    return ladder.how if rung.n == 1 else f"a {ladder.how} with n = {rung.n}"
+    return "one attempt" if rung.n == 1 else f"{ladder.how}, n = {rung.n}"
 
 
 def _draw(axes: Axes, ladder: Ladder, name: str, number: int) -> None:

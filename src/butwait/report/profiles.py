@@ -9,7 +9,7 @@ from typing import Any
 
 from butwait.report.collect import read_json
 from butwait.report.kinds import Record
-from butwait.report.svg import Canvas, FigureBlock, series_colour
+from butwait.report.svg import Canvas, FigureBlock, log_axis, series_colour
 
 Profile = dict[str, Any]
 
@@ -36,7 +36,7 @@ def length_histograms(name: str, profile: Profile) -> FigureBlock:
         for number, (axes, source) in enumerate(zip(canvas.axes, sources, strict=True)):
             shares = _percent(source["length_counts"])
             axes.stairs(shares, edges, fill=True, color=series_colour(number), alpha=0.7)
-            axes.set_xscale("log")
+            log_axis(axes)
             axes.set_xlim(edges[0], edges[-1])
             axes.set_title(f"{source['name']} (n = {source['n']:,})")
             axes.set_ylabel("solutions (%)")

@@ -119,10 +119,10 @@ def of_each(run: Path, rows: Iterable[Evaluation]) -> list[Shown]:
         ]
         questions = read_questions(run, row.set) if firsts else {}
         stage = row.stages[0]
-        command = f"butwait attempts RUN/{stage} --problems {row.set} --method {row.method}"
+        command = f"butwait attempts RUN/{stage} --problems {row.set} --method {row.method} --all"
         found.append(
             Shown(
-                row.key,
+                f"{stage}/{row.set}/{row.method}",
                 command,
                 {name: n for name, n in counts.items() if n},
                 [_attempt(run, row, *first) for first in firsts],
@@ -145,7 +145,8 @@ def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:
     table = attempts(run, row, ("problem_id", "sample", "status"))
     if table is None:
         return {}
-    first = table.filter(pc.equal(table["sample"], 0))
+    graded = pc.not_equal(table["status"], "ungradable")  # neither right nor wrong
+    first = table.filter(pc.and_(pc.equal(table["sample"], 0), graded))
     right = pc.equal(first["status"], "correct")
     return dict(zip(first["problem_id"].to_pylist(), right.to_pylist(), strict=True))
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 
 class Ink:
@@ -152,3 +153,11 @@ def inline(text: str, name: str, label: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
     return Markup(body)
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers at its ticks: mathematics is not typeset here."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e+", "e")))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,6 +1,6 @@
 """A search tree as a flat table, a row a node: for data frames and SQL."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,13 @@ def node_table(tree: SearchTree) -> pa.Table:
     return pa.Table.from_pylist(list(node_rows(tree)), schema=NODE_TABLE)
 
 
-def write_node_table(target: Path, folder: Path, problems: list[str]) -> int:
-    """The nodes of these problems' trees in one Parquet file, whole or not at all; one tree is in
+def write_node_table(target: Path, problems: Mapping[str, Path]) -> int:
+    """The nodes of problems' trees, each with its shard, in one Parquet file, whole or not at all; one tree is in
     memory at a time. Returns the number of rows."""
     rows = 0
     with atomic_path(target) as path, pq.ParquetWriter(path, NODE_TABLE, compression="zstd") as to:
-        for problem in problems:
-            table = node_table(read_tree(folder, problem))
+        for problem, shard in problems.items():
+            table = node_table(read_tree(shard, problem))
             to.write_table(table)
             rows += table.num_rows
     return rows

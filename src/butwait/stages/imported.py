@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from butwait.evaluation.logs.grading import GradedLog, disagreements
+from butwait.evaluation.logs.grading import BUTWAIT, GradedLog, disagreements
 from butwait.evaluation.metrics import attempt_figures
 from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import write_shard
@@ -62,6 +62,8 @@ def import_log(graded: GradedLog, out: Path, name: str) -> tuple[Stage, bool]:
         if not graded.lengths_known:
             figures |= {"tokens_per_problem": None, "tokens_per_attempt": None}
             figures["length"] = {"mean": None, "median": None}
+        if graded.by != BUTWAIT:
+            figures["maj_at_k"] = {}  # which of the wrong answers agree is not known
         tokens = sum(attempt.tokens for attempt in graded.attempts)
         stage.finish({f"{name}/{METHOD}": figures}, {"policy_tokens": tokens, "reward_tokens": 0})
         return stage, False
@@ -105,12 +107,18 @@ def _header(
     settings = STAGES[kind].settings.model_validate(
         {"kind": kind, "problems": [name], "methods": {METHOD: MethodSettings(k=log.k)}}
     )
-    about = {"package": log.package, "task": log.task, "model": log.model, "file": log.path.name}
+    about = {
+        "package": log.package,
+        "task": log.task,
+        "model": log.model,
+        "file": log.path.name,
+        "graded_by": graded.by,
+    }
     return {
         "name": stage,
         "kind": kind,
         "from": [],
-        "fingerprint": fingerprint([stage, name, digest, loaded.fingerprint]),
+        "fingerprint": fingerprint([stage, name, digest, loaded.fingerprint, graded.by]),
         "settings": settings.model_dump(mode="json", by_alias=True),
         "inputs": {},
         "problem_sets": {name: loaded.describe()},

@@ -11,16 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from butwait.statistics.intervals import normal_quantile
-from butwait.statistics.paired import SMALLEST_P, bonett_price
+from butwait.statistics.paired import SMALLEST_P, adjusted_wald
+
+FEWEST_UNEQUAL = 6
+"""Problems that must differ before their spread is believed: 6 to 0 is the least that an exact test
+finds."""
 
 
 def no_loss(differences: ArrayLike, margin: float, attempts: int = 2) -> dict[str, float]:
     """Whether the mean difference is above ``-margin``, and whether it is within ``margin``.
 
-    With several attempts a problem the tests are Student's on the paired differences; with one, and
-    where no two differences differ, they are normal, with the centre and the error of
-    ``paired.bonett_price``.
+    With several attempts a problem the tests are Student's on the paired differences; with one they
+    are normal, with the centre and the error of ``paired.adjusted_wald``. Where fewer than
+    ``FEWEST_UNEQUAL`` problems differ, the error is at least that of no wins and no losses.
 
     Args:
         differences: (n,) rate of B minus rate of A.
@@ -40,20 +43,11 @@ def no_loss(differences: ArrayLike, margin: float, attempts: int = 2) -> dict[st
     error = float(d.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     tail = stats.norm.sf
     if attempts == 1:
-        low, high = _adjusted(int(np.sum(d > 0)), int(np.sum(d < 0)), n)
-        centre, error = (low + high) / 2, (high - low) / (2 * normal_quantile(0.95))
-    elif error < 1e-12:
-        low, high = bonett_price(0, 0, n)
-        error = (high - low) / (2 * normal_quantile(0.95))
+        centre, error = adjusted_wald(int(np.sum(d > 0)), int(np.sum(d < 0)), n)
+    elif error < 1e-12 or np.count_nonzero(d) < FEWEST_UNEQUAL:
+        error = max(error, adjusted_wald(0, 0, n)[1])
     else:
         tail = stats.t(n - 1).sf
     below = max(float(tail((centre + margin) / error)), SMALLEST_P)
     above = max(float(tail((margin - centre) / error)), SMALLEST_P)
     return {"margin": margin, "p_no_loss": below, "p_equivalent": max(below, above)}
-
-
-def _adjusted(wins: int, losses: int, n: int) -> tuple[float, float]:
-    """``bonett_price`` without the bounds of -1 and 1."""
-    p_win, p_loss = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    half = normal_quantile(0.95) * math.sqrt((p_win + p_loss - (p_win - p_loss) ** 2) / (n + 2))
-    return p_win - p_loss - half, p_win - p_loss + half

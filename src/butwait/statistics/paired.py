@@ -201,10 +201,16 @@ def bonett_price(wins: int, losses: int, n: int, level: float = 0.95) -> Interva
     Bonett and Price 2012: the adjusted Wald interval, with one win and one loss added and
     n + 2 problems. Its centre is not the observed difference.
     """
+    delta, error = adjusted_wald(wins, losses, n)
+    half = normal_quantile(level) * error
+    return max(-1.0, delta - half), min(1.0, delta + half)
+
+
+def adjusted_wald(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """Centre and standard error of ``bonett_price``."""
     p_win, p_loss = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     delta = p_win - p_loss
-    half = normal_quantile(level) * math.sqrt((p_win + p_loss - delta**2) / (n + 2))
-    return max(-1.0, delta - half), min(1.0, delta + half)
+    return delta, math.sqrt((p_win + p_loss - delta**2) / (n + 2))
 
 
 def paired_t(differences: ArrayLike, level: float = 0.95) -> Interval:

@@ -144,11 +144,16 @@ def questions_to_detect(
     """
     if not delta:
         raise ValueError("no number of problems finds a gain of 0")
-    most = math.ceil(2 * (spread**2 + 2 * variance / k) * (_z_sum(level, power) / delta) ** 2) + 30
-    low, high = 1, most
+
+    def enough(n: int) -> bool:
+        return power_to_detect(delta, n, k, variance, spread, level=level) >= power
+
+    low, high = 1, 32
+    while not enough(high):
+        low, high = high + 1, 2 * high
     while low < high:
         middle = (low + high) // 2
-        if power_to_detect(delta, middle, k, variance, spread, level=level) >= power:
+        if enough(middle):
             high = middle
         else:
             low = middle + 1
@@ -173,7 +178,8 @@ def luck_of_the_best(n: int, k: int, variance: float, runs: int) -> float:
     fraction: a checkpoint that was chosen by its score looks better than it is.
 
     Correct attempts are taken as binomial with this variance, which is exact for k = 1 and problems
-    drawn at random.
+    of one rate, and somewhat too much where rates differ: 7.1 points for 6.6, of ten runs at 10 %
+    of 30 questions like AIME's.
 
     Args:
         n, k, variance: as in ``minimum_detectable_effect``.
@@ -192,13 +198,15 @@ def _t_power(shift: float, degrees: int, quantile: float) -> float:
 
 
 def _mcnemar_power(delta: float, n: int, variance: float, alpha: float) -> float:
-    win, loss = variance + delta / 2, max(0.0, variance - delta / 2)
+    # A gain needs as many wins at least, however little noise there is.
+    win, loss = max(variance + delta / 2, delta), max(0.0, variance - delta / 2)
     discordant = min(1.0, win + loss)
     if discordant == 0:
         return 0.0
-    pairs = np.arange(n + 1)
+    # What lies further out has no chance to speak of.
+    middle, reach = n * discordant, 8 * math.sqrt(n * discordant * (1 - discordant)) + 20
+    pairs = np.arange(max(0, math.floor(middle - reach)), min(n, math.ceil(middle + reach)) + 1)
     chance = stats.binom.pmf(pairs, n, discordant)
-    pairs, chance = pairs[chance > 1e-12], chance[chance > 1e-12]
     # The most losses, or wins, that are still significant among so many discordant problems.
     bar = stats.binom.ppf(alpha / 2, pairs, 0.5)
     bar = np.where(2 * stats.binom.cdf(bar, pairs, 0.5) > alpha, bar - 1, bar)

@@ -90,9 +90,10 @@ def _end_with(parent: int) -> None:
 def _guard(descriptor: int, parent: int) -> None:
     """Begins a process that ends this one, and all that it started, where the run is gone and this
     one does not see it: while native code holds the interpreter's lock, no thread of it runs."""
-    if not hasattr(os, "pidfd_open"):
-        return  # of Linux
-    worker = os.pidfd_open(os.getpid())
+    try:
+        worker = os.pidfd_open(os.getpid())
+    except (AttributeError, OSError):
+        return  # of Linux from 5.3 on, and not of every sandbox: the thread alone looks then
     if os.fork():
         os.close(worker)
         return

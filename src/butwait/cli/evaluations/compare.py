@@ -10,6 +10,7 @@ from rich.table import Table
 from butwait.api.comparing import Compared, compare_stored
 from butwait.api.sides import Answered
 from butwait.evaluation.compare import ALPHA, p_text
+from butwait.evaluation.flags import flags
 from butwait.evaluation.logs.grading import disagreements
 from butwait.records import UserError
 from butwait.running.files import check_output, write_json
@@ -17,8 +18,6 @@ from butwait.running.terminal import console, plain, visible
 
 MOST_QUESTIONS = 12
 """Of the questions that were won, and of those that were lost, on the terminal."""
-MUCH_CUT = 0.05
-"""A larger share of attempts that a limit cut is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +99,16 @@ def _print_questions(screen: Any, compared: Compared) -> None:
     found = compared.figures
     if len(found["models"]) != 2:
         return
-    rows = [
-        (q, *(c / g for c, g in zip(q["correct"], q["graded"], strict=True)))
-        for q in found["questions"]
-        if all(q["graded"])
-    ]
+    rows = [q for q in found["questions"] if q["gains"][0]]
     for told, sign in (("won", 1), ("lost", -1)):
-        chosen = sorted((r for r in rows if sign * (r[2] - r[1]) > 0), key=lambda r: r[1] - r[2])
+        chosen = sorted(
+            (q for q in rows if sign * q["gains"][0] > 0), key=lambda q: -sign * q["gains"][0]
+        )
         if not chosen:
             continue
-        chosen = chosen[::sign]
         screen.print()
         screen.print(plain(f"{found['b']} {told} {len(chosen)}:"), highlight=False)
-        for question, _, _ in chosen[:MOST_QUESTIONS]:
+        for question in chosen[:MOST_QUESTIONS]:
             scores = [
                 f"{c}/{g}" for c, g in zip(question["correct"], question["graded"], strict=True)
             ]
@@ -156,18 +152,7 @@ def _notes(compared: Compared) -> Iterator[str]:
     if compared.left_out:
         yield f"{compared.left_out} questions are not on all sides and were left out."
     for model in found["models"]:
-        total = sum(model["status"].values())
-        cut, unsure = (model["status"][name] / total for name in ("truncated", "ungradable"))
-        if cut >= MUCH_CUT:
-            yield (
-                f"{100 * cut:.0f}% of the attempts of {model['name']} were cut by a limit before "
-                "an answer; they count as not solved."
-            )
-        if unsure > 0:
-            yield (
-                f"{100 * unsure:.1f}% of the attempts of {model['name']} could not be graded; they "
-                "count neither as solved nor as failed."
-            )
+        yield from flags(model["name"], model)
     if found.get("excluded"):
         yield f"{found['excluded']} questions could not be scored on a side; n leaves them out."
     for side in compared.sides:

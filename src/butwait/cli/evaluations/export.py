@@ -8,6 +8,7 @@ import yaml
 
 from butwait.api.comparing import read_row
 from butwait.evaluation.logs.exports import eval_results, precomputed_scores
+from butwait.evaluation.logs.grading import BUTWAIT
 from butwait.records import UserError
 from butwait.running.files import atomic_path, check_output
 from butwait.running.json_lines import dump_rows
@@ -43,7 +44,9 @@ def export(
         day = time.localtime((stage / "stage.json").stat().st_mtime)
         date = imported.get("date") or time.strftime("%Y-%m-%d", day)
         by = f"sampled by {imported['package']}, " if imported else ""
-        notes = f"{by}graded by butwait {version('butwait')}"
+        judge = imported.get("graded_by", BUTWAIT)
+        own = f"{BUTWAIT} {version(BUTWAIT)}"
+        notes = f"{by}graded by {own if judge == BUTWAIT else judge}"
         entries = eval_results(figures, str(dataset), task, date, notes)
         with atomic_path(hub) as path:
             path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")

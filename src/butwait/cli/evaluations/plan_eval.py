@@ -117,7 +117,7 @@ def _noise(options: PlanOptions) -> Noise:
         return Noise(rate * (1 - rate) * ALIKE / (ALIKE + 1), None)
     attempts = read_stored(options.pilot)
     sides = [outcomes(rows) for rows in attempts]
-    variances, k = [], 1
+    variances, made = [], []
     for side in sides:
         scored = [one for one in side.values() if not one.excluded]
         if not scored:
@@ -125,15 +125,16 @@ def _noise(options: PlanOptions) -> Noise:
         graded = np.array([len(one.graded) for one in scored])
         correct = np.array([one.first_correct() for one in scored])
         variances.append(power.sampling_variance(correct, graded))
-        k = int(graded.max())
+        made.append(int(graded.max()))
     variance = float(np.mean(variances))
     if variance == 0:
         raise UserError(
             f"--pilot {', '.join(options.pilot)}: no question was solved at one attempt and missed "
             "at another, so it shows no noise; take a pilot with more attempts, or --rate"
         )
-    spread = _gain_spread(attempts, variance) if len(sides) == 2 and k > 1 else None
-    return Noise(variance, spread, bound=k == 1)
+    bound = min(made) == 1  # what noise a side has is not known of one attempt
+    spread = _gain_spread(attempts, variance) if len(sides) == 2 and not bound else None
+    return Noise(variance, spread, bound=bound)
 
 
 def _gain_spread(attempts: Sequence[Sequence[Attempt]], variance: float) -> float:

@@ -67,7 +67,7 @@ def families(table: np.ndarray, least: int) -> list[Family]:
 
     Args:
         table: int64 (n, w), the blocks of its rows.
-        least: blocks that a family must save.
+        least: blocks that all families together must save.
     """
     rows, width = table.shape
     if rows < 2:

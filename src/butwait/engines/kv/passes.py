@@ -33,8 +33,8 @@ def run_pass(
         positions: int64 (n, q), theirs in their rows; -1 is padding.
         longest: tokens of the longest row with its new ones.
         extra: further arguments of the model.
-        least: blocks that rows of one token must share to read them once; None: each reads its
-            own. Raises CannotSplitError.
+        least: blocks that rows of one token must save together to read what they share once;
+            None: each reads its own. Raises CannotSplitError.
     """
     device = model.device
     places = positions + SCRATCH

@@ -12,6 +12,7 @@ from butwait.problems.answers import answer_kind
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Problem, UserError
 
+BUTWAIT = "butwait"
 PROMPT = "whole_prompt"
 """In a problem's metadata: its question is the whole prompt."""
 
@@ -22,11 +23,13 @@ class GradedLog:
     log: what was graded.
     problems: its questions.
     attempts: problems in order, then samples.
+    by: whose verdicts these are: butwait's, or a scorer of the log.
     """
 
     log: Log
     problems: list[Problem]
     attempts: list[Attempt]
+    by: str = BUTWAIT
 
     @property
     def lengths_known(self) -> bool:
@@ -98,18 +101,21 @@ def score_log(log: Log, scorer: str | None) -> GradedLog:
                 )
             status = {None: "ungradable", 0.0: "wrong", 1.0: "correct"}[score]
             attempts.append(_attempt(question, sample, None, status, int(not score)))
-    return GradedLog(log, _problems(log), attempts)
+    return GradedLog(log, _problems(log), attempts, chosen)
 
 
 def disagreements(graded: GradedLog, scorer: str) -> Iterator[dict[str, Any]]:
     """Where a scorer of the log says right and butwait not, or the other way round: question,
-    sample, what each said, the answer that butwait read and the gold answers. Empty where the
-    scorer has one number for all attempts at a question."""
+    sample, what each said, the answer that butwait read and the gold answers. Attempts that could
+    not be graded are left out. Empty where the scorer has one number for all attempts at a
+    question."""
     scores = graded.log.attempt_scores(scorer)
     golds = {problem.id: problem.golds for problem in graded.problems}
     for attempt in graded.attempts if scores else ():
         theirs = scores[attempt.problem_id][attempt.sample]  # type: ignore[index]
-        if theirs is not None and (theirs == 1.0) != (attempt.status == "correct"):
+        if theirs is None or attempt.status == "ungradable":
+            continue  # one of the two has no verdict
+        if (theirs == 1.0) != (attempt.status == "correct"):
             yield {
                 "id": attempt.problem_id,
                 "sample": attempt.sample,
