@@ -39,8 +39,8 @@ def node_table(tree: SearchTree) -> pa.Table:
 
 
 def write_node_table(target: Path, problems: Mapping[str, Path]) -> int:
-    """The nodes of problems' trees, each with its shard, in one Parquet file, whole or not at all; one tree is in
-    memory at a time. Returns the number of rows."""
+    """The nodes of problems' trees, each with its shard, in one Parquet file, whole or not at all;
+    one tree is in memory at a time. Returns the number of rows."""
     rows = 0
     with atomic_path(target) as path, pq.ParquetWriter(path, NODE_TABLE, compression="zstd") as to:
         for problem, shard in problems.items():
