@@ -209,7 +209,7 @@ MISTAKES = {
 @pytest.mark.parametrize("words", MISTAKES)
 def test_mistakes_are_told_in_a_sentence(words, own_folder, command):
     stage(own_folder / "a/x", NINE, 1)
-    code, out, err = command(*words.format(log=INSPECT[0]).split())
+    code, out, err = command(*(word.format(log=INSPECT[0]) for word in words.split()))
     assert code == 2, out
     assert MISTAKES[words] in " ".join(err.split())
     assert len(err.strip().splitlines()) == 1
