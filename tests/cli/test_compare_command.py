@@ -136,7 +136,7 @@ def test_stages_and_logs_of_all_packages_in_one_table(own_folder, command):
         [1, 2, 2, 1],
         [2, 3, 3, 2],
     ]
-    assert "attempts, first at" not in " ".join(out.split())
+    assert "at 1 attempts" not in " ".join(out.split())
     assert "jar" in (own_folder / "page.html").read_text()
 
 
