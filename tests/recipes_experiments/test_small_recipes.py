@@ -43,7 +43,7 @@ def tiny(recipe: str, size: int) -> list[str]:
         if stage.kind == "prm":
             words += [f"stages.{name}.max_steps=4", f"stages.{name}.precision=float32"]
         if getattr(stage, "loss_tokens", None):
-            words.append(f"stages.{name}.loss_tokens=60")
+            words.append(f"stages.{name}.loss_tokens=40")
         if stage.kind == "evaluate":
             words.append(f"stages.{plain}.methods.sample.k=1")
     return list(dict.fromkeys(words))
@@ -111,8 +111,8 @@ def test_the_control_of_the_loop_samples_as_many_paths() -> None:
 @pytest.mark.slow
 def test_the_loop_with_the_tiny_model(tmp_path: Path) -> None:
     records = run_recipe(load_recipe("smollm2_sums", STAGES, tiny("smollm2_sums", 16)), tmp_path)
-    assert records["after-1"]["metrics"]["test/filter"]["n"] == 16
-    assert records["after_alone-1"]["metrics"]["test/sample"]["n"] == 16
+    assert records["after"]["metrics"]["test/filter"]["n"] == 16
+    assert records["after_alone"]["metrics"]["test/sample"]["n"] == 16
     for data in ("verified", "alone_verified"):
         for example in load_examples(tmp_path / data / "dataset"):
             assert example.text.count("\\boxed{") == 1
@@ -120,10 +120,11 @@ def test_the_loop_with_the_tiny_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_table_with_the_tiny_model(tmp_path: Path) -> None:
-    words = tiny("small/table", 24)
+    # One token is a doubt for the tiny model, which knows no words.
+    words = [*tiny("small/table", 24), 'stages.but_wait_search.sampler.phrase="?\\n"']
     records = run_recipe(load_recipe("small/table", STAGES, words), tmp_path)
     for arm in ARMS:
-        assert records[f"{arm}_test-1"]["metrics"]["test/sample"]["n"] == 24
+        assert records[f"{arm}_test"]["metrics"]["test/sample"]["n"] == 24
     roles = {
         data: {span.role for e in load_examples(tmp_path / data / "dataset") for span in e.spans}
         for data in ("correct", "stitch", "backtrack")
