@@ -115,7 +115,7 @@ def test_what_cannot_be_compared(base, runs, other):
     with pytest.raises(UserError, match="run that evaluation again"):
         butwait.compare(base, other)
     for wrong in (runs / "nowhere", runs / "one" / "problems"):
-        with pytest.raises(UserError, match="is no folder of an evaluation|holds no log of an"):
+        with pytest.raises(UserError, match=r"is no folder of an evaluation|holds no log of an"):
             butwait.compare(base, wrong)
 
 
