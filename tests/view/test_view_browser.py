@@ -24,10 +24,6 @@ PARTS = ["", "/attempts", "/trees", "/data", "/training"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Any]
 
-BESIDE = pytest.mark.xfail(
-    strict=False, reason="a second evaluation does not always come up beside the first"
-)
-
 
 @pytest.fixture(scope="session")
 def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -139,7 +135,6 @@ def tab_to(page: Any, href: str) -> None:
     pytest.fail(f"no Tab leads to {href}")
 
 
-@BESIDE
 def test_a_run_is_read_by_keys_alone(served: ViewServer, opened: Open) -> None:
     library = served.library
     page = opened(served.address)
@@ -273,7 +268,6 @@ def test_hostile_texts_are_text(served: ViewServer, opened: Open, part: str) -> 
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-@BESIDE
 def test_the_export_is_the_same_page_from_disk(
     seen_run: Path, opened: Open, tmp_path: Path
 ) -> None:

@@ -23,13 +23,13 @@ export function listen(of) {
   addEventListener("keydown", pressed);
 }
 
-const typing = (element) => element?.closest?.("input, select, textarea, [contenteditable]");
+const typing = (element) => element?.closest?.("input:not([type=checkbox]), select, textarea, [contenteditable]");
 
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   const dialog = document.getElementById("help");
   if (dialog?.open) {
-    if (event.key === "?") dialog.close();
+    if (event.key === "?" || event.key === "Escape") dialog.close(); // at once: the next key is for the page
     return;
   }
   if (typing(event.target)) {

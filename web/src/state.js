@@ -33,7 +33,9 @@ export function follow(redraw) {
   draw = redraw;
   read();
   addEventListener("hashchange", () => {
-    if (location.hash === written) return;
+    const own = location.hash === written;
+    written = null; // the same address may come again, by a key or by going back
+    if (own) return;
     clearTimeout(timer);
     read();
     draw();
@@ -59,13 +61,16 @@ export function choose(changes) {
   // Browsers refuse hundreds of changes of the address in a few seconds, as a held key makes them.
   clearTimeout(timer);
   timer = setTimeout(() => {
-    written = link(here.path, here.choices);
-    if (location.hash !== written) location.replace(written);
+    const address = link(here.path, here.choices);
+    if (location.hash === address) return;
+    written = address;
+    location.replace(address);
   }, 250);
   draw();
 }
 
 /** Goes to another page. */
 export function go(path, choices) {
+  clearTimeout(timer); // of choices on the page that is left
   location.hash = link(path, choices);
 }

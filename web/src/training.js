@@ -108,7 +108,7 @@ function chart(stage, series, plateau) {
   if (known.length < 3) return html`<figure class="curve"><figcaption><bdi>${series.name}</bdi></figcaption><p>${ending(series)} <span class="faint">at steps ${series.steps.map(figure).join(", ")}</span></p></figure>`;
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const label = `${series.name} by step: from ${figure(known[0])} to ${figure(known[known.length - 1])}, between ${figure(low)} and ${figure(high)}`;
-  return html`<figure class="curve"><figcaption><bdi>${series.name}</bdi> <span class="faint reading">${ending(series)}</span></figcaption>
+  return html`<figure class="curve"><figcaption><bdi>${series.name}</bdi> <span class="faint reading" .textContent=${ending(series)}></span></figcaption>
     <div class="plot" role="img" aria-label=${label} ${ref((box) => plot(box, `${stage}/${series.name}`, series, plateau))}></div></figure>`;
 }
 
