@@ -284,3 +284,26 @@ def test_a_population_holds_its_ancestors_once() -> None:
         slots.cut(slot, 160)
         slots.release(slot)
     assert slots.held_tokens == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_trainers_autocast_attends_as_it_does_without_families(masked: bool) -> None:
+    """Queries come out of a product, in half precision; keys out of a cache of whole numbers'."""
+    torch.manual_seed(0)
+    query = torch.randn(3, 4, 1, 8).bfloat16()
+    keys, values = torch.randn(2, 3, 2, 32, 8).unbind()
+    seen = torch.ones(3, 1, 1, 32, dtype=torch.bool)
+    seen[..., 20:] = not masked
+    group = together([Family(np.array([0, 2]), np.array([2]))], torch.device("cpu"))
+    theirs = torch.randn(2, 1, 2, 16, 8).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        split = two_parts(query, keys, values, seen, [(group[0], *theirs)], 8**-0.5)
+        before = (part.expand(3, -1, -1, -1) for part in theirs)
+        joined = [torch.cat(both, 2) for both in zip(before, (keys, values), strict=True)]
+        first = torch.tensor([True, False, True]).view(3, 1, 1, 1).expand(-1, -1, -1, 16)
+        whole_mask = torch.cat([first, seen], 3)
+        one = torch.nn.functional.scaled_dot_product_attention(
+            query, *(part.repeat_interleave(2, 1) for part in joined), attn_mask=whole_mask
+        )
+    assert split.dtype == one.dtype == torch.bfloat16
+    torch.testing.assert_close(split.float(), one.transpose(1, 2).float(), atol=2e-2, rtol=2e-2)

@@ -174,6 +174,7 @@ def two_parts(
     """
     n, heads, _, size = query.shape
     kinds = keys.shape[1]
+    query, keys, values = _alike(query, keys, values)
     query = query.reshape(n, kinds, heads // kinds, size) * scaling
     sums, total = _attention(query, keys, values, mask)
     for (rows, blocks, real, owners), its_keys, its_values in shared:
@@ -182,7 +183,7 @@ def two_parts(
         flat = asked.reshape(len(blocks), kinds, -1, size)
         more, weight = (
             each.view(*asked.shape[:4], -1).transpose(1, 2).flatten(0, 1)[real]
-            for each in _attention(flat, its_keys, its_values, None)
+            for each in _attention(*_alike(flat, its_keys, its_values), None)
         )
         # Its share of all weights, by their logarithms.
         share = torch.sigmoid(weight - total[owners])
@@ -198,6 +199,15 @@ class _Pass(threading.local):
 
 
 _pass = _Pass()
+
+
+def _alike(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What ``sdpa`` does with its arguments inside of autocast, which does not know what is called
+    here: the queries of a trainer's model are half as wide as the keys of its cache."""
+    kind = parts[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return parts
+    return tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)
 
 
 @contextmanager
