@@ -22,7 +22,7 @@ from butwait.reward_models.reward_model import Path as ScoredPath
 from butwait.reward_models.reward_model import Step
 from butwait.training import prm
 from butwait.training.prm import UNLABELLED, pad, score_prefixes, step_loss, to_examples, train_prm
-from butwait.training.rollouts import Rollout, split_questions
+from butwait.training.rollouts import Rollout, put, split_questions
 from butwait.training.settings import PrmSettings, ValidationSettings
 from butwait.training.validation import split_rows
 from butwait.training.weights import save_weights
@@ -58,6 +58,20 @@ def test_shared_unlabelled_and_long_rollouts():
     assert to_examples([rollout([9], [1], [1], [0], [0])], None) == []
     assert to_examples([shared], 3) == []
     assert len(to_examples([shared], 4)) == 1
+
+
+def test_a_reward_model_of_its_own_prompt_is_trained_behind_it(tokenizer):
+    problem = Problem(id="q", question="1 + 1", answer="2")
+    worked = PromptSettings(style="plain", template="2 + 2\n4\n{question}")
+    [policys] = put([rollout([9], [1, 2], [2], [1], [1])], [problem], worked, tokenizer)
+    [own] = put([policys], [problem], PROMPT.model_copy(update={"style": "plain"}), tokenizer)
+    assert tokenizer.decode(policys.prompt_ids).endswith("2 + 2\n4\n1 + 1")
+    assert len(policys.prompt_ids) > len(own.prompt_ids)
+    assert tokenizer.decode(own.prompt_ids) == "1 + 1"
+    for which in (policys, own):
+        assert which.ids.tolist() == [*which.prompt_ids.tolist(), 1, 2]
+        [example] = to_examples([which], None)
+        assert example["labels"].tolist() == [UNLABELLED] * (len(which.ids) - 1) + [1.0]
 
 
 def test_loss_by_hand():

@@ -14,22 +14,24 @@ def prm(c: Counting, name: str, stage: Any) -> Work:
     roll = stage.rollouts
     limit = c.limit(roll.steps, facts_.longest)
     path, prompt = limit * c.share(name), facts_.question + c.prompt_around
+    shown = c.around(stage.prompt or c.recipe.prompt)  # to the reward model
     more = roll.solutions * roll.prefixes * roll.completions
     drawn = facts_.problems * (roll.solutions + more / 2) * path
     rollouts = facts_.problems * (roll.solutions + more) * (1 - stage.heldout)
     share = stage.batch_size * stage.accumulation_steps
     steps = stage.max_steps or math.ceil(stage.epochs * rollouts / share)
     longest = math.ceil(facts_.longest + c.prompt_around + limit)
+    example = math.ceil(facts_.longest + shown + limit)
     beside = max(roll.solutions, more)
     pays = rows_that_pay(c.recipe.engine)
     flight = most_problems(roll.concurrency, facts_.problems, beside, pays)
     return Work(
         drawn=drawn,
         read=facts_.problems * prompt,
-        trained=steps * share * (prompt + path),
+        trained=steps * share * (facts_.question + shown + path),
         drawing=Drawing(flight * beside, flight, prompt, path, longest),
-        example=prompt + path,
-        longest_example=min(longest, stage.max_length or longest),
+        example=facts_.question + shown + path,
+        longest_example=min(example, stage.max_length or example),
         steps=steps,
         attempts=drawn,
         problems=facts_.problems,

@@ -6,6 +6,7 @@ from typing import Any
 
 from butwait.engines.settings import StepRule
 from butwait.planning.known import SetFacts, set_facts
+from butwait.problems.settings import PromptSettings
 from butwait.search.settings import SAMPLERS, CommonSettings
 
 PATH_SHARE = 0.5
@@ -104,7 +105,10 @@ class Counting:
     @property
     def prompt_around(self) -> int:
         """Tokens that stand around a question: three characters each, and a chat's marks."""
-        prompt = self.recipe.prompt
+        return self.around(self.recipe.prompt)
+
+    def around(self, prompt: PromptSettings) -> int:
+        """As ``prompt_around``, of another prompt of the recipe."""
         written = len(prompt.system or "") + len(prompt.template.replace("{question}", ""))
         return written // 3 + (
             16 if prompt.style == "chat" and self.recipe.model.name != "tiny" else 2

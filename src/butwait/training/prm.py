@@ -63,7 +63,8 @@ def train_prm(
         policy: the model that is copied, and that sampled the rollouts.
         rollouts: from ``rollouts.collect_rollouts``.
         settings: how.
-        prompt: how the policy was shown the questions; the reward model is shown them alike.
+        prompt: how the reward model is shown the questions, here and in searches; the rollouts
+            stand behind it (``rollouts.put``).
         output: the stage's folder.
         key: of this stage; it splits the questions, orders the batches, resamples the audit.
         continued: ``policy`` is a reward model itself and is trained on; its head is kept.

@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 
 from butwait.engines.engine import Engine, Prefix
 from butwait.problems.grading import Grader
+from butwait.problems.prompts import encode, messages
+from butwait.problems.settings import PromptSettings
 from butwait.records import OPEN, Finish, Grade, Key, Problem, Status, UserError
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
@@ -77,6 +79,15 @@ class Rollout:
     def prefix(self, step: int) -> bytes:
         """The tokens up to the end of step ``step``, as a key within the question."""
         return self.token_ids[: self.step_ends[step]].tobytes()
+
+
+def put(
+    rollouts: Sequence[Rollout], problems: Iterable[Problem], prompt: PromptSettings, tokenizer: Any
+) -> list[Rollout]:
+    """The rollouts behind the prompt that a reward model is shown, where that is another one than
+    the policy's. ``tokenizer`` is the policy's; ``problems`` has all of their questions."""
+    asked = {p.id: encode(tokenizer, messages(p, prompt), prompt) for p in problems}
+    return [replace(rollout, prompt_ids=asked[rollout.problem_id]) for rollout in rollouts]
 
 
 async def collect_rollouts(

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.settings import Sampling, StepRule
+from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Resource, Result, Settings, refuse_all
 from butwait.running.devices import missing_gpus
 from butwait.running.identity import device_kind
@@ -259,6 +260,9 @@ class PrmSettings(OptimizationSettings):
 
     rollouts: Result[RolloutSettings] = RolloutSettings()
     """Where the labels come from."""
+    prompt: Result[PromptSettings | None] = None
+    """How a question is put to the reward model; None: as to the policy. It judges, so it needs no
+    worked examples, whose tokens are run with every rollout."""
     heldout: Result[Annotated[float, Field(gt=0, lt=1)]] = 0.2
     """Share of the questions that is kept from training, for the audit."""
     epochs: Result[Positive] = 1.0

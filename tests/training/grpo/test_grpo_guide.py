@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from butwait.records import Counts, Grade, Key, Node, SearchTree, UserError
+from butwait.engines.models import load_tokenizer
+from butwait.engines.settings import ModelSettings
+from butwait.problems.settings import PromptSettings
+from butwait.records import Counts, Grade, Key, Node, Problem, SearchTree, UserError
 from butwait.reward_models.kinds.confidence import ConfidenceSettings
 from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.training.grpo import direct
@@ -127,6 +130,7 @@ class Trainings:
         self.loads: list[str] = []
         monkeypatch.setattr(direct, "train_prm", self.train)
         monkeypatch.setattr(direct, "load_reward_model", self.load)
+        monkeypatch.setattr(direct, "read_prompt", lambda folder: None)  # the policy's
 
     def train(
         self,
@@ -139,6 +143,7 @@ class Trainings:
         **__: Any,
     ) -> Any:
         self.calls.append((start.name, folder.name, len(rollouts)))
+        self.shown = prompt, {tuple(rollout.prompt_ids.tolist()) for rollout in rollouts}
         (folder / "model").mkdir(parents=True)
         return {"within_question_auc": 0.8}
 
@@ -171,6 +176,26 @@ def test_it_is_trained_every_so_many_steps_from_itself_on(
     assert trainings.calls[1:] == [(second, "00000006", 12)]
     # Not loaded more often than it changes.
     assert trainings.loads == ["first", second, str(tmp_path / "prm/00000006/model")]
+
+
+def test_it_is_shown_questions_as_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prompt may be another one than the policy's, behind which the trees were grown."""
+    trainings = Trainings(monkeypatch)
+    short = PromptSettings(style="plain", template="{question}")
+    monkeypatch.setattr(direct, "read_prompt", lambda folder: short)
+    tokenizer = load_tokenizer(ModelSettings(name="tiny", device="cpu"))
+    guide = make(settings(prm={"every": 2}), TrainedSettings(model="first"), tmp_path)
+    questions = [Problem(id=name, question=f"{name} + 1", answer="2") for name in ("a", "b")]
+    guide.tokenizer, guide.problems = tokenizer, questions
+    for problem in questions:
+        guide.trees.keep(made_by_hand(problem.id), 1)
+    guide.at(2)
+    asked = {tuple(tokenizer.encode(p.question, add_special_tokens=False)) for p in questions}
+    found = trainings.shown
+    assert found[0] == short
+    assert {ids[-len(next(iter(asked))) :] for ids in found[1]} == asked
 
 
 def test_a_resume_trains_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,10 +54,15 @@ def prm(run: StageRun) -> Outcome:
     """Rolls out, trains and audits."""
     settings = run.settings
     assert isinstance(settings, PrmStage)
+    from butwait.engines.models import load_tokenizer
     from butwait.training.prm import train_prm
+    from butwait.training.rollouts import put
 
-    rollouts = collected(run)
-    metrics = train_prm(run.model, rollouts, settings, run.recipe.prompt, run.folder, run.key)
+    rollouts, prompt = collected(run), settings.prompt or run.recipe.prompt
+    if prompt != run.recipe.prompt:
+        problems = run.problems(settings.problems)
+        rollouts = put(rollouts, problems, prompt, load_tokenizer(run.model))
+    metrics = train_prm(run.model, rollouts, settings, prompt, run.folder, run.key)
     return metrics | run.without(run.folder / ROLLOUTS), {
         "policy_tokens": metrics["sampled_tokens"],
         "trained_tokens": metrics["trained_tokens"],

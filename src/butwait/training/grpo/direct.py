@@ -25,7 +25,7 @@ import numpy as np
 from butwait.engines.engine import Engine
 from butwait.engines.settings import ModelSettings
 from butwait.records import COMPLETE, Key, Problem, SearchTree, UserError
-from butwait.reward_models.kinds.trained import TrainedSettings
+from butwait.reward_models.kinds.trained import TrainedSettings, read_prompt
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
@@ -42,7 +42,7 @@ from butwait.training.grpo.generation import (
 from butwait.training.grpo.searches import Found, LoopSearch, SearchFolder, is_solved
 from butwait.training.grpo.settings import GrpoDirectSettings, LoopPrmSettings
 from butwait.training.prm import train_prm
-from butwait.training.rollouts import Rollout
+from butwait.training.rollouts import Rollout, put
 
 Groups = list[list[Completion]]
 
@@ -210,6 +210,7 @@ class Guide:
         trees: of the loop's searches.
         folder: ``<step>/`` in it holds what is trained on the way.
         key: of the trainings.
+        problems: of the loop.
         auc: within-question AUC of the latest training; None before the first.
     """
 
@@ -220,6 +221,7 @@ class Guide:
     trees: SearchFolder
     folder: Path
     key: Key
+    problems: Sequence[Problem] = ()
     auc: float | None = None
 
     def __post_init__(self) -> None:
@@ -283,7 +285,9 @@ class Guide:
             return
         rollouts = [rollout for tree in trees for rollout in tree_rollouts(tree)]
         start = ModelSettings(name=current.model, device=current.device)
-        prompt, key = self.policy.prompt, self.key.derive(step)
+        key, prompt = self.key.derive(step), loop.prompt or read_prompt(Path(current.model))
+        if prompt != self.policy.prompt:
+            rollouts = put(rollouts, self.problems, prompt, self.tokenizer)
         metrics = train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
         self.auc = metrics["within_question_auc"]
 

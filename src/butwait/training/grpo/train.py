@@ -263,7 +263,14 @@ class _Run:
             model, policy = material.reward_model, Policy(material.model, material.prompt, paths)
             trees, folder = SearchFolder(self._output / "searches"), self._output / "prm"
             guide = Guide(
-                settings, model, policy, self._tokenizer, trees, folder, key.derive("prm")
+                settings,
+                model,
+                policy,
+                self._tokenizer,
+                trees,
+                folder,
+                key.derive("prm"),
+                material.problems,
             )
             search = LoopSearch(settings, prompting, grader, trees, key.derive("search"))
             self._stack.callback(lambda: self._loop.run(guide.close()))
