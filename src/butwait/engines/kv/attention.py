@@ -201,13 +201,16 @@ class _Pass(threading.local):
 _pass = _Pass()
 
 
-def _alike(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _alike(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What ``sdpa`` does with its arguments inside of autocast, which does not know what is called
     here: the queries of a trainer's model are half as wide as the keys of its cache."""
-    kind = parts[0].device.type
+    kind = query.device.type
     if not torch.is_autocast_enabled(kind):
-        return parts
-    return tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)
+        return query, keys, values
+    half = torch.get_autocast_dtype(kind)
+    return query.to(half), keys.to(half), values.to(half)
 
 
 @contextmanager
