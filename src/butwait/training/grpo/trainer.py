@@ -1,9 +1,10 @@
 """TRL's GRPOTrainer with butwait's completions, and the likelihood term of GRPO-Direct.
 
 Everything that butwait needs of TRL's inside stands in this file, and ``tests/training/grpo`` fails
-with a sentence where TRL changes it. Three methods are overridden, by ``super()`` only; the
-completions come through TRL's own ``rollout_func``. The stage's settings become TRL's arguments
-here, and are refused where they do not fit the devices.
+with a sentence where TRL changes it. Five methods are overridden, by ``super()`` only but where
+prompts are run once (``shared_prompts.py``); the completions come through TRL's own
+``rollout_func``. The stage's settings become TRL's arguments here, and are refused where they do
+not fit the devices.
 
 Shapes: B rows of a forward pass, P tokens of the longest prompt, C of the longest completion.
 """
@@ -23,6 +24,7 @@ from butwait.training.arguments import trackers, training_arguments
 from butwait.training.devices import is_sharded
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
+from butwait.training.grpo.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -49,6 +51,8 @@ class PolicyTrainer(GRPOTrainer):
         self._asked: list[str] = []
         self.generation: Generation | None = None
         self.counted = {"trained_tokens": 0}
+        self._idle: torch.Tensor | None = None
+        self._same: dict[int, bool] = {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL hands a rollout function the prompts only.
@@ -60,12 +64,54 @@ class PolicyTrainer(GRPOTrainer):
         assert generation is not None
         if self._alone:
             return self._likelihood(model, generation, inputs)
+        # Rows without an advantage have no gradient, but for that of a KL term.
+        self._idle = None if self.beta else inputs["advantages"] == 0
         loss: torch.Tensor = super()._compute_loss(model, inputs)
+        self._idle = None
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         self._count(int(mask.sum()))
         if generation.learns:
             loss = loss + generation.mu * self._likelihood(model, generation, inputs)
         return loss
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        held = self._buffered_inputs
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        passes, args = self._buffered_inputs, self.args
+        # TRL deals rows to passes by chance. Where all passes are of one optimiser step, it is the
+        # same step whichever rows each has.
+        whole = args.steps_per_generation == args.gradient_accumulation_steps
+        if passes is None or passes is held or not whole:
+            return inputs
+        if self._shares(self.model, inputs["prompt_ids"].size(1) + self.max_completion_length):
+            self._buffered_inputs = passes = by_prompt(passes)
+        return passes[self._step % len(passes)]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        rows = (input_ids, attention_mask)
+        of_text = not any(value for name, value in others.items() if name != "compute_entropy")
+        if of_text and self._shares(model, input_ids.size(1)):
+            if id(model) not in self._same:
+                ends = [row[[0, -1]] for row in rows]
+                with torch.no_grad(), self.accelerator.autocast():
+                    ours, _ = shared_logprobs(model, *ends, logits_to_keep)
+                    theirs, _, _ = super()._get_per_token_logps_and_entropies(
+                        model, *ends, logits_to_keep
+                    )
+                self._same[id(model)] = same_logprobs(model, ours, theirs)
+            if self._same[id(model)]:
+                return self._by_shared_prompts(model, rows, logits_to_keep, batch_size)
+        return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+            model, *rows, logits_to_keep, batch_size, **others
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are for resuming and go away: they need no card."""
@@ -102,6 +148,21 @@ class PolicyTrainer(GRPOTrainer):
             prompts, None, {}, self.num_generations
         )
         return drawn
+
+    def _shares(self, model: Any, longest: int) -> bool:
+        """Whether prompts are run once: on one device that has the whole model."""
+        alone = self.accelerator.num_processes == 1 and not is_sharded(self)
+        return alone and shares(self.accelerator.unwrap_model(model), longest)
+
+    def _by_shared_prompts(
+        self, model: Any, rows: tuple[torch.Tensor, torch.Tensor], kept: int, batch: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        parts = zip(*(row.split(batch or len(row)) for row in rows), strict=True)
+        with self.accelerator.autocast():
+            found = [shared_logprobs(model, *part, kept, self._idle) for part in parts]
+        logprobs, entropies = zip(*found, strict=True)
+        known = None if entropies[0] is None else torch.cat(entropies)
+        return torch.cat(logprobs), known, None
 
     def _count(self, tokens: int) -> None:
         """Counts tokens with loss, those of all devices; all of them call it equally often."""
