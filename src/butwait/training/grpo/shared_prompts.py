@@ -56,7 +56,7 @@ def shares(model: Any, longest: int) -> bool:
         # Their frequencies follow the length of what is run.
         and rope.get("rope_type", "default") not in ("dynamic", "longrope")
         and not (model.training and (drops or getattr(config, "attention_dropout", 0)))
-        and not getattr(base, "is_gradient_checkpointing", False)
+        and not any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
     )
 
 
@@ -179,13 +179,11 @@ def _of(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
     return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
 
 
-def _batches(
-    lengths: torch.Tensor, idle: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, bool]]:
+def _batches(lengths: torch.Tensor, idle: torch.Tensor) -> Iterator[tuple[torch.Tensor, bool]]:
     """Which rows run together, each once, and whether with a gradient."""
     for learns in (True, False):
-        rows = [i for i in lengths.argsort(descending=True, stable=True).tolist()]
-        rows = [i for i in rows if bool(idle[i]) != learns]
+        longest_first = lengths.argsort(descending=True, stable=True).tolist()
+        rows = [i for i in longest_first if bool(idle[i]) != learns]
         while rows:
             least = ALIKE * int(lengths[rows[0]])
             n = next((j for j, i in enumerate(rows) if lengths[i] < least), len(rows))

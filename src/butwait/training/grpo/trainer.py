@@ -41,6 +41,8 @@ class PolicyTrainer(GRPOTrainer):
             and ``problem_id``.
     """
 
+    _buffered_inputs: list[dict[str, Any]] | None
+
     def __init__(
         self, *, problems: Mapping[str, Problem], draw: Draw, alone: bool, **others: Any
     ) -> None:
@@ -96,22 +98,30 @@ class PolicyTrainer(GRPOTrainer):
         batch_size: int | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        rows = (input_ids, attention_mask)
+        stock = super()._get_per_token_logps_and_entropies
         of_text = not any(value for name, value in others.items() if name != "compute_entropy")
         if of_text and self._shares(model, input_ids.size(1)):
             if id(model) not in self._same:
-                ends = [row[[0, -1]] for row in rows]
+                ids, mask = input_ids[[0, -1]], attention_mask[[0, -1]]
                 with torch.no_grad(), self.accelerator.autocast():
-                    ours, _ = shared_logprobs(model, *ends, logits_to_keep)
-                    theirs, _, _ = super()._get_per_token_logps_and_entropies(
-                        model, *ends, logits_to_keep
-                    )
+                    ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
+                    theirs = stock(model, ids, mask, logits_to_keep)[0]
                 self._same[id(model)] = same_logprobs(model, ours, theirs)
             if self._same[id(model)]:
-                return self._by_shared_prompts(model, rows, logits_to_keep, batch_size)
-        return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-            model, *rows, logits_to_keep, batch_size, **others
+                size = batch_size or len(input_ids)
+                parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
+                with self.accelerator.autocast():
+                    found = [
+                        shared_logprobs(model, ids, mask, logits_to_keep, self._idle)
+                        for ids, mask in parts
+                    ]
+                logprobs = torch.cat([part for part, _ in found])
+                entropies = [part for _, part in found if part is not None]
+                return logprobs, torch.cat(entropies) if entropies else None, None
+        result: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = stock(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, **others
         )
+        return result
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are for resuming and go away: they need no card."""
@@ -153,16 +163,6 @@ class PolicyTrainer(GRPOTrainer):
         """Whether prompts are run once: on one device that has the whole model."""
         alone = self.accelerator.num_processes == 1 and not is_sharded(self)
         return alone and shares(self.accelerator.unwrap_model(model), longest)
-
-    def _by_shared_prompts(
-        self, model: Any, rows: tuple[torch.Tensor, torch.Tensor], kept: int, batch: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        parts = zip(*(row.split(batch or len(row)) for row in rows), strict=True)
-        with self.accelerator.autocast():
-            found = [shared_logprobs(model, *part, kept, self._idle) for part in parts]
-        logprobs, entropies = zip(*found, strict=True)
-        known = None if entropies[0] is None else torch.cat(entropies)
-        return torch.cat(logprobs), known, None
 
     def _count(self, tokens: int) -> None:
         """Counts tokens with loss, those of all devices; all of them call it equally often."""
