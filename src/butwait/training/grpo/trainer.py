@@ -1,9 +1,10 @@
 """TRL's GRPOTrainer with butwait's completions, and the likelihood term of GRPO-Direct.
 
 Everything that butwait needs of TRL's inside stands in this file, and ``tests/training/grpo`` fails
-with a sentence where TRL changes it. Three methods are overridden, by ``super()`` only; the
-completions come through TRL's own ``rollout_func``. The stage's settings become TRL's arguments
-here, and are refused where they do not fit the devices.
+with a sentence where TRL changes it. Five methods are overridden, by ``super()`` only but where
+prompts are run once (``shared_prompts.py``); the completions come through TRL's own
+``rollout_func``. The stage's settings become TRL's arguments here, and are refused where they do
+not fit the devices.
 
 Shapes: B rows of a forward pass, P tokens of the longest prompt, C of the longest completion.
 """
@@ -23,6 +24,7 @@ from butwait.training.arguments import trackers, training_arguments
 from butwait.training.devices import is_sharded
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
+from butwait.training.grpo.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -39,6 +41,8 @@ class PolicyTrainer(GRPOTrainer):
             and ``problem_id``.
     """
 
+    _buffered_inputs: list[dict[str, Any]] | None
+
     def __init__(
         self, *, problems: Mapping[str, Problem], draw: Draw, alone: bool, **others: Any
     ) -> None:
@@ -49,6 +53,8 @@ class PolicyTrainer(GRPOTrainer):
         self._asked: list[str] = []
         self.generation: Generation | None = None
         self.counted = {"trained_tokens": 0}
+        self._idle: torch.Tensor | None = None
+        self._same: dict[int, bool] = {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL hands a rollout function the prompts only.
@@ -60,12 +66,62 @@ class PolicyTrainer(GRPOTrainer):
         assert generation is not None
         if self._alone:
             return self._likelihood(model, generation, inputs)
+        # Rows without an advantage have no gradient, but for that of a KL term.
+        self._idle = None if self.beta else inputs["advantages"] == 0
         loss: torch.Tensor = super()._compute_loss(model, inputs)
+        self._idle = None
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         self._count(int(mask.sum()))
         if generation.learns:
             loss = loss + generation.mu * self._likelihood(model, generation, inputs)
         return loss
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        held = self._buffered_inputs
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        passes, args = self._buffered_inputs, self.args
+        # TRL deals rows to passes by chance. Where all passes are of one optimiser step, it is the
+        # same step whichever rows each has.
+        whole = args.steps_per_generation == args.gradient_accumulation_steps
+        if passes is None or passes is held or not whole:
+            return inputs
+        if self._shares(self.model, inputs["prompt_ids"].size(1) + self.max_completion_length):
+            self._buffered_inputs = passes = by_prompt(passes)
+        return passes[self._step % len(passes)]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        stock = super()._get_per_token_logps_and_entropies
+        of_text = not any(value for name, value in others.items() if name != "compute_entropy")
+        if of_text and self._shares(model, input_ids.size(1)):
+            if id(model) not in self._same:
+                ids, mask = input_ids[[0, -1]], attention_mask[[0, -1]]
+                with torch.no_grad(), self.accelerator.autocast():
+                    ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
+                    theirs = stock(model, ids, mask, logits_to_keep)[0]
+                self._same[id(model)] = same_logprobs(model, ours, theirs)
+            if self._same[id(model)]:
+                size = batch_size or len(input_ids)
+                parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
+                with self.accelerator.autocast():
+                    found = [
+                        shared_logprobs(model, ids, mask, logits_to_keep, self._idle)
+                        for ids, mask in parts
+                    ]
+                logprobs = torch.cat([part for part, _ in found])
+                entropies = [part for _, part in found if part is not None]
+                return logprobs, torch.cat(entropies) if entropies else None, None
+        result: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = stock(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, **others
+        )
+        return result
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are for resuming and go away: they need no card."""
@@ -102,6 +158,11 @@ class PolicyTrainer(GRPOTrainer):
             prompts, None, {}, self.num_generations
         )
         return drawn
+
+    def _shares(self, model: Any, longest: int) -> bool:
+        """Whether prompts are run once: on one device that has the whole model."""
+        alone = self.accelerator.num_processes == 1 and not is_sharded(self)
+        return alone and shares(self.accelerator.unwrap_model(model), longest)
 
     def _count(self, tokens: int) -> None:
         """Counts tokens with loss, those of all devices; all of them call it equally often."""
