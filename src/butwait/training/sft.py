@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
@@ -20,11 +21,12 @@ from butwait.running.identity import identity
 from butwait.synthesis.dataset import quiet_datasets
 from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import KeepEpochs, WorkFolder
-from butwait.training.devices import Devices, SharedTrainer, is_cast
+from butwait.training.devices import Devices, SharedTrainer, is_cast, is_sharded
 from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
 from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import SftSettings
+from butwait.training.shared_prompts import behind_beginning, same_logprobs, shares
 from butwait.training.validation import Validation, split_rows
 from butwait.training.weights import Start, lora_config
 
@@ -132,15 +134,44 @@ def _labelled(inputs: dict[str, Any]) -> int:
 
 
 class _Trainer(SharedTrainer, SFTTrainer):
-    """TRL's trainer, which also counts the tokens with loss and writes no model card."""
+    """TRL's trainer, which also counts the tokens with loss, runs once what all rows of a pass begin
+    with, and writes no model card."""
+
+    _same: bool | None = None
+    """Whether the model says the same behind a beginning that ran once; None: not yet seen."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if model.training:
             self.count(_labelled(inputs))
+            inputs = self._behind_beginning(model, inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _behind_beginning(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self._same is False or self.accelerator.num_processes > 1 or is_sharded(self):
+            return inputs
+        own = self.accelerator.unwrap_model(model)
+        if not shares(own, inputs["input_ids"].size(1)):
+            return inputs
+        with self.accelerator.autocast():
+            behind = behind_beginning(own, inputs, NO_LOSS)
+        if behind is not inputs and self._same is None:
+            with torch.no_grad(), self.accelerator.autocast():
+                short, whole = (_logprobs(own, given) for given in (behind, inputs))
+            self._same = same_logprobs(own, short, whole)
+            return self._behind_beginning(model, inputs)
+        return behind
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints are for resuming and go away: they need no card."""
+
+
+def _logprobs(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """float32 (n,): of the tokens with loss."""
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    logits, labels = model(**given).logits[:, :-1].float(), inputs["labels"][:, 1:]
+    seen = labels != NO_LOSS
+    chosen = logits[seen].log_softmax(-1)
+    return chosen.gather(-1, labels[seen][:, None]).squeeze(-1)
 
 
 def _trainer(

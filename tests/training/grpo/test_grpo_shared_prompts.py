@@ -20,7 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from butwait.engines.models import load_causal_lm
 from butwait.training.grpo.settings import LossSettings
-from butwait.training.grpo.shared_prompts import by_prompt, shared_logprobs, shares
+from butwait.training.shared_prompts import by_prompt, shared_logprobs, shares
 
 SHOTS = [7, 8, 9, 10, 11]
 

@@ -24,7 +24,7 @@ from butwait.training.arguments import trackers, training_arguments
 from butwait.training.devices import is_sharded
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
-from butwait.training.grpo.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
+from butwait.training.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""

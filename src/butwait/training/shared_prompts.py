@@ -26,6 +26,8 @@ from transformers import DynamicCache
 from butwait.engines.cache import AttentionKinds
 from butwait.records import UserError
 
+LEAST = 48
+"""Tokens that rows of examples must have in common to be worth another pass."""
 ALIKE = 0.75
 """Completions run together while the shortest has at least this share of the longest's tokens."""
 CLOSE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -119,6 +121,35 @@ def shared_logprobs(
             entropies.append(pad(out.entropy[:, -width:], (0, completion - width)))
     back = torch.cat(order).argsort()
     return torch.cat(logprobs)[back], torch.cat(entropies)[back] if entropies else None
+
+
+def behind_beginning(model: Any, inputs: dict[str, Any], ignored: int) -> dict[str, Any]:
+    """The arguments of a pass over examples behind the tokens that all of them begin with, as a
+    system message or worked examples, which run once here; the arguments as they are where that is
+    not worth it.
+
+    Args:
+        model: that is trained, where ``shares`` allows it.
+        inputs: input_ids, labels and attention_mask, (B, T), padded on the right.
+        ignored: the label of a token without loss.
+    """
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    if len(ids) < 2 or set(inputs) != {"input_ids", "labels", "attention_mask"}:
+        return inputs
+    alike = (ids == ids[:1]).all(0) & (labels == ignored).all(0)
+    alike &= inputs["attention_mask"].bool().all(0)
+    common = int(alike.int().cumprod(0).sum()) - 1  # its last token predicts the first label
+    if common < LEAST:
+        return inputs
+    cache, _, _ = _prefilled(_base(model).base_model, [tuple(ids[0, :common].tolist())], ids.device)
+    places = torch.arange(common, ids.size(1), device=ids.device)
+    return {
+        "input_ids": ids[:, common:],
+        "labels": labels[:, common:],
+        "attention_mask": inputs["attention_mask"],
+        "position_ids": places.expand(len(ids), -1),
+        "past_key_values": _of(cache, torch.zeros(len(ids), dtype=torch.int64, device=ids.device)),
+    }
 
 
 def same_logprobs(model: Any, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
