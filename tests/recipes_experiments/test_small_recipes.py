@@ -1,6 +1,7 @@
 """The recipes on sums: what they hold equal, and whole runs with the tiny model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,21 @@ ARMS = (
     "mixed_backtrack",
 )
 
+RL = {"steps": 2, "questions": 2, "batch_size": 8, "precision": "float32", "generation.slots": 32}
+"""A training of the tiny model in a second or two."""
+RL_ARMS = {
+    "grpo": "grpo_math",
+    "grpo_but_wait": "but_wait_grpo_test",
+    "grpo_limo": "grpo_limo_test",
+    "direct_mixed": "direct_mixed_test",
+    "direct_replace": "direct_replace_test",
+    "direct_expert": "direct_expert_test",
+    "direct_expert_alone": "direct_expert_alone_test",
+    "grpo_direct": "grpo_direct_test",
+    "grpo_own_380": "grpo_own_380_test",
+}
+"""Each training, and what it is measured by."""
+
 
 def tiny(recipe: str, size: int) -> list[str]:
     """Overrides with which the tiny model runs a recipe in seconds; it solves sums by itself."""
@@ -46,6 +62,12 @@ def tiny(recipe: str, size: int) -> list[str]:
             words.append(f"stages.{name}.loss_tokens=40")
         if stage.kind == "evaluate":
             words.append(f"stages.{plain}.methods.sample.k=1")
+        if stage.kind in ("grpo", "grpo_direct"):
+            words += [f"stages.{plain}.{key}={value}" for key, value in RL.items()]
+            if stage.kind == "grpo_direct":
+                words.append(f"stages.{plain}.search_below=1")
+            if (loaded.stages[name].arm or name) != name:
+                words.append(f"stages.{plain}.seeds=1")
     return list(dict.fromkeys(words))
 
 
@@ -94,6 +116,46 @@ def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
     assert evaluated == {(2, 144, 0.8)}
 
 
+def test_arms_of_grpo_differ_in_what_they_learn_alone() -> None:
+    recipe = load_recipe("small_table", STAGES)
+    arms = {n: s for n, s in recipe.stages.items() if s.kind in ("grpo", "grpo_direct")}
+    assert {stage.arm or name for name, stage in arms.items()} == set(RL_ARMS)
+    assert sorted(n for n in arms if n[-2] == "-") == [
+        f"{arm}-{seed}" for arm in ("direct_mixed", "grpo_limo") for seed in (1, 2, 3)
+    ]
+    assert {stage.questions * stage.group for stage in arms.values()} == {64}
+    budgets = {name: stage.token_budget for name, stage in arms.items()}
+    assert budgets == dict.fromkeys(arms, 100000) | {"grpo": None}
+    assert {name for name, stage in arms.items() if stage.plateau is not None} == {"grpo"}
+    same = ("learning_rate", "temperature", "loss", "precision", "lora", "generation", "reward")
+    assert len({tuple(str(getattr(stage, n)) for n in same) for stage in arms.values()}) == 1
+    lengths = {name: stage.step.max_tokens for name, stage in arms.items()}
+    assert lengths == dict.fromkeys(arms, 72) | {"grpo_but_wait": 144}
+    rungs = {recipe.problems[stage.problems].params["max_terms"] for stage in arms.values()}
+    assert rungs == {4, 5}
+    modes = {s.arm or n: s.mode for n, s in arms.items() if s.kind == "grpo_direct"}
+    assert modes == {
+        "direct_mixed": "mixed",
+        "direct_replace": "replace",
+        "direct_expert": "expert_iteration",
+        "direct_expert_alone": "expert_iteration",
+        "grpo_direct": "mixed",
+    }
+    searched, alone = arms["direct_expert"].sampler, arms["direct_expert_alone"].sampler
+    assert (searched.kind, alone.kind) == ("particle_filter", "independent")
+    assert searched.particles == alone.samples == 16
+
+
+@pytest.mark.parametrize("name", ["grpo_plateau", "butwait_grpo_limo", "grpo_direct_limo"])
+def test_recipes_of_grpo_have_the_stages_of_the_large_ones(name: str) -> None:
+    small, large = (
+        {n for n, stage in load_recipe(recipe, STAGES).stages.items() if stage.kind != "evaluate"}
+        for recipe in (f"small/{name}", f"phi4_{name}")
+    )
+    seeded = {n.rpartition("-")[0] for n in small}
+    assert large <= small | seeded
+
+
 def test_the_control_of_the_loop_samples_as_many_paths() -> None:
     stages = load_recipe("smollm2_sums", STAGES).stages
     hunt, alone = stages["hunt"], stages["alone"]
@@ -133,3 +195,25 @@ def test_the_table_with_the_tiny_model(tmp_path: Path) -> None:
     assert roles["stitch"] == roles["backtrack"] == {"mistake", "doubt", "recovery"}
     own, theirs = (load_examples(tmp_path / f"{who}_380/dataset") for who in ("own", "limo"))
     assert {e.problem_id for e in own} == {e.problem_id for e in theirs}
+
+
+@pytest.mark.slow
+def test_the_recipes_of_grpo_with_the_tiny_model(tmp_path: Path) -> None:
+    doubt = 'stages.but_wait_search.sampler.phrase="?\\n"'
+    records: dict[str, Any] = {}
+    for name in ("grpo_plateau", "butwait_grpo_limo", "grpo_direct_limo"):
+        words = [*tiny(f"small/{name}", 16), *[doubt] * (name == "butwait_grpo_limo")]
+        records |= run_recipe(load_recipe(f"small/{name}", STAGES, words), tmp_path)
+    for arm, test in RL_ARMS.items():
+        trained = records[arm if arm in records else f"{arm}-1"]["metrics"]
+        assert trained["steps"] == 2
+        assert trained["policy_tokens"] > 0
+        assert (trained.get("searched", 0) > 0) == ("direct" in arm)
+        [(figure, found)] = [
+            item
+            for item in records[test if test in records else f"{test}-1"]["metrics"].items()
+            if item[0].endswith("/sample")
+        ]
+        assert (figure, found["n"]) == (f"{'math_test' if arm == 'grpo' else 'test'}/sample", 16)
+    assert records["grpo_direct"]["from"][0].startswith("sft_own_380")
+    assert records["grpo_but_wait"]["from"][0].startswith("sft_but_wait")
