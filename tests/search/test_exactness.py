@@ -3,7 +3,7 @@ weighted draws: total variation at most 0.01, evidence within three standard err
 
 Filters are pooled over runs, each weighted by its evidence estimate. Chains are plain averages;
 they start from their target, so what deviates is what a sweep does to it. Numbers are printed
-with ``-s`` and stand in ``docs/chains.md``.
+with ``-s`` and stand in ``docs/results/simulations.md``.
 
 Populations of 2, 3 and 4 take half a minute each, so there every way to run a sampler is tried at
 one of the three sizes, which take turns; ``BUTWAIT_WHOLE=1`` tries each at all three.
