@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 
 BENCHES := engine filter front_door grading grpo ray scale synthesis
 
-.PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
+.PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs docs-check dockerfile-check smollm2 clean \
 	bench-search gpu web web-test chromium test-view
 
 help:  ## what there is
@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	"$(BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(BIN)/python" -m pip install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym,ray]' --group dev --group peers
+	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym,ray]' --group dev --group peers --group docs
 	@touch $(INSTALLED)
 
 test: install  ## the default tests
@@ -69,7 +69,7 @@ check: install  ## style, types, layers, docs
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports" --no-cache
-	$(MAKE) --no-print-directory docs-check
+	$(MAKE) --no-print-directory docs-check dockerfile-check docs
 
 format: install  ## format the code
 	"$(BIN)/ruff" check --fix .
@@ -77,6 +77,12 @@ format: install  ## format the code
 
 docs-check: install  ## the docs agree with the code
 	"$(BIN)/python" -m pytest tests/docs
+
+docs: install  ## the documentation site, into site/; needs no network
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict
+
+dockerfile-check: install  ## what hadolint has to say about the Dockerfile
+	"$(BIN)/hadolint" Dockerfile
 
 bench: install smollm2  ## speed and memory, as ratios in one run; written to benchmarks/results/
 	for name in $(BENCHES); do "$(BIN)/python" benchmarks/bench_$$name.py || exit 1; done
@@ -103,5 +109,5 @@ web/node_modules: web/package.json web/package-lock.json
 	cd web && npm ci --silent
 	@touch web/node_modules
 
-clean:  ## remove the venvs and the caches, keep the runs
-	rm -rf .venv "$(VLLM_VENV)" .ruff_cache .mypy_cache .pytest_cache
+clean:  ## remove the venvs, the site and the caches, keep the runs
+	rm -rf .venv site "$(VLLM_VENV)" .ruff_cache .mypy_cache .pytest_cache

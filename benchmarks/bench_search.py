@@ -112,7 +112,7 @@ def vllm_server(model: ModelSettings, log: Path) -> Iterator[str]:
     # Its cache finds a path's beginning in whole blocks, of 128 tokens on a CPU by default.
     command += ["--block-size", "32"]
     command += ["--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"]
-    # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/engine_openai.md).
+    # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/how_to/server.md).
     command += ["--no-enable-chunked-prefill"]
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -56,11 +56,13 @@ def do(
     page: str | Path,
     folder: Path,
     command: Callable[..., tuple[int, str, str]],
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str] | None = None,
     kinds: Collection[str] = ("sh", "python", "text"),
+    python: Callable[[str], str] | None = None,
 ) -> str:
     """Does what a page says, in a folder that is the current one; the fences of these kinds.
-    Returns what was said."""
+    ``python`` runs a block elsewhere; without it that is here, heard by ``capsys``. Returns what
+    was said."""
     said, names = "", {"__name__": "page"}
     for block in blocks(page):
         if block.file is not None:
@@ -74,6 +76,8 @@ def do(
                 code, out, err = command(*words)
                 assert code == block.code, f"{page}: {line}\n{out}{err}"
                 said += out + err
+        elif block.kind == "python" and python is not None:
+            said += python(block.body)
         elif block.kind == "python":
             exec(compile(block.body, str(page), "exec"), names)
             said += capsys.readouterr().out

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from doc_pages import ROOT, blocks, do
 
-EXTENDING = sorted((ROOT / "docs" / "extending").glob("*.md"))
-SLOW = ("model", "problems", "reward_model", "verifier")
+HOW_TO = sorted((ROOT / "docs" / "how_to").glob("*.md"))
+RUN = [page for page in HOW_TO if any(block.kind == "sh" for block in blocks(page))]
+SLOW = ("model", "data_set", "reward_model", "verifier")
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -17,19 +18,21 @@ Command = Callable[..., tuple[int, str, str]]
     "page",
     [
         pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
-        for page in EXTENDING
+        for page in RUN
     ],
 )
-def test_a_page_on_extending_works(
+def test_a_page_on_what_one_brings_works(
     page: Path, own_folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert any(block.kind == "sh" for block in blocks(page))
     do(page, own_folder, command, capsys)
 
 
-def test_every_page_on_extending_is_in_its_index() -> None:
-    index = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    assert [page.stem for page in EXTENDING if f"](extending/{page.name})" not in index] == []
+def test_every_how_to_is_in_its_index_and_runs_if_it_brings_something() -> None:
+    index = (ROOT / "docs" / "how_to" / "index.md").read_text(encoding="utf-8")
+    others = [page for page in HOW_TO if page.name != "index.md"]
+    assert [page.stem for page in others if f"]({page.name})" not in index] == []
+    brought = {"data_builder", "data_set", "engine", "model", "reward_model", "sampler", "stage"}
+    assert {page.stem for page in RUN} == brought | {"verifier"}
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ def test_one_address_everywhere() -> None:
     assert URLS["Issues"] == REPORT
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["url"] == citation["repository-code"] == repository
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert f"\n  repository: {repository}\n" in site
     name = repository.removeprefix("https://github.com/")
     targets = links(shown("[a](b.md)\n![a](b.png)"))
     assert targets == [

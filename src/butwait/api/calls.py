@@ -41,7 +41,7 @@ def call_of(
     if isinstance(engine, Engine):
         raise UserError(
             f"{function}: engine: an object cannot be written into a recipe, which a stage on disk "
-            "needs; give its settings, {'kind': 'module:NAME'} of your own (docs/extending.md)"
+            "needs; give its settings, {'kind': 'module:NAME'} of your own (docs/how_to/index.md)"
         )
     trained = [handle for handle in (model, reward_model) if isinstance(handle, Finished)]
     run = run_of(run_dir, [*trained, *inputs])

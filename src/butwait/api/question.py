@@ -165,7 +165,7 @@ def judge_content(
     if isinstance(judge, RewardModel):
         raise UserError(
             "reward_model: an object cannot be written into a recipe, which a stage on disk needs; "
-            "give its settings, {'kind': 'module:NAME'} of your own (docs/extending.md)"
+            "give its settings, {'kind': 'module:NAME'} of your own (docs/how_to/index.md)"
         )
     return written(judge, "reward_model", stored=stored)
 

@@ -116,7 +116,7 @@ def solve(
         step: where a step of reasoning ends, and where a path must.
         sampling: temperature, top_p, top_k. This, ``step`` and ``particles`` win over what stands
             in ``method``.
-        verifier: judges answers in place of the rules of equality (docs/extending.md):
+        verifier: judges answers in place of the rules of equality (docs/how_to/verifier.md):
             ``module:function``, or a function, of a notebook too. It is asked in processes that
             are forked from this one before models are loaded, each answer for 20 s at most; what
             fails there is ``ungradable``.

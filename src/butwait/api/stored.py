@@ -62,7 +62,7 @@ def grade(
         response: what is judged.
         gold: the right answer; None where the ``verifier`` needs none.
         question: for the ``verifier``.
-        verifier: judges in place of the rules (docs/extending.md): ``module:function``, or a
+        verifier: judges in place of the rules (docs/how_to/verifier.md): ``module:function``, or a
             function, of a notebook too. Where it fails, the verdict is ``ungradable``, and a
             warning says why.
     """

@@ -54,7 +54,7 @@ def build(
             takes solutions (``external``), a problem
             set, as of ``evaluate``.
         builder: its name (docs/synthesis.md), its settings with ``kind``, or the record of one's
-            own (docs/extending.md).
+            own (docs/how_to/index.md).
         model, seed, engine, prompt, verifier: of a problem set, as of ``evaluate``. Searches have
             their own.
         run_dir, name: as of ``evaluate``.

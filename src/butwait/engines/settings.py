@@ -114,7 +114,7 @@ class ServerSettings(Settings):
 
     base_url: Resource[str | tuple[str, ...]]
     """Up to and with ``/v1``. A list: several servers of the same model, which share the work
-    (``docs/engine_openai.md``)."""
+    (``docs/how_to/server.md``)."""
     api_key_env: Resource[str] = "OPENAI_API_KEY"
     """Environment variable that holds the key (blanks around it are cut off); servers without keys
     need none."""

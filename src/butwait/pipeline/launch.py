@@ -3,7 +3,7 @@
 The run itself stays one process. It writes down which stage is due, starts the workers, waits, and
 reads what they found. A worker (``worker.py``) loads the finished stages from the run's folder and
 does the one stage; only the first of them writes. Other machines join by a command of their own
-(``join.py``, ``docs/distributed.md``).
+(``join.py``, ``docs/how_to/several_devices.md``).
 """
 
 import ctypes

@@ -25,7 +25,7 @@ class OpenAISettings(ModelEngineSettings, ServerSettings):
     """Requests in flight at a time, at each server."""
     seeds: Result[bool] = True
     """Send the seed of its key with each request. Without, the server draws as it likes, which
-    takes vLLM on a CPU less time (``docs/engine_openai.md``)."""
+    takes vLLM on a CPU less time (``docs/how_to/server.md``)."""
     any_logprobs: Result[bool] = False
     """Take log-probabilities before temperature, top-k and top-p where the server has no others;
     else it is an error to sample in such a way there."""
