@@ -46,7 +46,16 @@ function ask(name, query = "") {
   document.head.append(script);
 }
 
+/** Tables whose parts have names of their own, and what those begin with. */
+const parts = (name) => [`${name}/texts/`, ...(name.startsWith("trees/") ? [`tree/${name.slice(6)}/`] : [])];
+
 function keep(name, value) {
+  // A stage that was made anew, from other settings or inputs, has other trees and texts under the same names.
+  const made = values.get(name)?.made;
+  if (made && value.made && made !== value.made) {
+    const stale = parts(name);
+    for (const one of values.keys()) if (stale.some((begin) => one.startsWith(begin))) values.delete(one);
+  }
   values.delete(name);
   values.set(name, value);
   if (value.error) failed.set(name, Date.now());

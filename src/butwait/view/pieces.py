@@ -70,9 +70,12 @@ def _parted(tokenizer: _Decoder, token_ids: list[int], text: str) -> list[str] |
 
 
 def _tokenizer_file(folder: Folder, stage: str) -> Path | None:
-    """That of a model that a stage of the run trained (they all share the policy's), or of the
-    recipe's own model, where it lies in a folder or ships with butwait."""
+    """That of a policy that a stage of the run trained (they all share one tokenizer; a reward
+    model may have another), or of the recipe's own model, where it lies in a folder or ships with
+    butwait."""
     for name in folder.stages():
+        if folder.record(name).get("kind") == "prm":
+            continue
         path = folder.path / name / "model" / _FILE
         if folder.is_file(path):
             return path

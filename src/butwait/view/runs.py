@@ -12,6 +12,7 @@ from butwait.view.examples import has_examples
 from butwait.view.folders import Folder
 from butwait.view.script import flat
 from butwait.view.training import has_training
+from butwait.view.trees import has_trees
 
 LINES, _TAIL = 40, 1 << 16
 """Of the log: lines that are shown, and bytes that are read for them."""
@@ -95,7 +96,7 @@ def _has(folder: Folder, stage: str) -> list[str]:
         "attempts": any(
             folder.parts(method) for method in path.glob("attempts/*/*") if method.is_dir()
         ),
-        "trees": bool(folder.parts(path / "trees")),
+        "trees": has_trees(folder, stage),
         "examples": has_examples(folder, stage),
         "training": has_training(folder, stage),
     }
