@@ -324,9 +324,9 @@ def test_an_attempt_is_kept_by_its_name(seen_run: Path, opened: Open, tmp_path: 
 
 
 def test_verdicts_of_two_sides_are_of_all_attempts(served: ViewServer, opened: Open) -> None:
-    page = opened(f"{served.address}#/run/0/attempts/after?other=0/base&show=gained")
+    page = opened(f"{served.address}#/run/0/attempts/base?other=0/after&show=gained")
     whole(page, "/attempts")
-    table, other = (served.library.get(f"attempts/0/{stage}") for stage in ("after", "base"))
+    table, other = (served.library.get(f"attempts/0/{stage}") for stage in ("base", "after"))
     gained = [
         problem["id"]
         for problem in table["problems"]

@@ -74,7 +74,7 @@ function treeRow(trees, i) {
   const rightly = trees.right[i];
   const told = trees.outcome[i] === "extinct" ? "extinct" : rightly === null ? "not graded" : `${percent(rightly, 0)} right`;
   return html`${questionHead(trees.problem[i], trees.question[i])}
-    <span class="lines">${strip([["correct", rightly ?? 0], ["rest", 1 - (rightly ?? 0)]], told)} <span class="share">${told}</span></span>`;
+    <span class="lines">${strip([["correct", rightly ?? 0], ["rest", 1 - (rightly ?? 0)]], told)} <span class="share">${trees.after ? `step ${figure(trees.after[i])}, ` : ""}${told}</span></span>`;
 }
 
 /** The texts of a path's steps, as far as they have come. */
@@ -225,7 +225,7 @@ function tooltip(tree, model) {
 
 export function treesPage(run) {
   const at = shown(run);
-  if (at.stage === null) return html`<h1>Trees</h1><p class="message">This run has no search trees yet: a stage of kind search makes them.</p>`;
+  if (at.stage === null) return html`<h1>Trees</h1><p class="message">This run has no search trees yet: a stage of kind search or grpo_direct makes them.</p>`;
   const tabs = stageTabs(run, "trees", PART, at.stage);
   const title = html`<div class="title"><h1>Trees of <bdi>${at.stage}</bdi></h1>${tabs}</div>`;
   const none = missing(at.trees);
