@@ -78,7 +78,7 @@ function plot(box, key, series, plateau) {
   };
   const chart = new uPlot(
     {
-      width, height: 168, padding: [10, 8, 0, 0], legend: { show: false }, cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, bands,
+      width, height: 168, padding: [10, 16, 0, 0], legend: { show: false }, cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, bands,
       scales: { x: { time: false } }, axes: [{ ...axis, size: 30 }, { ...axis, size: 58, values: (_, ticks) => ticks.map(figure) }], series: drawn,
       hooks: {
         draw: [mark],

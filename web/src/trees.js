@@ -159,7 +159,7 @@ function legend(colour, reward) {
     ${colour === "reward"
       ? html`<span class="ramp" aria-hidden="true"></span> reward 0 to 1`
       : html`<span class="dot right"></span> right <span class="dot wrong"></span> wrong <span class="dot open"></span> open`}
-    <span class="faint">· width: share of the final weight · pale: finished · ▲ resampled${reward ? " · ○ taken by a data builder" : ""}</span></p>`;
+    <span class="faint">· pale: finished · ▲ resampled${reward ? " · ○ taken by a data builder" : ""}</span></p>`;
 }
 
 function told({ tree, model, node, particle }) {
@@ -189,6 +189,7 @@ function treeView(run, at) {
         ${plural(tree.policy_tokens, "policy token")}${tree.log_evidence === null ? "" : `, log-evidence ${figure(tree.log_evidence)}`}</span></p>
     </section>
     ${tree.outcome === "extinct" ? html`<p class="flag">Extinct: the weight of every particle became zero. Those that were left are drawn alike.</p>` : nothing}
+    <p class="small faint">From left to right, step by step: each stream is a line of reasoning, as wide as its share of the final weight, in the colour of its answer. What died is counted beneath.</p>
     <div class="toolbar" role="group" aria-label="River">
       <button aria-pressed=${particle === null ? "false" : "true"} id="follow" @click=${() => follow(run)}>${particle === null ? "Follow a particle" : `Particle ${rank + 1} of ${tree.leaves.length}, weight ${percent(model.weights[particle])}`}</button>
       ${particle === null ? nothing : html`<button aria-label="next heavier particle" @click=${() => other(run, -1)}>‹</button><button aria-label="next lighter particle" @click=${() => other(run, 1)}>›</button>`}
