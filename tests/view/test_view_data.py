@@ -386,6 +386,8 @@ def test_links_that_lead_out_of_the_run_are_not_followed(seen_run: Path, tmp_pat
     assert "no tree" in seen.get("tree/0/hunt/0-0")["error"]
     assert "has no stage" in seen.get("attempts/0/base")["error"]
     assert seen.get("run/0")["log"] == []
+    states = {stage["name"]: stage["state"] for stage in seen.get("runs")["runs"][0]["stages"]}
+    assert (states["base"], states["after"]) == ("waits", "finished")
 
 
 def test_reading_a_tree_reads_no_other(seen_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,14 @@ const failed = new Map();
 const AGAIN_MS = 4000;
 
 /** How many of what is large are kept: those that were looked at last. A path may reach over a hundred chunks of text. */
-const KEPT = { texts: 300, tree: 12 };
-const kindOf = (name) => (name.includes("/texts/") ? "texts" : name.startsWith("tree/") ? "tree" : null);
+const KEPT = { texts: 300, tree: 12, table: 6 };
+const TABLES = ["attempts", "trees", "examples", "training"];
+
+function kindOf(name) {
+  if (name.includes("/texts/")) return "texts";
+  if (name.startsWith("tree/")) return "tree";
+  return TABLES.includes(name.split("/")[0]) ? "table" : null;
+}
 let changed = () => {};
 let served = 0;
 let lost = false;

@@ -7,7 +7,7 @@ from typing import Any
 from butwait.report.collect import Evaluation
 from butwait.report.formats import finite
 from butwait.running.log import NAME
-from butwait.running.run_state import read_run, stamp
+from butwait.running.run_state import RunState, StageState, read_run, stamp
 from butwait.view.examples import has_examples
 from butwait.view.folders import Folder
 from butwait.view.script import flat
@@ -46,7 +46,7 @@ def run_page(number: int, folder: Folder) -> dict[str, Any]:
                 "cost": _mapping(records[stage.name].get("cost")),
                 "has": _has(folder, stage.name),
             }
-            for stage in state.stages
+            for stage in _stages(folder, state)
         ],
         "evaluations": [row for name, of in records.items() for row in _evaluations(name, of)],
         "comparisons": [row for row in _list(comparisons) if isinstance(row, dict)],
@@ -84,9 +84,19 @@ def _state(folder: Folder) -> dict[str, Any]:
                 "total": stage.total,
                 "seconds": stage.seconds,
             }
-            for stage in run.stages
+            for stage in _stages(folder, run)
         ],
     }
+
+
+def _stages(folder: Folder, run: RunState) -> list[StageState]:
+    """The stages of a run; of one whose folder lies elsewhere, nothing but its name."""
+    return [
+        stage
+        if folder.within(folder.path / stage.name)
+        else StageState(stage.name, stage.kind, "waits")
+        for stage in run.stages
+    ]
 
 
 def _has(folder: Folder, stage: str) -> list[str]:
