@@ -16,6 +16,7 @@ import pytest
 from viewed_run import GRPO, HOSTILE, VERIFIED, write_run
 
 from butwait.evaluation.storage import read_attempts
+from butwait.reward_models.kinds.trained import FILE as REWARD_MODEL
 from butwait.running.json_lines import dump_rows
 from butwait.search.storage import read_tree, write_shard
 from butwait.search.summary import descendants, weight_below
@@ -349,11 +350,9 @@ def test_a_reward_model_s_tokenizer_is_not_the_policy_s(seen_run: Path, tmp_path
     tokenizer = files("butwait") / "models" / "tiny" / "tokenizer.json"
     (run / "base" / "model").mkdir()
     shutil.copy(str(tokenizer), run / "base" / "model" / "tokenizer.json")
-    record = run / "base" / "stage.json"
-    of = json.loads(record.read_text())
     seen, name = library(run), "tree/0/hunt/0-0/texts/0"
     assert seen.get(name)["tokens"] is not None
-    record.write_text(json.dumps(of | {"kind": "prm"}))
+    (run / "base" / "model" / REWARD_MODEL).write_text("{}")
     assert seen.get(name)["tokens"] is None
 
 
