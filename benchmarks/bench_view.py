@@ -131,6 +131,7 @@ def remembered(run: Path, browser: str | None) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "butwait", "view", str(run), "--port", "0", "--no-browser"]
+    shown = "() => document.getElementById('told') !== null"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0]
@@ -160,9 +161,9 @@ def remembered(run: Path, browser: str | None) -> dict[str, Any]:
                 page.goto(f"{address}#/run/0/trees/hunt")
                 for name in ("50_trees", "100_trees"):
                     for _ in range(TREES):
-                        page.wait_for_function("document.getElementById('told') !== null")
+                        page.wait_for_function(shown)
                         page.keyboard.press("n")
-                    page.wait_for_function("document.getElementById('told') !== null")
+                    page.wait_for_function(shown)
                     found[f"page_after_{name}"] = _heap(page)
                 chromium.close()
         finally:
