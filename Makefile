@@ -16,7 +16,7 @@ TORCH_INDEX ?=
 BENCHES := engine filter front_door grading grpo ray scale synthesis
 
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs docs-check dockerfile-check smollm2 clean \
-	bench-search gpu web web-test chromium test-view
+	bench-search gpu web web-check web-test chromium test-view
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -104,6 +104,9 @@ web: web/node_modules  ## build the page of `butwait view` from web/ into src/bu
 
 web-test: web/node_modules  ## the tests of the page's pure functions
 	cd web && npm test --silent
+
+web-check: web web-test  ## the page in the repository is what web/ builds, where npm is
+	git diff --exit-code --stat -- src/butwait/view/static
 
 web/node_modules: web/package.json web/package-lock.json
 	cd web && npm ci --silent

@@ -4,7 +4,7 @@ would like to be more than text. Run by `make test-view`, which has a Chromium."
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,8 +12,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from viewed_run import HOSTILE, write_run
+from viewed_run import GRPO, HOSTILE, write_run
 
+from butwait.search.storage import read_tree, write_shard
 from butwait.view.export import export
 from butwait.view.library import Library
 from butwait.view.server import ViewServer
@@ -21,6 +22,15 @@ from butwait.view.server import ViewServer
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 PARTS = ["", "/attempts", "/trees", "/data", "/training"]
+WHOLE = {
+    "#/": ".cards .pipeline",
+    "": "table.stages",
+    "/attempts": "section.side ol.steps",
+    "/trees": "#told",
+    "/data": ".spans-view",
+    "/training": ".plot canvas",
+}
+"""What stands on each part once it is there, and on no other."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Any]
 
@@ -114,11 +124,17 @@ def until(page: Any, selector: str, text: str) -> None:
     page.locator(selector, has_text=text).first.wait_for()
 
 
-def loaded(page: Any) -> None:
-    """Waits until nothing on the page waits for data."""
-    ended = "() => !document.querySelector('main').textContent.includes('Loading')"
-    page.wait_for_timeout(50)
-    page.wait_for_function(ended)
+def whole(page: Any, part: str) -> None:
+    """Waits until a part is there, and nothing of it waits for data."""
+    page.locator(f"main {WHOLE[part]}").first.wait_for()
+    page.wait_for_function("() => !document.querySelector('main').textContent.includes('Loading')")
+
+
+def chosen(page: Any, name: str, among: Iterable[str]) -> str:
+    """A choice in the address, which follows a moment later, once it is one of these."""
+    choice = f"new URLSearchParams(location.hash.split('?')[1]).get('{name}')"
+    page.wait_for_function(f"among => among.includes({choice})", arg=list(among))
+    return str(page.evaluate(choice))
 
 
 def press(page: Any, *keys: str) -> None:
@@ -161,9 +177,7 @@ def test_a_run_is_read_by_keys_alone(served: ViewServer, opened: Open) -> None:
     assert "following particle" in told(page, "of 512")
     press(page, "End")
     assert "following particle" in told(page, "Step 30 of 30")
-    page.wait_for_timeout(400)  # the address follows a moment later
-    node = int(page.evaluate("new URLSearchParams(location.hash.split('?')[1]).get('node')"))
-    assert node in tree["leaves"]
+    node = int(chosen(page, "node", map(str, tree["leaves"])))
     assert tree["nodes"]["depth"][node] == 30
     until(page, "section[aria-label='Chosen step']", tree["nodes"]["shows"][node])
     press(page, "ArrowLeft")
@@ -217,15 +231,19 @@ def test_a_run_is_read_by_keys_alone(served: ViewServer, opened: Open) -> None:
     until(page, "h1", library.get("run/0")["verdict"][:40])
 
 
-def rate(table: dict[str, Any], problem: str) -> float:
-    """The share of right attempts at a question."""
+def statuses(table: dict[str, Any], problem: str) -> list[str]:
+    """The verdicts of all attempts at a question."""
     place = next(i for i, known in enumerate(table["problems"]) if known["id"] == problem)
-    statuses = [
+    return [
         table["statuses"][status]
         for status, at in zip(table["status"], table["problem"], strict=True)
         if at == place
     ]
-    return statuses.count("correct") / len(statuses)
+
+
+def rate(table: dict[str, Any], problem: str) -> float:
+    """The share of right attempts at a question."""
+    return statuses(table, problem).count("correct") / len(statuses(table, problem))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -240,10 +258,7 @@ def test_axe_finds_nothing(served: ViewServer, opened: Open, scheme: str, width:
     for part in ["#/", *(f"#/run/0{part}" for part in PARTS)]:
         hash_ = f"{part}?other=0/base" if part.endswith("attempts") else part
         page.evaluate("hash => { location.hash = hash }", hash_)
-        page.wait_for_function(
-            "() => !document.querySelector('main').textContent.includes('Loading')"
-        )
-        page.wait_for_timeout(50)
+        whole(page, part.removeprefix("#/run/0"))
         report = Axe().run(page)
         found += [
             (part, violation["id"], node["html"][:200])
@@ -258,13 +273,12 @@ def test_axe_finds_nothing(served: ViewServer, opened: Open, scheme: str, width:
 @pytest.mark.parametrize("part", PARTS)
 def test_hostile_texts_are_text(served: ViewServer, opened: Open, part: str) -> None:
     page = opened(f"{served.address}#/run/1{part}")
-    until(page, "main h1", "")
-    loaded(page)
+    whole(page, part)
+    said = "text => document.querySelector('main').textContent.includes(text)"
+    page.wait_for_function(said, arg="<script>document.title='owned'")
     assert "owned" not in page.title()
     assert page.locator("#app script, #app style, #app img, #app iframe").count() == 0
     assert page.locator("body").is_visible()
-    if part != "/training":
-        assert "<b>hostile" in page.locator("body").inner_text() or part
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
@@ -282,10 +296,89 @@ def test_the_export_is_the_same_page_from_disk(
     told(page, "Step 1 of 4")
     press(page, "ArrowRight", "f", "End")
     told(page, "Step 4 of 4")
-    press(page, "2", "b")
+    press(page, "2")
+    whole(page, "/attempts")
+    press(page, "b")
     page.locator("section.side[aria-label^='B: base']").wait_for()
     press(page, "4")
     until(page, "h1", "Data of verified")
+
+
+def test_an_attempt_is_kept_by_its_name(seen_run: Path, opened: Open, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(seen_run, tmp_path / "kept"))
+    with serving(run) as server:
+        page = opened(f"{server.address}#/run/0/attempts/after")
+        whole(page, "/attempts")
+        press(page, "j", "l")
+        chosen(page, "problem", ["test/p1"])
+        sample = chosen(page, "sample", "0123")
+        table = server.library.get("attempts/0/after")
+        mine = [i for i, problem in enumerate(table["problem"]) if problem == 1]
+        status = table["statuses"][table["status"][mine[int(sample)]]]
+        key = {"correct": "c", "wrong": "w"}.get(status)
+        if key:
+            press(page, key)
+        until(page, "section.question", "What is 1 + 1?")
+        until(page, "section.side", "attempt")
+        assert page.locator(".tile[aria-pressed=true]").get_attribute("class") == f"tile {status}"
+
+
+def test_verdicts_of_two_sides_are_of_all_attempts(served: ViewServer, opened: Open) -> None:
+    page = opened(f"{served.address}#/run/0/attempts/base?other=0/after&show=gained")
+    whole(page, "/attempts")
+    table, other = (served.library.get(f"attempts/0/{stage}") for stage in ("base", "after"))
+    gained = [
+        problem["id"]
+        for problem in table["problems"]
+        if rate(table, problem["id"]) < 0.5 <= rate(other, problem["id"])
+    ]
+    until(page, ".finder [role=status]", f"{len(gained)} question")
+    # Wrong attempts alone: the same questions, but for those at which neither side has one.
+    wrong = [id_ for id_ in gained if any("wrong" in statuses(t, id_) for t in (table, other))]
+    press(page, "w")
+    until(page, ".finder [role=status]", f"{len(wrong)} question")
+    page.locator("section.side .tile.wrong").first.wait_for()
+    assert page.locator("section.side .tile:not(.wrong)").count() == 0
+
+
+def test_curves_live_on_while_a_training_does(seen_run: Path, opened: Open, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(seen_run, tmp_path / "training on"))
+    with serving(run) as server:
+        page = opened(f"{server.address}#/run/0/training/sft")
+        whole(page, "/training")
+        reading = page.locator("figure.curve", has_text="reward").locator(".reading")
+        page.locator(".plot").first.hover()
+        press(page, "s", "s", "s")
+        until(page, "h1", "Training of")
+        with (run / GRPO / "log.jsonl").open("a") as log:
+            log.write('{"step": 201, "reward": 0.875}\n')
+        (run / "log.txt").touch()
+        page.wait_for_function(
+            "() => document.querySelector('main').textContent.includes('→ 0.875')"
+        )
+        assert "0.875" in reading.first.inner_text()
+
+
+def test_a_tree_is_found_when_its_shard_is_written(
+    seen_run: Path, opened: Open, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(seen_run, tmp_path / "spooled"))
+    trees = run / "hunt" / "trees"
+    shard = trees / "shard-00000.parquet"
+    found = [read_tree(trees, f"p{i}") for i in range(4)]
+    shard.rename(tmp_path / "aside")
+    for place in (2, 3):
+        write_shard(trees / ".spool" / f"{place:08d}.parquet", [found[place]])
+    with serving(run) as server:
+        page = opened(f"{server.address}#/run/0/trees/hunt?tree=s3")
+        until(page, "section.question", "What is 3 + 1?")
+        (tmp_path / "aside").rename(shard)
+        shutil.rmtree(trees / ".spool")
+        (run / "log.txt").touch()
+        page.locator("#trees-3[aria-selected=true]").wait_for()
+        until(page, "section.question", "What is 3 + 1?")
+        page.evaluate("location.hash = '#/run/0/trees/hunt?tree=s9'")
+        until(page, "main", "Tree s9 is not here (any more).")
 
 
 def test_a_run_that_goes_away_is_told(seen_run: Path, opened: Open, tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+from collections import Counter
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,15 @@ import pytest
 from viewed_run import GRPO, HOSTILE, VERIFIED, write_run
 
 from butwait.evaluation.storage import read_attempts
+from butwait.reward_models.kinds.trained import FILE as REWARD_MODEL
+from butwait.running.json_lines import dump_rows
 from butwait.search.storage import read_tree, write_shard
 from butwait.search.summary import descendants, weight_below
 from butwait.search.weights import ess_share
 from butwait.synthesis.dataset import load_examples
+from butwait.training.grpo.searches import SearchFolder
 from butwait.view.attempts import steps
+from butwait.view.folders import Folder
 from butwait.view.library import Library, everything
 from butwait.view.script import numbers, script
 
@@ -242,6 +250,112 @@ def test_finished_problems_are_there_before_their_shard_is(seen_run: Path, tmp_p
     assert seen.get("trees/0/hunt")["id"] == ["0-0", "0-1", "0-2", "0-3"]
 
 
+def test_a_training_s_searches_are_trees(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    folder = SearchFolder(run / GRPO / "searches")
+    for step, place in ((120, 1), (40, 2), (40, 1)):
+        tree = read_tree(run / "hunt" / "trees", f"p{place}")
+        folder.keep(tree, step)
+    seen = library(run)
+    stages = {stage["name"]: stage["has"] for stage in seen.get("run/0")["stages"]}
+    assert stages[GRPO] == ["trees", "training"]
+    listed = seen.get(f"trees/0/{GRPO}")
+    assert sorted(zip(listed["after"], listed["problem"], strict=True)) == [
+        (40, "p1"), (40, "p2"), (120, "p1")
+    ]  # fmt: skip
+    place = listed["after"].index(120)
+    assert listed["id"][place].startswith("g120-")
+    assert listed["question"][place] == "What is 1 + 1?"
+    tree = seen.get(f"tree/0/{GRPO}/{listed['id'][place]}")
+    assert tree["nodes"] == seen.get("tree/0/hunt/0-1")["nodes"]
+    assert "texts" in seen.get(f"tree/0/{GRPO}/{listed['id'][place]}/texts/0")
+    assert seen.get("trees/0/hunt")["after"] is None
+
+
+def test_a_tree_without_steps_is_listed_with_none(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", problems=1, particles=2, steps=1, samples=1)
+    tree = read_tree(run / "hunt" / "trees", "p0")
+    nobody = {"leaves": np.zeros(0, np.int32), "log_weights": np.zeros(0), "populations": []}
+    bare = replace(tree, nodes=tree.nodes[:1], grades={}, outcome="extinct", **nobody)
+    write_shard(run / "hunt" / "trees" / "shard-00000.parquet", [bare])
+    listed = library(run).get("trees/0/hunt")
+    figures = {name: listed[name] for name in ("particles", "steps", "nodes", "outcome")}
+    assert figures == {"particles": [0], "steps": [0], "nodes": [1], "outcome": ["extinct"]}
+
+
+def test_digests_are_bounded_by_their_size(
+    seen_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("butwait.view.folders._MOST_KEPT", 3000)
+    folder, read = Folder(seen_run), Counter[str]()
+    for name in "abcabc":
+        path = tmp_path / name
+        path.write_text(name * 1000)
+
+        def digest(path: Path) -> str:
+            read[path.name] += 1
+            return path.read_text()
+
+        assert folder.digest(path, "all", digest) == name * 1000
+        folder.digest(path, "all", digest)
+    assert read == {"a": 2, "b": 2, "c": 2}
+
+
+def test_texts_over_time_are_few(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    rows = [{"step": step, "problem_id": "p0", "text": "x" * 1000} for step in range(1000)]
+    (run / GRPO / "samples.jsonl").write_text(dump_rows(rows))
+    seen = library(run)
+    told = seen.get(f"training/0/{GRPO}")["samples"]
+    assert [sample["step"] for sample in told if sample["text"][0] == "x"] == list(
+        range(3, 1000, 6)
+    )
+    assert seen.folders()[0]._bytes < 400_000
+
+
+def test_a_pipe_in_a_run_holds_up_nobody(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    names = [".progress.json", ".lock", "log.txt", "summary.json", "base/stage.json"]
+    names += ["hunt/trees/.shards.json", f"{GRPO}/log.jsonl", f"{GRPO}/samples.jsonl"]
+    for name in names:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+    assert {"runs", "run/0", "trees/0/hunt"} <= dict(everything(library(run))).keys()
+
+
+def test_an_answer_that_breaks_is_no_unknown_name(
+    seen_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("key of a file")
+
+    monkeypatch.setattr("butwait.view.library.trees.tree_list", broken)
+    assert "KeyError" in library(seen_run).get("trees/0/hunt")["error"]
+
+
+def test_tables_tell_what_a_stage_was_made_of(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    seen = library(run)
+    names = ["trees/0/hunt", "attempts/0/base", f"examples/0/{VERIFIED}"]
+    for name in names:
+        record = run / name.split("/")[2] / "stage.json"
+        made = json.loads(record.read_text())["fingerprint"]
+        assert seen.get(name)["made"] == made
+        record.write_text(record.read_text().replace(made, "another"))
+        assert seen.get(name)["made"] == "another"
+
+
+def test_a_reward_model_s_tokenizer_is_not_the_policy_s(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    tokenizer = files("butwait") / "models" / "tiny" / "tokenizer.json"
+    (run / "base" / "model").mkdir()
+    shutil.copy(str(tokenizer), run / "base" / "model" / "tokenizer.json")
+    seen, name = library(run), "tree/0/hunt/0-0/texts/0"
+    assert seen.get(name)["tokens"] is not None
+    (run / "base" / "model" / REWARD_MODEL).write_text("{}")
+    assert seen.get(name)["tokens"] is None
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "run", "run/1", "run/-1", "run/0/x", "trees/0", "tree/0/hunt/x", "tree/0/hunt/0-0/texts/x",
@@ -271,6 +385,8 @@ def test_links_that_lead_out_of_the_run_are_not_followed(seen_run: Path, tmp_pat
     assert "no tree" in seen.get("tree/0/hunt/0-0")["error"]
     assert "has no stage" in seen.get("attempts/0/base")["error"]
     assert seen.get("run/0")["log"] == []
+    states = {stage["name"]: stage["state"] for stage in seen.get("runs")["runs"][0]["stages"]}
+    assert (states["base"], states["after"]) == ("waits", "finished")
 
 
 def test_reading_a_tree_reads_no_other(seen_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

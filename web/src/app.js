@@ -7,7 +7,7 @@ import { dataKeys, dataPage } from "./examples.js";
 import { help, listen, openHelp, remembered } from "./keys.js";
 import { stageHere } from "./parts.js";
 import { runPage, runsPage } from "./runs.js";
-import { follow, go, link, path } from "./state.js";
+import { choice, follow, go, link, path } from "./state.js";
 import { trainingKeys, trainingPage } from "./training.js";
 import { treesKeys, treesPage } from "./trees.js";
 
@@ -20,6 +20,8 @@ const PARTS = {
   training: { name: "Training", key: "r", page: trainingPage, keys: trainingKeys, list: "training" },
 };
 const NUMBERS = ["1", "2", "3", "4", "5"];
+/** Runs that are read for evaluations to stand beside one: docs/view.md says so. */
+const BESIDE = 12;
 
 /** The run of the address, or null on the page of all runs; and its part. */
 function here() {
@@ -39,7 +41,7 @@ function switchTheme() {
   redraw();
 }
 
-/** Stays with the same stage where the other part has it, too. */
+/** Another part of the run, at its first stage. */
 function goTo(part) {
   const { run } = here();
   if (run !== null) go(part ? ["run", run, part] : ["run", run]);
@@ -103,13 +105,21 @@ function frame(run, part, body) {
     ${help()}`;
 }
 
+/** Runs whose evaluations are offered beside those of `run`: the first ones, and the one that was chosen. */
+function neighbours(runs, run) {
+  const [chosen] = (choice("other") ?? "").split("/");
+  return (runs?.runs ?? [])
+    .filter((one, i) => one.state !== "gone" && (i < BESIDE || [String(run), chosen].includes(String(one.id))))
+    .map((one) => one.id);
+}
+
 function paint() {
   const { run, part } = here();
   const runs = value("runs");
   if (run !== null) {
     value(`run/${run}`);
     // Evaluations of other runs can stand beside one of this run.
-    if (part === "attempts") runs?.runs?.slice(0, 12).forEach((one) => one.state !== "gone" && value(`run/${one.id}`));
+    if (part === "attempts") neighbours(runs, run).forEach((one) => value(`run/${one}`));
   }
   const ready = run === null || part === "" || known(`run/${run}`);
   const body = run === null ? runsPage() : ready ? PARTS[part].page(run) : html`<p class="message faint" role="status">Loading …</p>`;
@@ -129,12 +139,20 @@ function watch() {
     refresh("runs");
     const { run, part } = here();
     if (run === null || round++ % 3) return;
-    const updated = runs?.runs?.find((one) => String(one.id) === String(run))?.updated;
-    if (updated === seen.get(run)) return;
-    seen.set(run, updated);
-    refresh(`run/${run}`);
-    const stage = PARTS[part].list && stageHere(run, PARTS[part].list);
-    if (stage) refresh(`${PARTS[part].list}/${run}/${stage}`);
+    const { list } = PARTS[part];
+    const stage = list && stageHere(run, list);
+    const shown = [`run/${run}`, ...(stage ? [`${list}/${run}/${stage}`] : [])];
+    if (part === "attempts") {
+      shown.push(...neighbours(runs, run).map((one) => `run/${one}`));
+      if (choice("other")) shown.push(`attempts/${choice("other")}`);
+    }
+    for (const name of new Set(shown)) {
+      const updated = runs?.runs?.find((one) => String(one.id) === name.split("/")[1])?.updated;
+      if (!known(name) || updated === seen.get(name)) continue;
+      // What has come just now is new enough, but it may have been asked for before the run wrote last.
+      seen.set(name, updated);
+      refresh(name);
+    }
   }, 2000);
 }
 

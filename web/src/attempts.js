@@ -1,7 +1,7 @@
 /** Attempts of an evaluation: filters, questions, one attempt's text; two evaluations side by side. */
 import { html, nothing } from "lit-html";
 import { entry, known, value } from "./data.js";
-import { choice, choose, number } from "./state.js";
+import { choice, choose, number, settle } from "./state.js";
 import { asked, clip, solution } from "./text.js";
 import { badge, figure, finder, finds, list, missing, notes, plural, questionHead, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
 
@@ -16,12 +16,15 @@ const SHOW = {
 };
 
 const grouped = new WeakMap();
+/** Groupings of a table that are kept: what is listed and what is counted, and those of before a choice. */
+const GROUPINGS = 4;
 
-/** The attempts that pass the filters, by question: Map of question id -> places of its attempts in the columns. */
+/** The attempts that pass the filters, by question: Map of a question's key -> its attempts' places in the columns. */
 function byQuestion(data, filters) {
-  const key = JSON.stringify(filters);
+  const key = JSON.stringify([filters, choice("find")]);
+  if (!grouped.has(data)) grouped.set(data, new Map());
   const cached = grouped.get(data);
-  if (cached?.key === key) return cached.found;
+  if (cached.has(key)) return cached.get(key);
   const answer = filters.answer?.toLowerCase();
   const wanted = filters.status ? new Set(filters.status.split(",")) : null;
   const found = new Map();
@@ -34,11 +37,12 @@ function byQuestion(data, filters) {
     if (answer && !(data.answers[data.answer[i]] ?? "").toLowerCase().includes(answer)) continue;
     const problem = data.problems[data.problem[i]];
     if (!finds(problem.id, problem.question)) continue;
-    const id = `${problem.set ?? data.sets[data.set[i]]}\n${problem.id}`;
+    const id = `${problem.set ?? data.sets[data.set[i]]}/${problem.id}`;
     if (!found.has(id)) found.set(id, { problem, places: [] });
     found.get(id).places.push(i);
   }
-  grouped.set(data, { key, found });
+  cached.set(key, found);
+  if (cached.size > GROUPINGS) cached.delete(cached.keys().next().value);
   return found;
 }
 
@@ -65,22 +69,43 @@ const solved = (data, places) => places.length > 0 && 2 * right(data, places) >=
 /** The attempt that is shown first: one that went as the question did. */
 const typical = (data, places) => Math.max(0, places.findIndex((i) => (data.statuses[data.status[i]] === "correct") === solved(data, places)));
 
-/** The questions that are listed, with the attempts of both sides. */
+/** The same questions by the same methods, whatever became of the attempts. */
+const every = (chosen) => ({ ...chosen, status: undefined, answer: undefined, least: null, most: null });
+
+/** The questions that are listed, with the attempts of both sides that pass the filters. */
 function questions(data, other) {
-  const own = byQuestion(data, filters(data));
-  if (!other) return [...own.values()].map(({ problem, places }) => ({ problem, places, others: [] }));
+  const chosen = filters(data);
+  const own = byQuestion(data, chosen);
+  const row = ([key, { problem, places }]) => ({ key, problem, places, others: [] });
+  if (!other) return [...own].map(row);
   // The other evaluation may have been made by another method; its set is the same question's.
-  const theirs = byQuestion(other, { ...filters(data), method: methodOf(other, choice("other_method") ?? choice("method")) });
+  const others = { ...chosen, method: methodOf(other, choice("other_method") ?? choice("method")) };
+  const theirs = byQuestion(other, others);
+  // Which side is right is a matter of all attempts: a filter chooses what is listed, and changes no verdict.
+  const [wholeOwn, wholeTheirs] = [byQuestion(data, every(chosen)), byQuestion(other, every(others))];
   const show = choice("show") ?? "";
   const rows = [];
-  for (const [id, { problem, places }] of own) {
-    const others = theirs.get(id)?.places ?? [];
-    if (!others.length) continue;
-    const [a, b] = [solved(data, places), solved(other, others)];
+  for (const [key, { problem, places }] of wholeOwn) {
+    if (!wholeTheirs.has(key)) continue;
+    const sides = { places: own.get(key)?.places ?? [], others: theirs.get(key)?.places ?? [] };
+    if (!sides.places.length && !sides.others.length) continue;
+    const [a, b] = [solved(data, places), solved(other, wholeTheirs.get(key).places)];
     const kind = a ? (b ? "both" : "lost") : b ? "gained" : "neither";
-    if (!show || show === kind) rows.push({ problem, places, others });
+    if (!show || show === kind) rows.push({ key, problem, ...sides });
   }
   return rows;
+}
+
+/** The place of the question that is named, in the list; the first where it is not there. */
+const rowHere = (rows) => Math.max(0, rows.findIndex((row) => row.key === choice("problem")));
+
+/** The name of an attempt among those at its question: its sample, and its method where there are several. */
+const nameOf = (data, i) => (data.methods.length > 1 ? `${data.methods[data.method[i]]}/${data.sample[i]}` : String(data.sample[i]));
+
+/** The place of the attempt that is named, in `places`; of a typical one where it is not there. */
+function attemptHere(data, places, chosen) {
+  const at = chosen === undefined ? -1 : places.findIndex((i) => nameOf(data, i) === chosen);
+  return at < 0 ? typical(data, places) : at;
 }
 
 /** "0/after" -> its evaluation's data, or null where no other is chosen. */
@@ -107,7 +132,9 @@ const chunkOf = (data, i) => data.chunks.findLast((chunk) => chunk.from <= i);
 
 /** One side: the attempts of the question as tiles, and the chosen one's text. */
 function side(data, name, title, places, chosen, pick, letter) {
-  const at = within(chosen, places.length);
+  const heading = html`<h2>${letter ? html`<span class="letter">${letter}</span> ` : nothing}<bdi>${title}</bdi></h2>`;
+  if (!places.length) return html`<section class="side" aria-label="${letter}: ${title}">${heading}<p class="message">No attempt passes these filters.</p></section>`;
+  const at = attemptHere(data, places, chosen);
   const i = places[at];
   const chunk = chunkOf(data, i);
   const found = entry(name, chunk.id, i - chunk.from, "texts");
@@ -115,11 +142,11 @@ function side(data, name, title, places, chosen, pick, letter) {
   const answer = data.answers[data.answer[i]];
   const finish = data.finishes?.[data.finish[i]];
   return html`<section class="side" aria-label="${letter ? `${letter}: ` : ""}${title}">
-    <h2>${letter ? html`<span class="letter">${letter}</span> ` : nothing}<bdi>${title}</bdi></h2>
+    ${heading}
     <div class="tiles" role="group" aria-label="Attempts ${letter}">
       ${places.slice(0, 512).map(
         (place, j) => html`<button class="tile ${data.statuses[data.status[place]]}" aria-pressed=${j === at ? "true" : "false"}
-          aria-label="attempt ${j + 1}: ${statusName(data.statuses[data.status[place]])}" @click=${() => pick(j)}></button>`,
+          aria-label="attempt ${j + 1}: ${statusName(data.statuses[data.status[place]])}" @click=${() => pick(nameOf(data, place))}></button>`,
       )}
     </div>
     <p class="facts-line">${badge(status)} <span>attempt ${at + 1} of ${places.length}</span>
@@ -141,7 +168,7 @@ function side(data, name, title, places, chosen, pick, letter) {
 }
 
 function select(name, label, options, chosen) {
-  return html`<label>${label} <select @change=${(event) => choose({ [name]: event.target.value, problem: null, sample: null, other_sample: null })}>
+  return html`<label>${label} <select @change=${(event) => choose({ [name]: event.target.value })}>
     ${options.map(([key, text]) => html`<option value=${key} ?selected=${key === (chosen ?? "")}>${text}</option>`)}
   </select></label>`;
 }
@@ -150,12 +177,12 @@ function filterBar(run, stage, data, other) {
   const statuses = new Set((choice("status") ?? "").split(",").filter(Boolean));
   const toggle = (status) => {
     if (!statuses.delete(status)) statuses.add(status);
-    choose({ status: [...statuses].join(","), problem: null, sample: null });
+    choose({ status: [...statuses].join(",") });
   };
   const totals = new Map();
   data.status.forEach((status) => totals.set(data.statuses[status], (totals.get(data.statuses[status]) ?? 0) + 1));
   const sides = comparable(run, stage);
-  const typed = (name) => (event) => choose({ [name]: event.target.value, problem: null, sample: null });
+  const typed = (name) => (event) => choose({ [name]: event.target.value });
   return html`<form class="filters" role="search" aria-label="Filter attempts" @submit=${(event) => event.preventDefault()}>
     <span class="chips" role="group" aria-label="Status">
       ${verdicts(data).filter((status) => totals.has(status)).map(
@@ -169,7 +196,7 @@ function filterBar(run, stage, data, other) {
     <label>tokens <input type="number" min="0" class="narrow" aria-label="least tokens" placeholder="from" .value=${choice("least") ?? ""} @input=${typed("least")}></label>
     <input type="number" min="0" class="narrow" aria-label="most tokens" placeholder="to" .value=${choice("most") ?? ""} @input=${typed("most")}>
     ${sides.length
-      ? html`<label>beside <select id="other" @change=${(event) => choose({ other: event.target.value, problem: null, show: null, other_method: null, other_sample: null })}>
+      ? html`<label>beside <select id="other" @change=${(event) => choose({ other: event.target.value, show: null, other_method: null, other_sample: null })}>
           <option value="">nothing</option>
           ${sides.map(([key, text]) => html`<option value=${key} ?selected=${key === choice("other")}>${text}</option>`)}
         </select></label>`
@@ -177,7 +204,7 @@ function filterBar(run, stage, data, other) {
     ${other?.data?.methods?.length > 1
       ? select("other_method", "its method", [...other.data.methods.map((method) => [method, method]), ["*", "all"]], methodOf(other.data, choice("other_method") ?? choice("method")) ?? "*")
       : nothing}
-    ${other ? html`${select("show", "show", Object.entries(SHOW), choice("show"))} <span class="faint small">right: at least half of the attempts</span>` : nothing}
+    ${other ? html`${select("show", "show", Object.entries(SHOW), choice("show"))} <span class="faint small">right: at least half of all attempts</span>` : nothing}
   </form>`;
 }
 
@@ -200,7 +227,10 @@ function shown(run) {
   const other = otherSide();
   if (!data || data.error) return { stage, data, other, rows: [] };
   const rows = questions(data, other?.data?.problem ? other.data : null);
-  return { stage, data, other, rows, at: within(number("problem", 0), rows.length) };
+  const at = rowHere(rows);
+  // Rows come in between while a run goes on: an attempt that was chosen is one at this question.
+  if (rows.length && (choice("sample") ?? choice("other_sample")) !== undefined) settle("problem", rows[at].key);
+  return { stage, data, other, rows, at };
 }
 
 export function attemptsPage(run) {
@@ -225,20 +255,20 @@ export function attemptsPage(run) {
           height: beside ? 64 : 48,
           selected: rows.length ? at : -1,
           row: (i) => questionRow(rows[i], data, beside),
-          pick: (i) => choose({ problem: i, sample: null, other_sample: null }),
+          pick: (i) => choose({ problem: rows[i].key, sample: null, other_sample: null }),
         })}
       </div>
       <div class="main">
         ${row
           ? html`<section class="question" aria-label="Question">
                 <p class="faint small"><bdi>${clip(row.problem.id, 80)}</bdi>${row.problem.set ? html` · <bdi>${row.problem.set}</bdi>` : nothing}</p>
-                ${asked(row.problem.question, `question/${row.problem.id}`)}
+                ${asked(row.problem.question, `question/${run}/${row.key}`)}
                 <p>gold answer <strong class="gold"><bdi>${clip(row.problem.gold, 200) || "–"}</bdi></strong></p>
               </section>
               <div class="sides ${beside ? "two" : ""}">
-                ${side(data, `${PART}/${run}/${stage}`, stage, row.places, number("sample", typical(data, row.places)), (j) => choose({ sample: j }), beside ? "A" : "")}
+                ${side(data, `${PART}/${run}/${stage}`, stage, row.places, choice("sample"), (sample) => choose({ sample }), beside ? "A" : "")}
                 ${beside
-                  ? side(beside, `${PART}/${other.run}/${other.stage}`, other.stage, row.others, number("other_sample", typical(beside, row.others)), (j) => choose({ other_sample: j }), "B")
+                  ? side(beside, `${PART}/${other.run}/${other.stage}`, other.stage, row.others, choice("other_sample"), (other_sample) => choose({ other_sample }), "B")
                   : nothing}
               </div>`
           : html`<p class="message">No attempt passes these filters.</p>`}
@@ -250,24 +280,26 @@ export function attemptsPage(run) {
 export function attemptsKeys(run) {
   const move = (by) => () => {
     const { rows, at } = shown(run);
-    if (rows.length) choose({ problem: within(at + by, rows.length), sample: null, other_sample: null });
+    if (rows.length) choose({ problem: rows[within(at + by, rows.length)].key, sample: null, other_sample: null });
   };
   const step = (name, side) => (by) => () => {
     const { rows, at, data, other } = shown(run);
     const places = rows[at]?.[side];
-    if (places?.length) choose({ [name]: within(number(name, typical(side === "places" ? data : other.data, places)) + by, places.length) });
+    if (!places?.length) return;
+    const from = side === "places" ? data : other.data;
+    choose({ [name]: nameOf(from, places[within(attemptHere(from, places, choice(name)) + by, places.length)]) });
   };
   const [own, others] = [step("sample", "places"), step("other_sample", "others")];
   const beside = () => {
     const sides = comparable(run, stageHere(run, PART)).map(([key]) => key);
     const next = sides[sides.indexOf(choice("other") ?? "") + 1] ?? null;
-    choose({ other: next, show: null, problem: null, other_sample: null });
+    choose({ other: next, show: null, other_method: null, other_sample: null });
   };
   const only = () => {
     const kinds = Object.keys(SHOW);
-    if (choice("other")) choose({ show: kinds[(kinds.indexOf(choice("show") ?? "") + 1) % kinds.length], problem: null });
+    if (choice("other")) choose({ show: kinds[(kinds.indexOf(choice("show") ?? "") + 1) % kinds.length] });
   };
-  const filter = (status) => () => choose({ status: choice("status") === status ? null : status, problem: null, sample: null });
+  const filter = (status) => () => choose({ status: choice("status") === status ? null : status });
   return [
     ["ArrowDown j", "next question", move(1)],
     ["ArrowUp k", "question before", move(-1)],

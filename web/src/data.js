@@ -10,8 +10,14 @@ const failed = new Map();
 const AGAIN_MS = 4000;
 
 /** How many of what is large are kept: those that were looked at last. A path may reach over a hundred chunks of text. */
-const KEPT = { texts: 300, tree: 12 };
-const kindOf = (name) => (name.includes("/texts/") ? "texts" : name.startsWith("tree/") ? "tree" : null);
+const KEPT = { texts: 300, tree: 12, table: 6 };
+const TABLES = ["attempts", "trees", "examples", "training"];
+
+function kindOf(name) {
+  if (name.includes("/texts/")) return "texts";
+  if (name.startsWith("tree/")) return "tree";
+  return TABLES.includes(name.split("/")[0]) ? "table" : null;
+}
 let changed = () => {};
 let served = 0;
 let lost = false;
@@ -46,7 +52,16 @@ function ask(name, query = "") {
   document.head.append(script);
 }
 
+/** Tables whose parts have names of their own, and what those begin with. */
+const parts = (name) => [`${name}/texts/`, ...(name.startsWith("trees/") ? [`tree/${name.slice(6)}/`] : [])];
+
 function keep(name, value) {
+  // A stage that was made anew, from other settings or inputs, has other trees and texts under the same names.
+  const made = values.get(name)?.made;
+  if (made && value.made && made !== value.made) {
+    const stale = parts(name);
+    for (const one of values.keys()) if (stale.some((begin) => one.startsWith(begin))) values.delete(one);
+  }
   values.delete(name);
   values.set(name, value);
   if (value.error) failed.set(name, Date.now());

@@ -80,7 +80,7 @@ export function dataPage(run) {
         ${problem
           ? html`<section class="question" aria-label="Question">
               <p class="faint small"><bdi>${clip(problem.id, 80)}</bdi></p>
-              ${asked(problem.question, `question/${problem.id}`)}
+              ${asked(problem.question, `question/${run}/${stage}/${problem.id}`)}
               <p>gold answer <strong class="gold"><bdi>${clip(problem.gold, 200) || "–"}</bdi></strong>
               <span class="faint">· example ${example + 1}, ${plural(data.tokens[example], "token")}, ${figure(data.loss_tokens[example])} with loss</span></p>
             </section>
@@ -88,8 +88,8 @@ export function dataPage(run) {
               ? waiting()
               : found.error
                 ? html`<p class="message">${found.error}</p>`
-                : html`<div class="spans-view">${found.spans.map((span, i) => spanView(run, span, `example/${stage}/${example}/${i}`))}</div>
-                  <details><summary>Prompt</summary>${found.prompt.map((turn, i) => html`<p class="faint small">${turn.role}</p>${prose(turn.content, `prompt/${stage}/${example}/${i}`)}`)}</details>
+                : html`<div class="spans-view">${found.spans.map((span, i) => spanView(run, span, `example/${run}/${stage}/${example}/${i}`))}</div>
+                  <details><summary>Prompt</summary>${found.prompt.map((turn, i) => html`<p class="faint small">${turn.role}</p>${prose(turn.content, `prompt/${run}/${stage}/${example}/${i}`)}`)}</details>
                   ${facts("Provenance", found.facts)}`}`
           : html`<p class="message">No example has this role.</p>`}
         ${facts("Figures of the set", data.facts)}

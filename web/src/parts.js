@@ -60,7 +60,7 @@ export function finds(id, question) {
 /** The search for a question, above a list, and what the list holds. */
 export const finder = (told) => html`<div class="finder">
   <input type="search" id="find" placeholder="find a question" aria-label="find a question" .value=${choice("find") ?? ""}
-    @input=${(event) => choose({ find: event.target.value, problem: null, sample: null, other_sample: null })}>
+    @input=${(event) => choose({ find: event.target.value })}>
   <p class="faint small" role="status">${told}</p></div>`;
 
 const SIGNS = { correct: "✓", wrong: "✗", no_answer: "∅", truncated: "…", ungradable: "?" };

@@ -347,6 +347,10 @@ export class River {
     const most = model.died.reduce((top, step) => Math.max(top, step.ends.length), 1);
     named("died", y + 8);
     named("best reward", y + 27);
+    if (!model.died.some((step) => step.ends.length) && model.steps) {
+      pen.textAlign = "left";
+      pen.fillText("none: every path reached its end", this.x(1) + 6, y + 8);
+    }
     const half = Math.min(size.inner / model.steps / 2 - 1, 26);
     model.died.forEach((step, depth) => {
       if (!step.ends.length) return;

@@ -3,6 +3,7 @@ import { html, nothing } from "lit-html";
 import { value } from "./data.js";
 import { link } from "./state.js";
 import { ago, bar, duration, figure, missing, percent, plural } from "./parts.js";
+import { sentences } from "./text.js";
 
 const PAGES = { attempts: "attempts", trees: "trees", examples: "data", training: "training" };
 
@@ -106,8 +107,10 @@ export function runPage(run) {
   const states = new Map((now?.stages ?? []).map((stage) => [stage.name, stage]));
   const names = new Set(found.stages.map((stage) => stage.name));
   const stages = [...found.stages, ...(now?.stages ?? []).filter((stage) => !names.has(stage.name))];
+  const [head, rest] = sentences(found.verdict ?? "");
   return html`
-    <h1 class=${found.verdict ? "verdict" : ""}><bdi>${found.verdict ?? found.name}</bdi></h1>
+    <h1 class=${found.verdict ? "verdict" : ""}><bdi>${head || found.name}</bdi></h1>
+    ${rest ? html`<p class="rest"><bdi>${rest}</bdi></p>` : nothing}
     ${found.verdict ? html`<p class="faint">Run <strong><bdi>${found.name}</bdi></strong> in <bdi>${found.folder}</bdi></p>` : nothing}
     ${now ? live(now) : nothing}
     ${evaluations(run, found.evaluations)}

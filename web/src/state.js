@@ -69,8 +69,18 @@ export function choose(changes) {
   draw();
 }
 
+/** Makes what is shown by default a choice, so that what was chosen within it stays with it. To be called while drawing. */
+export function settle(name, value) {
+  here.choices[name] ??= String(value);
+}
+
 /** Goes to another page. */
 export function go(path, choices) {
   clearTimeout(timer); // of choices on the page that is left
-  location.hash = link(path, choices);
+  written = link(path, choices);
+  if (location.hash === written) written = null;
+  else location.hash = written;
+  read(); // at once: the next key is for the page that comes
+  draw();
+  scrollTo(0, 0);
 }

@@ -9,10 +9,13 @@ const LONG = 6000;
 const LONGEST_BOX = 1000;
 const whole = new Set();
 
-/** Control characters, and those that change the direction of writing, by their code: "⟨U+202E⟩". */
+/**
+ * Control characters, those that draw nothing and those that change the direction of writing, by their code:
+ * "⟨U+202E⟩". Joiners and variation selectors stay: letters of several scripts, and emoji, are made with them.
+ */
 export function visible(text) {
   return text.replace(
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]/g,
+    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\u{e0000}-\u{e007f}]/gu,
     (mark) => `⟨U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
   );
 }
@@ -21,6 +24,12 @@ export function visible(text) {
 export function clip(text, most) {
   const line = visible(String(text ?? "").slice(0, 4 * most)).replace(/\s+/g, " ").trim();
   return line.length > most ? `${line.slice(0, most - 1)}…` : line;
+}
+
+/** The first sentence of a text, and the others. A point in a number or an abbreviation ends none. */
+export function sentences(text) {
+  const end = /[.!?](?=\s+[^\sa-z])/.exec(text);
+  return end ? [text.slice(0, end.index + 1), text.slice(end.index + 1).trim()] : [text, ""];
 }
 
 /** A short text that may be written from right to left. */

@@ -37,7 +37,7 @@ function plot(box, key, series, plateau) {
   if (!box) return;
   const theme = document.documentElement.dataset.theme;
   const width = box.clientWidth;
-  const state = `${theme}/${width}/${series.values.length}/${key}`;
+  const state = `${theme}/${width}/${series.values.length}/${series.steps.at(-1)}/${key}`;
   if (!width || box.dataset.state === state) return;
   box.dataset.state = state;
   plots.get(box)?.destroy();
@@ -55,7 +55,8 @@ function plot(box, key, series, plateau) {
     bands.push({ series: [2, 3], fill: colour("band") });
   }
   const mark = (chart) => {
-    if (!plateau || plateau.column !== series.name) return;
+    // The looks' accuracy is a curve of its own, with its interval.
+    if (!plateau || (plateau.column === "accuracy" ? !series.low : plateau.column !== series.name)) return;
     const { ctx: pen, bbox } = chart;
     pen.save();
     const last = plateau.looks[plateau.looks.length - 1];
@@ -77,7 +78,7 @@ function plot(box, key, series, plateau) {
   };
   const chart = new uPlot(
     {
-      width, height: 168, padding: [10, 8, 0, 0], legend: { show: false }, cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, bands,
+      width, height: 168, padding: [10, 16, 0, 0], legend: { show: false }, cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } }, bands,
       scales: { x: { time: false } }, axes: [{ ...axis, size: 30 }, { ...axis, size: 58, values: (_, ticks) => ticks.map(figure) }], series: drawn,
       hooks: {
         draw: [mark],
@@ -94,7 +95,11 @@ function plot(box, key, series, plateau) {
     box,
   );
   plots.set(box, chart);
-  for (const old of plots.keys()) if (!old.isConnected && old !== box) plots.delete(old);
+  for (const [old, drawn] of plots) {
+    if (old.isConnected || old === box) continue;
+    drawn.destroy(); // it listens to the window, too
+    plots.delete(old);
+  }
 }
 
 /** How a curve ends, in words. */
@@ -103,13 +108,14 @@ function ending(series) {
   return known.length ? `${figure(known[0])} → ${figure(known[known.length - 1])}` : "";
 }
 
-function chart(stage, series, plateau) {
+/** @param key: names the training, so that another one's curve is drawn anew. */
+function chart(key, series, plateau) {
   const known = series.values.filter((each) => each !== null);
   if (known.length < 3) return html`<figure class="curve"><figcaption><bdi>${series.name}</bdi></figcaption><p>${ending(series)} <span class="faint">at steps ${series.steps.map(figure).join(", ")}</span></p></figure>`;
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const label = `${series.name} by step: from ${figure(known[0])} to ${figure(known[known.length - 1])}, between ${figure(low)} and ${figure(high)}`;
   return html`<figure class="curve"><figcaption><bdi>${series.name}</bdi> <span class="faint reading" .textContent=${ending(series)}></span></figcaption>
-    <div class="plot" role="img" aria-label=${label} ${ref((box) => plot(box, `${stage}/${series.name}`, series, plateau))}></div></figure>`;
+    <div class="plot" role="img" aria-label=${label} ${ref((box) => plot(box, `${key}/${series.name}`, series, plateau))}></div></figure>`;
 }
 
 function plateauView(plateau) {
@@ -125,21 +131,27 @@ function plateauView(plateau) {
   </section>`;
 }
 
-/** Steps at which texts were kept, and the texts of the chosen one. */
-function samples(data) {
+/** Steps at which texts were kept, and the place of the chosen one: the last, unless the reader chose. */
+function times(data) {
+  const steps = [...new Set((data?.samples ?? []).map((one) => one.step))].sort((a, b) => a - b);
+  const wanted = number("at");
+  // By its step and not its place: a training that goes on has more of them, or every other.
+  return [steps, wanted === null ? steps.length - 1 : Math.max(0, steps.findLastIndex((step) => step <= wanted))];
+}
+
+function samples(key, data) {
   if (!data.samples?.length) return nothing;
-  const steps = [...new Set(data.samples.map((one) => one.step))].sort((a, b) => a - b);
-  const at = within(number("at", steps.length - 1), steps.length);
-  const here = data.samples.map((one, i) => [one, i]).filter(([one]) => one.step === steps[at]);
+  const [steps, at] = times(data);
+  const here = data.samples.filter((one) => one.step === steps[at]);
   return html`<h2>Texts over time</h2>
-    <p class="slider"><label>step <input id="when" type="range" min="0" max=${steps.length - 1} .value=${String(at)} aria-valuetext="step ${steps[at]}" @input=${(event) => choose({ at: event.target.value })}></label>
+    <p class="slider"><label>step <input id="when" type="range" min="0" max=${steps.length - 1} .value=${String(at)} aria-valuetext="step ${steps[at]}" @input=${(event) => choose({ at: steps[event.target.value] })}></label>
       <output for="when">${figure(steps[at])}</output> <span class="faint">${at + 1} of ${steps.length}</span></p>
     <div class="samples">${here.slice(0, 24).map(
-      ([one, i]) => html`<article class="sample"><p class="facts-line">${one.status ? badge(one.status) : nothing}
+      (one, i) => html`<article class="sample"><p class="facts-line">${one.status ? badge(one.status) : nothing}
           ${one.answer ? html`<span>answer <strong><bdi>${clip(one.answer, 40)}</bdi></strong></span>` : nothing}
           ${one.gold ? html`<span class="faint">gold <bdi>${clip(one.gold, 40)}</bdi></span>` : nothing}
           ${one.reward === null || one.reward === undefined ? nothing : html`<span>reward ${figure(one.reward)}</span>`}</p>
-        <p class="faint small"><bdi>${clip(one.question ?? one.problem, 300)}</bdi></p>${prose(one.text, `sample/${i}`, 2000, 24)}</article>`,
+        <p class="faint small"><bdi>${clip(one.question ?? one.problem, 300)}</bdi></p>${prose(one.text, `${key}/${one.step}/${i}`, 2000, 24)}</article>`,
     )}</div>`;
 }
 
@@ -153,18 +165,17 @@ export function trainingPage(run) {
   const all = choice("all") === "1" || found.length <= 9;
   return html`${title}
     ${plateauView(data.plateau)}
-    ${found.length ? html`<div class="curves">${(all ? found : found.slice(0, 8)).map((series) => chart(stage, series, data.plateau))}</div>` : html`<p class="message">Nothing is logged yet.</p>`}
+    ${found.length ? html`<div class="curves">${(all ? found : found.slice(0, 8)).map((series) => chart(`${run}/${stage}`, series, data.plateau))}</div>` : html`<p class="message">Nothing is logged yet.</p>`}
     ${all ? nothing : html`<p><button @click=${() => choose({ all: 1 })}>all ${plural(found.length, "curve")}</button></p>`}
     ${data.looks?.some((look) => look.kept) ? html`<p class="faint small">The model of step ${figure(data.looks.find((look) => look.kept).step)} is kept.</p>` : nothing}
-    ${samples(data)}
+    ${samples(`sample/${run}/${stage}`, data)}
     <p class="small"><a href=${link(["run", run])}>all stages of the run</a></p>`;
 }
 
 export function trainingKeys(run) {
   const move = (by) => () => {
-    const samples = shown(run).data?.samples ?? [];
-    const steps = new Set(samples.map((one) => one.step)).size;
-    if (steps) choose({ at: within(number("at", steps - 1) + by, steps) });
+    const [steps, at] = times(shown(run).data);
+    if (steps.length) choose({ at: steps[within(at + by, steps.length)] });
   };
   return [
     ["ArrowRight l", "texts of a later step", move(1)],

@@ -5,7 +5,7 @@ import { value } from "./data.js";
 import { redraw } from "./draw.js";
 import { childrenOf, pathTo } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
-import { choice, choose, link, number } from "./state.js";
+import { choice, choose, link, number, settle } from "./state.js";
 import { asked, clip, solution } from "./text.js";
 import { badge, bar, figure, finder, finds, list, missing, notes, percent, plural, questionHead, stageHere, stageTabs, strip, within } from "./parts.js";
 
@@ -27,7 +27,10 @@ function shown(run) {
   const stage = stageHere(run, PART);
   const trees = stage === null ? undefined : value(`${PART}/${run}/${stage}`);
   if (!trees || trees.error) return { stage, trees };
-  const at = Math.max(0, trees.id.indexOf(choice("tree")));
+  const at = placeOf(`${run}/${stage}`, trees, choice("tree"));
+  if (at < 0) return { stage, trees, at, tree: { error: `Tree ${choice("tree")} is not here (any more).` } };
+  // Rows come in between while a run goes on: a step that was chosen is one of this tree.
+  if (trees.id.length && (choice("node") ?? choice("particle")) !== undefined) settle("tree", trees.id[at]);
   const name = `tree/${run}/${stage}/${trees.id[at]}`;
   const tree = trees.id.length ? value(name) : undefined;
   if (!tree || tree.error) return { stage, trees, at, name, tree };
@@ -36,6 +39,21 @@ function shown(run) {
   const particle = slot !== null && slot >= 0 && slot < tree.leaves.length ? slot : null;
   const node = number("node") ?? (particle === null ? first(model) : (lineOf(model, particle)[0] ?? 0));
   return { stage, trees, at, name, tree, model, particle, node: within(node, model.parent.length) };
+}
+
+const spooled = new Map();
+
+/**
+ * The place in the list of the tree that is named: the first where none is, -1 where it is not there. A tree whose
+ * shard was not whole yet gets another name when it is, and is found by its question then.
+ */
+function placeOf(key, trees, wanted) {
+  if (!spooled.has(key)) spooled.set(key, new Map());
+  const known = spooled.get(key);
+  trees.id.forEach((id, i) => id.startsWith("s") && known.set(id, trees.problem[i]));
+  if (wanted === undefined) return 0;
+  const at = trees.id.indexOf(wanted);
+  return at < 0 && known.has(wanted) ? trees.problem.indexOf(known.get(wanted)) : at;
 }
 
 /** Where the reader begins: the heaviest first step. */
@@ -56,7 +74,7 @@ function treeRow(trees, i) {
   const rightly = trees.right[i];
   const told = trees.outcome[i] === "extinct" ? "extinct" : rightly === null ? "not graded" : `${percent(rightly, 0)} right`;
   return html`${questionHead(trees.problem[i], trees.question[i])}
-    <span class="lines">${strip([["correct", rightly ?? 0], ["rest", 1 - (rightly ?? 0)]], told)} <span class="share">${told}</span></span>`;
+    <span class="lines">${strip([["correct", rightly ?? 0], ["rest", 1 - (rightly ?? 0)]], told)} <span class="share">${trees.after ? `step ${figure(trees.after[i])}, ` : ""}${told}</span></span>`;
 }
 
 /** The texts of a path's steps, as far as they have come. */
@@ -141,7 +159,7 @@ function legend(colour, reward) {
     ${colour === "reward"
       ? html`<span class="ramp" aria-hidden="true"></span> reward 0 to 1`
       : html`<span class="dot right"></span> right <span class="dot wrong"></span> wrong <span class="dot open"></span> open`}
-    <span class="faint">· width: share of the final weight · pale: finished · ▲ resampled${reward ? " · ○ taken by a data builder" : ""}</span></p>`;
+    <span class="faint">· pale: finished · ▲ resampled${reward ? " · ○ taken by a data builder" : ""}</span></p>`;
 }
 
 function told({ tree, model, node, particle }) {
@@ -165,12 +183,13 @@ function treeView(run, at) {
   const rank = particle === null ? 0 : model.order.indexOf(particle);
   return html`
     <section class="question" aria-label="Question">
-      ${asked(tree.question, `tree/${tree.problem}`)}
+      ${asked(tree.question, `question/${name}`)}
       <p>gold answer <strong class="gold"><bdi>${clip(tree.gold, 200) || "–"}</bdi></strong>
         <span class="faint">· <bdi>${tree.sampler}</bdi>, ${tree.outcome}, ${plural(tree.leaves.length, "particle")}, ${plural(model.parent.length - 1, "step")} of which ${figure(dead)} dead,
         ${plural(tree.policy_tokens, "policy token")}${tree.log_evidence === null ? "" : `, log-evidence ${figure(tree.log_evidence)}`}</span></p>
     </section>
     ${tree.outcome === "extinct" ? html`<p class="flag">Extinct: the weight of every particle became zero. Those that were left are drawn alike.</p>` : nothing}
+    <p class="small faint">From left to right, step by step: each stream is a line of reasoning, as wide as its share of the final weight, in the colour of its answer. What died is counted beneath.</p>
     <div class="toolbar" role="group" aria-label="River">
       <button aria-pressed=${particle === null ? "false" : "true"} id="follow" @click=${() => follow(run)}>${particle === null ? "Follow a particle" : `Particle ${rank + 1} of ${tree.leaves.length}, weight ${percent(model.weights[particle])}`}</button>
       ${particle === null ? nothing : html`<button aria-label="next heavier particle" @click=${() => other(run, -1)}>‹</button><button aria-label="next lighter particle" @click=${() => other(run, 1)}>›</button>`}
@@ -207,7 +226,7 @@ function tooltip(tree, model) {
 
 export function treesPage(run) {
   const at = shown(run);
-  if (at.stage === null) return html`<h1>Trees</h1><p class="message">This run has no search trees yet: a stage of kind search makes them.</p>`;
+  if (at.stage === null) return html`<h1>Trees</h1><p class="message">This run has no search trees yet: a stage of kind search or grpo_direct makes them.</p>`;
   const tabs = stageTabs(run, "trees", PART, at.stage);
   const title = html`<div class="title"><h1>Trees of <bdi>${at.stage}</bdi></h1>${tabs}</div>`;
   const none = missing(at.trees);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { boxes, clip, cutAt, marked, shadeOf, visible } from "../src/text.js";
+import { boxes, clip, cutAt, marked, sentences, shadeOf, visible } from "../src/text.js";
 
 test("boxes are found by their braces, unclosed ones are none", () => {
   const text = String.raw`a \boxed{\frac{1}{2}} b \fbox {3} c \boxed{4`;
@@ -38,4 +38,18 @@ test("a text is cut at so many characters or lines", () => {
 
 test("shades follow probability, and what was not sampled has none", () => {
   assert.deepEqual([0, -0.1, -0.3, -0.5, -1.5, -3, -9, null, undefined].map(shadeOf), [0, 0, 1, 2, 3, 4, 5, 0, 0]);
+});
+
+test("what draws nothing is shown by its code, letters made of joiners stay", () => {
+  const hidden = ["\u00ad", "\u200b", "\u2028", "\u2029", "\u2060", "\u2064", "\u202e", "\u{e0041}", "\ufeff"];
+  for (const mark of hidden) assert.match(visible(`a${mark}b`), /^a⟨U\+[0-9A-F]{4,5}⟩b$/);
+  const kept = "👩‍🔬 ❤️ नमस्‍ते a\tb\nc";
+  assert.equal(visible(kept), kept);
+});
+
+test("a headline is the first sentence", () => {
+  assert.deepEqual(sentences("NOT EVIDENCE: 10/30 against 9/30 (p = 0.7). It would take 500."), [
+    "NOT EVIDENCE: 10/30 against 9/30 (p = 0.7).", "It would take 500.",
+  ]);
+  assert.deepEqual(sentences("Solves 3.5 % of e.g. these"), ["Solves 3.5 % of e.g. these", ""]);
 });

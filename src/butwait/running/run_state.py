@@ -251,6 +251,8 @@ def _trained(stage: Path) -> tuple[int | None, int | None]:
 
 def _last_lines(log: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of JSON at a log's end, the last first."""
+    if not log.is_file():
+        return
     try:
         with log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
@@ -294,6 +296,8 @@ def _files(path: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; {} where there is none, or none that can be read."""
     try:
+        if not path.is_file():  # nobody may ever write to a pipe
+            return {}
         return _mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}

@@ -173,6 +173,8 @@ def locked(run: Path, otherwise: str = "") -> Iterator[None]:
 
 def is_held(run: Path) -> bool:
     """Whether a process holds the run's folder."""
+    if not (run / LOCK).is_file():
+        return False
     try:
         with (run / LOCK).open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from butwait.records import UserError
-from butwait.view.folders import Folder, Part, parquet, unreadable
+from butwait.view.folders import Folder, Part, UnknownNameError, parquet, unreadable
 from butwait.view.questions import Questions
 from butwait.view.script import Names, clip, numbers
 
@@ -15,7 +17,8 @@ CHUNK = 16
 QUESTION = 2000
 """Characters of a question in the table."""
 
-_COLUMNS = ("problem_id", "sample", "finish", "answer", "status", "tokens", "length")
+_NAMED = ("problem_id", "finish", "answer", "status")
+_COUNTED = ("sample", "tokens", "length")
 _SCORE = "score"
 _CHUNK_ID = re.compile(r"(\d{1,4})-(\d{1,4})-(s?\d{1,9})-(\d{1,9})")
 _PARAGRAPH = ("\n\n",)
@@ -42,29 +45,31 @@ def attempt_table(folder: Folder, stage: str) -> dict[str, Any]:
                 except (UserError, OSError):
                     notes.append(unreadable(part.path))
                     continue
-                own = set(rows["problem_id"])
-                if own & seen:  # in a shard by now, and the spool is being emptied
+                own = rows.texts["problem_id"]
+                if not seen.isdisjoint(own):  # in a shard by now, and the spool is being emptied
                     continue
-                seen |= own
-                chunks += _chunks(f"{s}-{m}-{part.name}", len(columns["set"]), len(rows["sample"]))
-                columns["set"] += [s] * len(rows["sample"])
-                columns["method"] += [m] * len(rows["sample"])
-                columns["problem"] += [
-                    problems.setdefault((problem_set, problem), len(problems))
-                    for problem in rows["problem_id"]
-                ]
+                seen.update(own)
+                count = len(rows.columns["sample"])
+                chunks += _chunks(f"{s}-{m}-{part.name}", len(columns["set"]), count)
+                columns["set"] += [s] * count
+                columns["method"] += [m] * count
+                asked = [problems.setdefault((problem_set, p), len(problems)) for p in own]
+                columns["problem"] += np.array(asked)[rows.columns["problem_id"]].tolist()
                 for name in ("sample", "length", "tokens", "score"):
-                    columns[name] += rows[name]
+                    columns[name] += rows.columns[name].tolist()
                 for name, known in names.items():
-                    columns[name] += [known.place(text) for text in rows[name]]
-    asked = [(s, problem, questions.of(problem, s)) for s, problem in problems]
-    scored = any(score is not None for score in columns["score"])
+                    # The last place is that of no text, which is numbered -1.
+                    places = np.array([*(known.place(text) for text in rows.texts[name]), -1])
+                    columns[name] += places[rows.columns[name]].tolist()
+    listed = [(s, problem, questions.of(problem, s)) for s, problem in problems]
+    score = numbers(columns.pop("score"))
     return {
         "stage": stage,
+        "made": folder.made(stage),
         "notes": notes,
         "problems": [
             {"id": p, "question": clip(known.question, QUESTION), "gold": known.gold, "set": s}
-            for s, p, known in asked
+            for s, p, known in listed
         ],
         "sets": sets,
         "methods": methods,
@@ -73,16 +78,16 @@ def attempt_table(folder: Folder, stage: str) -> dict[str, Any]:
         "finishes": names["finish"].texts,
         "chunks": chunks,
         **columns,
-        "score": numbers(columns["score"]) if scored else None,
+        "score": score if any(known is not None for known in score) else None,
     }
 
 
 def attempt_texts(folder: Folder, stage: str, chunk: str) -> dict[str, Any]:
-    """The texts of some attempts, step by step. Raises KeyError for what is no id of a chunk,
-    UserError where there is none (any more)."""
+    """The texts of some attempts, step by step. Raises UnknownNameError for what is no id of a
+    chunk, UserError where there is none (any more)."""
     found = _CHUNK_ID.fullmatch(chunk)
     if found is None:
-        raise KeyError(chunk)
+        raise UnknownNameError(chunk)
     sets, methods = _named(folder, stage)
     s, m, number = int(found[1]), int(found[2]), int(found[4])
     gone = UserError(f"{stage} has no attempts {chunk} (any more): look at the table again")
@@ -144,15 +149,32 @@ def _chunks(part: str, start: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _digest(path: Path) -> dict[str, list]:
+class _Digest(NamedTuple):
+    """The attempts of a file without their texts: ``columns`` of (n,) numbers, which of ``_NAMED``
+    are places in ``texts``, -1 for none. A few dozen bytes an attempt: a stage may have half a
+    million."""
+
+    columns: dict[str, np.ndarray]
+    texts: dict[str, list[str]]
+
+
+def _digest(path: Path) -> _Digest:
+    columns: dict[str, np.ndarray] = {}
+    texts: dict[str, list[str]] = {}
     with parquet(path) as file:
-        scored = _SCORE in file.schema_arrow.names
-        wanted = [*_COLUMNS, _SCORE] if scored else list(_COLUMNS)
-        table = file.read(columns=wanted, use_threads=False)
-        if missing := set(wanted) - set(table.column_names):
+        table = file.read(columns=[*_NAMED, *_COUNTED, _SCORE], use_threads=False)
+        if missing := {*_NAMED, *_COUNTED} - set(table.column_names):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        columns = {name: table[name].to_pylist() for name in wanted}
-    return {_SCORE: [None] * len(columns["sample"])} | columns
+        for name in _NAMED:
+            named = table[name].combine_chunks().dictionary_encode()
+            texts[name] = named.dictionary.to_pylist()
+            columns[name] = named.indices.fill_null(-1).to_numpy()
+        for name in _COUNTED:
+            columns[name] = table[name].to_numpy().astype(np.int64)
+        scores = table[_SCORE].to_numpy() if _SCORE in table.column_names else None
+    none = np.full(table.num_rows, np.nan, np.float32)
+    columns[_SCORE] = none if scores is None else scores.astype(np.float32)
+    return _Digest(columns, texts)
 
 
 def _texts(path: Path, start: int) -> list[str]:

@@ -42,6 +42,7 @@ def example_list(folder: Folder, stage: str) -> dict[str, Any]:
     return {
         "stage": stage,
         "kind": folder.record(stage).get("kind"),
+        "made": folder.made(stage),
         "chunk": CHUNK,
         "problems": [
             {"id": problem, "question": clip(asked.question, QUESTION), "gold": asked.gold}

@@ -1,6 +1,7 @@
 """The folders and files of a run, as far as a page may read them."""
 
 import os
+import pickle
 import re
 import stat
 from collections import OrderedDict
@@ -22,9 +23,14 @@ Kept = TypeVar("Kept")
 
 _SHARD = re.compile(r"shard-(\d{1,9})\.parquet")
 _SPOOLED = re.compile(r"(\d{1,9})\.parquet")
-_PLACE = re.compile(r"(\d{1,9})-(\d{1,9})|s(\d{1,9})")
-_MOST_KEPT = 256
-"""Digests of files that are kept: a shard's is a few kilobytes."""
+_STEP, _SEARCHED = re.compile(r"\d{8,9}"), re.compile(r"([0-9a-f]{20})\.parquet")
+_PLACE = re.compile(r"(\d{1,9})-(\d{1,9})|s\d{1,9}|g\d{1,9}-[0-9a-f]{20}")
+_MOST_KEPT = 64 << 20
+"""Bytes of digests that are kept of a run's files, pickled; in memory they are some times that."""
+
+
+class UnknownNameError(KeyError):
+    """A name of no known form: nothing was ever there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +40,16 @@ class Part:
     Attributes:
         path: of a shard, or of one problem of a shard that is not whole.
         name: short, the same as long as the file is there: the shard's number, or "s" and the
-            problem's place.
-        first: place of its first problem in the stage's own order.
+            problem's place, or "g", the step and a fingerprint of the question's id.
+        first: place of its first problem in the stage's own order; of a search within a training,
+            the step.
+        step: the optimiser step after which a training searched; None in a stage of searches.
     """
 
     path: Path
     name: str
     first: int
+    step: int | None = None
 
 
 class Folder:
@@ -53,7 +62,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._root = path.resolve()
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Hashable, Any, int]] = OrderedDict()
+        self._bytes = 0
         self._lock = Lock()
 
     def within(self, path: Path) -> bool:
@@ -88,6 +98,11 @@ class Folder:
         path = self.path / name / "stage.json"
         return read_json(path) if self.is_file(path) else {}
 
+    def made(self, name: str) -> str | None:
+        """What a stage was made of, as far as its record says."""
+        found = self.record(name).get("fingerprint")
+        return found if isinstance(found, str) else None
+
     def json(self, path: Path) -> dict[str, Any]:
         """The object in a file; {} where there is none, or none that can be read."""
         return read_json(path) if self.is_file(path) else {}
@@ -98,7 +113,7 @@ class Folder:
 
     def parts(self, folder: Path) -> list[Part]:
         """The finished files of a map of problems, in the order of their problems."""
-        size = read_json(folder / ".shards.json").get("shard_size")
+        size = self.json(folder / ".shards.json").get("shard_size")
         size = size if isinstance(size, int) and size > 0 else 1 << 20
         found = [
             Part(path, str(int(number[1])), int(number[1]) * size)
@@ -112,8 +127,18 @@ class Folder:
         ]
         return sorted(found, key=lambda part: (part.first, part.name))
 
+    def searched(self, folder: Path) -> list[Part]:
+        """The trees that a training searched while it went on, in the order of its steps."""
+        return [
+            Part(path, f"g{int(step.name)}-{of[1]}", int(step.name), int(step.name))
+            for step in _entries(folder)
+            if _STEP.fullmatch(step.name)
+            for path in _entries(step)
+            if (of := _SEARCHED.fullmatch(path.name)) and self.is_file(path)
+        ]
+
     def digest(self, path: Path, what: Hashable, read: Callable[[Path], Kept]) -> Kept:
-        """``read(path)``, kept until the file is another one.
+        """``read(path)``, kept until the file is another one, or too much was read since.
 
         Args:
             path: a file.
@@ -123,25 +148,26 @@ class Folder:
         about, key = path.stat(), (str(path), what)
         now = (about.st_ino, about.st_size, about.st_mtime_ns)
         with self._lock:
-            then, kept = self._kept.get(key, (None, None))
+            then, kept, _ = self._kept.get(key, (None, None, 0))
             if then == now:
                 self._kept.move_to_end(key)
                 return kept
         found = read(path)
+        size = len(pickle.dumps(found, pickle.HIGHEST_PROTOCOL))
         with self._lock:
-            self._kept[key] = (now, found)
-            self._kept.move_to_end(key)
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
+            self._bytes += size - self._kept.pop(key, (None, None, 0))[2]
+            self._kept[key] = (now, found, size)
+            while self._bytes > _MOST_KEPT and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1][2]
         return found
 
 
 def placed(tree: str) -> tuple[str, int]:
-    """The part's name and the row that a tree's id ("3-7", "s12") names. KeyError for another
-    text."""
+    """The part's name and the row that a tree's id ("3-7", "s12", "g120-...") names.
+    UnknownNameError for another text."""
     found = _PLACE.fullmatch(tree)
     if found is None:
-        raise KeyError(tree)
+        raise UnknownNameError(tree)
     return (found[1], int(found[2])) if found[1] else (tree, 0)
 
 

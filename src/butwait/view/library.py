@@ -7,7 +7,7 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.view import attempts, examples, runs, training, trees
-from butwait.view.folders import Folder
+from butwait.view.folders import Folder, UnknownNameError
 
 
 class Library:
@@ -41,12 +41,12 @@ class Library:
 
     def get(self, name: str) -> dict[str, Any]:
         """The content under a name; ``{"error": sentence}`` where it is not there (yet) or cannot
-        be read. Raises KeyError for a name of no known form."""
+        be read. Raises UnknownNameError for a name of no known form."""
         try:
             return self._content(name.split("/"))
         except UserError as error:
             return {"error": str(error)}
-        except KeyError:
+        except UnknownNameError:
             raise
         except Exception as error:
             # Whatever a file holds, the page goes on: it may be whole at the next look.
@@ -75,10 +75,12 @@ class Library:
                 return examples.example_texts(self._folder(number), stage, _number(chunk))
             case ["training", number, stage]:
                 return training.training(self._folder(number), stage)
-        raise KeyError("/".join(parts))
+        raise UnknownNameError("/".join(parts))
 
     def _folder(self, number: str) -> Folder:
-        folder = self._folders[_number(number)]
+        folder = self._folders.get(_number(number))
+        if folder is None:
+            raise UnknownNameError(number)
         if not folder.path.is_dir():
             raise UserError(f"{folder.path} is not there any more")
         return folder
@@ -120,5 +122,5 @@ def _parts(what: str, name: str, table: dict[str, Any]) -> list[str]:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise KeyError(text)
+        raise UnknownNameError(text)
     return int(text)

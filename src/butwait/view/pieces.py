@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from butwait.engines.detokenizer import GrowingText
+from butwait.reward_models.kinds.trained import FILE as REWARD_MODEL
 from butwait.view.folders import Folder
 
 _FILE = "tokenizer.json"
@@ -70,12 +71,13 @@ def _parted(tokenizer: _Decoder, token_ids: list[int], text: str) -> list[str] |
 
 
 def _tokenizer_file(folder: Folder, stage: str) -> Path | None:
-    """That of a model that a stage of the run trained (they all share the policy's), or of the
-    recipe's own model, where it lies in a folder or ships with butwait."""
+    """That of a policy that a stage of the run trained (they all share one tokenizer; a reward
+    model may have another), or of the recipe's own model, where it lies in a folder or ships with
+    butwait."""
     for name in folder.stages():
-        path = folder.path / name / "model" / _FILE
-        if folder.is_file(path):
-            return path
+        trained = folder.path / name / "model"
+        if folder.is_file(trained / _FILE) and not folder.is_file(trained / REWARD_MODEL):
+            return trained / _FILE
     settings = folder.record(stage).get("settings")
     recipe = settings.get("recipe") if isinstance(settings, dict) else None
     model = recipe.get("model") if isinstance(recipe, dict) else None

@@ -7,11 +7,12 @@ from typing import Any
 from butwait.report.collect import Evaluation
 from butwait.report.formats import finite
 from butwait.running.log import NAME
-from butwait.running.run_state import read_run, stamp
+from butwait.running.run_state import RunState, StageState, read_run, stamp
 from butwait.view.examples import has_examples
 from butwait.view.folders import Folder
 from butwait.view.script import flat
 from butwait.view.training import has_training
+from butwait.view.trees import has_trees
 
 LINES, _TAIL = 40, 1 << 16
 """Of the log: lines that are shown, and bytes that are read for them."""
@@ -45,7 +46,7 @@ def run_page(number: int, folder: Folder) -> dict[str, Any]:
                 "cost": _mapping(records[stage.name].get("cost")),
                 "has": _has(folder, stage.name),
             }
-            for stage in state.stages
+            for stage in _stages(folder, state)
         ],
         "evaluations": [row for name, of in records.items() for row in _evaluations(name, of)],
         "comparisons": [row for row in _list(comparisons) if isinstance(row, dict)],
@@ -83,9 +84,19 @@ def _state(folder: Folder) -> dict[str, Any]:
                 "total": stage.total,
                 "seconds": stage.seconds,
             }
-            for stage in run.stages
+            for stage in _stages(folder, run)
         ],
     }
+
+
+def _stages(folder: Folder, run: RunState) -> list[StageState]:
+    """The stages of a run; of one whose folder lies elsewhere, nothing but its name."""
+    return [
+        stage
+        if folder.within(folder.path / stage.name)
+        else StageState(stage.name, stage.kind, "waits")
+        for stage in run.stages
+    ]
 
 
 def _has(folder: Folder, stage: str) -> list[str]:
@@ -95,7 +106,7 @@ def _has(folder: Folder, stage: str) -> list[str]:
         "attempts": any(
             folder.parts(method) for method in path.glob("attempts/*/*") if method.is_dir()
         ),
-        "trees": bool(folder.parts(path / "trees")),
+        "trees": has_trees(folder, stage),
         "examples": has_examples(folder, stage),
         "training": has_training(folder, stage),
     }

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from butwait.records import UserError
+from butwait.view.folders import UnknownNameError
 from butwait.view.library import Library
 from butwait.view.script import script
 
@@ -155,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join(parts)
         try:
             if not name.endswith(_SUFFIX):
-                raise KeyError(name)
+                raise UnknownNameError(name)
             name = name.removesuffix(_SUFFIX)
             content = script(name, self.server.library.get(name))
-        except KeyError:
+        except UnknownNameError:
             return self.send_error(HTTPStatus.NOT_FOUND, "there is no data of this name")
         self._send(content, TYPES[".js"])
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from butwait.report.formats import finite
 from butwait.report.reinforcement.runs import Training
+from butwait.running.json_lines import read_log
 from butwait.statistics.plateau import PlateauRule, Verdict
 from butwait.training.grpo.settings import StopSettings
 from butwait.view.folders import Folder
@@ -29,9 +31,8 @@ def has_training(folder: Folder, stage: str) -> bool:
 def training(folder: Folder, stage: str) -> dict[str, Any]:
     """One stage's, as far as it is on disk."""
     path, record = folder.stage(stage), folder.record(stage)
-    known = Training(
-        {"name": stage, **record}, *(folder.rows(path / f"{name}.jsonl") for name in LOGS)
-    )
+    log, looks = (folder.rows(path / f"{name}.jsonl") for name in ("log", "looks"))
+    known = Training({"name": stage, **record}, log, looks, ())
     kept = known.kept
     return {
         "stage": stage,
@@ -48,7 +49,7 @@ def training(folder: Folder, stage: str) -> dict[str, Any]:
             for look in known.looks
         ],
         "plateau": _plateau(known),
-        "samples": _samples(known, Questions(folder, stage)),
+        "samples": _samples(folder, stage, known),
     }
 
 
@@ -109,15 +110,24 @@ def _sentence(rule: PlateauRule, looks: list[Verdict]) -> str:
     )
 
 
-def _samples(known: Training, questions: Questions) -> list[dict[str, Any]]:
+def _samples(folder: Folder, stage: str, known: Training) -> list[dict[str, Any]]:
     """Texts over time: those of the looks, and completions of the training."""
     rows: list[Mapping[str, Any]] = [
         {"step": look.step, **text} for look in known.looks for text in look.texts
     ]
-    rows += known.samples
-    every = -(-len(rows) // MOST_SAMPLES) or 1
+
+    path = folder.path / stage / "samples.jsonl"
+    there = folder.is_file(path)
+
+    def few(path: Path) -> list[Mapping[str, Any]]:
+        # Completions may be many megabytes: those that are shown are kept.
+        both = [*rows, *(read_log(path) if there else ())]
+        return both[:: -(-len(both) // MOST_SAMPLES) or 1]
+
+    shown = folder.digest(path, ("samples", len(rows)), few) if there else few(path)
+    questions = Questions(folder, stage)
     found = []
-    for row in sorted(rows[::every], key=lambda row: finite(row.get("step")) or 0.0):
+    for row in sorted(shown, key=lambda row: finite(row.get("step")) or 0.0):
         asked = questions.of(str(row.get("problem_id")))
         found.append(
             {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.special import expit
 
@@ -33,11 +34,17 @@ QUESTION, SHOWN = 300, 60
 """Characters of a question in the list, and of a step in the table of nodes."""
 
 _LEAVES = ("leaves", "log_weights", "grade_nodes", "grade_statuses")
+_LENGTHS = (("particles", "leaves"), ("steps", "population_sizes"))
 _OTHERS = (
     *("log_evidence", "texts", "logprobs", "reward_logits", "log_weights", "grade_answers"),
     *("population_nodes", "population_ancestors"),
 )
 _LISTED = ("id", "problem", "sampler", "outcome", "particles", "steps", "nodes", "tokens")
+
+
+def has_trees(folder: Folder, stage: str) -> bool:
+    """Whether a stage has trees on disk."""
+    return bool(_tree_parts(folder, folder.path / stage))
 
 
 def tree_list(folder: Folder, stage: str) -> dict[str, Any]:
@@ -46,33 +53,37 @@ def tree_list(folder: Folder, stage: str) -> dict[str, Any]:
     columns: dict[str, list] = {
         name: [] for name in (*_LISTED, "log_evidence", "right", "right_nodes")
     }
+    after: list[int | None] = []
     notes, seen = [], set()
-    for part in folder.parts(folder.stage(stage) / "trees"):
+    for part in _tree_parts(folder, folder.stage(stage)):
         try:
             listed = folder.digest(part.path, "trees", _listed)
         except (UserError, OSError):
             notes.append(unreadable(part.path))
             continue
         for row, problem in enumerate(listed["problem"]):
-            if problem in seen:  # in a shard by now, and the spool is being emptied
+            if (part.step, problem) in seen:  # in a shard by now, and the spool is being emptied
                 continue
-            seen.add(problem)
+            seen.add((part.step, problem))
+            after.append(part.step)
             for name, column in columns.items():
                 column.append(_id(part, row) if name == "id" else listed[name][row])
     asked = [questions.of(problem) for problem in columns["problem"]]
     return {
         "stage": stage,
         "kind": folder.record(stage).get("kind"),
+        "made": folder.made(stage),
         "notes": notes,
         **columns,
+        "after": after if any(step is not None for step in after) else None,
         "question": [clip(known.question, QUESTION) for known in asked],
         "gold": [known.gold for known in asked],
     }
 
 
 def tree(folder: Folder, stage: str, place: str) -> dict[str, Any]:
-    """One tree: what is needed to draw it. Raises KeyError for what is no id of a tree, UserError
-    where there is no such tree (yet)."""
+    """One tree: what is needed to draw it. Raises UnknownNameError for what is no id of a tree,
+    UserError where there is no such tree (yet)."""
     part, index = _find(folder, stage, place)
     with _opened(part.path, index) as row:
         found = row(list(dict.fromkeys([*COLUMNS, *_OTHERS])))
@@ -142,15 +153,20 @@ def tree_texts(folder: Folder, stage: str, place: str, chunk: int) -> dict[str, 
 
 def _find(folder: Folder, stage: str, place: str) -> tuple[Part, int]:
     name, index = placed(place)
-    parts = folder.parts(folder.stage(stage) / "trees")
+    parts = _tree_parts(folder, folder.stage(stage))
     part = next((part for part in parts if part.name == name), None)
     if part is None:
         raise UserError(f"{stage} has no tree {place} (any more): look at the list again")
     return part, index
 
 
+def _tree_parts(folder: Folder, stage: Path) -> list[Part]:
+    """Those of a search, and those of the searches within a training."""
+    return folder.parts(stage / "trees") + folder.searched(stage / "searches")
+
+
 def _id(part: Part, row: int) -> str:
-    return part.name if part.name.startswith("s") else f"{part.name}-{row}"
+    return f"{part.name}-{row}" if part.name.isdigit() else part.name
 
 
 @contextmanager
@@ -176,7 +192,8 @@ def _check(path: Path, file: pq.ParquetFile) -> None:
 
 def _listed(path: Path) -> dict[str, list]:
     """What the list tells of the trees in a file, by column. A row group holds one tree, so that
-    its footer has the single values, as least and greatest, and the lengths of the lists."""
+    its footer has the single values, as least and greatest, and the lengths of lists that are not
+    empty, as the nodes never are."""
     columns: dict[str, list] = {name: [] for name in (*_LISTED, "log_evidence")}
     del columns["id"]
     with parquet(path) as file:
@@ -189,11 +206,10 @@ def _listed(path: Path) -> dict[str, list]:
                 *(("tokens", "policy_tokens"), ("log_evidence", "log_evidence")),
             ):
                 columns[name].append(_single(file, group.column(at[column]), index, column))
-            for name, column in (
-                *(("particles", "leaves"), ("steps", "population_sizes"), ("nodes", "parents")),
-            ):
-                columns[name].append(group.column(at[column]).num_values)
-        table = file.read(columns=list(_LEAVES), use_threads=False)
+            columns["nodes"].append(group.column(at["parents"]).num_values)
+        table = file.read(columns=[*_LEAVES, "population_sizes"], use_threads=False)
+        for name, column in _LENGTHS:
+            columns[name] = pc.list_value_length(table[column]).to_pylist()
         right = [_right(*row) for row in zip(*(table[name] for name in _LEAVES), strict=True)]
     columns["log_evidence"] = numbers(columns["log_evidence"])
     return columns | {
@@ -295,8 +311,6 @@ def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _heads(texts: pa.Scalar) -> list[str]:
-    import pyarrow.compute as pc
-
     return pc.utf8_slice_codeunits(texts.values, 0, 4 * SHOWN).to_pylist()
 
 
