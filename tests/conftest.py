@@ -21,11 +21,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 Command = Callable[..., tuple[int, str, str]]
 
 
+gc.disable()  # while all is imported: nothing of it is garbage, and looking takes seconds
+
+
 def pytest_collection_finish() -> None:
     """What the libraries made while they were imported is looked at by no later collection: there
     are hundreds, of half a second each."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

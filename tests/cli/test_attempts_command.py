@@ -132,6 +132,29 @@ def test_examples(run: Path, command) -> None:
     assert "no example of runs/mine/data has 'doubt' (they have mistake, recovery)" in error
 
 
+def test_an_example_stands_beside_the_question_that_it_answers(run: Path, command) -> None:
+    """Other sets have its id for other questions, before and after it in the order of names."""
+
+    def asked(**questions: str) -> None:
+        for name, question in questions.items():
+            row = {"id": "p0", "question": question, "answer": name}
+            (run / "problems" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+
+    def told() -> tuple[str | None, str | None]:
+        (row,) = json.loads(command("examples", "mine/data", "--json")[1])
+        return row["question"], row["gold"]
+
+    asked(a="7 + 7?", test="1 + 1?", z="9 + 9?")
+    assert told() == ("1 + 1?", "test")
+    assert "1 + 1?\n  gold answer: test" in command("examples", "mine/data", "--all")[1]
+    asked(a="+ 1?")  # a part of the prompt too
+    assert told() == ("1 + 1?", "test")
+    asked(a="7 + 7?", test="2 + 2?")
+    assert told() == (None, None)  # none of three that it could be
+    asked(a="7 + 7?", test="7 + 7?", z="7 + 7?")
+    assert told()[0] == "7 + 7?"
+
+
 def test_a_terminal_has_a_pager(run: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
     paged = run / "paged.txt"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -258,14 +258,106 @@ def test_a_report_shows_what_was_imported(own_folder, command):
     assert summary["evaluations"]["large/jars/log"]["pass_at_1"] == pytest.approx(15 / 18)
 
 
+def changed(path: Path, **settings: str) -> None:
+    """The record of an evaluation, changed."""
+    record = json.loads((path / "stage.json").read_text())
+    status = settings.pop("status", record["status"])
+    record |= {"settings": record["settings"] | settings, "status": status}
+    (path / "stage.json").write_text(json.dumps(record))
+
+
+def test_what_is_not_finished_is_left_out_of_runs_and_told(own_folder, command):
+    for run, counts in (("a", NINE), ("b", TEN)):
+        stage(own_folder / run / "after", counts, 1)
+    changed(stage(own_folder / "b" / "later", NINE, 1), status="running")
+    code, out, _ = command("compare", "a", "b", "--json", "found.json")
+    assert code == 0
+    assert "10/30 against a/after/aime/plain 9/30" in " ".join(out.split())
+    note = "the evaluation b/later is not finished and was left out."
+    assert f"Note: {note}" in " ".join(out.split())
+    assert json.loads((own_folder / "found.json").read_text())["notes"] == [note]
+    code, _, err = command("compare", "b")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "b/after/aime/plain is one evaluation; name two" in err
+    assert "(b/later is not finished)" in err
+    with pytest.raises(butwait.UserError, match=r"several evaluations; name one \(.*b/later\)"):
+        butwait.compare("a", "b")
+    code, _, err = command("compare", "a", "b/later")
+    assert code == 2
+    assert "the evaluation b/later is not finished" in err
+    changed(own_folder / "b/after", status="running")
+    code, _, err = command("compare", "a", "b")
+    assert code == 2
+    assert "no evaluation of the run b is finished" in err
+
+
+def test_seeds_are_one_side(own_folder, command):
+    base = stage(own_folder / "run/base", [2] * 30, 4)
+    for seed, counts in enumerate(([3] * 30, [4] * 15 + [3] * 15, [3] * 29 + [2])):
+        changed(stage(own_folder / f"run/after-{seed}", counts, 4), arm="after")
+        stage(own_folder / f"s{seed}/after", counts, 4)
+    seeds = [own_folder / f"run/after-{seed}" for seed in range(3)]
+    expected = butwait.compare(base, seeds)
+    for b in ("run/after", ",".join(f"s{seed}/after" for seed in range(3))):
+        code, out, err = command("compare", "run/base", b, "--json", "f.json", "--html", "f.html")
+        assert (code, err) == (0, "")
+        found = json.loads((own_folder / "f.json").read_text())
+        assert found["verdict"].startswith("IMPROVED: after/aime/plain 78.9% (30 x 4, 3 seeds) ")
+        assert (found["seeds_a"], found["seeds_b"]) == (1, 3)
+        assert found["delta"] == pytest.approx(expected.difference)
+        assert found["interval"] == pytest.approx(expected.interval)
+        assert found["p"] == pytest.approx(expected.p)
+        assert "30 x 4 x 3" in out
+        model = found["models"][1]
+        assert model["seed_rates"] == pytest.approx([0.75, 0.875, 0.75 - 1 / 120])
+        assert model["status"]["correct"] == 90 + 105 + 89
+        assert found["questions"][0] == {
+            "id": "q0", "correct": [2, 10], "graded": [4, 12], "gains": [pytest.approx(4 / 3)],
+        }  # fmt: skip
+        assert "t over questions and seeds" in (own_folder / "f.html").read_text()
+    assert butwait.compare("run/base", "run/after").p == expected.p
+    # A run alone: its arm is one side, and not three.
+    command("compare", "run", "--json", "f.json")
+    found = json.loads((own_folder / "f.json").read_text())
+    assert [model["name"] for model in found["models"]] == ["after/aime/plain", "base/aime/plain"]
+    # With an evaluation besides: three models, every pair.
+    stage(own_folder / "run/other", [3] * 30, 4)
+    _, out, _ = command("compare", "run/base", "run/other", "run/after", "--json", "f.json")
+    assert len(json.loads((own_folder / "f.json").read_text())["comparisons"]) == 3
+    # A seed that is not finished.
+    changed(seeds[2], status="running")
+    _, out, _ = command("compare", "run/base", "run/after")
+    assert "Note: the evaluation run/after-2 is not finished and was left out." in out
+    assert "2 seeds" in out
+
+
+@pytest.mark.parametrize(
+    ("b", "words", "told"),
+    [
+        ("s0/after,s0/after", (), "named twice among the seeds"),
+        ("s0/after,s9/after", (), "s9/after is no folder of an evaluation"),
+        ("s0/after,s1/after", ("--margin", "2"), "--margin is of single evaluations"),
+        ("s0/after,", (), "30/30"),
+        (",", (), "is no folder of an evaluation"),
+    ],
+)
+def test_seeds_that_are_none(own_folder, command, b, words, told):
+    stage(own_folder / "base", NINE, 1)
+    for seed in range(2):
+        stage(own_folder / f"s{seed}/after", [1] * 30, 1)
+    code, out, err = command("compare", "base", b, *words)
+    assert told in " ".join((out + err).split())
+    assert code == (0 if told == "30/30" else 2)
+    assert err.count("\n") <= 1
+
+
 @pytest.mark.slow
 def test_identical_pairs_are_called_improved_in_at_most_a_fortieth():
     """A two-sided test at 5 %: a gain that is none is claimed in 2.5 % of pairs at most."""
     from butwait.statistics.paired import sign_flip
 
-    rng, improved, pairs = np.random.default_rng(18), 0, 3000
-    for _ in range(pairs):
-        rates = rng.beta(0.45, 1.05, 30)
-        gains = rng.binomial(8, rates) - rng.binomial(8, rates)
-        improved += sign_flip(gains, 8) < 0.05 and gains.sum() > 0
+    rng, pairs = np.random.default_rng(18), 10_000
+    rates = rng.beta(0.45, 1.05, (pairs, 30))
+    gains = rng.binomial(8, rates) - rng.binomial(8, rates)
+    improved = sum(of_pair.sum() > 0 and sign_flip(of_pair, 8) < 0.05 for of_pair in gains)
     assert improved / pairs < 0.025 + 4 * (0.025 * 0.975 / pairs) ** 0.5

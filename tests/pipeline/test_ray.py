@@ -46,6 +46,7 @@ def _alone() -> list[str]:
     return own if allowed else []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_search_over_two_nodes_survives_the_loss_of_one(tmp_path: Path) -> None:
     found = scenario("two_nodes", tmp_path, 190)

@@ -38,17 +38,37 @@ ENDS = {"\\boxed{3}": 1.0}
 EVERYTHING = ["base", "search", "verified", "report"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder, with a module of a name that no other test imports."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugin = f"toys_{abs(hash(tmp_path))}"
-    prepare(tmp_path, LOOP.replace("toys:", f"{plugin}:"))
+def begin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, entered, with a module of a name that no other test imports."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    plugin = f"toys_{abs(hash(folder))}"
+    prepare(folder, LOOP.replace("toys:", f"{plugin}:"))
     Path(f"{plugin}.py").write_text(PLUGIN)
     write_set("questions.jsonl", "question", 6)
     write_set("tests.jsonl", "test", 4)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return begin(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The loop's run, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = begin(tmp_path_factory.mktemp("whole"), patch)
+        assert ran() == EVERYTHING
+    return folder / "run"
+
+
+@pytest.fixture
+def finished(folder: Path, whole: Path) -> Path:
+    """The folder, in which the loop has run: a copy counts as the run (the first test)."""
+    shutil.copytree(whole, folder / "run")
+    return folder
 
 
 def write_set(path: str, word: str, count: int, **more: Any) -> None:
@@ -76,8 +96,7 @@ def test_nothing_is_run_again_where_nothing_changed(folder: Path) -> None:
     assert ran(where="moved") == []
 
 
-def test_a_problem_file_counts_by_its_content_and_not_by_its_place(folder: Path) -> None:
-    ran()
+def test_a_problem_file_counts_by_its_content_and_not_by_its_place(finished: Path) -> None:
     Path("questions.jsonl").rename("elsewhere.jsonl")
     elsewhere = "problems.train.source=elsewhere.jsonl"
     assert ran(elsewhere) == []
@@ -105,28 +124,24 @@ def test_a_problem_file_counts_by_its_content_and_not_by_its_place(folder: Path)
     ],
 )
 def test_a_result_is_made_again_and_a_resource_is_not(
-    folder: Path, change: str, again: list[str]
+    finished: Path, change: str, again: list[str]
 ) -> None:
-    ran()
     assert ran(change) == again
     assert ran() == (["report"] if again == ["report"] else [])  # the old ones come back
 
 
-def test_an_arm_is_told_by_the_report_that_follows(folder: Path) -> None:
-    ran()
+def test_an_arm_is_told_by_the_report_that_follows(finished: Path) -> None:
     assert ran("stages.base.arm=x") == ["base", "report"]
     summary = json.loads(Path("run/summary.json").read_text())
     assert "x" not in summary["stages"]
 
 
-def test_the_report_has_the_name_of_the_run_just_made(folder: Path) -> None:
-    ran()
+def test_the_report_has_the_name_of_the_run_just_made(finished: Path) -> None:
     assert ran("name=other") == ["report"]
     assert json.loads(Path("run/summary.json").read_text())["recipe"] == "other"
 
 
-def test_a_report_that_lost_its_page_is_one_sentence(folder: Path) -> None:
-    ran()
+def test_a_report_that_lost_its_page_is_one_sentence(finished: Path) -> None:
     Path("run/report/report.html").unlink()
     with pytest.raises(UserError, match=r"report.html is gone; remove the folder"):
         ran()
@@ -171,8 +186,7 @@ def test_the_device_counts_where_a_model_is_trained(folder: Path) -> None:
     assert cpu["sft"] != first["sft"] == second["sft"]
 
 
-def test_a_plugin_counts_by_its_source(folder: Path) -> None:
-    ran()
+def test_a_plugin_counts_by_its_source(finished: Path) -> None:
     (plugin,) = Path().glob("toys_*.py")
     plugin.write_text(PLUGIN + "\n# Another thought.\n")
     assert ran() == EVERYTHING  # the policy and the reward model stand in it
@@ -222,8 +236,7 @@ def test_the_report_is_that_of_the_run_just_made(folder: Path, capsys) -> None:
     assert shown() == first
 
 
-def test_no_report_is_named_where_the_recipe_makes_none(folder: Path, capsys) -> None:
-    ran()
+def test_no_report_is_named_where_the_recipe_makes_none(finished: Path, capsys) -> None:
     text = Path("mine.yaml").read_text().replace("  report: {kind: report}\n", "")
     Path("without.yaml").write_text(text)
     capsys.readouterr()
@@ -240,8 +253,7 @@ def test_the_order_of_stages_counts_for_the_report_alone(folder: Path) -> None:
     assert ran() == ["report"]
 
 
-def test_a_stage_without_its_record_is_refused(folder: Path) -> None:
-    ran()
+def test_a_stage_without_its_record_is_refused(finished: Path) -> None:
     for stage in EVERYTHING:
         record = Path("run", stage, "stage.json")
         record.rename("record")
@@ -252,20 +264,18 @@ def test_a_stage_without_its_record_is_refused(folder: Path) -> None:
 
 
 def test_an_input_that_is_made_again_and_is_another_one_counts(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran()
     shutil.rmtree("run/search")
     assert ran() == ["search"]  # the same trees: what was made of them is still right
     shutil.rmtree("run/search")
     # A policy that was changed behind the recipe's back.
-    module = importlib.import_module(next(folder.glob("toys_*.py")).stem)
+    module = importlib.import_module(next(finished.glob("toys_*.py")).stem)
     monkeypatch.setattr(module, "TABLE", {"": {"a\n": 0.5, "\\boxed{7}": 0.5}, "a\n": ENDS})
     assert ran() == ["search", "verified", "report"]
 
 
-def test_another_minor_version_is_said_in_one_line(folder: Path, capsys) -> None:
-    ran()
+def test_another_minor_version_is_said_in_one_line(finished: Path, capsys) -> None:
     file = Path("run/search/stage.json")
     record = json.loads(file.read_text())
     versions = record["versions"]

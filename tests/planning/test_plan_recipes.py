@@ -5,13 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from butwait.engines.settings import ModelSettings
 from butwait.planning.counting import count_stages
 from butwait.planning.json_form import as_json, verdict
-from butwait.planning.known import facts
+from butwait.planning.known import facts, find_shape
 from butwait.planning.memory import Held, lora_weights, training_parts
 from butwait.planning.plan import plan_recipe
 from butwait.planning.shapes import shape_of
@@ -174,6 +176,29 @@ def test_parts_of_a_training() -> None:
     assert lora_weights(shape, 2) == adapters
     assert lora["gradients"] == 4 * adapters
     assert lora["weights"] < 2 * shape.parameters + 4 * adapters
+
+
+def test_packed_weights_are_counted_where_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from butwait.planning import plan
+
+    def planned(here: bool, total: float, **model: Any) -> tuple[float, Any]:
+        """Bytes of the copy in the figure for this machine, and the plan of the laptop."""
+        monkeypatch.setattr(plan, "packs_here", lambda: here)
+        monkeypatch.setattr(plan, "virtual_memory", lambda: SimpleNamespace(total=total))
+        given = {"name": "tiny", "dtype": "bfloat16"} | model
+        (stage,) = plan_recipe(recipe(model=given)).stages.values()
+        figure = as_json(plan_recipe(recipe(model=given)))["stages"]["s"]["cpu_gb"]
+        assert figure * 1e9 == pytest.approx(stage.bytes_on(True) + stage.packed)
+        return stage.packed, stage.fits["laptop CPU"]
+
+    shape = find_shape(ModelSettings(name="tiny"))
+    assert not isinstance(shape, str)
+    linear = shape.parameters - (0 if shape.tied else shape.embedding)
+    copy, laptop = planned(True, 1e12)
+    assert copy == pytest.approx(2 * linear, rel=0.02)  # norms aside
+    assert planned(False, 1e12) == (0.0, laptop)
+    assert planned(True, 3.9 * copy) == (0.0, laptop)  # more than a quarter
+    assert planned(True, 1e12, dtype="float32")[0] == 0.0
 
 
 def test_four_devices_do_not_divide_ten_heads(command: Callable[..., tuple[int, str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +26,12 @@ ROWS = [
     {"id": "j", "gold": float("nan"), "pred": "\ud83d"},
     {"id": "k\ud83d", "gold": 1e23, "pred": r"\boxed{10^{23}}"},
 ]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as grader:
+        yield grader
 
 
 def write(path: Path, rows: list) -> Path:
@@ -139,9 +145,8 @@ G \text{ tenths}|G \text{ dozen}|\text{half of } G|G \text{ or more}|\text{at le
 
 
 @pytest.mark.parametrize("gold", [1, 7, 42, 100, 999, 12345])
-def test_no_false_positive_for_an_integer_gold(gold: int) -> None:
+def test_no_false_positive_for_an_integer_gold(grader: Grader, gold: int) -> None:
     problem = Problem("p", "", str(gold), "integer")
-    with Grader() as grader:
-        for near_miss in NEAR_MISSES.strip().replace("\n", "|").split("|"):
-            answer = near_miss.replace("G", str(gold))
-            assert grader.grade(rf"so $\boxed{{{answer}}}$", problem).status == "wrong", answer
+    for near_miss in NEAR_MISSES.strip().replace("\n", "|").split("|"):
+        answer = near_miss.replace("G", str(gold))
+        assert grader.grade(rf"so $\boxed{{{answer}}}$", problem).status == "wrong", answer

@@ -116,7 +116,7 @@ def test_summary_on_disk(written: tuple[str, dict, Path]) -> None:
     assert stored == summary
     assert list(stored) == [
         "schema_version", "butwait_version", "recipe", "verdict", "stages", "evaluations",
-        "comparisons", "rankings", "reinforcement", "caveats",
+        "comparisons", "rankings", "reinforcement", "caveats", "budgets",
     ]  # fmt: skip
     assert stored["schema_version"] == 1
     assert stored["recipe"] == "quickstart"

@@ -59,6 +59,7 @@ CASES = [
         scripted,
         ParticleGibbsSettings(particles=4, step=RULE, ancestor_sampling=True, ess_threshold=1.01),
         id="scripted, Gibbs",
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         transformers,

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from butwait.api.sides import Answered, LogSide, Reader, Side, StageSide, Stored, matched
+from butwait.api.matching import matched
+from butwait.api.sides import (
+    Answered,
+    ArmSide,
+    LogSide,
+    Reader,
+    Side,
+    StageSide,
+    Stored,
+)
 from butwait.evaluation.arms import compare_arms
 from butwait.evaluation.compare import compare as compare_two
 from butwait.evaluation.many import compare_all
@@ -63,12 +72,14 @@ class Compared:
         sides: the evaluations, as they were read, the baseline first.
         problems: that are compared, by the baseline's ids.
         left_out: questions, on whatever side, that are not on all sides.
+        unfinished: evaluations of the runs, which were left out.
     """
 
     figures: dict[str, Any]
     sides: Sequence[Answered]
     problems: Mapping[str, Problem]
     left_out: int
+    unfinished: Sequence[Path] = ()
 
 
 def compare(
@@ -94,7 +105,10 @@ def compare(
     """
     with Grader() as grader:
         reader = Reader(grader)
-        sides = [[_one(reader, stored) for stored in _listed(each)] for each in (a, b)]
+        sides = [
+            [seed for stored in _listed(each) for seed in _seeds_of(_one(reader, stored))]
+            for each in (a, b)
+        ]
         rows = _rows([each[0] for each in sides], row)
         everything = [
             [_answered(side, name) for side in each] for each, name in zip(sides, rows, strict=True)
@@ -133,7 +147,8 @@ def compare_stored(
 
     Args:
         stored: runs, folders of evaluations, or stored logs; the first is the baseline. A run
-            stands for all of its evaluations where it is alone.
+            stands for all of its finished evaluations where it is alone. The seeds of an arm are
+            one: "RUN/ARM", or their places with commas between.
         row: ``SET/METHOD`` (of a run also ``STAGE/SET/METHOD``), where there are several.
         common: compare the questions that all have.
         theirs: take the verdicts of logs in place of butwait's.
@@ -145,19 +160,31 @@ def compare_stored(
     with Grader() as grader:
         reader = Reader(grader, theirs, scorer)
         groups = [reader.sides(each) for each in stored]
-        if theirs and not any(isinstance(side, LogSide) for group in groups for side in group):
+        seeds = [seed for group in groups for side in group for seed in _seeds_of(side)]
+        if theirs and not any(isinstance(seed, LogSide) for seed in seeds):
             raise UserError("compare: --theirs is of logs of other packages, and none is named")
         answered = _chosen(groups, row)
         if len(answered) < 2:
             raise UserError(
                 f"compare: {answered[0].place} is one evaluation; name two, or a run that holds "
-                "several"
+                f"several{_told(reader.left_out)}"
             )
         names = _names(answered)
         sides = [replace(side, name=name) for side, name in zip(answered, names, strict=True)]
-        attempts, problems, lost = matched(sides, grader, common)
-    figures = compare_all(dict(zip(names, attempts, strict=True)), margin)
-    return Compared(figures, sides, problems, lost)
+        every = [one for side in sides for one in (side, *side.others)]
+        attempts, problems, lost = matched(every, grader, common)
+    parts = iter(attempts)
+    arms = {side.name: [next(parts) for _ in (side, *side.others)] for side in sides}
+    firsts = {name: seeds[0] for name, seeds in arms.items()}
+    figures = compare_all(firsts, margin, {name: seeds[1:] for name, seeds in arms.items()})
+    return Compared(figures, every, problems, lost, reader.left_out)
+
+
+def _told(unfinished: Sequence[Path]) -> str:
+    """The evaluations of a run that are not finished, for a message."""
+    if not unfinished:
+        return ""
+    return f" ({', '.join(map(str, unfinished))} is not finished)"
 
 
 def read_stored(stored: Sequence[str | Path]) -> list[list[Attempt]]:
@@ -165,7 +192,7 @@ def read_stored(stored: Sequence[str | Path]) -> list[list[Attempt]]:
     ``compare_stored`` does."""
     with Grader() as grader:
         reader = Reader(grader)
-        sides = _chosen([[_one(reader, each)] for each in stored], None)
+        sides = _chosen([[seed] for each in stored for seed in _seeds_of(_one(reader, each))], None)
         return matched(sides, grader)[0]
 
 
@@ -229,11 +256,14 @@ class _Option:
 
 
 def _options(side: Side) -> list[_Option]:
-    if isinstance(side, LogSide):
-        return [_Option(side, "", side.log.log.task, ())]
+    first = _seeds_of(side)[0]
+    if isinstance(first, LogSide):
+        return [_Option(side, "", first.log.log.task, ())]
+    assert not isinstance(side, LogSide)
+    if not side.rows:
+        raise UserError(f"compare: the seeds of {first.path} have no row that all of them have")
     return [
-        _Option(side, row, row.partition("/")[0], (f"{side.path.name}/{row}", row))
-        for row in side.rows
+        _Option(side, row, row.partition("/")[0], (f"{side.name}/{row}", row)) for row in side.rows
     ]
 
 
@@ -272,10 +302,16 @@ def _answered(side: Side, row: str) -> Answered:
     return side.answered() if isinstance(side, LogSide) else side.answered(row)
 
 
+def _seeds_of(side: Side) -> Sequence[StageSide | LogSide]:
+    return side.seeds if isinstance(side, ArmSide) else [side]
+
+
 def _one(reader: Reader, stored: Stored) -> Side:
+    before = len(reader.left_out)
     sides = reader.sides(stored)
-    if len(sides) > 1:
-        names = ", ".join(str(side.path) for side in sides)
+    if len(sides) > 1 or len(reader.left_out) > before:
+        places = [seed.path for side in sides for seed in _seeds_of(side)]
+        names = ", ".join(map(str, [*places, *reader.left_out[before:]]))
         raise UserError(f"compare: {stored} is a run with several evaluations; name one ({names})")
     return sides[0]
 
@@ -294,7 +330,9 @@ def _names(sides: Sequence[Answered]) -> list[str]:
     return names
 
 
-def _rows(sides: Sequence[Side], row: str | tuple[str, str] | None) -> tuple[str, str]:
+def _rows(
+    sides: Sequence[StageSide | LogSide], row: str | tuple[str, str] | None
+) -> tuple[str, str]:
     """The rows of the two sides that are meant; "" of a log, which is one."""
     a, b = (side.rows if not isinstance(side, LogSide) else [""] for side in sides)
     if isinstance(row, str):

@@ -1,17 +1,15 @@
 """Evaluations wherever they are stored, stages of runs or logs of others, on the same questions."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from butwait.api.finished import Evaluation
 from butwait.evaluation.logs.detect import read_log
-from butwait.evaluation.logs.grading import PROMPT, GradedLog, grade_log, score_log
+from butwait.evaluation.logs.grading import GradedLog, grade_log, score_log
 from butwait.evaluation.storage import read_attempts
 from butwait.problems.grading import Grader
-from butwait.problems.overlap import normalised, text_id
 from butwait.records import Attempt, Problem, UserError
 from butwait.running.expected import meant
 from butwait.running.stages import read_stage
@@ -32,6 +30,7 @@ class Answered:
         attempts: in the order of the evaluation.
         problems: by id.
         log: of a stored log, what it holds.
+        others: of an arm, the evaluations of its other seeds.
     """
 
     name: str
@@ -39,6 +38,7 @@ class Answered:
     attempts: list[Attempt]
     problems: Mapping[str, Problem]
     log: GradedLog | None = None
+    others: tuple["Answered", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class StageSide:
     path: Path
     record: Mapping[str, Any]
     chosen: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     @property
     def rows(self) -> list[str]:
@@ -98,19 +102,60 @@ class LogSide:
         return Answered(name, str(self.path), self.log.attempts, problems, self.log)
 
 
-Side = StageSide | LogSide
+@dataclass(frozen=True)
+class ArmSide:
+    """The same training with several seeds, each evaluated.
+
+    Attributes:
+        name: of the arm; of seeds from several runs the first one's.
+        place: where it is, as it was given.
+        seeds: their evaluations, at least two.
+    """
+
+    name: str
+    place: str
+    seeds: Sequence[StageSide | LogSide]
+
+    @property
+    def path(self) -> Path:
+        return self.seeds[0].path
+
+    @property
+    def rows(self) -> list[str]:
+        """Those that all seeds have."""
+        shared = [set(seed.rows) for seed in self.seeds if isinstance(seed, StageSide)]
+        first = self.seeds[0]
+        rows = first.rows if isinstance(first, StageSide) else []
+        return [row for row in rows if all(row in found for found in shared)]
+
+    def answered(self, row: str) -> Answered:
+        """The attempts of a row, of all seeds. Raises UserError as ``StageSide.answered`` does."""
+        first, *others = (
+            seed.answered() if isinstance(seed, LogSide) else seed.answered(row)
+            for seed in self.seeds
+        )
+        return replace(first, place=self.place, others=tuple(others))
+
+
+Side = StageSide | LogSide | ArmSide
 
 
 @dataclass
 class Reader:
-    """Reads evaluations; logs are graded, or by their own scores where ``theirs`` says so."""
+    """Reads evaluations; logs are graded, or by their own scores where ``theirs`` says so.
+
+    Attributes:
+        left_out: evaluations of runs that are not finished.
+    """
 
     grader: Grader
     theirs: bool = False
     scorer: str | None = None
+    left_out: list[Path] = field(default_factory=list)
 
     def sides(self, stored: Stored) -> list[Side]:
-        """The evaluations that are meant: one, or those of a whole run.
+        """The evaluations that are meant: one, or those of a whole run, of which the finished ones
+        are taken. The seeds of an arm (``RUN/ARM``, or their places with commas between) are one.
 
         Raises UserError where there is none, it is not finished, or it cannot be read.
         """
@@ -129,6 +174,10 @@ class Reader:
             return [self._stage(path, chosen)]
         if path.is_dir() and (inside := sorted(path.glob("*/stage.json"))):
             return self._run(path, [record.parent for record in inside])
+        if not path.exists() and (arm := self._arm(path)):
+            return [arm]
+        if not path.exists() and "," in str(stored):
+            return [self._seeds(str(stored))]
         if not path.exists():
             raise UserError(
                 f"compare: {stored} is no folder of an evaluation (RUN/STAGE) and no log: it is "
@@ -148,163 +197,67 @@ class Reader:
 
     def _run(self, path: Path, stages: Sequence[Path]) -> list[Side]:
         records = {stage: read_stage(stage) for stage in stages}
-        evaluations = [
-            stage
+        evaluations = {
+            stage: found
             for stage, found in records.items()
             if found is not None and _gives(found.record) == "evaluation"
-        ]
+        }
         if not evaluations:
             raise UserError(f"compare: the run {path} holds no evaluation yet")
-        return [self._stage(stage, None) for stage in evaluations]
+        finished = [stage for stage, found in evaluations.items() if found.complete]
+        if not finished:
+            raise UserError(
+                f"compare: no evaluation of the run {path} is finished; run its stages first"
+            )
+        self.left_out += [stage for stage in evaluations if stage not in finished]
+        arms: dict[str, list[StageSide]] = {}
+        for stage in finished:
+            side = self._stage(stage, None)
+            arms.setdefault(side.arm, []).append(side)
+        return [
+            seeds[0] if len(seeds) == 1 else ArmSide(name, str(path / name), seeds)
+            for name, seeds in arms.items()
+        ]
+
+    def _arm(self, path: Path) -> Side | None:
+        """The arm of a run that is called so; None where there is none."""
+        stages = [record.parent for record in sorted(path.parent.glob("*/stage.json"))]
+        found = [(stage, read_stage(stage)) for stage in stages]
+        seeds = [
+            (stage, record.complete)
+            for stage, record in found
+            if record is not None
+            and _gives(record.record) == "evaluation"
+            and (record.record.get("settings") or {}).get("arm") == path.name
+        ]
+        if not seeds:
+            return None
+        finished = [self._stage(stage, None) for stage, complete in seeds if complete]
+        if not finished:
+            raise UserError(f"compare: no seed of the arm {path} is finished; run its stages first")
+        self.left_out += [stage for stage, complete in seeds if not complete]
+        return finished[0] if len(finished) == 1 else ArmSide(path.name, str(path), finished)
+
+    def _seeds(self, given: str) -> Side:
+        """Evaluations that are the seeds of one arm."""
+        seeds: list[StageSide | LogSide] = []
+        for place in filter(None, map(str.strip, given.split(","))):
+            for side in self.sides(place):
+                seeds += side.seeds if isinstance(side, ArmSide) else [side]
+        places = [seed.path.resolve() for seed in seeds]
+        if twice := next((path for path in places if places.count(path) > 1), None):
+            raise UserError(f"compare: {twice} is named twice among the seeds of {given}")
+        if len({type(seed) for seed in seeds}) > 1:
+            raise UserError(f"compare: {given} names stages and logs; seeds are of one kind")
+        if not seeds:
+            raise UserError(f"compare: {given} is no folder of an evaluation: no seed is named")
+        first = seeds[0]
+        if len(seeds) == 1:
+            return first
+        name = first.name if isinstance(first, StageSide) else first.log.log.model
+        return ArmSide(name, given, seeds)
 
 
 def _gives(record: Mapping[str, Any]) -> str:
     kind = str(record.get("kind"))
     return STAGES[kind].gives if kind in STAGES else ""
-
-
-def matched(
-    sides: Sequence[Answered], grader: Grader, common: bool = False
-) -> tuple[list[list[Attempt]], dict[str, Problem], int]:
-    """The attempts of all sides with the first one's ids of the questions.
-
-    A question is found on another side by its text; where one of them keeps whole prompts, by the
-    text within it; else by its id, if gold answer and half of the words are the same too.
-
-    Args:
-        sides: the baseline first.
-        grader: compares gold answers that are written differently.
-        common: leave out questions that are not on all sides.
-
-    Returns:
-        the attempts of each side; the problems that are compared, by id; how many questions were
-        left out, on whatever side.
-
-    Raises:
-        UserError: the questions differ and ``common`` is not asked for, none is on all sides, or
-            two sides judge one by different gold answers.
-    """
-    first = sides[0]
-    names = {name: name for name in first.problems}
-    maps = [names]
-    for other in sides[1:]:
-        maps.append(_pairs(first, other))
-    kept = [name for name in first.problems if all(name in found.values() for found in maps)]
-    lost = sum(len(side.problems) for side in sides) - len(kept) * len(sides)
-    for other, found in zip(sides[1:], maps[1:], strict=True):
-        _check(first, other, found, common)
-        _same_golds(first, other, found, grader)
-    if not kept:
-        told = ", ".join(side.name for side in sides)
-        raise UserError(f"compare: no question is common to {told}")
-    wanted = set(kept)
-    attempts = [
-        [
-            attempt if found[name] == name else replace(attempt, problem_id=found[name])
-            for attempt in side.attempts
-            for name in [attempt.problem_id]
-            if found.get(name) in wanted
-        ]
-        for side, found in zip(sides, maps, strict=True)
-    ]
-    return attempts, {name: first.problems[name] for name in kept}, lost
-
-
-def _pairs(first: Answered, other: Answered) -> dict[str, str]:
-    """id of ``other`` -> id of ``first``, of the questions that both have."""
-    by_text = {key: name for name, key in _keys(first).items()}
-    found = {name: by_text[key] for name, key in _keys(other).items() if key in by_text}
-    if _prompts(first) or _prompts(other):
-        mine, theirs = _open(first, other, found)
-        found |= _within(first, mine, other, theirs)
-    mine, theirs = _open(first, other, found)
-    for name in {*mine} & {*theirs}:
-        if _alike(first.problems[name], other.problems[name]):
-            found[name] = name
-    return found
-
-
-def _open(
-    first: Answered, other: Answered, found: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """The questions of both that have no partner yet."""
-    met = set(found.values())
-    mine = [name for name in first.problems if name not in met]
-    return mine, [name for name in other.problems if name not in found]
-
-
-def _keys(side: Answered) -> dict[str, str]:
-    """id -> a key of the text; the second of two equal texts has another one."""
-    times: Counter[str] = Counter()
-    keys = {}
-    for problem in side.problems.values():
-        text = text_id(problem.question)
-        times[text] += 1
-        keys[problem.id] = f"{text}-{times[text]}"
-    return keys
-
-
-def _prompts(side: Answered) -> bool:
-    return any(problem.metadata.get(PROMPT) for problem in side.problems.values())
-
-
-def _within(
-    first: Answered, mine: Sequence[str], other: Answered, theirs: Sequence[str]
-) -> dict[str, str]:
-    """Pairs of which one text stands in the other, and in no other one."""
-    ours = {name: normalised(first.problems[name].question) for name in mine}
-    candidates: dict[str, list[str]] = {}
-    for name in theirs:
-        text = normalised(other.problems[name].question)
-        candidates[name] = [own for own, held in ours.items() if held in text or text in held]
-    times = Counter(own for found in candidates.values() for own in found)
-    return {
-        name: found[0]
-        for name, found in candidates.items()
-        if len(found) == 1 and times[found[0]] == 1
-    }
-
-
-def _alike(a: Problem, b: Problem) -> bool:
-    """Whether two questions with one id are one: they have a gold answer and half of the words in
-    common."""
-    words = [set(normalised(problem.question).split()) for problem in (a, b)]
-    shared = len(words[0] & words[1])
-    return bool(set(a.golds) & set(b.golds)) and 2 * shared >= min(map(len, words)) > 0
-
-
-def _check(first: Answered, other: Answered, found: Mapping[str, str], common: bool) -> None:
-    met = set(found.values())
-    only = [p.question for name, p in first.problems.items() if name not in met]
-    only += [p.question for name, p in other.problems.items() if name not in found]
-    if only and not common:
-        raise UserError(
-            f"compare: {first.name} and {other.name} have different questions ({len(only)} stand "
-            f"in one of them only, such as {only[0][:80]!r}); compare evaluations of the same "
-            "questions, or only the questions that both have (--common)"
-        )
-
-
-def _same_golds(first: Answered, other: Answered, found: Mapping[str, str], grader: Grader) -> None:
-    for theirs, mine in found.items():
-        one, same = first.problems[mine], other.problems[theirs]
-        if one.verifier == same.verifier and (
-            set(one.golds) == set(same.golds) or _equal(one, same, grader)
-        ):
-            continue
-        raise UserError(
-            f"compare: {first.name} and {other.name} judge {one.question[:80]!r} by different gold "
-            f"answers or verifiers ({one.golds} and {same.golds}); evaluate both by the same"
-        )
-
-
-def _equal(a: Problem, b: Problem, grader: Grader) -> bool:
-    """Whether every gold answer of one side is one of the other's, by value."""
-    if not a.golds or not b.golds:
-        return False
-    kind = a.answer_kind if a.answer_kind == b.answer_kind else "math"
-
-    def covers(these: Sequence[str], those: Sequence[str]) -> bool:
-        return all(any(grader.equal(x, y, kind) for y in those) for x in these)
-
-    return covers(a.golds, b.golds) and covers(b.golds, a.golds)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from butwait.cli.completion import overrides
+
 app = typer.Typer(
     name="butwait",
     no_args_is_help=True,
@@ -27,7 +29,12 @@ Quiet = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, nothing else.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Override a key of the recipe; repeatable.",
+        autocompletion=overrides,
+    ),
 ]
 
 

@@ -1,5 +1,7 @@
 """What a shell completes. It waits for it at every press of a key, so nothing heavy is imported."""
 
+import typer
+
 from butwait.recipe.shipped import shipped_recipes
 
 
@@ -25,3 +27,13 @@ def runs(incomplete: str) -> list[str]:
     from butwait.running.run_state import RUNS, runs_in
 
     return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]
+
+
+def overrides(context: typer.Context, incomplete: str) -> list[str]:
+    """What ``--set`` takes of the command's recipe: its keys, and the words that a key takes."""
+    from butwait.recipe.load import settable
+    from butwait.stages.kinds import STAGES
+
+    # An option without its value is where the parser stops: words before it are left over.
+    recipe = context.params.get("recipe") or next(iter(context.args), "")
+    return settable(str(recipe), incomplete, STAGES)

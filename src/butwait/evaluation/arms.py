@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.evaluation.compare import ALPHA, extreme_of, match, p_text
+from butwait.evaluation.compare import ALPHA, Outcomes, extreme_of, match, p_text
 from butwait.evaluation.metrics import attempt_figures, outcomes
 from butwait.records import Attempt
 from butwait.statistics.crossed import CrossedEstimate, crossed_difference, crossed_mean
@@ -34,11 +34,19 @@ def arm_figures(evaluations: Sequence[Iterable[Attempt]]) -> dict[str, Any]:
     """
     everything = [list(attempts) for attempts in evaluations]
     each = [attempt_figures(attempts) for attempts in everything]
-    (correct,), attempts, excluded = match("its seeds", [outcomes(a) for a in everything])
+    rate, excluded = arm_rate([outcomes(a) for a in everything])
+    status = _added(m["excluded"]["status"] for m in each)
+    return _means(each) | rate | {"excluded": {"problems": excluded, "status": status}}
+
+
+def arm_rate(seeds: Sequence[Outcomes]) -> tuple[dict[str, Any], list[str]]:
+    """The rate of an arm with its interval and seeds, as ``arm_figures`` has them; and the problems
+    that a seed could not score. Raises UserError as it does."""
+    (correct,), attempts, excluded = match("its seeds", seeds)
     rates = correct / attempts
     estimate = crossed_mean(rates)
     n_effective = _n_effective(estimate, len(attempts), int(attempts.sum()) * len(rates))
-    return _means(each) | {
+    return {
         "n": len(attempts),
         "seeds": len(rates),
         "pass_at_1": estimate.mean,
@@ -49,8 +57,7 @@ def arm_figures(evaluations: Sequence[Iterable[Attempt]]) -> dict[str, Any]:
         "n_effective": n_effective,
         "seed_rates": rates.mean(axis=1).tolist(),
         "seed_sd": float(rates.mean(axis=1).std(ddof=1)) if len(rates) > 1 else None,
-        "excluded": {"problems": excluded, "status": _added(m["excluded"]["status"] for m in each)},
-    }
+    }, excluded
 
 
 def compare_arms(
@@ -70,6 +77,14 @@ def compare_arms(
     Raises UserError where the problems differ, or nothing could be scored.
     """
     sides = [[outcomes(x) for x in evaluations] for evaluations in (evaluations_a, evaluations_b)]
+    return compare_arm_outcomes(a, sides[0], b, sides[1])
+
+
+def compare_arm_outcomes(
+    a: str, of_a: Sequence[Outcomes], b: str, of_b: Sequence[Outcomes]
+) -> dict[str, Any]:
+    """``compare_arms`` of what ``metrics.outcomes`` made of the attempts of each seed."""
+    sides = of_a, of_b
     (correct_a, correct_b), attempts, excluded = match(f"{a} and {b}", *sides)
     rates_a, rates_b = correct_a / attempts, correct_b / attempts
     difference, k = crossed_difference(rates_a, rates_b), int(attempts.max())

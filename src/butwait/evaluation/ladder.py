@@ -5,7 +5,7 @@ unbiased estimate of what n of them give. So it is for votes and for best of n. 
 particles that were resampled together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -44,13 +44,18 @@ def sizes(most: int) -> list[int]:
 
 
 def vote_ladder(
-    outcomes: Sequence[ProblemOutcome], flops: float | None, *, best: bool = False
+    outcomes: Sequence[ProblemOutcome],
+    flops: float | None,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    best: bool = False,
 ) -> list[Rung]:
     """A majority vote of n attempts; ``best``: whether any of n is right (pass@n).
 
     Args:
         outcomes: of the problems that could be scored, each with as many attempts.
         flops: of one attempt, a mean (``attempt_flops``).
+        clusters: of each problem (a year, a template), which the intervals then count.
     """
     made = len(outcomes[0].attempts)
     each = float(np.mean([row.tokens for one in outcomes for row in one.attempts]))
@@ -61,7 +66,7 @@ def vote_ladder(
             values = [pass_at_k(len(one.graded), one.first_correct(), k) for one, k in drawn]
         else:
             values = [majority_at_k(*votes(one), k) for one, k in drawn]
-        rungs.append(_rung(n, made, values, each, flops))
+        rungs.append(_rung(n, made, values, each, flops, clusters))
     return rungs
 
 
@@ -155,8 +160,15 @@ def _answered(tree: Outline) -> np.ndarray:
     return np.isin(tree.leaves, np.asarray(tree.grade_nodes)[np.array(told, bool)])
 
 
-def _rung(n: int, made: int, values: Sequence[float], tokens: float, flops: float | None) -> Rung:
+def _rung(
+    n: int,
+    made: int,
+    values: Sequence[float],
+    tokens: float,
+    flops: float | None,
+    clusters: Sequence[Hashable] | None = None,
+) -> Rung:
     """``values`` are the problems' chances; of m samples, m // n groups are independent."""
-    estimate = estimate_rate(np.clip(values, 0.0, 1.0), max(1, made // n))
+    estimate = estimate_rate(np.clip(values, 0.0, 1.0), max(1, made // n), clusters)
     cost = None if flops is None else n * flops
     return Rung(n, estimate.rate, estimate.interval, n * tokens, cost)

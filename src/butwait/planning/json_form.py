@@ -51,7 +51,7 @@ def stage_json(stage: StagePlan) -> dict[str, Any]:
         "gpu_gb": stage.bytes_on(False) / GB if held else nothing,
         "gpu_gb_at_limits": (stage.most + stage.runtime[0]) / GB if held else nothing,
         "gpu_gb_one_path": (stage.least + stage.runtime[0]) / GB if held else nothing,
-        "cpu_gb": stage.bytes_on(True) / GB if held else nothing,
+        "cpu_gb": (stage.bytes_on(True) + stage.packed) / GB if held else nothing,
         "parts_gb": {name: value / GB for name, value in stage.parts.items()},
         "tokens": sum(by.values()),
         "tokens_by": by,

@@ -59,6 +59,16 @@ class Held:
         kept = ends - (0 if self.head or shape.tied else shape.head)
         return inner * (number if shape.bits is None else shape.bits / 8) + kept * number
 
+    @property
+    def packed(self) -> float:
+        """Bytes of a second copy that products on a CPU keep of linear layers, where they make one
+        (``engines.kv.products``): of weights in bfloat16, the table that is looked up aside."""
+        if self.served or self.dtype != "bfloat16" or self.shape.bits is not None:
+            return 0.0
+        shape = self.shape
+        inner = shape.parameters - shape.embedding - (0 if shape.tied else shape.head)
+        return (inner + (shape.head if self.head else 0)) * NUMBER[self.dtype]
+
     def kv(self, prompts: float, prompt: float, rows: float, path: float) -> float:
         """Bytes of the cache of so many prompts, each held once, and paths."""
         shape, served = self.shape, self.served

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from psutil import virtual_memory
+
+from butwait.engines.kv.packing import SHARE, packs_here
 from butwait.engines.load import ENGINES
 from butwait.engines.settings import ModelSettings, ServerSettings, SlotSettings
 from butwait.evaluation.settings import EvaluateSettings
@@ -100,7 +103,7 @@ class _Planner:
             most, least = max(most, needs), max(least, needs)
             if needs > sum(parts.values()):
                 parts = trained
-        runtime = self.runtime(stage, work, [held, *judges])
+        runtime = self.runtime(stage, work)
         flops = self.flops(stage, work, judges)
         plan = StagePlan(
             kind=stage.kind,
@@ -108,6 +111,7 @@ class _Planner:
             kv_bytes=None if held is None else held.cache * held.shape.kv_numbers,
             parts=parts,
             runtime=runtime,
+            packed=self.packed(stage, work, [drawn_by, *judges]),
             most=most,
             least=least,
             flops=flops,
@@ -188,17 +192,21 @@ class _Planner:
             return _launched(stage)
         return max(_launched(stage), self.workers() * self.spread(stage))
 
-    def runtime(self, stage: Any, work: Work, models: list[Held | None]) -> tuple[float, float]:
-        """Bytes besides the parts: on a card; on a CPU, where products in bfloat16 keep a second
-        copy of the weights (``engines.kv.products``)."""
+    def runtime(self, stage: Any, work: Work) -> tuple[float, float]:
+        """Bytes besides the parts, on a card and on a CPU."""
         trains = TRAINER_CPU if isinstance(stage, OptimizerSettings) else 0.0
         here = self.served and not self.elsewhere and not isinstance(stage, GrpoSettings)
         served = SERVED_OTHER if here and work.drawing is not None else 0.0
-        packed = 0.0
-        if work.drawing is not None and not self.rows(stage)[1]:
-            here_run = [m for m in models if m is not None and not m.served]
-            packed = sum(m.weights for m in here_run if m.dtype == "bfloat16")
-        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served + packed
+        return CONTEXT_GPU + served, RUNTIME_CPU + trains + served
+
+    def packed(self, stage: Any, work: Work, models: list[Held | None]) -> float:
+        """Bytes of second copies of weights on this machine's CPU; a model whose copy would take
+        more than its share of the memory has none."""
+        if work.drawing is None or self.rows(stage)[1] or not packs_here():
+            return 0.0
+        most = SHARE * virtual_memory().total
+        copies = (model.packed for model in models if model is not None)
+        return sum(copy for copy in copies if copy <= most)
 
     def flops(self, stage: Any, work: Work, judges: list[Held]) -> float | None:
         """Operations of all that the stage does; None where a model's sizes are not known."""

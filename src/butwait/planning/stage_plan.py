@@ -31,6 +31,8 @@ class StagePlan:
         kv_bytes: of a token of the policy's cache.
         parts: bytes by what takes them, on a GPU or CPU beside what the runtime takes.
         runtime: bytes of the runtime on (a GPU, a CPU).
+        packed: bytes of second copies of weights, where this machine's CPU makes them. The CPU
+            among the named devices does not.
         most: bytes where all paths are at their limits.
         least: bytes with one path at a time.
         flops: operations.
@@ -45,6 +47,7 @@ class StagePlan:
     kv_bytes: float | None = None
     parts: Parts = field(default_factory=dict)
     runtime: tuple[float, float] = (0.0, 0.0)
+    packed: float = 0.0
     most: float = 0.0
     least: float = 0.0
     flops: float | None = 0.0

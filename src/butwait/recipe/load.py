@@ -1,9 +1,9 @@
 """From a YAML file and ``--set`` words to a checked recipe; every mistake is one sentence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from butwait.recipe.written import (
     read_written,
 )
 from butwait.records import UserError
-from butwait.running.expected import meant
+from butwait.running.expected import choices, keys_of, meant, types_at
 from butwait.running.kinds import Kinds
 from butwait.running.mistakes import Mistake, in_order, misread, refused
 from butwait.running.plugins import find_modules_in
@@ -83,6 +83,53 @@ def read_recipe(
 
     told = [(blamed(mistake), mistake.sentence) for mistake in mistakes]
     raise UserError("\n".join(in_order([*wrong, *told])))
+
+
+def settable(name_or_path: str, dotted: str, kinds: Kinds[StageKind]) -> list[str]:
+    """What may follow ``--set`` and begins with ``dotted``: keys, those of a section with a dot
+    behind them and others with ``=``; behind that, the words that a key takes. Of a recipe that
+    cannot be read, the keys that any has."""
+    try:
+        path = find_recipe(name_or_path)
+        find_modules_in([path.parent])
+        content = _read(path, (), Wrong()).plain()
+    except UserError:
+        content = {}
+    usual = Recipe.model_fields["engine"].get_default(call_default_factory=True)
+    if isinstance(engine := content.setdefault("engine", {}), dict):
+        engine.setdefault("kind", usual.kind)
+    keys, sign, begun = dotted.partition("=")
+    if sign:
+        types = types_at(Recipe, keys.split("."), content, kinds)
+        words = choices(types) + ["true", "false"] * (bool in _plain_types(types))
+        return [f"{keys}={word}" for word in dict.fromkeys(words) if word.startswith(begun)]
+    *place, begun = keys.split(".")
+    while True:
+        held = _held(content, place)
+        types = types_at(Recipe, place, content, kinds)
+        known = [*keys_of(types, held, kinds), *(held if isinstance(held, dict) else ())]
+        fitting = [str(key) for key in dict.fromkeys(known) if str(key).startswith(begun)]
+        below = {
+            key: isinstance(_held(content, [*place, key]), dict)
+            or bool(keys_of(types_at(Recipe, [*place, key], content, kinds), None, kinds))
+            for key in fitting
+        }
+        if len(fitting) != 1 or not below[fitting[0]]:
+            return [".".join([*place, key]) + ("." if below[key] else "=") for key in fitting]
+        place, begun = [*place, *fitting], ""  # a shell would end the word behind the only one
+
+
+def _held(content: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _plain_types(types: Sequence[Any]) -> Iterator[Any]:
+    for each in types:
+        inner = get_args(each)
+        yield each
+        yield from _plain_types([one for one in inner if not isinstance(one, str)])
 
 
 def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str) -> Recipe:

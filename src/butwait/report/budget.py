@@ -1,7 +1,8 @@
 """Budget ladders of a run's evaluations and searches, from what lies on disk."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from butwait.evaluation.ladder import (
     vote_ladder,
 )
 from butwait.evaluation.logs.grading import BUTWAIT
-from butwait.evaluation.metrics import outcomes
+from butwait.evaluation.metrics import ProblemOutcome, outcomes
 from butwait.evaluation.storage import read_attempts
 from butwait.report import formats
 from butwait.report.collect import Evaluation
-from butwait.report.kinds import Record, Records, ReportedKinds, kind_of
+from butwait.report.figures import MARKERS
+from butwait.report.kinds import PageMaterial, Record, Records, ReportedKinds, kind_of
+from butwait.report.samples import read_questions
 from butwait.report.svg import (
     FEWEST_POINTS,
     Canvas,
@@ -42,26 +45,39 @@ class Ladder:
 
     Attributes:
         key: "stage/set/method", or the stage of a search.
+        set: the problem set.
+        stage: the evaluation, its arm, or the search.
+        method: of the evaluation; the sampler of a search.
         how: what n samples are made: "vote", "best of n", or "one attempt".
         rungs: the smallest budget first.
     """
 
     key: str
+    set: str
+    stage: str
+    method: str
     how: str
     rungs: list[Rung]
 
 
 def budgets(
-    run: Path, rows: Iterable[Evaluation], records: Records, kinds: ReportedKinds
+    material: PageMaterial, rows: Iterable[Evaluation], records: Records
 ) -> dict[str, Any] | None:
-    """For the template; None where all ladders have fewer than ``FEWEST_POINTS`` budgets."""
-    ladders = evaluation_ladders(run, rows, records, kinds)
+    """For the template; None where all ladders have fewer than ``FEWEST_POINTS`` budgets.
+    ``summary`` is what ``summary.json`` holds: key -> set, how and rungs."""
+    run = material.run
+    ladders = evaluation_ladders(run, rows, records, material.kinds)
     for name, record in records.items():
         if has_ladder(record) and any((run / name / "trees").glob("shard-*.parquet")):
             ladders.append(search_ladder(run / name, record))
     if sum(len(ladder.rungs) for ladder in ladders) < FEWEST_POINTS:
         return None
-    return {"ladders": ladders, "figure": budget_figure(ladders)}
+    summary = {
+        one.key: {"set": one.set, "how": one.how, "rungs": [asdict(rung) for rung in one.rungs]}
+        for one in ladders
+    }
+    figures = budget_figures(ladders, material.colours)
+    return {"ladders": ladders, "figures": figures, "summary": summary}
 
 
 def evaluation_ladders(
@@ -70,25 +86,46 @@ def evaluation_ladders(
     """Of every evaluation with attempts on disk a vote of 1, 2, 4, ... of its attempts; of an arm
     the first seed's."""
     found = []
+    shapes = cache(lambda stage: _shapes(records.get(stage, {}), records, kinds))
     for row in rows:
-        row = replace(row, seeds=row.seeds[:1])
-        imported = (records.get(row.stages[0]) or {}).get("imported") or {}
-        if imported.get("graded_by", BUTWAIT) != BUTWAIT:
+        stage = row.stages[0]
+        record = records.get(stage) or {}
+        if (record.get("imported") or {}).get("graded_by", BUTWAIT) != BUTWAIT:
             continue  # which of the wrong answers agree is not known
-        folder = run / row.stages[0] / "attempts" / row.set / row.method
+        folder = run / stage / "attempts" / row.set / row.method
         if not any(folder.glob("shard-*.parquet")):
             continue
         scored = [
             o for o in outcomes(read_attempts(folder, texts=False)).values() if not o.excluded
         ]
-        if not scored:
-            continue
-        shapes = _shapes(records.get(row.stages[0], {}), records, kinds)
-        flops = attempt_flops((a for one in scored for a in one.attempts), *shapes)
-        rungs = vote_ladder(scored, flops)
-        key = f"{row.stages[0]}/{row.set}/{row.method}"  # of an arm the first seed's, as it says
-        found.append(Ladder(key, "vote" if len(rungs) > 1 else "one attempt", rungs))
+        clusters = _clusters(run, row.set, record, scored)
+        if not scored or (clusters is None and _clustered(record, row.set)):
+            continue  # without the questions' file nobody knows how wide the intervals are
+        flops = attempt_flops((a for one in scored for a in one.attempts), *shapes(stage))
+        rungs = vote_ladder(scored, flops, clusters)
+        key = f"{stage}/{row.set}/{row.method}"  # of an arm the first seed's, as it says
+        how = "vote" if len(rungs) > 1 else "one attempt"
+        found.append(Ladder(key, row.set, row.stage, row.method, how, rungs))
     return found
+
+
+def _clustered(record: Record, problem_set: str) -> str | None:
+    """The column of the questions that names their cluster, where an evaluation has one."""
+    return ((record.get("settings") or {}).get("clusters") or {}).get(problem_set)
+
+
+def _clusters(
+    run: Path, problem_set: str, record: Record, scored: Sequence[ProblemOutcome]
+) -> list[str] | None:
+    """The cluster of each problem, as the run keeps it; None where it keeps none."""
+    column = _clustered(record, problem_set)
+    if column is None:
+        return None
+    asked = read_questions(run, problem_set)
+    named = [
+        ((asked.get(one.problem_id) or {}).get("metadata") or {}).get(column) for one in scored
+    ]
+    return None if None in named else [str(name) for name in named]
 
 
 def search_ladder(stage: Path, record: Record) -> Ladder:
@@ -96,7 +133,8 @@ def search_ladder(stage: Path, record: Record) -> Ladder:
 
     Raises UserError for another sampler: run its sizes apart.
     """
-    sampler = ((record.get("settings") or {}).get("sampler") or {}).get("kind")
+    settings = record.get("settings") or {}
+    sampler = (settings.get("sampler") or {}).get("kind")
     if sampler is not None:
         check_sampler(sampler)
     cost, metrics = record.get("cost") or {}, record.get("metrics") or {}
@@ -105,7 +143,8 @@ def search_ladder(stage: Path, record: Record) -> Ladder:
     if None not in parts and metrics.get("problems"):
         each = sum(parts) / metrics["problems"] / rungs[-1].n  # type: ignore[arg-type]
         rungs = [replace(rung, flops=rung.n * each) for rung in rungs]
-    return Ladder(stage.name, "best of n", rungs)
+    problem_set = str(settings.get("problems") or "")
+    return Ladder(stage.name, problem_set, stage.name, str(sampler or ""), "best of n", rungs)
 
 
 def has_ladder(record: Record) -> bool:
@@ -138,17 +177,43 @@ def _shapes(
     return policy, flops_of(base, head=False) if trained and base is not None else None
 
 
-def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
-    """Accuracy against generated tokens and against operations, the ladders beside each other with
-    their intervals; None for fewer than ``FEWEST_POINTS``, which the table tells. A ladder whose
-    tokens are not known, as of a log that keeps none, is left out."""
+def budget_figures(ladders: Sequence[Ladder], colours: Mapping[str, int]) -> list[FigureBlock]:
+    """A figure a problem set: accuracy against generated tokens and against operations, the ladders
+    beside each other with their intervals. A stage has one colour and a method one marker, on all
+    of them.
+
+    A set with fewer than ``FEWEST_POINTS`` has none, the table tells them; nor has a ladder whose
+    tokens are not known, as of a log that keeps none. ``colours``: evaluate stage, or arm, -> index
+    of its series; searches follow them.
+    """
     ladders = [ladder for ladder in ladders if ladder.rungs[0].tokens]
-    if sum(len(ladder.rungs) for ladder in ladders) < FEWEST_POINTS:
-        return None
+    stages = dict(colours)
+    for ladder in ladders:
+        stages.setdefault(ladder.stage, len(stages))
+    methods = dict.fromkeys(ladder.method for ladder in ladders)
+    markers = {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(methods)}
+    signs = {
+        ladder.key: (stages[ladder.stage], *markers[ladder.method])
+        for ladder in ladders  # a key is of one ladder
+    }
+    sets = dict.fromkeys(ladder.set for ladder in ladders)
+    figures = []
+    for number, name in enumerate(sets):
+        members = [ladder for ladder in ladders if ladder.set == name]
+        if sum(len(ladder.rungs) for ladder in members) >= FEWEST_POINTS:
+            title = "Accuracy against the budget" + (f", {name}" if len(sets) > 1 else "")
+            figures.append(_figure(f"budget-{number}", title, members, signs))
+    return figures
+
+
+_Signs = Mapping[str, tuple[int, str, str]]
+"""Of a ladder, by its key: index of its colour, marker of matplotlib, sign of the legend."""
+
+
+def _figure(name: str, title: str, ladders: Sequence[Ladder], signs: _Signs) -> FigureBlock:
     known = [ladder for ladder in ladders if ladder.rungs[0].flops]
-    title = "Accuracy against the budget"
-    with Canvas("budget", title, rows=2 if known else 1, height=3.0) as canvas:
-        for axes, drawn, name, label in zip(
+    with Canvas(name, title, rows=2 if known else 1, height=3.0) as canvas:
+        for axes, drawn, quantity, label in zip(
             canvas.axes,
             (ladders, known),
             ("tokens", "flops"),
@@ -156,7 +221,8 @@ def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
             strict=False,
         ):
             for ladder in drawn:
-                _draw(axes, ladder, name, ladders.index(ladder))
+                colour, marker, _ = signs[ladder.key]
+                _draw(axes, ladder, quantity, series_colour(colour), marker)
             log_axis(axes)
             axes.set_xlabel(label)
             axes.set_ylim(0, 100)
@@ -175,8 +241,9 @@ def budget_figure(ladders: Sequence[Ladder]) -> FigureBlock | None:
         "question. Shaded are 95 % intervals for problems like these."
     )
     legend = tuple(
-        LegendEntry("▬", series_variable(i), f"{ladder.key} ({ladder.how})")
-        for i, ladder in enumerate(ladders)
+        LegendEntry(sign, series_variable(colour), f"{ladder.key} ({ladder.how})")
+        for ladder in ladders
+        for colour, _, sign in (signs[ladder.key],)
     )
     return FigureBlock(canvas.svg, title, reading, legend)
 
@@ -185,8 +252,8 @@ def _of(ladder: Ladder, rung: Rung) -> str:
     return "one attempt" if rung.n == 1 else f"{ladder.how}, n = {rung.n}"
 
 
-def _draw(axes: Axes, ladder: Ladder, name: str, number: int) -> None:
-    colour, x = series_colour(number), [getattr(rung, name) for rung in ladder.rungs]
+def _draw(axes: Axes, ladder: Ladder, quantity: str, colour: str, marker: str) -> None:
+    x = [getattr(rung, quantity) for rung in ladder.rungs]
     low, high = zip(*(rung.interval for rung in ladder.rungs), strict=True)
     percent = [100 * rung.accuracy for rung in ladder.rungs]
     if len(x) > 1:
@@ -194,4 +261,4 @@ def _draw(axes: Axes, ladder: Ladder, name: str, number: int) -> None:
         axes.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
     else:
         axes.plot(x * 2, [100 * low[0], 100 * high[0]], "_-", color=colour, linewidth=1.2)
-    axes.plot(x, percent, "o-", color=colour, markersize=4.5)
+    axes.plot(x, percent, f"{marker}-", color=colour, markersize=4.5)

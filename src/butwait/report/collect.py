@@ -183,24 +183,36 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
-def attempts(
-    run: Path, row: Evaluation, columns: Sequence[str], **equal: str | int
-) -> pa.Table | None:
-    """The stored attempts of one evaluation, seed by seed: only ``columns``, only rows where
-    ``equal`` holds.
+def attempts(run: Path, row: Evaluation, columns: Sequence[str]) -> pa.Table | None:
+    """The stored attempts of one evaluation, seed by seed: only ``columns``.
 
     A long evaluation holds gigabytes of text, so the whole table is never read.
     """
-    folders = [run / stage / "attempts" / row.set / row.method for stage in row.stages]
-    shards = [shard for folder in folders for shard in sorted(folder.glob("shard-*.parquet"))]
+    shards = _shards(run, row)
     if not shards:
         return None
-    filters = [(name, "==", value) for name, value in equal.items()] or None
-    tables = [_read_parquet(shard, columns, filters) for shard in shards]
+    tables = [_read_parquet(shard, columns) for shard in shards]
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _read_parquet(shard: Path, columns: Sequence[str], filters: list | None) -> pa.Table:
+def attempt(
+    run: Path, row: Evaluation, columns: Sequence[str], problem_id: str, sample: int
+) -> dict[str, Any]:
+    """One stored attempt, the first with this problem and sample. Texts of the one shard that holds
+    it are read. Raises KeyError where there is none."""
+    filters = [("problem_id", "==", problem_id), ("sample", "==", sample)]
+    for shard in _shards(run, row):
+        if _read_parquet(shard, ("sample",), filters).num_rows:
+            return _read_parquet(shard, columns, filters).to_pylist()[0]
+    raise KeyError(problem_id, sample)
+
+
+def _shards(run: Path, row: Evaluation) -> list[Path]:
+    folders = [run / stage / "attempts" / row.set / row.method for stage in row.stages]
+    return [shard for folder in folders for shard in sorted(folder.glob("shard-*.parquet"))]
+
+
+def _read_parquet(shard: Path, columns: Sequence[str], filters: list | None = None) -> pa.Table:
     try:
         return pq.read_table(shard, columns=list(columns), filters=filters)
     except (pa.ArrowException, OSError) as error:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def write_report(
     told = [part.data for part in parts if part.template == REINFORCEMENT.template]
     summary = summary_of(recipe_name, stages, results, told[0]["summary"] if told else {})
     summary["caveats"] = [*results.verdict.caveats, *(w for data in told for w in data["warnings"])]
+    for part in parts:
+        if part.template == "budget.html":
+            summary["budgets"] = plain(part.data["summary"])
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -128,8 +132,9 @@ def write_comparison(target: Path, found: dict[str, Any], texts: Mapping[str, st
     _write(target, "comparison-page.html", found=found, texts=texts)
 
 
+@cache
 def templates() -> Environment:
-    """The templates of the page, with its filters. Text is escaped."""
+    """The templates of the page, with its filters, compiled once. Text is escaped."""
     environment = Environment(
         loader=PackageLoader("butwait.report"),
         autoescape=True,
@@ -193,7 +198,7 @@ def _parts(material: PageMaterial, results: Results) -> list[Part]:
             Part(
                 "Budget",
                 "budget.html",
-                budgets(material.run, results.rows, results.records, material.kinds),
+                budgets(material, results.rows, results.records),
             ),
             Part("Solution lengths", "lengths.html", _lengths(material, results)),
             *map(of, (PROFILES, REWARD_MODELS, SEARCHES)),

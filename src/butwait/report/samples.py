@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pyarrow.compute as pc
 
 from butwait.records import Status
-from butwait.report.collect import Evaluation, attempts
+from butwait.report.collect import Evaluation, attempt, attempts
 from butwait.running.json_lines import read_rows
 
 _OUTCOMES = {
@@ -153,6 +153,4 @@ def _first_verdicts(run: Path, row: Evaluation) -> dict[str, bool]:
 
 def _attempt(run: Path, row: Evaluation, problem_id: str, sample: int = 0) -> Mapping[str, Any]:
     columns = ("problem_id", "sample", "text", "status", "length", "answer")
-    table = attempts(run, row, columns, problem_id=problem_id, sample=sample)
-    assert table is not None  # it was found there
-    return table.to_pylist()[0]
+    return attempt(run, row, columns, problem_id, sample)

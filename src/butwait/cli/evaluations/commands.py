@@ -14,8 +14,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="A B ...",
-            help="Runs, RUN/STAGE, or stored logs of lm-eval, lighteval or inspect; the first is "
-            "the baseline.",
+            help="Runs, RUN/STAGE, seeds (RUN/ARM, or STAGE,STAGE), or stored logs of lm-eval, "
+            "lighteval or inspect; the first is the baseline.",
         ),
     ],
     row: Annotated[

@@ -41,9 +41,10 @@ def compare(options: CompareOptions, out: Path | None, html: Path | None) -> Non
         raise UserError(f"--margin {options.margin:g}: points between 0 and 100 are meant")
     if options.scorer is not None and not options.theirs:
         raise UserError("--scorer names whose verdicts --theirs takes; give both")
+    sources = [Path(part) for source in options.sources for part in (source, *source.split(","))]
     for option, target in (("--json", out), ("--html", html)):
         if target is not None:
-            check_output(target, *map(Path, options.sources), option=option)
+            check_output(target, *sources, option=option)
     compared = compare_stored(
         options.sources,
         row=options.row,
@@ -85,7 +86,8 @@ def _table(found: dict[str, Any]) -> Table:
             plain(model["name"]),
             f"{100 * model['pass_at_1']:.1f}%",
             plain(f"[{100 * low:.1f}, {100 * high:.1f}]"),
-            f"{model['n']} x {model['k']}",
+            f"{model['n']} x {model['k']}"
+            + (f" x {seeds}" if (seeds := model.get("seeds")) else ""),
             f"{100 * status['truncated'] / total:.0f}%",
             f"{100 * status['no_answer'] / total:.0f}%",
             f"{against['wins']}-{against['losses']}" if against else "",
@@ -149,6 +151,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 def _notes(compared: Compared) -> Iterator[str]:
     found = compared.figures
+    for stage in compared.unfinished:
+        yield f"the evaluation {stage} is not finished and was left out."
     if compared.left_out:
         yield f"{compared.left_out} questions are not on all sides and were left out."
     for model in found["models"]:

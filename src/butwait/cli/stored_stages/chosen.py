@@ -64,9 +64,15 @@ def _list(stages: Iterable[Path], what: str) -> None:
 def questions(stage: Path, problem_set: str | None = None) -> dict[str, dict[str, Any]]:
     """Problem id -> {id, question, answer, ...} as the stage's run keeps them, of one set or of
     all; empty where it keeps none."""
+    return {name: row for known in question_sets(stage, problem_set) for name, row in known.items()}
+
+
+def question_sets(stage: Path, problem_set: str | None = None) -> list[dict[str, dict[str, Any]]]:
+    """``questions`` of each set: a training set and a test set may have an id for different
+    ones."""
     folder = stage.resolve().parent / "problems"
     files = sorted(folder.glob(f"{'*' if problem_set is None else problem_set}.jsonl"))
-    return {row["id"]: row for file in files for row in read_rows(file) if "id" in row}
+    return [{row["id"]: row for row in read_rows(file) if "id" in row} for file in files]
 
 
 def check_problem(problem: str, known: Iterable[str], where: Path) -> None:

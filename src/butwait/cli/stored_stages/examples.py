@@ -1,7 +1,7 @@
 """``butwait examples``: training examples, for a person to read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from butwait.cli.stored_stages.chosen import (
     check_problem,
     print_json,
-    questions,
+    question_sets,
     show_question,
     show_rows,
     show_text,
@@ -60,7 +60,7 @@ def examples(
         raise UserError(
             f"--role: no example of {stage} has {role!r} (they have {', '.join(roles)})"
         )
-    known = questions(stage)
+    sets = question_sets(stage)
     chosen = [
         (number, one)
         for number, one in enumerate(found, start=1)
@@ -68,16 +68,27 @@ def examples(
         and (role is None or any(span.role == role for span in one.spans))
     ]
     if as_json:
-        print_json(_row(number, one, known.get(one.problem_id, {})) for number, one in chosen)
+        print_json(_row(number, one, _known(one, sets)) for number, one in chosen)
         return
     with paged() as screen:
         if not chosen:
             screen.print(Text(f"{visible(stage)} has no such example"), soft_wrap=True)
         elif everything or problem is not None or role is not None:
             for number, one in chosen:
-                _show(screen, number, len(found), one, known.get(one.problem_id, {}))
+                _show(screen, number, len(found), one, _known(one, sets))
         else:
             _list(screen, stage, found)
+
+
+def _known(example: Example, sets: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The question with the example's id. Where sets have it for different ones, that which the
+    prompt asks; none where it asks none of them, which no id can tell apart."""
+    named = [known[example.problem_id] for known in sets if example.problem_id in known]
+    prompt = "\n".join(str(message.get("content")) for message in example.prompt)
+    asked = [one for one in named if str(one.get("question")).strip() in prompt]
+    if asked:
+        return max(asked, key=lambda one: len(str(one.get("question"))))
+    return named[0] if len({str(one.get("question")) for one in named}) == 1 else {}
 
 
 def _loss(example: Example, start: int = 0, end: int | None = None) -> int:

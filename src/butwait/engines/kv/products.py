@@ -12,12 +12,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from butwait.engines.kv.packing import SHARE
 from butwait.running.devices import free_memory
 
 ROWS = 128
 """Of a product that the order is chosen for. It serves others as well."""
-SHARE = 0.25
-"""Of the memory that is free: a second copy of the weights may take so much."""
 
 
 class PackedProducts:
