@@ -1,0 +1,336 @@
+"""The routes of the server."""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from butwait import __version__
+from butwait.records import UserError
+from butwait.running.shards import first_of
+from butwait.server.figures import Figures
+from butwait.server.jobs import ClientGoneError, Jobs
+from butwait.server.methods import Chosen, Methods
+from butwait.server.stream import Listening, broken
+from butwait.server.wire import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    Reply,
+    Request,
+    parsed,
+)
+from butwait.server.work import Answer, Ask, Refused
+from butwait.workers.crew import Crew
+
+logger = logging.getLogger(__name__)
+
+GONE = 499
+"""The status, in figures, of a request whose client left."""
+FINGERPRINT = f"butwait-{__version__}"
+NO_RETRY = {"x-should-retry": "false"}
+"""For OpenAI's client: asking the same again would take as long."""
+
+
+class Service:
+    """What answers requests.
+
+    Args:
+        methods: what may be asked for.
+        crew: does the searches.
+        jobs: which are under way.
+        keys: of whom may ask; none: everybody.
+    """
+
+    def __init__(self, methods: Methods, crew: Crew, jobs: Jobs, keys: Sequence[str]) -> None:
+        self.methods, self.settings = methods, methods.settings
+        self._crew, self.jobs = crew, jobs
+        self._keys = [key.encode() for key in keys]
+        self._local = methods.recipe.workers.kind == "local"
+        self._began = int(time.time())
+        self.figures = Figures(jobs, lambda: crew.policy_tokens)
+
+    def allow(self, request: HttpRequest) -> None:
+        """Raises ApiError for a client without a key."""
+        if not self._keys:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        said = given.strip().encode("utf-8", "replace") if kind.lower() == "bearer" else b""
+        # All are compared, each in constant time.
+        if not sum(hmac.compare_digest(said, key) for key in self._keys):
+            told = "the key is not one of this server's; send it as Authorization: Bearer KEY"
+            raise ApiError(401, told, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    def model(self, name: str) -> dict[str, Any]:
+        """A model as the list of them has it."""
+        return {"id": name, "object": "model", "created": self._began, "owned_by": "butwait"}
+
+    async def answer(self, http: HttpRequest, kind: type[Request]) -> Response:
+        """The answer to a request for a completion. Raises ApiError for one that is not let in."""
+        self.allow(http)
+        self.jobs.check()
+        request = parsed(kind, await self._body(http))
+        chosen = self.methods.chosen(request, http.headers)
+        self.jobs.check()
+        searched = {"method": chosen.method, "particles": chosen.paths}
+        chat = isinstance(request, ChatRequest)
+        reply = Reply(chat, request.model, searched, FINGERPRINT)
+        if request.stream:
+            return EventStream(self, chosen, reply, with_usage=request.with_usage)
+        answers = await self.jobs.while_heard(http.receive, self._answers(chosen.asks, reply.id))
+        return JSONResponse(reply.whole(answers))
+
+    async def _body(self, http: HttpRequest) -> bytes:
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(415, "send the body as Content-Type: application/json")
+        if http.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(415, "send the body as it is, without a Content-Encoding")
+        most = self.settings.max_body_bytes
+        length = http.headers.get("content-length", "")
+        too_large = ApiError(
+            413, f"a body has {most} bytes at most", "request_too_large", headers=CLOSED
+        )
+        if length.isdigit() and int(length[:20]) > most:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                while True:
+                    message = await http.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most:
+                        raise too_large
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise ApiError(408, "the body did not come in time", headers=CLOSED) from None
+
+    async def _answers(self, asks: Sequence[Ask], name: str) -> list[Answer]:
+        """All answers of a request, once there is a place for it."""
+        async with self.jobs.place():
+            tasks: list[asyncio.Task[Answer]] = []
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self.searched(ask, name)) for ask in asks]
+            except BaseExceptionGroup as errors:
+                raise first_of(errors) from None
+        answers = [task.result() for task in tasks]
+        self.figures.used(answers)
+        return answers
+
+    async def searched(self, ask: Ask, name: str) -> Answer:
+        """One answer. Raises ApiError where there is none."""
+        try:
+            found = await self._crew.do(ask)
+        except UserError as error:
+            logger.error("%s: the search could not be finished: %s", name, error)
+            told = f"the engine could not go on; the server's log says why, for {name}"
+            raise ApiError(502, told, "engine_error") from None
+        except Exception:
+            logger.exception("%s: a fault of butwait itself", name)
+            raise ApiError(500, f"a fault of the server; see its log, for {name}") from None
+        if isinstance(found, Refused):
+            if found.why == "timeout":
+                self.figures.timed_out()
+                raise ApiError(504, found.sentence, "timeout", headers=NO_RETRY)
+            code = "context_length_exceeded" if found.why == "long" else "invalid_value"
+            raise ApiError(400, found.sentence, code, "messages")
+        assert isinstance(found, Answer)
+        if found.timed_out:
+            self.figures.timed_out()
+        return found
+
+    async def stream(self, send: Send, chosen: Chosen, reply: Reply, with_usage: bool) -> None:
+        """Sends the pieces of a stream, and what broke it."""
+
+        async def piece(content: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": content, "more_body": more})
+
+        listening, alive = Listening(chosen.asks, local=self._local), self.settings.keep_alive_s
+        tasks: list[asyncio.Task[Answer]] = []
+        try:
+            async with self.jobs.place():
+                tasks += (
+                    asyncio.create_task(self.searched(ask, reply.id)) for ask in listening.asks
+                )
+                events = listening.events(tasks, reply, with_usage=with_usage, keep_alive_s=alive)
+                async for content in events:
+                    await piece(content)
+            self.figures.used([task.result() for task in tasks])
+            await piece(b"", more=False)
+        except ApiError as error:
+            await piece(broken(error), more=False)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+CLOSED = {"Connection": "close"}
+"""What is left of the body is not read."""
+
+
+class EventStream(Response):
+    """A response that is a stream of events, until its client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, chosen: Chosen, reply: Reply, *, with_usage: bool) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._service, self._chosen, self._reply = service, chosen, reply
+        self._with_usage = with_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        service = self._service
+        work = service.stream(send, self._chosen, self._reply, self._with_usage)
+        try:
+            await service.jobs.while_heard(receive, work)
+        except ApiError as error:  # the server ends
+            end = {"body": broken(error), "more_body": False}
+            await send({"type": "http.response.body", **end})
+        except ClientGoneError:
+            service.figures.cancelled()
+
+
+def application(service: Service) -> ASGIApp:
+    """The routes, with errors as OpenAI has them."""
+    app = FastAPI(
+        title="butwait",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.figures.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models(request: HttpRequest) -> dict[str, Any]:
+        service.allow(request)
+        return {"object": "list", "data": list(map(service.model, service.methods.models))}
+
+    @app.get("/v1/models/{name:path}", responses=_ERRORS)
+    async def model(name: str, request: HttpRequest) -> dict[str, Any]:
+        service.allow(request)
+        if not service.methods.knows(name):
+            told = f"the model {name[:200]!r} is not served here"
+            raise ApiError(404, told, "model_not_found", "model")
+        return service.model(name)
+
+    def asked(kind: type[Request]) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def answer(request: HttpRequest) -> Response:
+            try:
+                return await service.answer(request, kind)
+            except ClientGoneError:
+                service.figures.cancelled()
+                return Response(status_code=GONE)
+
+        return answer
+
+    for path, kind in ROUTES.items():
+        schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        app.post(
+            path,
+            responses=_ERRORS,
+            openapi_extra={"requestBody": body},
+            name=kind.__name__,
+            response_class=JSONResponse,
+            response_model=None,
+        )(asked(kind))
+
+    @app.exception_handler(ApiError)
+    async def refused(request: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def nowhere(request: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        told = {404: "there is no such address", 405: "this address takes another method"}
+        message = told.get(error.status_code, str(error.detail))
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+        failed = ApiError(error.status_code, message, code, headers=error.headers)
+        return await refused(request, failed)
+
+    written = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = written()
+        template = "#/components/schemas/{model}"
+        kinds: Any = [(kind, "validation") for kind in ROUTES.values()]
+        _, found = models_json_schema(kinds, ref_template=template)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(found["$defs"])
+        return document
+
+    app.openapi = openapi
+    return Counted(app, service.figures)
+
+
+ROUTES: dict[str, type[Request]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": told}
+    for status, told in {
+        400: "What is wrong with the request.",
+        401: "No key, or none of this server's.",
+        404: "No such model.",
+        408: "The body did not come in time.",
+        413: "The body is too large.",
+        415: "The body is no JSON.",
+        429: "Too many requests wait; ask again after Retry-After seconds.",
+        502: "The engine failed.",
+        503: "The server ends.",
+        504: "The search did not end in time.",
+    }.items()
+}
+
+
+class Counted:
+    """Counts the requests of an application."""
+
+    def __init__(self, app: ASGIApp, figures: Figures) -> None:
+        self._app, self._figures = app, figures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        status, began = 500, time.monotonic()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            seconds = time.monotonic() - began
+            route = getattr(scope.get("route"), "path", "other")
+            self._figures.answered(route, status, seconds)
+            logger.info("%s %s %d %.3f s", scope["method"], route, status, seconds)
