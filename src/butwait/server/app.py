@@ -20,7 +20,7 @@ from butwait.running.shards import first_of
 from butwait.server.figures import Figures
 from butwait.server.jobs import ClientGoneError, Jobs
 from butwait.server.methods import Chosen, Methods
-from butwait.server.stream import Listening, broken
+from butwait.server.stream import Listening, comment, event
 from butwait.server.wire import (
     ApiError,
     ChatRequest,
@@ -80,7 +80,6 @@ class Service:
         self.jobs.check()
         request = parsed(kind, await self._body(http))
         chosen = self.methods.chosen(request, http.headers)
-        self.jobs.check()
         searched = {"method": chosen.method, "particles": chosen.paths}
         chat = isinstance(request, ChatRequest)
         reply = Reply(chat, request.model, searched, FINGERPRINT)
@@ -153,26 +152,35 @@ class Service:
             self.figures.timed_out()
         return found
 
-    async def stream(self, send: Send, chosen: Chosen, reply: Reply, with_usage: bool) -> None:
-        """Sends the pieces of a stream, and what broke it."""
+    async def stream(self, start: Send, chosen: Chosen, reply: Reply, with_usage: bool) -> None:
+        """Sends the pieces of a stream. Raises ApiError for one that is not let in, or breaks.
+
+        Args:
+            start: sends ASGI's messages.
+        """
 
         async def piece(content: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": content, "more_body": more})
+            await start({"type": "http.response.body", "body": content, "more_body": more})
+
+        async def heard(first: bool) -> None:
+            if first:
+                await start(_BEGIN)
+            else:
+                await piece(comment("waiting"))
 
         listening, alive = Listening(chosen.asks, local=self._local), self.settings.keep_alive_s
         tasks: list[asyncio.Task[Answer]] = []
         try:
-            async with self.jobs.place():
+            async with self.jobs.place(heard, alive):
                 tasks += (
                     asyncio.create_task(self.searched(ask, reply.id)) for ask in listening.asks
                 )
-                events = listening.events(tasks, reply, with_usage=with_usage, keep_alive_s=alive)
-                async for content in events:
+                async for content in listening.events(
+                    tasks, reply, with_usage=with_usage, keep_alive_s=alive
+                ):
                     await piece(content)
             self.figures.used([task.result() for task in tasks])
             await piece(b"", more=False)
-        except ApiError as error:
-            await piece(broken(error), more=False)
         finally:
             for task in tasks:
                 task.cancel()
@@ -183,29 +191,42 @@ CLOSED = {"Connection": "close"}
 """What is left of the body is not read."""
 
 
+_BEGIN: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    ],
+}
+
+
 class EventStream(Response):
     """A response that is a stream of events, until its client leaves."""
 
-    media_type = "text/event-stream"
-
     def __init__(self, service: Service, chosen: Chosen, reply: Reply, *, with_usage: bool) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._service, self._chosen, self._reply = service, chosen, reply
-        self._with_usage = with_usage
+        super().__init__()
+        self._service, self._asked = service, (chosen, reply, with_usage)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **start})
-        service = self._service
-        work = service.stream(send, self._chosen, self._reply, self._with_usage)
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        work = self._service.stream(sent, *self._asked)
         try:
-            await service.jobs.while_heard(receive, work)
-        except ApiError as error:  # the server ends
-            end = {"body": broken(error), "more_body": False}
+            await self._service.jobs.while_heard(receive, work)
+        except ApiError as error:
+            if not begun:
+                raise
+            end = {"body": event(error.body), "more_body": False}
             await send({"type": "http.response.body", **end})
         except ClientGoneError:
-            service.figures.cancelled()
+            self._service.figures.cancelled()
 
 
 def application(service: Service) -> ASGIApp:

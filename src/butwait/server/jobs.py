@@ -12,6 +12,8 @@ from butwait.server.wire import ApiError, unavailable
 
 T = TypeVar("T")
 
+Heard = Callable[[bool], Awaitable[None]]
+Places = AsyncIterator[None]
 Receive = Callable[[], Awaitable[Any]]
 """ASGI's: the next message of a client."""
 
@@ -51,11 +53,28 @@ class Jobs:
             raise ApiError(429, told, "queue_full", headers=headers)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place among those that are searched, waited for."""
+    async def place(self, heard: Heard | None = None, every: float | None = None) -> Places:
+        """A place among those that are searched, waited for. Raises ApiError as ``check`` does.
+
+        Args:
+            heard: is awaited once the request is let in (True), and, while it waits for its turn,
+                every so many seconds (False).
+            every: seconds.
+        """
+        self.check()
         self.waiting += 1
+        turn = asyncio.ensure_future(self._places.acquire())
         try:
-            await self._places.acquire()
+            if heard is not None:
+                await heard(True)
+            while not turn.done():
+                await asyncio.wait({turn}, timeout=every)
+                if heard is not None and not turn.done():
+                    await heard(False)
+        except BaseException:
+            if not turn.cancel():
+                self._places.release()
+            raise
         finally:
             self.waiting -= 1
         self.running += 1
@@ -70,7 +89,7 @@ class Jobs:
     async def while_heard(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         """The result of work that is cancelled where its client leaves.
 
-        Raises ClientGoneError then, and ApiError where the server ended it.
+        Raises ClientGoneError then, ApiError where the server ended it, and what the work raises.
         """
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_disconnected(receive))

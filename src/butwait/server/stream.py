@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from butwait.server.wire import ApiError, Reply
+from butwait.server.wire import Reply
 from butwait.server.work import Answer, Ask, Told
 
 PROGRESS_S = 1.0
@@ -68,9 +68,8 @@ class Listening:
         sent, said = [0] * len(tasks), time.monotonic()
         waiting = set(range(len(tasks)))
         while waiting:
-            quiet = keep_alive_s
             try:
-                async with asyncio.timeout(quiet):
+                async with asyncio.timeout(keep_alive_s):
                     await self._changed.wait()
             except TimeoutError:
                 yield comment("keep-alive")
@@ -92,8 +91,3 @@ class Listening:
         if with_usage:
             yield event(reply.closing([task.result() for task in tasks]))
         yield DONE
-
-
-def broken(error: ApiError) -> bytes:
-    """The end of a stream that has no answer."""
-    return event(error.body)
