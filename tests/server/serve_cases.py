@@ -1,6 +1,7 @@
 """A server in this process, asked as an ASGI server would ask it."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -47,6 +48,7 @@ async def served(
     step = {"delimiters": ["\n"], "max_tokens": 64}
     methods = Methods(ServeSettings(**{"step": step, "particles": 4} | settings))
     job = replace(_job(methods), engine=engine)
+    gc.freeze()  # what was imported is looked at once, and not for every server
     async with at_work(job, methods.recipe.workers) as crew:
         jobs = Jobs(methods.settings.concurrency, methods.settings.queue)
         service = Service(methods, crew, jobs, keys)
@@ -95,7 +97,7 @@ async def ask(
     """Sends a request and gives what was answered; ``leave_after`` so many seconds the client is
     gone."""
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-    sent = {"content-type": "application/json"} | dict(headers or {})
+    sent = {"content-type": "application/json", "host": "127.0.0.1:2"} | dict(headers or {})
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -106,7 +108,7 @@ async def ask(
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(k.lower().encode(), v.encode()) for k, v in sent.items()],
+        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in sent.items()],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }

@@ -119,15 +119,39 @@ def test_addresses_and_methods_that_are_not_there() -> None:
 
 def test_keys() -> None:
     async def asked() -> list[int]:
-        async with served(keys=("one", "zwölf")) as it:
-            given = [None, "Bearer two", "Basic one", "Bearer one", "bearer one", "Bearer zwölf"]
+        async with served(keys=("one", "two2")) as it:
+            given = [
+                None,
+                "Bearer two",
+                "Basic one",
+                "Bearer \xff\xfe",
+                "Bearer one",
+                "bearer two2",
+            ]
             headers = [{} if g is None else {"authorization": g} for g in given]
             said = [await ask(it.app, CHAT, chat(), headers=h) for h in headers]
             assert said[0].error["code"] == "invalid_api_key"
             listed = await ask(it.app, "/v1/models", method="GET")
-            return [*(each.status for each in said[:5]), listed.status]
+            return [*(each.status for each in said), listed.status]
 
-    assert asyncio.run(asked()) == [401, 401, 401, 200, 200, 401]
+    assert asyncio.run(asked()) == [401, 401, 401, 401, 200, 200, 401]
+
+
+def test_a_page_of_elsewhere_whose_name_leads_here_is_refused() -> None:
+    async def asked() -> list[int]:
+        names = ["evil.example", "127.0.0.1.evil.example:80", "", "localhost:8", "[::1]:8"]
+        async with served() as it:
+            said = [await ask(it.app, CHAT, chat(), headers={"host": name}) for name in names]
+        assert said[0].error["message"]
+        return [each.status for each in said]
+
+    assert asyncio.run(asked()) == [403, 403, 403, 200, 200]
+
+
+def test_an_answer_is_sent_back_as_a_turn() -> None:
+    turn = {"role": "assistant", "content": "2", "refusal": None, "tool_calls": None, "audio": None}
+    messages = [{"role": "user", "content": "1 + 1?"}, turn, {"role": "user", "content": "So?"}]
+    assert refused(chat() | {"messages": messages}).status == 200
 
 
 def test_one_more_than_the_queue_is_told_when_to_come_again() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import hmac
+import ipaddress
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ from butwait.running.shards import first_of
 from butwait.server.figures import Figures
 from butwait.server.jobs import ClientGoneError, Jobs
 from butwait.server.methods import Chosen, Methods
-from butwait.server.stream import Listening, comment, event
+from butwait.server.stream import Listening, event
 from butwait.server.wire import (
     ApiError,
     ChatRequest,
@@ -61,14 +63,17 @@ class Service:
 
     def allow(self, request: HttpRequest) -> None:
         """Raises ApiError for a client without a key."""
-        if not self._keys:
+        if not self._keys:  # a page of elsewhere whose name leads here has its own name
+            if not is_loopback(_host(request.headers.get("host", ""))):
+                raise ApiError(403, "without a key this server is asked by its own address alone")
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        said = given.strip().encode("utf-8", "replace") if kind.lower() == "bearer" else b""
+        said = given.strip().encode("latin-1", "replace") if kind.lower() == "bearer" else b""
         # All are compared, each in constant time.
         if not sum(hmac.compare_digest(said, key) for key in self._keys):
             told = "the key is not one of this server's; send it as Authorization: Bearer KEY"
-            raise ApiError(401, told, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            headers = {"WWW-Authenticate": "Bearer"} | CLOSED
+            raise ApiError(401, told, "invalid_api_key", headers=headers)
 
     def model(self, name: str) -> dict[str, Any]:
         """A model as the list of them has it."""
@@ -85,21 +90,24 @@ class Service:
         reply = Reply(chat, request.model, searched, FINGERPRINT)
         if request.stream:
             return EventStream(self, chosen, reply, with_usage=request.with_usage)
-        answers = await self.jobs.while_heard(http.receive, self._answers(chosen.asks, reply.id))
+        work = self._answers(Listening(chosen.asks), reply.id)
+        answers = await self.jobs.while_heard(http.receive, work)
         return JSONResponse(reply.whole(answers))
 
     async def _body(self, http: HttpRequest) -> bytes:
         kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise ApiError(415, "send the body as Content-Type: application/json")
+            told = "send the body as Content-Type: application/json"
+            raise ApiError(415, told, headers=CLOSED)
         if http.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ApiError(415, "send the body as it is, without a Content-Encoding")
+            told = "send the body as it is, without a Content-Encoding"
+            raise ApiError(415, told, headers=CLOSED)
         most = self.settings.max_body_bytes
         length = http.headers.get("content-length", "")
         too_large = ApiError(
             413, f"a body has {most} bytes at most", "request_too_large", headers=CLOSED
         )
-        if length.isdigit() and int(length[:20]) > most:
+        if length.isascii() and length.isdigit() and int(length[:20]) > most:
             raise too_large
         parts, size = [], 0
         try:
@@ -117,16 +125,20 @@ class Service:
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", headers=CLOSED) from None
 
-    async def _answers(self, asks: Sequence[Ask], name: str) -> list[Answer]:
+    async def _answers(self, heard: Listening, name: str) -> list[Answer]:
         """All answers of a request, once there is a place for it."""
-        async with self.jobs.place():
-            tasks: list[asyncio.Task[Answer]] = []
+
+        async def one(index: int, ask: Ask) -> None:
+            heard.take(index, await self.searched(ask, name))
+
+        async with self.jobs.place(heard.admit):
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self.searched(ask, name)) for ask in asks]
+                    for index, ask in enumerate(heard.asks):
+                        group.create_task(one(index, ask))
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from None
-        answers = [task.result() for task in tasks]
+        answers = heard.whole()
         self.figures.used(answers)
         return answers
 
@@ -152,39 +164,26 @@ class Service:
             self.figures.timed_out()
         return found
 
-    async def stream(self, start: Send, chosen: Chosen, reply: Reply, with_usage: bool) -> None:
-        """Sends the pieces of a stream. Raises ApiError for one that is not let in, or breaks.
-
-        Args:
-            start: sends ASGI's messages.
-        """
-
-        async def piece(content: bytes, more: bool = True) -> None:
-            await start({"type": "http.response.body", "body": content, "more_body": more})
-
-        async def heard(first: bool) -> None:
-            if first:
-                await start(_BEGIN)
-            else:
-                await piece(comment("waiting"))
-
-        listening, alive = Listening(chosen.asks, local=self._local), self.settings.keep_alive_s
-        tasks: list[asyncio.Task[Answer]] = []
+    async def stream(self, send: Send, chosen: Chosen, reply: Reply, with_usage: bool) -> None:
+        """Sends the pieces of a stream. Raises ApiError for one that is not let in, or breaks, and
+        ClientGoneError where nobody reads it."""
+        heard = Listening(chosen.asks, local=self._local)
+        work = asyncio.ensure_future(self._answers(heard, reply.id))
+        begun = False
+        alive = self.settings.keep_alive_s
         try:
-            async with self.jobs.place(heard, alive):
-                tasks += (
-                    asyncio.create_task(self.searched(ask, reply.id)) for ask in listening.asks
-                )
-                async for content in listening.events(
-                    tasks, reply, with_usage=with_usage, keep_alive_s=alive
-                ):
-                    await piece(content)
-            self.figures.used([task.result() for task in tasks])
-            await piece(b"", more=False)
+            async for piece in heard.events(work, reply, with_usage=with_usage, keep_alive_s=alive):
+                async with asyncio.timeout(self.settings.body_timeout_s):
+                    if not begun:
+                        begun = True
+                        await send(_BEGIN)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            raise ClientGoneError from None
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
 
 CLOSED = {"Connection": "close"}
@@ -200,6 +199,22 @@ _BEGIN: Message = {
         (b"x-accel-buffering", b"no"),
     ],
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, as it calls itself."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(header: str) -> str:
+    """The host of a header, without its port."""
+    bare = re.sub(r":[0-9]*$", "", header.strip())
+    return bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare
 
 
 class EventStream(Response):
@@ -286,6 +301,10 @@ def application(service: Service) -> ASGIApp:
     async def refused(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, ApiError)
         return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(Exception)
+    async def fault(request: HttpRequest, error: Exception) -> Response:
+        return await refused(request, ApiError(500, "a fault of the server; see its log"))
 
     @app.exception_handler(HTTPException)
     async def nowhere(request: HttpRequest, error: Exception) -> Response:

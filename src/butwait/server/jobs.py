@@ -12,8 +12,6 @@ from butwait.server.wire import ApiError, unavailable
 
 T = TypeVar("T")
 
-Heard = Callable[[bool], Awaitable[None]]
-Places = AsyncIterator[None]
 Receive = Callable[[], Awaitable[Any]]
 """ASGI's: the next message of a client."""
 
@@ -53,28 +51,14 @@ class Jobs:
             raise ApiError(429, told, "queue_full", headers=headers)
 
     @asynccontextmanager
-    async def place(self, heard: Heard | None = None, every: float | None = None) -> Places:
-        """A place among those that are searched, waited for. Raises ApiError as ``check`` does.
-
-        Args:
-            heard: is awaited once the request is let in (True), and, while it waits for its turn,
-                every so many seconds (False).
-            every: seconds.
-        """
+    async def place(self, admitted: Callable[[], None]) -> AsyncIterator[None]:
+        """A place among those that are searched, waited for; ``admitted`` is called before that.
+        Raises ApiError as ``check`` does."""
         self.check()
         self.waiting += 1
-        turn = asyncio.ensure_future(self._places.acquire())
         try:
-            if heard is not None:
-                await heard(True)
-            while not turn.done():
-                await asyncio.wait({turn}, timeout=every)
-                if heard is not None and not turn.done():
-                    await heard(False)
-        except BaseException:
-            if not turn.cancel():
-                self._places.release()
-            raise
+            admitted()
+            await self._places.acquire()
         finally:
             self.waiting -= 1
         self.running += 1

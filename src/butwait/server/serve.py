@@ -1,7 +1,7 @@
 """Runs the server: models are loaded, a socket is opened, signals end it."""
 
 import asyncio
-import ipaddress
+import json
 import os
 import signal
 import socket
@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from butwait.engines.settings import ModelEngineSettings
 from butwait.records import Problem, UserError
 from butwait.running.log import RESULT, conceal, say
 from butwait.search.settings import in_flight
-from butwait.server.app import Service, application
+from butwait.server.app import Service, application, is_loopback
 from butwait.server.jobs import Jobs
 from butwait.server.methods import STAGE, Methods
 from butwait.server.settings import ServeSettings
+from butwait.server.wire import ApiError
 from butwait.server.work import Answering
 from butwait.workers.crew import at_work
 from butwait.workers.job import Job
@@ -33,7 +35,7 @@ def serve(settings: ServeSettings, host: str, port: int, key_env: str | None) ->
     not there, and a host beyond this machine without a key.
     """
     keys = _keys(key_env)
-    if not keys and not _is_loopback(host):
+    if not keys and not is_loopback(host):
         raise UserError(
             f"--host {host} is open to other machines, and there is no key: name the environment "
             "variable that holds it (--api-key-env), or leave --host out"
@@ -50,9 +52,16 @@ async def _serve(methods: Methods, listener: socket.socket, keys: Sequence[str])
         await crew.do(None)  # a worker elsewhere is ready, or cannot be
         app = application(Service(methods, crew, jobs, keys))
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False,
-            ws="none", timeout_keep_alive=30, h11_max_incomplete_event_size=1 << 16,
-        )  # fmt: skip
+            app,
+            http=type("_Patient", (_Connection,), {"patience_s": settings.body_timeout_s}),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.drain_s) + 5,  # for those who read nothing
+        )
         server = _Server(config, jobs, settings.drain_s, methods.told)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -62,6 +71,31 @@ async def _serve(methods: Methods, listener: socket.socket, keys: Sequence[str])
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+
+class _Connection(H11Protocol):
+    """One that is closed where no request comes in time, and whose errors are of OpenAI's form."""
+
+    patience_s = 30.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._late = self.loop.call_later(self.patience_s, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _close(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps(ApiError(400, msg).body).encode()
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -129,17 +163,10 @@ def _keys(name: str | None) -> list[str]:
         empty = "is not set" if name not in os.environ else "holds an empty key"
         raise UserError(f"--api-key-env {name}: the environment variable {empty}")
     for key in keys:
+        if not key.isascii() or not key.isprintable():
+            raise UserError(f"--api-key-env {name}: a key is of printable ASCII characters")
         conceal(key)
     return keys
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 Imports neither torch nor FastAPI.
 """
 
-import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from butwait.server.work import Answer
 
@@ -43,7 +42,12 @@ REFUSED: Mapping[str, Sequence[Any]] = {
     "web_search_options": (),
 }
 """Fields of OpenAI's that are not honoured, and the values (beside null) that ask for nothing."""
-_HALF = re.compile("[\ud800-\udfff]")
+
+
+SENT_BACK = frozenset(
+    {"annotations", "audio", "function_call", "refusal", "tool_call_id", "tool_calls"}
+)
+"""What a message of OpenAI's has besides its text."""
 
 
 class ApiError(Exception):
@@ -96,14 +100,20 @@ class Part(Body):
     text: str
 
 
-class Message(BaseModel):
-    """A turn of a chat."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Message(Body):
+    """A turn of a chat. What an answer's message has besides, and is empty, is left aside: clients
+    send it back."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | list[Part]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_empty(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if value or key not in SENT_BACK}
 
     @property
     def text(self) -> str:
@@ -204,20 +214,11 @@ def parsed(kind: type[Request], raw: bytes) -> Any:
 
 
 def _json(raw: bytes) -> Any:
-    def no_number(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON")
-
     try:
-        text = raw.decode("utf-8")
-        content = json.loads(text, parse_constant=no_number)
-        # An escape may write half a character, which no text of UTF-8 has.
-        if "\\u" in text and _HALF.search(json.dumps(content, ensure_ascii=False)):
-            raise ValueError("it holds half a character (a lone surrogate)")
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        told = "it is nested too deeply" if deep else str(error)[:200]
+        return from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        told = str(error)[:200]
         raise ApiError(400, f"the body is no valid JSON: {told}", "invalid_json") from None
-    return content
 
 
 def _told(error: ValidationError) -> ApiError:

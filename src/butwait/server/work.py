@@ -166,9 +166,10 @@ def _unfit(engine: Engine, ask: Ask) -> Refused | None:
 
 def _answer(ask: Ask, solved: Solved, timed_out: bool) -> Answer:
     tree, counts, leaf = solved.tree, solved.usage, solved.node
+    text = cut(solved.text, ask.stop)
     return Answer(
-        text=cut(solved.text, ask.stop),
-        finished=tree.nodes[leaf].finish in COMPLETE,
+        text=text,
+        finished=len(text) < len(solved.text) or tree.nodes[leaf].finish in COMPLETE,
         answer=solved.answer,
         weight=solved.weight,
         answers=solved.answers,
