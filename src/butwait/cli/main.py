@@ -198,47 +198,8 @@ def view(
     show(runs or (), port, not no_browser, out)
 
 
-@_command()
-def serve(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="tiny, smollm2, a Hugging Face id, or a folder; tiny if none.",
-            autocompletion=models,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Of requests that name none; the particle filter if none.", autocompletion=methods
-        ),
-    ] = None,
-    particles: Annotated[
-        int | None, typer.Option(min=1, help="Paths of that method; its default if none.")
-    ] = None,
-    reward_model: Annotated[
-        str | None,
-        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, name: ...}', or a kind."),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A YAML file of settings; options win over it.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Beyond this machine only with a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(help="Environment variable that holds the key, or several with commas."),
-    ] = None,
-) -> None:
-    """Serve a model with a search behind every answer, by OpenAI's protocol."""
-    from butwait.cli.serve import serve as run_server
-
-    options = {"model": model, "method": method, "particles": particles, "engine": server}
-    run_server(config, options, reward_model, host, port, api_key_env)
+# Their place in the help is here.
+from butwait.cli import serve as _serve  # noqa: E402, F401
 
 
 @_command()
