@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 GONE = 499
 """The status, in figures, of a request whose client left."""
+DISCARDED = 16 << 20
+"""Bytes of a body that is too large which are read and thrown away: a client that is cut off while
+it writes does not hear why."""
 FINGERPRINT = f"butwait-{__version__}"
 NO_RETRY = {"x-should-retry": "false"}
 """For OpenAI's client: asking the same again would take as long."""
@@ -107,23 +110,31 @@ class Service:
         too_large = ApiError(
             413, f"a body has {most} bytes at most", "request_too_large", headers=CLOSED
         )
-        if length.isascii() and length.isdigit() and int(length[:20]) > most:
+        if length.isascii() and length.isdigit() and int(length[:20]) > most + DISCARDED:
             raise too_large
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
                 while True:
                     message = await http.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > most + DISCARDED:
                         raise too_large
+                    if size <= most:
+                        parts.append(part)
+                    else:
+                        parts.clear()
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        break
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", headers=CLOSED) from None
+        if size > most:
+            raise too_large
+        return b"".join(parts)
 
     async def _answers(self, heard: Listening, name: str) -> list[Answer]:
         """All answers of a request, once there is a place for it."""

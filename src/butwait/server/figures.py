@@ -94,6 +94,6 @@ class _Now(Collector):
         )
         yield CounterMetricFamily(
             "butwait_engine_policy_tokens",
-            "Tokens that the engine or the workers sampled.",
+            "Tokens of finished steps that the engine or the workers sampled, whoever asked.",
             value=self._sampled(),
         )
