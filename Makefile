@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	"$(BIN)/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(BIN)/python" -m pip install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym,ray]' --group dev --group peers --group docs
+	"$(BIN)/python" -m pip install --quiet -c constraints.txt -e '.[gguf,gym,ray,serve]' --group dev --group peers --group docs
 	@touch $(INSTALLED)
 
 test: install  ## the default tests

@@ -208,3 +208,37 @@ def test_work_that_ends_every_worker_is_no_fault_of_the_problems() -> None:
     told = [str(error) for error in found]
     assert "whatever workers are given ends them: illegal instruction" in told
     assert sum("set aside" in line for line in told) <= 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_work_that_nobody_waits_for_any_more_makes_room(begun: bool) -> None:
+    host = Host(square)
+    given_up = []
+
+    async def hangs(worker: Toy, item: int) -> int:
+        try:
+            await asyncio.sleep(60 if item == 0 else 0)
+        except asyncio.CancelledError:
+            given_up.append(item)
+            raise
+        return item
+
+    class Patient(Toy):
+        async def call(self, item: Any) -> Reply:
+            return Reply(await hangs(self, item))
+
+    async def start(index: int) -> Toy:
+        return Patient(host, index)
+
+    async def work() -> int:
+        host.start = start
+        async with Pool(host, 1, 1) as pool:
+            first = asyncio.ensure_future(pool.do(0))
+            second = asyncio.ensure_future(pool.do(1))
+            while pool.health.healthy == 0 or (begun and not pool._seats[0].at):
+                await asyncio.sleep(0)
+            first.cancel()
+            return await asyncio.wait_for(second, 5)
+
+    assert asyncio.run(work()) == 1
+    assert given_up in ([], [0])

@@ -47,6 +47,7 @@ class Solved:
         recipe: the recipe whose stage ``search`` grows the same tree, as YAML: with ``question``
             in a file ``question.jsonl``. What was given as an object (an engine, a reward model, a
             function of a notebook) is not in it.
+        node: of the tree, where the solution ends.
     """
 
     answer: str | None
@@ -57,6 +58,7 @@ class Solved:
     tree: SearchTree
     usage: Usage
     recipe: str
+    node: int = 0
 
     def row(self) -> dict[str, Any]:
         """What ``butwait solve --json`` prints."""
@@ -122,4 +124,5 @@ async def solved_of(
             seconds,
         ),
         recipe=recipe,
+        node=chosen.node,
     )

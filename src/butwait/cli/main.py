@@ -198,6 +198,10 @@ def view(
     show(runs or (), port, not no_browser, out)
 
 
+# Their place in the help is here.
+from butwait.cli import serve as _serve  # noqa: E402, F401
+
+
 @_command()
 def clean(
     run: Annotated[

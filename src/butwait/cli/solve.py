@@ -38,7 +38,7 @@ def solve_question(question: str, as_json: bool, reward_model: str | None, **opt
     live: AbstractContextManager[Any] = nullcontext()
     if not as_json and screen.is_terminal and heard(logging.INFO):
         live = Live(get_renderable=view.shown, console=screen, transient=True)
-    judge = _reward_model(reward_model)
+    judge = reward_model_of(reward_model)
     with live:
         found = solve(text, watch=view.watch, reward_model=judge, **options)
     if as_json:
@@ -63,7 +63,7 @@ def _question(given: str) -> str:
         raise UserError(f"{given} is not a text in UTF-8 ({error.reason})") from error
 
 
-def _reward_model(given: str | None) -> Any:
+def reward_model_of(given: str | None) -> Any:
     """The name of a kind, or settings as a recipe writes them in a line."""
     if given is None or "{" not in given:
         return given

@@ -94,6 +94,10 @@ class ScoringUnsupportedError(UserError):
     """The engine cannot give log-probabilities of given tokens."""
 
 
+class PromptTooLongError(UserError):
+    """A prompt leaves no room for an answer."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """A policy that extends prefixes. One engine serves many problems at once: it batches

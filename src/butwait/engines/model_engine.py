@@ -10,11 +10,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from butwait.engines.detokenizer import Detokenizer
-from butwait.engines.engine import Continuation, Engine, EngineCounters, Prefix
+from butwait.engines.engine import (
+    Continuation,
+    Engine,
+    EngineCounters,
+    Prefix,
+    PromptTooLongError,
+)
 from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking
 from butwait.engines.settings import Sampling, StepRule
-from butwait.engines.steps import StepDetector
-from butwait.problems.prompts import encode, messages, turn_end
+from butwait.engines.steps import MOST_RULES, StepDetector
+from butwait.problems.prompts import encode, layout, messages, turn_end
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import following, text_ids
 from butwait.records import Key, Problem, UserError
@@ -57,9 +63,10 @@ class ModelEngine(Engine):
 
     def start(self, problem: Problem) -> Prefix:
         """The prompt of a problem. Raises UserError where it leaves no room for an answer."""
-        ids = encode(self._tokenizer, messages(problem, self._prompt), self._prompt)
+        prompt = layout(problem, self._prompt)
+        ids = encode(self._tokenizer, messages(problem, prompt), prompt)
         if self._capacity is not None and len(ids) >= self._capacity:
-            raise UserError(
+            raise PromptTooLongError(
                 f"the prompt of problem {problem.id} has {len(ids)} tokens, and a path holds "
                 f"{self._capacity}, prompt included: leave the problem out or set "
                 "engine.capacity higher (up to the model's context)"
@@ -77,9 +84,12 @@ class ModelEngine(Engine):
         ``capacity``, ends there with ``length``. Raises UserError where the model's logits are no
         numbers, and where another side died, is lost, refuses, or ran other tokens than it was
         given."""
-        if rule not in self._detectors:
-            self._detectors[rule] = StepDetector(self._detokenizer, rule, self._eos_ids)
-        detector = self._detectors[rule]
+        detector = self._detectors.pop(rule, None)
+        if detector is None:
+            detector = StepDetector(self._detokenizer, rule, self._eos_ids)
+            if len(self._detectors) >= MOST_RULES:
+                del self._detectors[next(iter(self._detectors))]
+        self._detectors[rule] = detector  # the last one is the latest
         asks = [(path, detector, sampling, key) for path, key in zip(prefixes, keys, strict=True)]
         with asking(len(asks)):
             results = await self._extend(asks)

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 TOKENS_AT_A_TIME = 8
 """Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an
 event for each token would take longer than to sample it."""
+MOST_CHATS = 4096
+"""Prompts whose messages are remembered; more than are searched at a time."""
 OTHERS = (
     "its tokenizer or chat template is another one than that of model.name, or it cut the prompt; "
     "serve the same model, or use engine.mode: completions"
@@ -105,7 +107,12 @@ class OpenAIEngine(RequestEngine):
 
     def start(self, problem: Problem) -> Prefix:
         start = super().start(problem)
-        self._chats[start.token_ids.tobytes()] = messages(problem, self._prompt)
+        key = start.token_ids.tobytes()
+        self._chats.pop(key, None)
+        if not problem.plain:
+            self._chats[key] = messages(problem, self._prompt)
+        if len(self._chats) > MOST_CHATS:
+            del self._chats[next(iter(self._chats))]
         return start
 
     async def load(self) -> Load | None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from butwait.engines.batching import Handle, Job
 from butwait.engines.engine import Prefix
 from butwait.engines.settings import Sampling
-from butwait.engines.steps import GrowingStep, StepDetector
+from butwait.engines.steps import MOST_RULES, GrowingStep, StepDetector
 from butwait.records import Finish, Key, UserError
 from butwait.records.keys import KeyStream
 
@@ -264,6 +264,10 @@ class LiveRows:
         if not begun:
             return
         first = len(self.jobs)
+        if len(self._detectors) > MOST_RULES:  # those of rows that have left
+            used = dict.fromkeys(job.detector for job in self.jobs)
+            self._detectors = {detector: i for i, detector in enumerate(used)}
+            self._rows["rule"][:first] = [self._detectors[job.detector] for job in self.jobs]
         self.jobs += begun
         for i, job in enumerate(begun, first):
             ids, how = job.prefix.token_ids, job.sampling

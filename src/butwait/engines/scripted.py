@@ -29,6 +29,8 @@ Policy = Callable[[str, str], Mapping[str, float]]
 
 REMEMBERED_PREFIXES = 20_000
 """Prefixes whose continuations are kept ready, per step rule and sampling."""
+REMEMBERED_RULES = 8
+"""Pairs of a step rule and a sampling that are kept ready."""
 
 Table = Mapping[str, Mapping[str, float]]
 """From the completion so far to the next pieces and their probabilities."""
@@ -241,6 +243,8 @@ class ScriptedEngine(Engine):
     def _script(self, rule: StepRule, sampling: Sampling) -> "_Script":
         key = (rule, sampling)
         if key not in self._scripts:
+            if len(self._scripts) >= REMEMBERED_RULES:
+                self._scripts.clear()
             self._scripts[key] = _Script(self._policy, self.tokenizer, rule, sampling)
         return self._scripts[key]
 

@@ -22,6 +22,10 @@ from butwait.engines.settings import SENTENCE_MARKS, StepRule
 from butwait.problems.answers import box_closed
 from butwait.records import OPEN, Finish, UserError
 
+MOST_RULES = 64
+"""Step rules that are remembered: each holds a flag for every token, and the clients of a server
+name rules of their own."""
+
 CLOSERS = "\"'”’)]*"
 """What may stand between the mark and the end of the sentence's last token."""
 

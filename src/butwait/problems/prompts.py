@@ -16,16 +16,25 @@ from butwait.records import Problem, UserError
 _ANSWER = "The answer is 2."
 _MOST_LINES = 1_000_000
 """Lines of a chat template that are run for one prompt: half a second. Real ones run hundreds."""
+PLAIN = PromptSettings(style="plain", template="{question}")
+"""Of a question that is the whole prompt."""
 Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
 def messages(problem: Problem, prompt: PromptSettings) -> list[Message]:
-    """The chat messages of a problem: the system's, where there is one, and the user's."""
+    """The chat messages of a problem: the system's, where there is one, earlier turns, and the
+    user's. A conversation that begins with a system message keeps its own."""
     # Not str.format: templates and questions are full of braces.
     user = prompt.template.replace("{question}", problem.question)
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": user}]
+    own = prompt.system is None or any(turn["role"] == "system" for turn in problem.before[:1])
+    system = [] if own else [{"role": "system", "content": str(prompt.system)}]
+    return [*system, *problem.before, {"role": "user", "content": user}]
+
+
+def layout(problem: Problem, prompt: PromptSettings) -> PromptSettings:
+    """How this problem is put: as ever, or, where it is a whole prompt, as it stands."""
+    return PLAIN if problem.plain else prompt
 
 
 def encode(
@@ -36,7 +45,7 @@ def encode(
     A chat prompt ends where the assistant's turn begins. Its special tokens, BOS included, come
     from the chat template alone; those of a plain prompt come from the tokenizer, less a closing
     EOS. No prompt begins with two BOS. Names of special tokens are these tokens in what the recipe
-    says (``system``, ``template``), and text in the question.
+    says (``system``, ``template``), and text in the question and in earlier turns.
 
     Args:
         tokenizer: a ``transformers`` tokenizer.
@@ -52,8 +61,15 @@ def encode(
     template = chat_template(tokenizer, prompt) if prompt.style == "chat" else ""
     before, question, after = _question(chat[-1]["content"], prompt)
     around = f"{written}\n{prompt.template}\n{template}"
-    question, mark = part(tokenizer, question, around, within=f"{around}{chat}")
-    parted = [*chat[:-1], {**chat[-1], "content": question.join([before, *after])}]
+    within = f"{around}{chat}" + "".join(turn["content"] for turn in chat)
+    question, mark = part(tokenizer, question, around, within=within)
+    earlier = [
+        turn
+        if turn == {"role": "system", "content": prompt.system}
+        else {**turn, "content": part(tokenizer, turn["content"], around, within=within)[0]}
+        for turn in chat[:-1]
+    ]
+    parted = [*earlier, {**chat[-1], "content": question.join([before, *after])}]
     if prompt.style == "chat":
         text = _rendered(tokenizer, parted, template, prompt)
         ids = joined(partial(ids_of, tokenizer), text, mark)

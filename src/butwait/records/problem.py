@@ -22,6 +22,9 @@ class Problem:
         also: further gold answers; an answer that equals any of them, or ``answer``, is right.
         verifier: ``module:function``, or ``gym:TASK``, that judges answers; None: they are
             compared.
+        before: turns of a conversation that the question goes on, each {"role", "content"}. A
+            reward model that is put questions by a template of its own reads the question alone.
+        plain: whether the question is the whole prompt, which is continued as it stands.
     """
 
     id: str
@@ -33,6 +36,8 @@ class Problem:
     metadata: dict[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     verifier: str | None = None
+    before: tuple[dict[str, str], ...] = ()
+    plain: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "also", tuple(self.also))  # a list where it was read from a file
@@ -48,10 +53,9 @@ class Problem:
         return self.answer is not None or self.verifier is not None
 
     def row(self) -> dict[str, Any]:
-        """Its fields by name, as a file keeps them; ``also`` and ``verifier`` where there are
-        any."""
+        """Its fields by name, as a file keeps them; the later ones where they say something."""
         fields = asdict(self)
-        for name in ("also", "verifier"):
+        for name in ("also", "verifier", "before", "plain"):
             if not fields[name]:
                 del fields[name]
         return fields

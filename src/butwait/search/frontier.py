@@ -12,6 +12,7 @@ from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.records import OPEN, Key, Problem
 from butwait.reward_models.reward_model import Path, RewardModel, Score, Step, scores
 from butwait.search.builder import ROOT, TreeBuilder
+from butwait.search.looking import look
 from butwait.search.settings import SamplerSettings
 
 
@@ -131,6 +132,7 @@ class Frontier:
         slots = np.flatnonzero(live).tolist()
         parents = nodes[live].tolist()
         self.keep(parents)
+        look(self.tree, nodes, False)
         if not slots:
             return nodes
         self._reopen(parents)
@@ -148,6 +150,7 @@ class Frontier:
         self.keep(self._open(children))
         extended = nodes.copy()
         extended[slots] = children
+        look(self.tree, extended, True)
         return extended
 
     async def _sample(self, parents: list[int], keys: list[Key]) -> list[Continuation]:

@@ -110,6 +110,8 @@ class Sampler:
             it; what is drawn already costs no reading.
         apart: whether its final paths are independent of one another, so that some of them are what
             a smaller search gives.
+        one_sweep: whether each final path goes on from one of the paths that there are after any
+            step, so that what all of these begin with is in the answer.
     """
 
     settings: type[CommonSettings]
@@ -120,6 +122,7 @@ class Sampler:
     paths: Callable[[Any], int | None] = lambda settings: None
     reads: Callable[[Any], float] = lambda settings: 0.0
     apart: bool = False
+    one_sweep: bool = False
 
 
 SAMPLERS = Kinds("sampler", "butwait.search.samplers", Sampler)

@@ -14,12 +14,13 @@ import threading
 import time
 import traceback
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from butwait.records import UserError
 from butwait.running.stages import working
-from butwait.workers.frames import framed, read
+from butwait.workers.frames import GIVEN_UP, framed, read
 
 _GRACE_S = 3.0
 """Seconds that a worker has to leave by itself, once the run is gone."""
@@ -63,21 +64,29 @@ async def _serve(connection: socket.socket) -> None:
         writer.write(said)
         await writer.drain()
 
-    tasks = set[asyncio.Task[None]]()
+    tasks = dict[int, asyncio.Task[None]]()
     try:
         async with unpacked(packed).open() as worker:
             writer.write(framed(None))
             try:
                 while True:
-                    task = asyncio.create_task(answer(*await read(reader)))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                    number, item = await read(reader)
+                    if number == GIVEN_UP:
+                        if item in tasks:
+                            tasks[item].cancel()
+                        continue
+                    tasks[number] = asyncio.create_task(answer(number, item))
+                    tasks[number].add_done_callback(partial(_forget, tasks, number))
             finally:
-                for task in tasks:
+                for task in tasks.values():
                     task.cancel()
     except UserError as error:
         writer.write(framed(str(error)))
         await writer.drain()
+
+
+def _forget(tasks: dict[int, asyncio.Task[None]], number: int, task: asyncio.Task[None]) -> None:
+    del tasks[number]
 
 
 def _end_with(parent: int) -> None:

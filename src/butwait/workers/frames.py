@@ -5,6 +5,8 @@ import pickle
 from typing import Any
 
 _LENGTH = 8
+GIVEN_UP = "given up"
+"""In the place of a number: the item whose number follows is waited for by nobody any more."""
 
 
 def framed(thing: Any) -> bytes:

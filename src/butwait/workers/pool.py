@@ -38,6 +38,7 @@ class _Asked:
     answer: "asyncio.Future[Any]"
     suspect: bool = False
     endings: int = 0
+    call: "asyncio.Task[None] | None" = None
 
 
 @dataclass(eq=False)
@@ -151,7 +152,7 @@ class Pool:
         await asyncio.gather(*(handle.close() for handle in handles))
 
     async def do(self, item: Any) -> Any:
-        """The result of the work on an item.
+        """The result of the work on an item. Where this is cancelled, so is the work.
 
         Raises:
             SetAsideError: it ended two workers that did nothing else.
@@ -162,7 +163,11 @@ class Pool:
         asked = _Asked(item, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         self._hand_out()
-        return await asked.answer
+        try:
+            return await asked.answer
+        finally:
+            if asked.answer.cancelled() and asked.call is not None:
+                asyncio.get_running_loop().call_soon(asked.call.cancel)  # once it has begun
 
     def _report(self) -> None:
         """For ``butwait status``."""
@@ -173,10 +178,11 @@ class Pool:
             ]
         )
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Any) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _hand_out(self) -> None:
         """Gives what waits to the workers that have room: suspects first, to idle ones."""
@@ -195,7 +201,7 @@ class Pool:
 
     def _give(self, seat: _Seat, asked: _Asked) -> None:
         seat.at.add(asked)
-        self._spawn(self._call(seat, asked))
+        asked.call = self._spawn(self._call(seat, asked))
 
     async def _call(self, seat: _Seat, asked: _Asked) -> None:
         handle = seat.handle
@@ -205,6 +211,9 @@ class Pool:
         except WorkerLostError as lost:
             self._lost(seat, handle, lost)
             self._again(seat, asked, lost)
+        except asyncio.CancelledError:
+            if not asked.answer.cancelled():  # the pool ends
+                raise
         except Exception as error:
             _tell(asked, error)
         else:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from butwait.records import UserError
 from butwait.running.log import note
-from butwait.workers.frames import framed, read
+from butwait.workers.frames import GIVEN_UP, framed, read
 from butwait.workers.host import Reply, WorkerLostError
 
 _LAST_LINES = 20
@@ -114,6 +114,10 @@ class ProcessHandle:
         try:
             self._writer.write(framed((number, item)))
             return await answer
+        except asyncio.CancelledError:
+            if self._lost is None:
+                self._writer.write(framed((GIVEN_UP, number)))
+            raise
         finally:
             self._asked.pop(number, None)
 

@@ -204,6 +204,7 @@ def _size(settings: Any) -> int:
     return int(settings.size)
 
 
-BEAM_SEARCH = Sampler(BeamSearchSettings, partial(ranked_search, fork=fork_best), paths=_size)
-DVTS = Sampler(DVTSSettings, partial(ranked_search, fork=fork_subtrees), paths=_size)
-REBASE = Sampler(RebaseSettings, partial(ranked_search, fork=fork_by_reward), paths=_size)
+_ranked = partial(Sampler, paths=_size, one_sweep=True)
+BEAM_SEARCH = _ranked(BeamSearchSettings, partial(ranked_search, fork=fork_best))
+DVTS = _ranked(DVTSSettings, partial(ranked_search, fork=fork_subtrees))
+REBASE = _ranked(RebaseSettings, partial(ranked_search, fork=fork_by_reward))

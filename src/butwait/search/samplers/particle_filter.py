@@ -202,5 +202,8 @@ async def particle_filter(
 
 
 PARTICLE_FILTER = Sampler(
-    ParticleFilterSettings, particle_filter, paths=lambda settings: settings.particles
+    ParticleFilterSettings,
+    particle_filter,
+    paths=lambda settings: settings.particles,
+    one_sweep=True,
 )

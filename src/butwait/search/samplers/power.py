@@ -139,4 +139,5 @@ POWER = Sampler(
     needs_reward_model=False,
     paths=lambda settings: settings.particles,
     reads=lambda settings: float(settings.drawn.temperature != 1),
+    one_sweep=True,
 )

@@ -223,8 +223,15 @@ INDEPENDENT = Sampler(
     needs_reward_model=False,
     as_attempts=as_attempts,
     apart=True,
+    one_sweep=True,
 )
 SELF_CONSISTENCY = Sampler(
-    SelfConsistencySettings, independent, needs_reward_model=False, apart=True
+    SelfConsistencySettings, independent, needs_reward_model=False, apart=True, one_sweep=True
 )
-BEST_OF_N = Sampler(BestOfNSettings, best_of_n, paths=lambda settings: settings.samples, apart=True)
+BEST_OF_N = Sampler(
+    BestOfNSettings,
+    best_of_n,
+    paths=lambda settings: settings.samples,
+    apart=True,
+    one_sweep=True,
+)

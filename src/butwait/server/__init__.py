@@ -1,0 +1,1 @@
+"""``butwait serve``: an OpenAI-compatible server with a search behind every answer."""
