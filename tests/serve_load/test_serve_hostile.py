@@ -29,6 +29,7 @@ LIMITS = {
     "queue": 2,
     "timeout_s": 2,
     "keep_alive_s": 0.2,
+    "body_timeout_s": 1,
 }
 
 
@@ -281,6 +282,44 @@ def test_those_who_never_finish_hinder_nobody(server: Served) -> None:
 
     assert asyncio.run(drip()) < 20
     assert server.metric("butwait_requests_running") == 0
+
+
+def test_who_does_not_finish_in_time_is_let_go(strict: Served) -> None:
+    """Half a head, and half a body."""
+
+    async def wait(told: bytes) -> tuple[bytes, float]:
+        reader, writer = await asyncio.open_connection(*strict.host_port)
+        writer.write(told)
+        start = time.monotonic()
+        got = await asyncio.wait_for(reader.read(), 15)
+        writer.close()
+        return got, time.monotonic() - start
+
+    key = "Authorization: Bearer sk-right"
+    half = head(JSON, key, "Content-Length: 50") + b'{"model":'
+    begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127"
+
+    async def both() -> list[tuple[bytes, float]]:
+        return await asyncio.gather(wait(half), wait(begun))
+
+    (body, body_s), (_, head_s) = asyncio.run(both())
+    assert b" 408 " in body.split(b"\r\n", 1)[0]
+    assert max(body_s, head_s) < 10
+
+
+def test_a_stream_that_waits_says_that_it_lives(strict: Served) -> None:
+    """Two are searched before it; comments come every fifth of a second."""
+    body = LONG | {"stream": True}
+    headers = {"Authorization": "Bearer sk-right"}
+
+    def lines(_: int) -> list[str]:
+        with httpx2.Client(base_url=strict.base, timeout=60, trust_env=False) as http:
+            with http.stream("POST", CHAT, json=body, headers=headers) as answer:
+                return list(answer.iter_lines())
+
+    with ThreadPoolExecutor(3) as threads:
+        told = list(threads.map(lines, range(3)))
+    assert all(any(line.startswith(":") for line in mine) for mine in told)
 
 
 BEARERS = {
