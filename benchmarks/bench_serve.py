@@ -227,16 +227,17 @@ def asked_once(gateway: Gateway, upstream: str, body: Body) -> Body:
     start = time.perf_counter()
     answer = gateway.ask(body)
     seconds = time.perf_counter() - start
-    found = {"seconds": round(seconds, 2), "status": answer.status_code}
-    usage = answer.json().get("usage") or {}
-    return found | {
-        "told": {name: usage.get(f"{name}_tokens") for name in ("prompt", "completion", "total")},
-        "counted": {
-            "prompt": prompts(upstream) - read,
-            "completion": settled(upstream) - wrote,
-        },
-        "finish_reason": answer.json()["choices"][0]["finish_reason"],
-        "text": answer.json()["choices"][0]["message"]["content"][-60:],
+    if answer.status_code != 200:
+        raise SystemExit(f"{gateway.name}: {answer.status_code}: {answer.text}")
+    told = answer.json()
+    (choice,) = told["choices"]
+    names = ("prompt", "completion", "total")
+    return {
+        "seconds": round(seconds, 2),
+        "told": {name: told["usage"][f"{name}_tokens"] for name in names},
+        "counted": {"prompt": prompts(upstream) - read, "completion": settled(upstream) - wrote},
+        "finish_reason": choice["finish_reason"],
+        "text": choice["message"]["content"][-60:],
     }
 
 

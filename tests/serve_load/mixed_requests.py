@@ -120,10 +120,7 @@ class Client:
         """A body over the limit, or a prompt over it."""
         size, statuses = self.dice.choice([(2_000_000, {413}), (200_000, {400})])
         body = self.chat(messages=[{"role": "user", "content": "7 + 8 " * (size // 6)}])
-        try:
-            answer = await self.http.post("/v1/chat/completions", json=body)
-        except httpx2.WriteError:
-            return  # it has answered and closed; the answer is looked at where nothing else runs
+        answer = await self.http.post("/v1/chat/completions", json=body)
         assert answer.status_code in statuses, answer.text
         proper_error(answer)
 

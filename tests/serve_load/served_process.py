@@ -16,6 +16,19 @@ import httpx2
 import psutil
 
 QUESTION = "Calculate 7 + 8 - 6."
+KEY = "sk-right"
+LIMITS = {
+    "max_body_bytes": 100_000,
+    "max_prompt_tokens": 64,
+    "max_tokens": 200,
+    "max_paths": 256,
+    "concurrency": 2,
+    "queue": 2,
+    "timeout_s": 20,
+    "keep_alive_s": 0.2,
+    "body_timeout_s": 1,
+}
+"""Of the strict server."""
 ERROR = {"message", "type", "param", "code"}
 """What OpenAI's errors have."""
 
@@ -41,6 +54,11 @@ class Served:
     def memory(self) -> int:
         """Bytes that it holds of the machine's memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def worked(self) -> float:
+        """CPU seconds that it took so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
