@@ -7,13 +7,14 @@
 Both stand before one vLLM server (a CPU's), which writes ``CAP`` tokens a path at most, whatever it
 is asked, and both are asked for ``BUDGET`` samples, of which a vote chooses:
 
-- ``usage``: the tokens that the answer tells, and those that the server counted (`/metrics`).
-- ``time``: seconds to the answer, and what the server wrote for it.
+- ``answers``: the tokens that the answer tells, and those that the server counted (`/metrics`).
+  Seconds to the answer, by the clock and of all processes' CPU time, over what the server
+  wrote for it.
 - ``stream``: the same as a stream: when its first byte, first text and end came, in how many pieces
   the text, and whether it told its usage, as asked.
 - ``asked``: is ``max_tokens`` kept, and does a seed give the same answer twice?
 - ``malformed``: the status of each bad body, and whether what came is an OpenAI error.
-- ``cancel``: the client leaves after ``LEAVE_S``: tokens that the server wrote later than a second
+- ``left``: the client leaves after ``LEAVE_S``: tokens that the server wrote later than a second
   after that, as long as it wrote any.
 - ``dead``: the same question when vLLM is dead: status, error, seconds (at most ``DEAD_S``).
 
@@ -42,7 +43,7 @@ from typing import Any
 import httpx2
 import yaml
 from bench_engine import conditions
-from bench_search import CAPACITY, LOG, server_counters, vllm_server
+from bench_search import CAPACITY, LOG, cpu_seconds, server_counters, vllm_server
 
 from butwait.engines.settings import ModelSettings
 from butwait.running.files import write_json
@@ -50,7 +51,7 @@ from butwait.running.files import write_json
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 BUDGET = 8
 """Samples of a question."""
-CAP = 128
+CAP = 64
 """Tokens of a path at most, by vLLM's own default: its_hub sends no limit."""
 REPEATS = 3
 LEAVE_S = 1.5
@@ -224,9 +225,9 @@ def settled(upstream: str) -> float:
 def asked_once(gateway: Gateway, upstream: str, body: Body) -> Body:
     """One question: what its answer tells and what the server counted."""
     wrote, read = settled(upstream), prompts(upstream)
-    start = time.perf_counter()
+    cpu, start = cpu_seconds(), time.perf_counter()
     answer = gateway.ask(body)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
     if answer.status_code != 200:
         raise SystemExit(f"{gateway.name}: {answer.status_code}: {answer.text}")
     told = answer.json()
@@ -234,6 +235,7 @@ def asked_once(gateway: Gateway, upstream: str, body: Body) -> Body:
     names = ("prompt", "completion", "total")
     return {
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
         "told": {name: told["usage"][f"{name}_tokens"] for name in names},
         "counted": {"prompt": prompts(upstream) - read, "completion": settled(upstream) - wrote},
         "finish_reason": choice["finish_reason"],
@@ -302,9 +304,10 @@ def left(gateway: Gateway, upstream: str, stream: bool) -> Body:
 
 
 def judged(answer: httpx2.Response) -> Body:
-    """The status, and whether the body is an OpenAI error."""
+    """The status, and whether the body, or a stream's event, is an OpenAI error."""
+    events = [line for line in answer.text.splitlines() if line.startswith('data: {"error"')]
     try:
-        error = answer.json().get("error")
+        error = json.loads(events[0][6:] if events else answer.text).get("error")
     except (ValueError, AttributeError):
         error = None
     proper = isinstance(error, dict) and {"message", "type", "param", "code"} <= set(error)
@@ -336,6 +339,12 @@ def dead(gateway: Gateway, stream: bool) -> Body:
     return found | {"seconds": round(time.perf_counter() - start, 1)}
 
 
+def a_hundred(times: Sequence[Body], clock: str) -> float:
+    """Seconds for a hundred tokens that the server wrote, the median."""
+    each = (one[clock] / one["counted"]["completion"] for one in times)
+    return round(100 * statistics.median(each), 2)
+
+
 def compared(gateway: Gateway, upstream: str) -> Body:
     """All that is asked while the server lives."""
 
@@ -349,7 +358,8 @@ def compared(gateway: Gateway, upstream: str) -> Body:
     again = asked_once(gateway, upstream, gateway.body(max_tokens=16, seed=3, temperature=1.0))
     return {
         "answers": told("answers", times),
-        "seconds": told("seconds", statistics.median(one["seconds"] for one in times)),
+        "seconds_per_100_tokens": told("seconds_per_100_tokens", a_hundred(times, "seconds")),
+        "cpu_seconds_per_100_tokens": a_hundred(times, "cpu_seconds"),
         "stream": told("stream", streamed(gateway, upstream)),
         "asked": told(
             "asked",
