@@ -64,6 +64,8 @@ QUESTION = (
     "May. How many clips did Natalia sell altogether in April and May? Put the final number in "
     "\\boxed{}."
 )
+EASY = "Calculate 7 + 8 - 6."
+"""What the tiny model was trained on."""
 Body = dict[str, Any]
 
 MALFORMED: Mapping[str, bytes | Body] = {
@@ -398,10 +400,13 @@ def together(folder: Path) -> Body:
     """``TOGETHER`` requests one after another, and at once: the same seeds, so the same tokens."""
     log = folder / "together.log"
     with served("--model", "tiny", "--particles", str(PARTICLES), log=log) as base:
-        gateway = Gateway("butwait", base, {"model": "tiny"})
+        limits = httpx2.Limits(max_connections=TOGETHER)
+        client = httpx2.Client(base_url=base, timeout=600, limits=limits, trust_env=False)
+        question = {"role": "user", "content": EASY}
 
         def ask(seed: int) -> int:
-            answer = gateway.ask(gateway.body(seed=seed, max_tokens=64, temperature=1.0))
+            body = {"model": "tiny", "messages": [question], "seed": seed, "max_tokens": 64}
+            answer = client.post("/v1/chat/completions", json=body)
             answer.raise_for_status()
             return int(answer.json()["usage"]["completion_tokens"])
 
@@ -412,12 +417,12 @@ def together(folder: Path) -> Body:
                 seconds = time.perf_counter() - start
             return {"seconds": round(seconds, 2), "tokens": tokens}
 
-        for seed in range(3):
-            ask(seed)
         runs = {"one_after_another": [], "at_once": []}
+        timed(TOGETHER)
         for _ in range(REPEATS):
             runs["one_after_another"].append(timed(1))
             runs["at_once"].append(timed(TOGETHER))
+        client.close()
 
     def median(name: str) -> float:
         return statistics.median(run["seconds"] for run in runs[name])

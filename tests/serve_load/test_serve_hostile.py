@@ -71,7 +71,7 @@ STARTS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", STARTS)
 def test_odd_bytes_are_no_fault_of_the_server(server: Served, name: str) -> None:
     """Refused or answered; never a 5xx, and the next one is served."""
-    got = asyncio.run(raw(server, STARTS[name]))
+    got = asyncio.run(raw(server, STARTS[name], seconds=3))
     if got:
         status = int(got.split(b" ", 2)[1])
         assert 100 <= status < 500 or status == 505 or status == 501, got[:300]

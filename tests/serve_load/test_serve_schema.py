@@ -19,7 +19,9 @@ def test_generated_requests_find_no_fault_of_the_server(strict: Served) -> None:
         "/v1/models",
     }
     for operation in operations:
-        modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+        modes = [schemathesis.GenerationMode.POSITIVE]
+        if operation.method.upper() == "POST":  # elsewhere nothing is said that could be wrong
+            modes.append(schemathesis.GenerationMode.NEGATIVE)
         for mode in modes:
             strategy = operation.as_strategy(generation_mode=mode)
 
