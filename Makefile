@@ -15,8 +15,13 @@ TORCH_INDEX ?=
 
 BENCHES := engine filter front_door grading grpo ray scale synthesis
 
+<<<<<<< HEAD
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs docs-check dockerfile-check smollm2 clean \
 	bench-search gpu web web-check web-test chromium test-view
+=======
+.PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
+	bench-search bench-serve gpu web web-test chromium test-view
+>>>>>>> gate
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,6 +95,10 @@ bench: install smollm2  ## speed and memory, as ratios in one run; written to be
 bench-search: $(VLLM_INSTALLED)  ## the filter against its_hub, on one vLLM server
 	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt 'its-hub[lm]==1.2.0'
 	"$(VLLM_BIN)/python" benchmarks/bench_search.py $(if $(PROBLEMS),--problems "$(PROBLEMS)")
+
+bench-serve: $(VLLM_INSTALLED)  ## `butwait serve` and its_hub's gateway, before one vLLM server
+	"$(VLLM_BIN)/python" -m pip install --quiet -c constraints-vllm.txt -e '.[serve]' 'its-hub[iaas]==1.2.0'
+	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" benchmarks/bench_serve.py
 
 # No install: a machine with a card may have no network. Its own Python serves where there is no venv.
 gpu:  ## speed, memory and a training on a card, 8 minutes at most; written to benchmarks/results/gpu/

@@ -100,8 +100,8 @@ def reward_of_steps(problem: Problem, steps: Sequence[Step]) -> float:
 
 
 @contextmanager
-def vllm_server(model: ModelSettings, log: Path) -> Iterator[str]:
-    """vLLM's server on this machine; its base URL."""
+def vllm_server(model: ModelSettings, log: Path, more: Sequence[str] = ()) -> Iterator[str]:
+    """vLLM's server on this machine, with ``more`` words of its command line; its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -112,8 +112,13 @@ def vllm_server(model: ModelSettings, log: Path) -> Iterator[str]:
     # Its cache finds a path's beginning in whole blocks, of 128 tokens on a CPU by default.
     command += ["--block-size", "32"]
     command += ["--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"]
+<<<<<<< HEAD
     # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/how_to/server.md).
     command += ["--no-enable-chunked-prefill"]
+=======
+    # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/engine_openai.md).
+    command += ["--no-enable-chunked-prefill", *more]
+>>>>>>> gate
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with log.open("wb") as output:
