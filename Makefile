@@ -15,13 +15,8 @@ TORCH_INDEX ?=
 
 BENCHES := engine filter front_door grading grpo ray scale synthesis
 
-<<<<<<< HEAD
 .PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs docs-check dockerfile-check smollm2 clean \
-	bench-search gpu web web-check web-test chromium test-view
-=======
-.PHONY: help quickstart install vllm test test-slow test-vllm check format bench docs-check smollm2 clean \
-	bench-search bench-serve gpu web web-test chromium test-view
->>>>>>> gate
+	bench-search bench-serve gpu web web-check web-test chromium test-view
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -112,13 +112,8 @@ def vllm_server(model: ModelSettings, log: Path, more: Sequence[str] = ()) -> It
     # Its cache finds a path's beginning in whole blocks, of 128 tokens on a CPU by default.
     command += ["--block-size", "32"]
     command += ["--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"]
-<<<<<<< HEAD
     # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/how_to/server.md).
-    command += ["--no-enable-chunked-prefill"]
-=======
-    # A CPU's vLLM dies of a seeded request whose prompt it runs in parts (docs/engine_openai.md).
     command += ["--no-enable-chunked-prefill", *more]
->>>>>>> gate
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with log.open("wb") as output:
