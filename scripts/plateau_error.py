@@ -1,4 +1,4 @@
-"""Measures the plateau rule on simulated curves; prints the tables of docs/plateau.md.
+"""Measures the plateau rule on simulated curves; prints the tables of docs/results/simulations.md.
 
 OMP_NUM_THREADS=1 python scripts/plateau_error.py [--runs 300] [--seed 0]
 
