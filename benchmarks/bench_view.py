@@ -155,8 +155,9 @@ def remembered(run: Path, browser: str | None) -> dict[str, Any]:
                     args=["--no-sandbox", "--enable-precise-memory-info", "--js-flags=--expose-gc"],
                 )
                 page = chromium.new_page()
+                page.set_default_timeout(300_000)
                 page.goto(f"{address}#/run/0/attempts/after?other=0/base")
-                page.locator("section.side ol.steps").first.wait_for(timeout=120_000)
+                page.locator("section.side ol.steps").first.wait_for()
                 found["page_with_two_evaluations"] = _heap(page)
                 page.goto(f"{address}#/run/0/trees/hunt")
                 for name in ("50_trees", "100_trees"):
