@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,22 @@ gc.disable()  # while all is imported: nothing of it is garbage, and looking tak
 def pytest_collection_finish() -> None:
     """What the libraries made while they were imported is looked at by no later collection: there
     are hundreds, of half a second each."""
+    _settle()
+    gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[Any]:
+    """The same of what the tests of a file imported: trainers look for garbage themselves."""
+    result = yield
+    if nextitem is not None and nextitem.path != item.path:
+        _settle()
+    return result
+
+
+def _settle() -> None:
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

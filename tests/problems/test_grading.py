@@ -244,7 +244,7 @@ def kill_worker_at_work() -> None:
 
 
 def test_a_process_killed_in_the_middle_of_a_case_is_replaced() -> None:
-    pool = WorkerPool("butwait.problems.equality.worker", (2.0, 1 << 30), 1, 2.0)
+    pool = WorkerPool("butwait.problems.equality.worker", (1.0, 1 << 30), 1, 1.0)
     try:
         assert pool.ask({"gold": "x+1", "answer": "1+x"}) == "equal"
         with ThreadPoolExecutor(1) as thread:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from report_fake_kinds import KINDS
 from report_fake_run import EVIL, build_run, comparisons_of
 
@@ -204,7 +205,10 @@ def test_an_unknown_kind_shows_its_figures(tmp_path: Path) -> None:
         "verified/statistics.json",
     ],
 )
-def test_a_damaged_file_is_named_and_the_old_report_kept(tmp_path: Path, file: str) -> None:
+def test_a_damaged_file_is_named_and_the_old_report_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda _, page, **__: page.write("<svg></svg>"))
     stages = build_run(tmp_path, n=4, trees=2)
     comparisons = comparisons_of(tmp_path)
     write_report(tmp_path, stages, "quickstart", comparisons, {}, KINDS)

@@ -12,7 +12,9 @@ from report_fake_rl import EVIL, evaluation, training, write_lines
 
 from butwait.report.page import write_report
 from butwait.report.reinforcement.curves import (
+    GROUPS,
     MOST_POINTS,
+    _group,
     held_out,
     mean_curve,
     step_curves,
@@ -215,7 +217,8 @@ def test_what_is_not_of_the_policy_is_dashed(
 ) -> None:
     def dashes(names: tuple[str, ...], group: int) -> int:
         arms = arms_of([named(ablation, name) for name in names], {})
-        return step_curves(arms)[group].panels[0].count("stroke-dasharray")
+        drawn = _group(GROUPS[0], arms) if group == 0 else step_curves(arms)[group]
+        return drawn.panels[0].count("stroke-dasharray")
 
     assert dashes(("plain", "mixed"), 0) == 0
     assert dashes(("plain", "expert"), 0) == 1
