@@ -51,10 +51,10 @@ from butwait.running.files import write_json
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 BUDGET = 8
 """Samples of a question."""
-CAP = 64
+CAP = 128
 """Tokens of a path at most, by vLLM's own default: its_hub sends no limit."""
 REPEATS = 3
-LEAVE_S = 1.5
+LEAVE_S = 3.0
 DEAD_S = 120.0
 TOGETHER = 32
 PARTICLES = 8
