@@ -28,7 +28,8 @@ HEAD = """# Reference
 
 Written by `scripts/make_reference.py` from the code; `make docs-check` fails when it is stale.
 
-Every command also takes `-v` and `-q`. Keys that several settings share stand once, under the name that those link to.
+Every command also takes `-v` and `-q`. Keys that several settings share stand once, where those
+link to.
 
 """
 
