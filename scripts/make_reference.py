@@ -4,7 +4,9 @@ python scripts/make_reference.py            # write it
 python scripts/make_reference.py --check    # exit 1 if it is not up to date
 """
 
+import inspect
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -12,6 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer.main
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from butwait.cli.main import app
@@ -24,6 +27,9 @@ TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
 
 Written by `scripts/make_reference.py` from the code; `make docs-check` fails when it is stale.
+
+Every command also takes `-v` and `-q`. Keys that several settings share stand once, where those
+link to.
 
 """
 
@@ -43,6 +49,8 @@ def _commands() -> str:
     for name, command in commands.items():
         lines += [f"### `{name}`", "", str(command.help), "", "| | |", "| --- | --- |"]
         for parameter in command.params:
+            if name != "butwait" and parameter.name in ("verbose", "quiet"):
+                continue  # of every command
             names = " ".join(f"`{o}`" for o in parameter.opts)
             needed = " (required)" if parameter.required else ""
             lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''}{needed} |")
@@ -54,32 +62,65 @@ def _recipe() -> str:
     parts = ["## Recipes", "", "A recipe is a YAML file with these keys.", ""]
     seen: list[type[BaseModel]] = [Recipe]
     for model in seen:
-        parts.append(_section(model))
         for field in model.model_fields.values():
             models = _models(_annotation(field))
             seen += [m for m in models if m not in seen]
+    shared = _shared(seen)
+    for model in seen:
+        parts.append(_section(model, shared))
+    parts += [_section(base, shared) for base in shared if base not in seen]
     return "\n".join(parts)
 
 
-def _section(model: type[BaseModel]) -> str:
+def _shared(models: list[type[BaseModel]]) -> list[type[BaseModel]]:
+    """Classes with keys of their own that several of ``models`` derive from: theirs stand there
+    once."""
+    heirs = Counter(base for model in models for base in model.__mro__[1:] if _own(base))
+    return [base for base, n in heirs.items() if n > 1 and not base.__name__.startswith("_")]
+
+
+def _own(model: type) -> set[str]:
+    """The keys that a class adds."""
+    if not issubclass(model, BaseModel):
+        return set()
+    return (model.model_fields.keys() & inspect.get_annotations(model).keys()) - {"kind"}
+
+
+def _inherited(model: type[BaseModel], shared: list[type[BaseModel]]) -> dict[str, str]:
+    """Keys that are as in a shared class, and whose."""
+    found: dict[str, str] = {}
+    for base in model.__mro__[1:]:
+        for name in _own(base) if base in shared else ():
+            field = model.model_fields[name]
+            if name not in found and _row(name, field) == _row(name, base.model_fields[name]):
+                found[name] = base.__name__
+    return found
+
+
+def _section(model: type[BaseModel], shared: list[type[BaseModel]]) -> str:
     kind = model.model_fields.get("kind")
-    title = f"{model.__name__}" + (f" (`kind: {_kind(kind.annotation)}`)" if kind else "")
+    named = kind is not None and get_args(kind.annotation)
+    title = model.__name__ + (f" (`kind: {_kind(kind.annotation)}`)" if named else "")
     summary = " ".join((model.__doc__ or "").split())
-    lines = [
-        f"### {title}",
-        "",
-        summary,
-        "",
-        "| key | type | default | |",
-        "| --- | --- | --- | --- |",
+    elsewhere = _inherited(model, shared)
+    rows = [
+        _row(name, field)
+        for name, field in model.model_fields.items()
+        if name != "kind" and name not in elsewhere
     ]
-    for name, field in model.model_fields.items():
-        if name == "kind":
-            continue
-        text = " ".join((field.description or "").split()).replace("|", "\\|")
-        kind = _type(_annotation(field))
-        lines.append(f"| `{field.alias or name}` | {kind} | {_default(field)} | {text} |")
-    return "\n".join(lines) + "\n"
+    lines = [f"### {title}", "", summary, ""]
+    if elsewhere:
+        others = ", ".join(f"[{o}](#{o.lower()})" for o in dict.fromkeys(elsewhere.values()))
+        lines += [f"{'Also the' if rows else 'The'} keys of {others}.", ""]
+    if rows:
+        lines += ["| key | type | default | |", "| --- | --- | --- | --- |", *rows, ""]
+    return "\n".join(lines)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split()).replace("|", "\\|")
+    kind = _type(_annotation(field))
+    return f"| `{field.alias or name}` | {kind} | {_default(field)} | {text} |"
 
 
 def _kind(annotation: Any) -> str:

@@ -43,8 +43,8 @@ def outward(text: str, page: str, base: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas as MathML."""
-    return FORMULA.sub(as_mathml, html)
+    """Formulas as MathML; without the two colons by which a docstring announces code."""
+    return FORMULA.sub(as_mathml, html).replace("<p>::</p>\n", "")
 
 
 def as_mathml(found: re.Match[str]) -> str:

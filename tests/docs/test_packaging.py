@@ -100,6 +100,23 @@ def test_the_citation_is_of_this_version() -> None:
     assert len(set(citation["keywords"])) == len(citation["keywords"])
 
 
+def test_the_image_gets_what_it_copies() -> None:
+    """And runs as a user who is not root."""
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    assert copied == let_in
+    assert all((ROOT / each).exists() for each in copied)
+    (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert int(user) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("hatchling") is None, reason="no hatchling here (the group dev)")
 def test_a_wheel_tells_what_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +78,7 @@ def test_links_out_of_the_pages(hooks: ModuleType, page: str, written: str, targ
 
 def test_formulas_are_mathml(hooks: ModuleType) -> None:
     inline = hooks.on_page_content(r'<p><span class="arithmatex">\(a &lt; b\)</span></p>')
-    assert re.sub("<[^>]*>", "", inline) == "a&lt;b"
+    assert unescape(re.sub("<[^>]*>", "", inline)) == "a<b"
     assert 'display="inline"' in inline
     block = hooks.on_page_content('<div class="arithmatex">\\[\n\\frac1N\n\\]</div>')
     assert "<mfrac>" in block

@@ -134,8 +134,8 @@ def _labelled(inputs: dict[str, Any]) -> int:
 
 
 class _Trainer(SharedTrainer, SFTTrainer):
-    """TRL's trainer, which also counts the tokens with loss, runs once what all rows of a pass begin
-    with, and writes no model card."""
+    """TRL's trainer, which also counts the tokens with loss, runs once what all rows of a pass
+    begin with, and writes no model card."""
 
     _same: bool | None = None
     """Whether the model says the same behind a beginning that ran once; None: not yet seen."""
