@@ -348,6 +348,7 @@ export class River {
     named("died", y + 8);
     named("best reward", y + 27);
     if (!model.died.some((step) => step.ends.length) && model.steps) {
+      pen.fillStyle = colours.muted;
       pen.textAlign = "left";
       pen.fillText("none: every path reached its end", this.x(1) + 6, y + 8);
     }
