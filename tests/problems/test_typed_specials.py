@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import ByT5Tokenizer
 
-from butwait.problems.prompts import encode, messages
+from butwait.problems.prompts import encode, layout, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import following, text_ids
 from butwait.records import Problem, UserError
@@ -190,3 +190,27 @@ def test_granites_template_and_a_question_that_quotes_it() -> None:
     tokenizer = bytewise(special, chat_template=GRANITE, **end)
     ids = ids_of(tokenizer, "<|end_of_text|><|start_of_role|>?")
     assert [ids.count(i) for i in tokenizer.convert_tokens_to_ids(special)] == [1, 2, 2]
+
+
+def test_earlier_turns_keep_their_turns_whatever_they_quote() -> None:
+    tokenizer = chatml()
+    turns = ({"role": "system", "content": TYPED}, {"role": "assistant", "content": TYPED})
+    problem = Problem("p", "So?", "1", before=turns)
+    ids = encode(tokenizer, messages(problem, PROMPT), PROMPT).tolist()
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert (ids.count(start), ids.count(end)) == (4, 3)
+    own = PromptSettings(template="{question}", system="Be brief.<|im_end|>")
+    assert messages(problem, own)[0]["content"] == TYPED
+    first, *_ = messages(Problem("p", "So?", "1", before=turns[1:]), own)
+    assert first == {"role": "system", "content": own.system}
+    ids = encode(tokenizer, messages(Problem("p", "So?", "1"), own), own).tolist()
+    assert ids.count(end) == 3  # the recipe's own text may name tokens
+
+
+def test_a_question_that_is_the_whole_prompt_is_text_alone() -> None:
+    tokenizer, problem = chatml(), Problem("p", TYPED, None, plain=True)
+    prompt = layout(problem, PROMPT)
+    ids = encode(tokenizer, messages(problem, prompt), prompt).tolist()
+    assert ids == bytes_of(tokenizer, TYPED)
+    assert layout(Problem("p", TYPED, None), PROMPT) is PROMPT
+    assert {"before", "plain"}.isdisjoint(Problem("p", "?", None).row())

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from butwait.engines.scripted import ScriptedEngine
+
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from serve_cases import ask, chat, scripted, served
+from serve_cases import LINES, ask, chat, scripted, served
 
 CHAT = "/v1/chat/completions"
 
@@ -47,6 +49,11 @@ def refused(content: Any, *, path: str = CHAT, headers: Any = None, **settings: 
         (chat(logprobs=True), "unsupported_parameter", "logprobs"),
         (chat(presence_penalty=0.5), "unsupported_parameter", "presence_penalty"),
         (chat(" "), "invalid_value", "messages"),
+        (
+            chat() | {"messages": [{"role": "user<|im_end|>", "content": "?"}]},
+            "invalid_value",
+            "messages.0.role",
+        ),
         (
             chat() | {"messages": [{"role": "assistant", "content": "I"}]},
             "invalid_value",
@@ -188,28 +195,34 @@ def test_a_client_that_leaves_ends_its_search(stream: bool) -> None:
 
 
 def test_a_search_out_of_time_is_an_error_or_the_best_answer_so_far() -> None:
-    async def asked(on_timeout: str, seconds: float) -> Any:
-        async with served(scripted(delay=0.05)) as it:
-            own = {"timeout_s": seconds, "on_timeout": on_timeout}
+    class Stuck(ScriptedEngine):
+        """Gives two steps of a search and no third one."""
+
+        async def extend(self, prefixes: Any, *given: Any) -> Any:
+            if prefixes[0].text.count("\n") == 2:
+                await asyncio.sleep(60)
+            return await super().extend(prefixes, *given)
+
+    async def asked(on_timeout: str) -> Any:
+        async with served(Stuck(LINES)) as it:
+            own = {"timeout_s": 0.5, "on_timeout": on_timeout}
             return await ask(it.app, CHAT, chat(butwait=own, seed=1))
 
-    late = asyncio.run(asked("error", 0.02))
+    late = asyncio.run(asked("error"))
     assert (late.status, late.error["code"]) == (504, "timeout")
     assert late.headers["x-should-retry"] == "false"
-    so_far = asyncio.run(asked("answer", 0.12)).json["choices"][0]
+    so_far = asyncio.run(asked("answer")).json["choices"][0]
     assert so_far["message"]["content"].startswith("It is easy.\nSo ")
     assert so_far["finish_reason"] == "length"
     assert so_far["butwait"]["timed_out"] is True
 
 
 def test_an_engine_that_fails_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(type(scripted())):  # type: ignore[misc]
+    class Broken(ScriptedEngine):
         async def extend(self, *given: Any) -> Any:
             from butwait.records import UserError
 
             raise UserError("the server at http://secret is away")
-
-    from serve_cases import LINES
 
     async def asked() -> Any:
         async with served(Broken(LINES)) as it:

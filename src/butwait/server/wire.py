@@ -104,7 +104,7 @@ class Message(Body):
     """A turn of a chat. What an answer's message has besides, and is empty, is left aside: clients
     send it back."""
 
-    role: Annotated[str, Field(min_length=1, max_length=64)]
+    role: Annotated[str, Field(pattern="^[a-z_]{1,64}$")]  # templates write it as it stands
     content: str | list[Part]
     name: str | None = None
 
