@@ -203,6 +203,8 @@ def test_the_recipes_of_grpo_with_the_tiny_model(tmp_path: Path) -> None:
     records: dict[str, Any] = {}
     for name in ("grpo_plateau", "butwait_grpo_limo", "grpo_direct_limo"):
         words = [*tiny(f"small/{name}", 16), *[doubt] * (name == "butwait_grpo_limo")]
+        # One of several seeds goes on.
+        words = [word.replace("seeds=1", "seeds=2") if "sft" in word else word for word in words]
         records |= run_recipe(load_recipe(f"small/{name}", STAGES, words), tmp_path)
     for arm, test in RL_ARMS.items():
         trained = records[arm if arm in records else f"{arm}-1"]["metrics"]

@@ -100,7 +100,7 @@ class PolicyTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         stock = super()._get_per_token_logps_and_entropies
         of_text = not any(value for name, value in others.items() if name != "compute_entropy")
-        if of_text and self._shares(model, input_ids.size(1)):
+        if of_text and len(input_ids) > 1 and self._shares(model, input_ids.size(1)):
             if id(model) not in self._same:
                 ids, mask = input_ids[[0, -1]], attention_mask[[0, -1]]
                 with torch.no_grad(), self.accelerator.autocast():
