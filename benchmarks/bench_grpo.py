@@ -158,7 +158,9 @@ def ratios(row: dict[str, float], base: dict[str, float]) -> dict[str, float]:
 class Clock(TrainerCallback):
     """CPU seconds of every optimiser step; of drawing its completions too."""
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: "Alternating") -> None:
+        self.trainer = trainer
+        self.apart = 0.0
         self.steps: list[tuple[float, float]] = []
         self.drawing = 0.0
 
@@ -168,6 +170,9 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.steps.append((time.process_time() - self._began, self.drawing))
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.apart = self.trainer.losses_apart()
+
 
 class Alternating(PolicyTrainer):
     """Whole rows in its even steps, shared prompts in its odd ones."""
@@ -176,7 +181,7 @@ class Alternating(PolicyTrainer):
 
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
-        self.clock = Clock()
+        self.clock = Clock(self)
         self.add_callback(self.clock)
         self.whole: bool | None = None
         Alternating.last = self
@@ -220,7 +225,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in rounded.items()}
 
 
-def step(steps: int, precision: str) -> dict[str, Any]:
+def step(steps: int, precision: Any) -> dict[str, Any]:
     """A step of a real model with whole rows, and with shared prompts."""
     recipe = load_recipe("small/base", STAGES)
     model = recipe.model.model_copy(update={"device": "cpu"})
@@ -239,9 +244,8 @@ def step(steps: int, precision: str) -> dict[str, Any]:
     problems = load_problems(recipe.problems["limo"])
     with Grader() as grader, alternating():
         trained(problems, grader, settings, None, model, recipe.prompt)
-        trainer = Alternating.last
-        apart = trainer.losses_apart()
-    whole, shared = trainer.clock.steps[2::2], trainer.clock.steps[3::2]
+    clock = Alternating.last.clock
+    whole, shared = clock.steps[2::2], clock.steps[3::2]
     pairs = list(zip(whole, shared, strict=True))
     return {
         "model": "smollm2",
@@ -254,7 +258,7 @@ def step(steps: int, precision: str) -> dict[str, Any]:
         },
         "ratio_of_steps": spread([a / b for (a, _), (b, _) in pairs]),
         "ratio_of_learning": spread([(a - c) / (b - d) for (a, c), (b, d) in pairs]),
-        "losses_apart": apart,
+        "losses_apart": clock.apart,
     }
 
 
