@@ -198,13 +198,16 @@ class Alternating(PolicyTrainer):
 
     @torch.no_grad()
     def losses_apart(self) -> float:
-        """Of the passes of the last step, each both ways, weighed so that no advantages cancel."""
+        """Of the passes of the last step, each both ways, with ratios to one fixed probability: to
+        the policy itself they are 1, whatever it says."""
         found = []
         for whole in (True, False):
             self.whole, losses = whole, []
             for batch in self._buffered_inputs or ():
                 signs = torch.arange(len(batch["advantages"])) % 3 - 0.5
-                loss = super()._compute_loss(self.model, batch | {"advantages": signs})
+                old = torch.full(batch["completion_ids"].shape, -0.5)
+                changed = {"advantages": signs, "old_per_token_logps": old}
+                loss = super()._compute_loss(self.model, batch | changed)
                 losses.append(loss.item())
             found.append(sum(losses))
         return abs(found[0] - found[1])

@@ -106,7 +106,7 @@ class PolicyTrainer(GRPOTrainer):
                 with torch.no_grad(), self.accelerator.autocast():
                     ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
                     theirs = stock(model, ids, mask, logits_to_keep)[0]
-                self._same[id(model)] = same_logprobs(model, ours, theirs)
+                    self._same[id(model)] = same_logprobs(model, ours, theirs)
             if self._same[id(model)]:
                 size = batch_size or len(input_ids)
                 parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
