@@ -224,7 +224,8 @@ def test_the_recipes_of_grpo_with_the_tiny_model(tmp_path: Path) -> None:
         trained = records[arm]["metrics"]
         assert trained["steps"] == 2
         assert trained["policy_tokens"] > 0
-        assert (trained.get("searched", 0) > 0) == ("direct" in arm)
+        if arm != "direct_replace":  # which searches all-wrong groups alone
+            assert (trained.get("searched", 0) > 0) == ("direct" in arm)
     assert records["grpo_math"]["metrics"]["math_test/sample"]["n"] == 8
     assert records["grpo_direct_test"]["metrics"]["test/sample"]["n"] == 8
     assert records["grpo_direct"]["from"] == ["sft_own_380-1", "prm"]
