@@ -1,7 +1,9 @@
 """What searching inside of GRPO costs beside plain GRPO at equal generated tokens, and what the
-in-process engine costs beside ``generate()``, in one run.
+in-process engine costs beside ``generate()``, in one run; and what a step costs a real model whose
+prompts are run once, beside whole rows.
 
     python benchmarks/bench_grpo.py [--threads 1]
+    python benchmarks/bench_grpo.py --step [--steps 8] [--precision float32]
 
 The product's own trainer on the tiny model. Plain GRPO samples groups of twice the size, so that
 it generates about as many tokens a step as GRPO-Direct (mode ``mixed``) does in groups and
@@ -9,17 +11,29 @@ searches; seconds a generated token are compared. Every question is searched in 
 reward model is once a script, which costs nothing, and once a real one of the policy's size. What a
 training costs before its first step is measured by a training of one step and taken off. Results
 go to ``benchmarks/results/grpo.json``.
+
+``--step``: SmolLM2 with adapters on the sums of ``small/base``, 8 questions by 8 completions of at
+most 40 tokens behind two worked examples. Steps are taken by turns with whole rows, as TRL runs
+them, and with shared prompts (docs/grpo.md), in one training whose weights stay as they are; the
+first of either is not counted. CPU seconds of a whole step and of what is not the drawing of
+completions, the ratio of each pair of neighbours, and how far the losses of the same completions
+lie apart.
+Results go to ``benchmarks/results/grpo_step.json``.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_engine import write_results
+from transformers import TrainerCallback
 
 from butwait.engines.detokenizer import Detokenizer, text_tokens
 from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
@@ -29,17 +43,23 @@ from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import ProblemSetSettings, PromptSettings
 from butwait.problems.sources import load_problems
 from butwait.profile.patterns import shipped_patterns
+from butwait.recipe.load import load_recipe
 from butwait.records import Key, Problem
 from butwait.reward_models.kinds.custom import CustomSettings
 from butwait.reward_models.kinds.trained import TrainedSettings, write_note
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
+from butwait.stages.kinds import STAGES
 from butwait.synthesis.builder import Prompting
+from butwait.training.grpo import train
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings
 from butwait.training.grpo.train import GrpoMaterial, train_grpo
+from butwait.training.grpo.trainer import PolicyTrainer
+from butwait.training.settings import LoraSettings
 
 RESULTS = Path(__file__).parent / "results" / "grpo.json"
+STEP_RESULTS = RESULTS.with_name("grpo_step.json")
 MODEL = ModelSettings(name="tiny", device="cpu")
 PROMPT = PromptSettings(template="{question}")
 QUESTIONS, GROUP, PARTICLES, STEPS = 32, 8, 8, 6
@@ -64,13 +84,13 @@ class Cost:
     tokens: int
 
 
-def prompting() -> Prompting:
-    tokenizer = load_tokenizer(MODEL)
+def prompting(model: ModelSettings = MODEL, prompt: PromptSettings = PROMPT) -> Prompting:
+    tokenizer = load_tokenizer(model)
     return Prompting(
-        messages=lambda p: messages(p, PROMPT),
+        messages=lambda p: messages(p, prompt),
         eos_token_id=tokenizer.eos_token_id,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        prompt_ids=lambda p: encode(tokenizer, messages(p, PROMPT), PROMPT),
+        prompt_ids=lambda p: encode(tokenizer, messages(p, prompt), prompt),
         encode=lambda text: text_tokens(tokenizer, text),
         decode=Detokenizer(tokenizer).decode,
     )
@@ -81,12 +101,14 @@ def trained(
     grader: Grader,
     settings: GrpoSettings,
     reward_model: RewardModelSettings | None,
+    model: ModelSettings = MODEL,
+    prompt: PromptSettings = PROMPT,
 ) -> Cost:
     """A whole training."""
     material = GrpoMaterial(
-        MODEL,
-        PROMPT,
-        prompting(),
+        model,
+        prompt,
+        prompting(model, prompt),
         problems,
         grader,
         shipped_patterns(),
@@ -133,22 +155,143 @@ def ratios(row: dict[str, float], base: dict[str, float]) -> dict[str, float]:
     return {clock: round(row[f"{clock}_us"] / base[f"{clock}_us"], 3) for clock in ("wall", "cpu")}
 
 
+class Clock(TrainerCallback):
+    """CPU seconds of every optimiser step; of drawing its completions too."""
+
+    def __init__(self, trainer: "Alternating") -> None:
+        self.trainer = trainer
+        self.apart = 0.0
+        self.steps: list[tuple[float, float]] = []
+        self.drawing = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._began, self.drawing = time.process_time(), 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.steps.append((time.process_time() - self._began, self.drawing))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.apart = self.trainer.losses_apart()
+
+
+class Alternating(PolicyTrainer):
+    """Whole rows in its even steps, shared prompts in its odd ones."""
+
+    last: "Alternating"
+
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        self.clock = Clock(self)
+        self.add_callback(self.clock)
+        self.whole: bool | None = None
+        Alternating.last = self
+
+    def rollout(self, prompts: list[Any], trainer: PolicyTrainer) -> dict[str, Any]:
+        began = time.process_time()
+        drawn = super().rollout(prompts, trainer)
+        self.clock.drawing += time.process_time() - began
+        return drawn
+
+    def _shares(self, model: Any, longest: int) -> bool:
+        whole = self.state.global_step % 2 == 0 if self.whole is None else self.whole
+        return not whole and super()._shares(model, longest)
+
+    @torch.no_grad()
+    def losses_apart(self) -> float:
+        """Of the passes of the last step, each both ways, with ratios to one fixed probability: to
+        the policy itself they are 1, whatever it says."""
+        found = []
+        for whole in (True, False):
+            self.whole, losses = whole, []
+            for batch in self._buffered_inputs or ():
+                signs = torch.arange(len(batch["advantages"])) % 3 - 0.5
+                old = torch.full(batch["completion_ids"].shape, -0.5)
+                changed = {"advantages": signs, "old_per_token_logps": old}
+                loss = super()._compute_loss(self.model, batch | changed)
+                losses.append(loss.item())
+            found.append(sum(losses))
+        return abs(found[0] - found[1])
+
+
+@contextlib.contextmanager
+def alternating() -> Iterator[None]:
+    usual = train.PolicyTrainer
+    train.PolicyTrainer = Alternating  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        train.PolicyTrainer = usual  # type: ignore[misc]
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    rounded = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, 3) for name, value in rounded.items()}
+
+
+def step(steps: int, precision: Any) -> dict[str, Any]:
+    """A step of a real model with whole rows, and with shared prompts."""
+    recipe = load_recipe("small/base", STAGES)
+    model = recipe.model.model_copy(update={"device": "cpu"})
+    settings = GrpoSettings(
+        steps=2 * steps + 2,
+        questions=8,
+        group=8,
+        batch_size=16,
+        learning_rate=1e-9,
+        step=StepRule(delimiters=(), max_tokens=40),
+        lora=LoraSettings(rank=16, alpha=32),
+        precision=precision,
+        generation=GenerationSettings(slots=64, prefill_chunk=64),
+        save_steps=None,
+    )
+    problems = load_problems(recipe.problems["limo"])
+    with Grader() as grader, alternating():
+        trained(problems, grader, settings, None, model, recipe.prompt)
+    clock = Alternating.last.clock
+    whole, shared = clock.steps[2::2], clock.steps[3::2]
+    pairs = list(zip(whole, shared, strict=True))
+    return {
+        "model": "smollm2",
+        "precision": precision,
+        "pairs": len(pairs),
+        "cpu_seconds": {
+            "whole_rows": spread([a for a, _ in whole]),
+            "shared_prompts": spread([b for b, _ in shared]),
+            "drawing": spread([drawing for _, drawing in [*whole, *shared]]),
+        },
+        "ratio_of_steps": spread([a / b for (a, _), (b, _) in pairs]),
+        "ratio_of_learning": spread([(a - c) / (b - d) for (a, c), (b, d) in pairs]),
+        "losses_apart": clock.apart,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--step", action="store_true")
+    parser.add_argument("--steps", type=int, default=8, help="of either kind, with --step")
+    parser.add_argument(
+        "--precision", default="bfloat16", help="of the frozen weights, with --step"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.step:
+        result = step(options.steps, options.precision)
+        for name, value in result.items():
+            print(f"{name}: {value}")
+        write_results(options.output or STEP_RESULTS, options.threads, [result])
+        return
     source = ProblemSetSettings(source="arithmetic", split="search", limit=1024)
     problems = load_problems(source)
-    step = StepRule(delimiters=("\n",), max_tokens=64)
+    rule = StepRule(delimiters=("\n",), max_tokens=64)
     plain = GrpoSettings(group=2 * GROUP, **SHARED)
     same = GrpoSettings(group=GROUP, **SHARED)
     mixed = GrpoDirectSettings(
         group=GROUP,
-        sampler=ParticleFilterSettings(particles=PARTICLES, step=step),
+        sampler=ParticleFilterSettings(particles=PARTICLES, step=rule),
         search_below=1.0,
         # The weight falls a little over the whole training and never reaches 0.
         mu_until=1.0,
@@ -181,7 +324,7 @@ def main() -> None:
     }
     for name, value in result.items():
         print(f"{name}: {value}")
-    write_results(options.output, options.threads, [result])
+    write_results(options.output or RESULTS, options.threads, [result])
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ LEAST = 48
 """Tokens that rows of examples must have in common to be worth another pass."""
 ALIKE = 0.75
 """Completions run together while the shortest has at least this share of the longest's tokens."""
-CLOSE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""How far log-probabilities of both ways may lie apart, in nats."""
-CLOSE_IN_HALF = 0.25
+CLOSE, CLOSE_IN_HALF = 1e-4, 0.05
+"""How far log-probabilities of both ways may lie apart on the mean, as a share of their own mean
+size and a nat, in single and in half precision."""
 
 
 def shares(model: Any, longest: int) -> bool:
@@ -154,9 +154,9 @@ def behind_beginning(model: Any, inputs: dict[str, Any], ignored: int) -> dict[s
 
 def same_logprobs(model: Any, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Whether a model says the same both ways, as it computes."""
-    half = torch.is_autocast_enabled(ours.device.type)
-    close = CLOSE_IN_HALF if half else CLOSE.get(_base(model).dtype, CLOSE_IN_HALF)
-    return bool((ours - theirs).abs().max() < close)
+    half = torch.is_autocast_enabled(ours.device.type) or _base(model).dtype.itemsize < 4
+    apart = (ours - theirs).abs().mean() / (1 + theirs.abs().mean())
+    return bool(apart < (CLOSE_IN_HALF if half else CLOSE))
 
 
 def by_prompt(passes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -100,13 +100,13 @@ class PolicyTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         stock = super()._get_per_token_logps_and_entropies
         of_text = not any(value for name, value in others.items() if name != "compute_entropy")
-        if of_text and self._shares(model, input_ids.size(1)):
+        if of_text and len(input_ids) > 1 and self._shares(model, input_ids.size(1)):
             if id(model) not in self._same:
                 ids, mask = input_ids[[0, -1]], attention_mask[[0, -1]]
                 with torch.no_grad(), self.accelerator.autocast():
                     ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
                     theirs = stock(model, ids, mask, logits_to_keep)[0]
-                self._same[id(model)] = same_logprobs(model, ours, theirs)
+                    self._same[id(model)] = same_logprobs(model, ours, theirs)
             if self._same[id(model)]:
                 size = batch_size or len(input_ids)
                 parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
