@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from butwait.engines.kv.blocks import BLOCK, blocks_of
 from butwait.engines.slots import SlotModel
 from butwait.problems.prompts import encode, messages
 from butwait.problems.settings import PromptSettings
-from butwait.records import UserError
+from butwait.records import Problem, UserError
 from butwait.reward_models import local
 from butwait.reward_models.incremental import IncrementalScorer, Request
 from butwait.reward_models.kinds.qwen_math_prm import PROMPT, QwenMathPrmSettings
@@ -249,7 +248,9 @@ def test_an_error_in_a_batch_is_told_to_who_waits(make_scorer, monkeypatch):
 
 def test_models_of_one_device_take_turns(make_scorer, scorer, tokenizer):
     """Two reward models on one device give what each gives alone."""
-    problem = SimpleNamespace(id="p", question="Calculate 1 + 2.", metadata={}, also=(), before=(), plain=False)
+    problem = SimpleNamespace(
+        id="p", question="Calculate 1 + 2.", metadata={}, also=(), before=(), plain=False
+    )
     models = [
         TrainedRewardModel(SlotModel(scorer, 4, 64), tokenizer, PromptSettings(), True)
         for _ in range(2)

@@ -22,12 +22,12 @@ def held() -> tuple[int, int]:
 
 def test_nothing_is_left_of_a_crowd() -> None:
     import uvicorn
+
     from butwait.server.app import Service, application
     from butwait.server.jobs import Jobs
     from butwait.server.methods import Methods
     from butwait.server.serve import _job
     from butwait.server.settings import ServeSettings
-
     from butwait.workers.crew import at_work
 
     async def crowd() -> None:

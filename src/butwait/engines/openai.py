@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 TOKENS_AT_A_TIME = 8
 """Tokens in a piece of the stream, where the server stops by itself at nearly every step's end: an
 event for each token would take longer than to sample it."""
-MOST_CHATS = 4096
+MOST_CHATS = 1 << 16
 """Prompts whose messages are remembered; more than are searched at a time."""
 OTHERS = (
     "its tokenizer or chat template is another one than that of model.name, or it cut the prompt; "
@@ -280,12 +280,14 @@ class OpenAIEngine(RequestEngine):
         """Messages of a chat whose last turn is to be continued. Raises UserError where the chat
         template does not leave that turn as it is."""
         prompt_ids = prefix.token_ids[: prefix.prompt_length]
-        chat = self._chats.get(prompt_ids.tobytes())
+        key = prompt_ids.tobytes()
+        chat = self._chats.pop(key, None)
         if chat is None:
             raise UserError(
                 "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
                 "by their messages; use engine.mode: completions"
             )
+        self._chats[key] = chat  # those that are searched stay
         if not text:
             return {"messages": chat}, prompt_ids.tolist()
         render = partial(

@@ -56,6 +56,10 @@ def ends_sentence(text: str) -> bool:
     return not (unfinished or bare in _ABBREVIATIONS or _NUMBER_OR_LETTER.match(bare))
 
 
+class StepEndError(UserError):
+    """A step cannot end where it is to."""
+
+
 class StepDetector:
     """The rule for ends of steps, made ready for one tokenizer.
 
@@ -64,7 +68,7 @@ class StepDetector:
         rule: delimiters, limits and the stop at a box.
         eos_ids: every id that ends a completion.
 
-    Raises UserError where a step is to end with a special token that no text shows.
+    Raises StepEndError where a step is to end with a special token that no text shows.
     """
 
     def __init__(self, detokenizer: Detokenizer, rule: StepRule, eos_ids: Collection[int]) -> None:
@@ -74,7 +78,7 @@ class StepDetector:
         for special, name in detokenizer.left_out.items():
             for end in filter(None, (rule.think_end, *rule.delimiters)):
                 if special not in self.eos_ids and name.strip() and name in end:
-                    raise UserError(
+                    raise StepEndError(
                         f"no step can end with {end!r}: {name!r} is a special token of the "
                         "tokenizer, which texts leave out; mend the step's think_end or delimiters"
                     )

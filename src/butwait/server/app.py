@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -77,6 +78,12 @@ class Service:
             told = "the key is not one of this server's; send it as Authorization: Bearer KEY"
             headers = {"WWW-Authenticate": "Bearer"} | CLOSED
             raise ApiError(401, told, "invalid_api_key", headers=headers)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anybody is there to search."""
+        health = self._crew.health
+        return health is None or health.healthy + health.starting > 0
 
     def model(self, name: str) -> dict[str, Any]:
         """A model as the list of them has it."""
@@ -169,7 +176,8 @@ class Service:
                 self.figures.timed_out()
                 raise ApiError(504, found.sentence, "timeout", headers=NO_RETRY)
             code = "context_length_exceeded" if found.why == "long" else "invalid_value"
-            raise ApiError(400, found.sentence, code, "messages")
+            param = "stop" if found.why == "stop" else "messages"
+            raise ApiError(400, found.sentence, code, param)
         assert isinstance(found, Answer)
         if found.timed_out:
             self.figures.timed_out()
@@ -189,7 +197,8 @@ class Service:
                         begun = True
                         await send(_BEGIN)
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             raise ClientGoneError from None
         finally:
@@ -250,7 +259,9 @@ class EventStream(Response):
             if not begun:
                 raise
             end = {"body": event(error.body), "more_body": False}
-            await send({"type": "http.response.body", **end})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._service.settings.body_timeout_s):
+                    await send({"type": "http.response.body", **end})
         except ClientGoneError:
             self._service.figures.cancelled()
 
@@ -267,6 +278,8 @@ def application(service: Service) -> ASGIApp:
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
+        if not service.is_alive:
+            raise ApiError(503, "no worker is left; start the server again", "no_worker")
         return {"status": "ok"}
 
     @app.get("/metrics")

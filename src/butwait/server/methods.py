@@ -50,6 +50,12 @@ class Chosen:
     asks: tuple[Ask, ...]
 
 
+def _paths(sampler: Any) -> int:
+    """Paths of one search."""
+    size = size_of(sampler.kind)
+    return SAMPLERS.of(sampler).paths(sampler) or int(getattr(sampler, size) if size else 1)
+
+
 class Methods:
     """The methods of a server, by the names of models.
 
@@ -74,6 +80,10 @@ class Methods:
         words = search_words(content["stages"][STAGE]["sampler"])
         with told_by("butwait serve", STAGE, words):
             self.recipe: Recipe = checked_recipe(content, STAGES, "butwait serve")
+        paths = _paths(self.recipe.stages[STAGE].sampler)  # type: ignore[attr-defined]
+        if paths > settings.max_paths:
+            told = f"the method has {paths} paths, and max_paths is {settings.max_paths}"
+            raise UserError(f"butwait serve: {told}; make one of them fit the other")
         self._named: dict[str, Any] = dict(settings.methods)
         for name, method in self._named.items():
             self._check_own(name, method)
@@ -124,10 +134,7 @@ class Methods:
         label, method, number = self._method(request.model, own)
         particles = _particles(own, headers.get(BUDGET), number)
         sampler = self._sampler(method, particles, request)
-        record = SAMPLERS.of(sampler)
-        size = size_of(sampler.kind)
-        paths = record.paths(sampler) or int(getattr(sampler, size) if size else 1)
-        n = request.n or 1
+        paths, n = _paths(sampler), request.n or 1
         if paths * n > self.settings.max_paths:
             told = f"{n} x {paths} paths are more than this server's {self.settings.max_paths}"
             raise ApiError(400, f"{told}: ask for fewer", "invalid_value", "butwait.particles")

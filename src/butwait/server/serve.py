@@ -86,8 +86,20 @@ class _Connection(H11Protocol):
         self._late.cancel()
         super().connection_lost(exc)
 
-    def _close(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waits and self._late.when() <= self.loop.time():
+            self._late = self.loop.call_later(self.patience_s, self._close)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether half a request, or nothing yet, has come."""
         if self.cycle is None:
+            return True
+        return bool(self.cycle.response_complete and self.conn.trailing_data[0])
+
+    def _close(self) -> None:
+        if self._waits:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:

@@ -11,6 +11,7 @@ from butwait.api.answers import Solved, solved_of
 from butwait.api.question import STAGE
 from butwait.engines.engine import Continuation, Engine, Prefix, PromptTooLongError
 from butwait.engines.settings import Sampling, StepRule
+from butwait.engines.steps import StepEndError
 from butwait.records import COMPLETE, OPEN, Key, Problem, SearchTree, UserError
 from butwait.search.builder import TreeBuilder, total_counts
 from butwait.search.looking import looking
@@ -69,6 +70,9 @@ class Ask:
     so_far: bool = False
     tell: Callable[[Told], None] | None = None
 
+    def __str__(self) -> str:  # for logs: no word of the client's
+        return f"a request of seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -101,8 +105,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refused:
-    """There is no answer: the prompt is too long (``long``) or cannot be put (``prompt``), or time
-    is over (``timeout``)."""
+    """There is no answer: the prompt is too long (``long``) or cannot be put (``prompt``), a stop
+    can be no stop (``stop``), or time is over (``timeout``)."""
 
     why: str
     sentence: str
@@ -127,6 +131,11 @@ class Answering:
                     problem_key = key.derive(ask.problem.id)
                     judge = opened.reward_model
                     tree = await run_sampler(ask.problem, engine, judge, ask.sampler, problem_key)
+        except StepEndError:
+            if not ask.stop:
+                raise  # the owner's own delimiters
+            told = "a stop names a special token, which no text shows; leave it out"
+            return Refused("stop", told)
         except TimeoutError:
             if not limit.expired():
                 raise
