@@ -248,9 +248,7 @@ def test_an_error_in_a_batch_is_told_to_who_waits(make_scorer, monkeypatch):
 
 def test_models_of_one_device_take_turns(make_scorer, scorer, tokenizer):
     """Two reward models on one device give what each gives alone."""
-    problem = SimpleNamespace(
-        id="p", question="Calculate 1 + 2.", metadata={}, also=(), before=(), plain=False
-    )
+    problem = Problem(id="p", question="Calculate 1 + 2.", answer="3")
     models = [
         TrainedRewardModel(SlotModel(scorer, 4, 64), tokenizer, PromptSettings(), True)
         for _ in range(2)
