@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from sft_cases import make_example, save_model, weights
+from transformers import DynamicCache
 
 from butwait.engines.models import load_causal_lm, load_tokenizer
 from butwait.engines.settings import ModelSettings
@@ -88,3 +89,21 @@ def test_a_label_within_the_beginning_ends_it(tmp_path: Path) -> None:
     assert shared_prompts.behind_beginning(model, given, -100) is given
     alone = {name: value[:1] for name, value in given.items()}
     assert shared_prompts.behind_beginning(model, alone, -100) is alone
+
+
+def test_gradients_of_what_ran_once_are_the_same_bits_by_any_threads() -> None:
+    """An indexing's gradient on a CPU is summed in an order that changes from run to run."""
+    torch.manual_seed(0)
+    keys = torch.randn(1, 3, 130, 64, requires_grad=True)
+    rows = torch.zeros(16, dtype=torch.int64)
+    weight, before = torch.randn(16, 3, 130, 64), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(10):
+            [layer] = shared_prompts._of(DynamicCache([(keys, keys)]), rows).layers
+            [gradient] = torch.autograd.grad((layer.keys * weight).sum(), [keys])
+            found.append(gradient)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, found[0]) for each in found)

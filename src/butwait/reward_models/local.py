@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from butwait.problems.prompts import encode, messages
+from butwait.problems.prompts import encode, layout, messages
 from butwait.problems.settings import PromptSettings
 from butwait.problems.tokens import ids_of, text_ids
 from butwait.records import Problem
@@ -123,8 +123,8 @@ class LocalRewardModel(BaseRewardModel):
 
         if self._scorer is None:
             raise RewardModelError("the reward model was closed")
-        chat = messages(problem, self._prompt)
-        prompt = encode(self._tokenizer, chat, self._prompt, self._written)
+        shown = layout(problem, self._prompt)
+        prompt = encode(self._tokenizer, messages(problem, shown), shown, self._written)
         start = self._start(prompt)
         layouts: list[Layout] = []
         for i, path in enumerate(paths):

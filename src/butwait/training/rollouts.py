@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from butwait.engines.engine import Engine, Prefix
 from butwait.problems.grading import Grader
-from butwait.problems.prompts import encode, messages
+from butwait.problems.prompts import encode, layout, messages
 from butwait.problems.settings import PromptSettings
 from butwait.records import OPEN, Finish, Grade, Key, Problem, Status, UserError
 from butwait.running.progress import task
@@ -86,7 +86,10 @@ def put(
 ) -> list[Rollout]:
     """The rollouts behind the prompt that a reward model is shown, where that is another one than
     the policy's. ``tokenizer`` is the policy's; ``problems`` has all of their questions."""
-    asked = {p.id: encode(tokenizer, messages(p, prompt), prompt) for p in problems}
+    asked = {}
+    for p in problems:
+        shown = layout(p, prompt)
+        asked[p.id] = encode(tokenizer, messages(p, shown), shown)
     return [replace(rollout, prompt_ids=asked[rollout.problem_id]) for rollout in rollouts]
 
 

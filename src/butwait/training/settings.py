@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -257,6 +257,8 @@ class RolloutSettings(Settings):
 
 class PrmSettings(OptimizationSettings):
     """Training a process reward model from the policy's own rollouts."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
     rollouts: Result[RolloutSettings] = RolloutSettings()
     """Where the labels come from."""

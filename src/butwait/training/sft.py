@@ -168,7 +168,8 @@ class _Trainer(SharedTrainer, SFTTrainer):
 def _logprobs(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """float32 (n,): of the tokens with loss."""
     given = {name: value for name, value in inputs.items() if name != "labels"}
-    logits, labels = model(**given).logits[:, :-1].float(), inputs["labels"][:, 1:]
+    out = model(**given, use_cache=False)  # as TRL runs it
+    logits, labels = out.logits[:, :-1].float(), inputs["labels"][:, 1:]
     seen = labels != NO_LOSS
     chosen = logits[seen].log_softmax(-1)
     return chosen.gather(-1, labels[seen][:, None]).squeeze(-1)

@@ -207,7 +207,12 @@ def _prefilled(
 
 def _of(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
     """A cache of its own with these rows of another."""
-    return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
+    # index_select: on a CPU, the sums of an indexing's gradient come in another order each time.
+    chosen = (
+        (layer.keys.index_select(0, rows), layer.values.index_select(0, rows))
+        for layer in cache.layers
+    )
+    return DynamicCache(list(chosen))
 
 
 def _batches(lengths: torch.Tensor, idle: torch.Tensor) -> Iterator[tuple[torch.Tensor, bool]]:

@@ -176,7 +176,9 @@ def test_a_training_has_the_stock_trainer_s_losses_and_gradients(
 def test_in_mixed_precision_they_are_right_or_not_shared(tmp_path: Path) -> None:
     chosen = settings(precision="mixed", batch_size=8, learning_rate=1e-6)
     expected, slopes = trained(stock_trainer(tmp_path / "a", chosen))
-    found, ours = trained(policy_trainer(tmp_path / "b", chosen))
+    trainer = policy_trainer(tmp_path / "b", chosen)
+    found, ours = trained(trainer)
+    assert all(trainer._same.values())
     assert sum(found) == pytest.approx(sum(expected), abs=1e-2)
     assert near(ours[0], slopes[0], 5e-2)
 

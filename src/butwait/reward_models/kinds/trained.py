@@ -108,7 +108,9 @@ def _load(settings: TrainedSettings, policy_tokenizer: Any, policy: Policy | Non
     same = policy_tokenizer is not None and (
         tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(policy_tokenizer)
     )
-    if not same and not settings.deterministic:  # it was fitted to the policy's tokens
+    # It was fitted to the policy's tokens, behind the policy's prompt.
+    other = not same or (policy is not None and prompt != policy.prompt)
+    if other and not settings.deterministic:
         settings = settings.model_copy(update={"capacity": None})
     slots = in_slots(load_scorer(checkpoint), settings, policy)
     return TrainedRewardModel(slots, tokenizer, prompt, same)

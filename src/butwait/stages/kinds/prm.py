@@ -26,11 +26,14 @@ def collected(run: StageRun) -> list[Any]:
     """The rollouts; those that are on disk are not sampled again."""
     settings = run.settings
     assert isinstance(settings, PrmStage)
-    from butwait.training.rollouts import Rolling, finished_rollouts, stored_rollouts
+    from butwait.engines.models import load_tokenizer
+    from butwait.training.rollouts import Rolling, finished_rollouts, put, stored_rollouts
 
     folder = run.folder / ROLLOUTS
     if run.launched:  # the run itself has collected them
         return finished_rollouts(folder)
+    if settings.prompt is not None:  # what is wrong with it is told before anything is sampled
+        put([], run.problems(settings.problems), settings.prompt, load_tokenizer(run.model))
 
     async def collect() -> list[Any]:
         rule = settings.rollouts.steps

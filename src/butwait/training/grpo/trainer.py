@@ -68,8 +68,10 @@ class PolicyTrainer(GRPOTrainer):
             return self._likelihood(model, generation, inputs)
         # Rows without an advantage have no gradient, but for that of a KL term.
         self._idle = None if self.beta else inputs["advantages"] == 0
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
-        self._idle = None
+        try:
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self._idle = None
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         self._count(int(mask.sum()))
         if generation.learns:
@@ -102,12 +104,16 @@ class PolicyTrainer(GRPOTrainer):
         of_text = not any(value for name, value in others.items() if name != "compute_entropy")
         if of_text and len(input_ids) > 1 and self._shares(model, input_ids.size(1)):
             if id(model) not in self._same:
-                ids, mask = input_ids[[0, -1]], attention_mask[[0, -1]]
+                order = attention_mask[:, -logits_to_keep:].sum(dim=1).argsort(stable=True)
+                pair = order[[(len(order) - 1) // 2, -1]]  # the middle one and the longest
+                ids, mask = input_ids[pair], attention_mask[pair]
+                seen = mask[:, -logits_to_keep:].bool()
                 with torch.no_grad(), self.accelerator.autocast():
                     ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
                     theirs = stock(model, ids, mask, logits_to_keep)[0]
-                    self._same[id(model)] = same_logprobs(model, ours, theirs)
-            if self._same[id(model)]:
+                if seen.any():  # else nothing was said
+                    self._same[id(model)] = same_logprobs(model, ours[seen], theirs[seen])
+            if self._same.get(id(model)):
                 size = batch_size or len(input_ids)
                 parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
                 with self.accelerator.autocast():
