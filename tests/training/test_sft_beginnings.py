@@ -32,14 +32,28 @@ def examples(model: ModelSettings) -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "adapted"),
-    [("Llama", False), ("Llama", True), ("Phi3", False), ("Granite", False), ("Qwen2", True)],
+    ("architecture", "adapted", "precision"),
+    [
+        ("Llama", False, "float32"),
+        ("Llama", True, "float32"),
+        ("Llama", False, "mixed"),
+        ("Phi3", False, "float32"),
+        ("Granite", False, "float32"),
+        ("Qwen2", True, "float32"),
+    ],
 )
 def test_weights_are_those_of_whole_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, adapted: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    adapted: bool,
+    precision: str,
 ) -> None:
     model, _ = save_model(tmp_path / "base", architecture)
-    settings = SHORT.model_copy(update={"lora": LoraSettings(rank=2) if adapted else None})
+    lora, rate = LoraSettings(rank=2) if adapted else None, 1e-2 if precision == "float32" else 1e-4
+    settings = SHORT.model_copy(
+        update={"lora": lora, "precision": precision, "learning_rate": rate}
+    )
     columns: list[int] = []
 
     def seen(*given: Any) -> dict[str, Any]:
@@ -50,15 +64,18 @@ def test_weights_are_those_of_whole_rows(
     monkeypatch.setattr(sft, "behind_beginning", seen)
     data = examples(model)
     ours = train_sft(model, data, settings, tmp_path / "ours", seed=0)
-    assert max(columns) >= len(SHOTS), "no pass had a beginning that ran once"
+    shared = [count for count in columns if count >= len(SHOTS)]
+    assert len(shared) >= 4, "few passes had a beginning that ran once"
     assert 0 in columns, "no pass was without one"
     monkeypatch.setattr(shared_prompts, "LEAST", 10**6)
     whole = train_sft(model, data, settings, tmp_path / "whole", seed=0)
+    near = 1e-6 if precision == "float32" else 2e-2
     for figure in ("loss_first", "loss_last"):
-        assert ours[figure] == pytest.approx(whole[figure], abs=1e-6)
+        assert ours[figure] == pytest.approx(whole[figure], abs=near)
     assert ours["trained_tokens"] == whole["trained_tokens"]
     mine, theirs = (weights(tmp_path / name / "model") for name in ("ours", "whole"))
-    assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
+    near = 1e-5 if precision == "float32" else 1e-3
+    assert all(torch.allclose(mine[name], theirs[name], atol=near) for name in mine)
 
 
 def test_a_model_that_says_something_else_runs_whole_rows(

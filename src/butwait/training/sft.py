@@ -157,7 +157,7 @@ class _Trainer(SharedTrainer, SFTTrainer):
         if behind is not inputs and self._same is None:
             with torch.no_grad(), self.accelerator.autocast():
                 short, whole = (_logprobs(own, given) for given in (behind, inputs))
-            self._same = same_logprobs(own, short, whole)
+                self._same = same_logprobs(own, short, whole)
             return self._behind_beginning(model, inputs)
         return behind
 

@@ -153,7 +153,7 @@ def behind_beginning(model: Any, inputs: dict[str, Any], ignored: int) -> dict[s
 
 
 def same_logprobs(model: Any, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Whether a model says the same both ways, as it computes."""
+    """Whether a model says the same both ways, in the precision that it computes in here."""
     half = torch.is_autocast_enabled(ours.device.type) or _base(model).dtype.itemsize < 4
     apart = (ours - theirs).abs().mean() / (1 + theirs.abs().mean())
     return bool(apart < (CLOSE_IN_HALF if half else CLOSE))

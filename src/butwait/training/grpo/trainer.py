@@ -111,8 +111,8 @@ class PolicyTrainer(GRPOTrainer):
                 with torch.no_grad(), self.accelerator.autocast():
                     ours, _ = shared_logprobs(model, ids, mask, logits_to_keep)
                     theirs = stock(model, ids, mask, logits_to_keep)[0]
-                if seen.any():  # else nothing was said
-                    self._same[id(model)] = same_logprobs(model, ours[seen], theirs[seen])
+                    if seen.any():  # else nothing was said
+                        self._same[id(model)] = same_logprobs(model, ours[seen], theirs[seen])
             if self._same.get(id(model)):
                 size = batch_size or len(input_ids)
                 parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
