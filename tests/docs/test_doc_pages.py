@@ -10,7 +10,7 @@ from doc_pages import ROOT, blocks, do
 
 HOW_TO = sorted((ROOT / "docs" / "how_to").glob("*.md"))
 RUN = [page for page in HOW_TO if any(block.kind == "sh" for block in blocks(page))]
-SLOW = ("model", "data_set", "reward_model", "verifier")
+SLOW = ("model", "data_set", "reward_model", "verifier", "data_builder", "stage", "engine")
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -194,6 +194,7 @@ def test_a_plugin_counts_by_its_source(finished: Path) -> None:
     assert ran() == EVERYTHING  # the policy and the reward model stand in it
 
 
+@pytest.mark.slow
 def test_slots_are_a_resource_unless_bits_depend_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_tokens_that_power_reads_again_are_counted() -> None:
     assert tempered.scored == 0
 
 
+@pytest.mark.slow
 def test_facts_ship_for_all_that_shipped_recipes_and_presets_name() -> None:
     """Else their plans would guess sizes, or ask for a network."""
     models, sources = facts()["models"].keys(), facts()["sets"].keys()

@@ -44,6 +44,7 @@ def test_limo_sft(recipe: str, architecture: str, question_files: Path, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_an_epoch_of_the_training_is_evaluated(question_files: Path, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "model", "Llama")
     words = [

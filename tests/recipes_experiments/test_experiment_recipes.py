@@ -135,6 +135,7 @@ def test_phi4_over_limo(weights: Path, questions: Path, tmp_path: Path) -> None:
     assert "questions solved" in page
 
 
+@pytest.mark.slow
 def test_granite_on_math500_and_aime24(weights: Path, questions: Path, tmp_path: Path) -> None:
     methods = "stages.filter.methods"
     short = [

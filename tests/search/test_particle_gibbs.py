@@ -73,7 +73,7 @@ def test_joined_paths_are_what_the_policy_could_have_written(scheme: str) -> Non
     assert_invariant(chosen, 600, seed=2, **SPLICE)
 
 
-@pytest.mark.parametrize("particles", [2, 3])
+@pytest.mark.parametrize("particles", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_forcing_a_slot_under_plain_systematic_resampling_is_not_invariant(
     particles: int, monkeypatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_the_model_is_that_of_the_best_look(run: Path) -> None:
     assert not (run / "mixed/looks.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_looks_at_weights_that_a_training_does_not_have_are_not_used(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any
 ) -> None:
@@ -155,7 +156,8 @@ def same(whole: Path, resumed: Path, models: tuple[str, ...] = ("model",)) -> No
     assert record(whole)["metrics"] == record(resumed)["metrics"]
 
 
-@pytest.mark.parametrize("name", [pytest.param("mixed", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixed", "grpo"])
 def test_an_interrupted_training_ends_as_if_it_were_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any, name: str
 ) -> None:
