@@ -1,6 +1,6 @@
 # butwait on a CPU: `docker build -t butwait .`, then
-#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" butwait run quickstart
-# A run's folder is written to /work/runs.
+#   docker run --rm -v "$PWD:/here" --user "$(id -u):$(id -g)" butwait run quickstart
+# A run's folder is written to the folder that it is started in, under runs/.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/butwait
@@ -17,8 +17,8 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/butwait /opt/butwait
 # Whatever user runs it: models and caches have a place that anybody may write to.
 ENV PATH=/opt/butwait/bin:$PATH HOME=/home/butwait PYTHONUNBUFFERED=1
-RUN useradd --create-home --uid 1000 butwait && mkdir /work && chown butwait /work && chmod 1777 /work /home/butwait
+RUN useradd --create-home --uid 1000 butwait && mkdir /here && chown butwait /here && chmod 1777 /here /home/butwait
 USER 1000
-WORKDIR /work
+WORKDIR /here
 ENTRYPOINT ["butwait"]
 CMD ["--help"]

@@ -26,6 +26,14 @@ Quiet = Annotated[
 ]
 
 
+RewardModelOption = Annotated[
+    str | None,
+    typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, name: ...}', or a kind."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, nothing else.")]
 Overrides = Annotated[
     list[str] | None,

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from butwait.cli.commands import AsJson, Overrides, Quiet, Verbose, app, loud
+from butwait.cli.commands import (
+    AsJson,
+    Overrides,
+    Quiet,
+    RewardModelOption,
+    ServerOption,
+    Verbose,
+    app,
+    loud,
+)
 from butwait.cli.commands import command as _command
 from butwait.cli.completion import methods, models, shipped
 from butwait.cli.completion import runs as known_runs
@@ -79,14 +88,8 @@ def solve(
     particles: Annotated[
         int | None, typer.Option(min=1, help="Paths at a time; the method's default if none.")
     ] = None,
-    reward_model: Annotated[
-        str | None,
-        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, name: ...}', or a kind."),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
-    ] = None,
+    reward_model: RewardModelOption = None,
+    server: ServerOption = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Of the policy; 1 if none.")
     ] = None,

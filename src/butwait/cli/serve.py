@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from butwait.cli.commands import command
+from butwait.cli.commands import RewardModelOption, ServerOption, command
 from butwait.cli.completion import methods, models
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -30,14 +30,8 @@ def serve(
     particles: Annotated[
         int | None, typer.Option(min=1, help="Paths of that method; its default if none.")
     ] = None,
-    reward_model: Annotated[
-        str | None,
-        typer.Option(help="Its settings as YAML: '{kind: qwen_math_prm, name: ...}', or a kind."),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(help="The model runs there: an OpenAI-compatible address, with /v1."),
-    ] = None,
+    reward_model: RewardModelOption = None,
+    server: ServerOption = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file of settings; options win over it.")
     ] = None,

@@ -1,11 +1,12 @@
-"""Log-probabilities of completions whose prompts are run forth and back once.
+"""Log-probabilities of completions, and passes over examples, whose beginnings run once.
 
 The rows of a pass of GRPO begin alike: all questions stand behind the same examples, and the
 completions of a group behind the same question. TRL runs every row from its first token. Here the
 tokens that all rows begin with run once, then the rest of each different prompt, then the
 completions, each part on the keys and values of the one before it. Gradients flow back through
 those keys and values, so the sums are the same in another order. A completion is padded to about
-its own length, and the output head sees the completions alone.
+its own length, and the output head sees the completions alone. Fine-tuning does the same with what
+all examples of a pass begin with.
 
 It is right where a token's keys depend on what stands before it and on its own place:
 ``shares`` says where.
