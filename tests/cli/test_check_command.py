@@ -257,6 +257,16 @@ def test_prompts_and_paths_that_do_not_fit_together(folder: Path, command: Run) 
     assert "which leaves no room: leave that question out" in said
 
 
+def test_several_attempts_without_chance_are_told(folder: Path, command: Run) -> None:
+    cold = "stages.first.methods.sample.sampler.sampling={temperature: 0}"
+    code, out, _ = command("check", "mine.yaml", *sets([cold]))
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert "`stages.first.methods.sample.k`: at temperature 0 all 2 attempts" in line
+    _, out, _ = command("check", "mine.yaml", *sets([cold, "stages.first.methods.sample.k=1"]))
+    assert "warning: " not in out
+
+
 def test_a_reward_models_context_cuts_paths_and_stops_nothing(folder: Path, command: Run) -> None:
     """It does not hold for samplers that do not ask it."""
     own = "stages.later.reward_model={kind: confidence, measure: self_certainty, centre: 1, "

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -366,6 +367,13 @@ def test_a_prompt_without_room_is_the_users_mistake() -> None:
 def test_chat_mode_needs_a_chat_prompt() -> None:
     with pytest.raises(UserError, match=r"needs prompt\.style: chat"):
         engine_of(Toy(url="http://x/v1"), PLAIN, mode="chat")
+
+
+def test_chats_cannot_go_on_with_a_text_as_it_stands() -> None:
+    engine = engine_of(Toy(url="http://x/v1"), TURNS, mode="chat")
+    with pytest.raises(UserError, match="ask by a chat"):
+        engine.start(replace(PROBLEM, plain=True))
+    assert engine.start(PROBLEM).token_ids.size
 
 
 def test_another_event_loop_is_refused() -> None:

@@ -73,6 +73,36 @@ def test_models_are_put_where_the_worker_sees_its_devices(
     assert (found.model.device, found.reward_model.device) == (policy, judge)
 
 
+@pytest.mark.parametrize(
+    ("cores", "count", "gpus", "asked", "threads", "graders"),
+    [
+        (8, 2, 0, None, 4, 4),
+        (8, 3, 0, None, 2, 2),
+        (2, 4, 0, None, 1, 1),
+        (8, 2, 0, 1, 1, 4),
+        (64, 2, 0, None, 32, 8),
+        (8, 2, 1, None, None, 4),
+    ],
+)
+def test_cores_are_shared_out_among_workers(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    count: int,
+    gpus: int,
+    asked: int | None,
+    threads: int | None,
+    graders: int,
+) -> None:
+    async def nothing(opened: Any, item: Any, /) -> None: ...
+
+    monkeypatch.setattr(placement, "_cores", lambda: cores)
+    job = Job(
+        nothing, TransformersSettings(), MODEL, PromptSettings(), JUDGE, (), (), threads=asked
+    )
+    found = Placement(count, gpus).sharing(job)
+    assert (found.threads, found.graders) == (threads, graders)
+
+
 @pytest.mark.usefixtures("four")
 @pytest.mark.parametrize(
     ("engine", "judge"),

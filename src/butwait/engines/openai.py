@@ -106,6 +106,14 @@ class OpenAIEngine(RequestEngine):
         self._metrics = metrics
 
     def start(self, problem: Problem) -> Prefix:
+        """See ``Engine.start``. Raises UserError for a prompt that is no chat, where the server is
+        asked by chats alone."""
+        paths = self._paths if self._served is None else [self._served.path]
+        if problem.plain and paths == [CHAT]:
+            raise UserError(
+                "the engine asks its server by chats, which cannot go on with a text as it stands; "
+                "ask by a chat (/v1/chat/completions), or use engine.mode: completions"
+            )
         start = super().start(problem)
         key = start.token_ids.tobytes()
         self._chats.pop(key, None)

@@ -1,6 +1,6 @@
 """What an evaluation takes. Imports no torch."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -37,6 +37,12 @@ class MethodSettings(Settings):
         if as_attempts := SAMPLERS.of(self.sampler).as_attempts:
             as_attempts(self.sampler, self.k)
         return self
+
+    def look(self, world: Any) -> None:
+        sampling = getattr(self.sampler, "sampling", None)
+        if self.k > 1 and sampling is not None and sampling.temperature == 0:
+            told = f"at temperature 0 all {self.k} attempts at a problem are about the same; one is"
+            world.lack("k", f"{told} as good, or sample above 0", warning=True)
 
 
 class EvaluateSettings(Settings):

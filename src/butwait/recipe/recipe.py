@@ -49,8 +49,8 @@ class Recipe(Settings):
     seed: Result[int] = 0
     """Every random number of the run is a function of it."""
     threads: Shape[Annotated[int, Field(gt=0)] | None] = None
-    """CPU threads of torch; None: as many as it takes by itself. For a tiny model, or on a machine
-    that others use, one is the fastest."""
+    """CPU threads of torch, in each worker too; None: as many as it takes by itself, or a worker's
+    share of the cores. For a tiny model, or on a machine that others use, one is the fastest."""
     prompt: Result[PromptSettings] = PromptSettings()
     """How a question becomes a prompt."""
     engine: Result[EngineSettings] = TransformersSettings()

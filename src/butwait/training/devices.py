@@ -7,7 +7,7 @@ loss, so that an optimiser step has the loss and the gradient of the same batch 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,30 +87,44 @@ class Devices:
 ONE = Devices(1)
 
 
-class EvenOrder(Sampler[int]):
-    """The order of accelerate's own sampler, and at its end as often the row ``rows`` (one without
-    loss) as makes a whole batch of every device.
+class Order(Sampler[int]):
+    """The order of accelerate's own sampler. Where an optimiser step has several forward passes,
+    its rows are run from the shortest to the longest, so that little is padded; the step's loss is
+    the same.
 
     Args:
-        rows: how many there are.
+        lengths: of the rows, in tokens.
         batch: rows of a forward pass of all devices together.
+        passes: of an optimiser step.
         epoch: gives the current one, from 0; each has an order of its own. (accelerate does not
             tell a sampler of several processes in which epoch a resume begins.)
+        blank: the row ``len(lengths)`` has no loss and stands, as often as is needed, for what is
+            lacking of the last batch; else that batch is smaller.
     """
 
-    def __init__(self, rows: int, batch: int, epoch: Callable[[], int]) -> None:
-        self._epoch = epoch
-        self._order = SeedableRandomSampler(range(rows))
-        self._blank = rows
-        self._lacking = -rows % batch
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch: int,
+        passes: int,
+        epoch: Callable[[], int],
+        *,
+        blank: bool,
+    ) -> None:
+        self._lengths, self._epoch = lengths, epoch
+        self._order = SeedableRandomSampler(range(len(lengths)))
+        self._step = batch * passes if passes > 1 else 1
+        self._lacking = -len(lengths) % batch if blank else 0
 
     def __len__(self) -> int:
-        return self._blank + self._lacking
+        return len(self._lengths) + self._lacking
 
     def __iter__(self) -> Iterator[int]:
         self._order.set_epoch(self._epoch())
-        yield from self._order
-        yield from [self._blank] * self._lacking
+        order = list(self._order)
+        for first in range(0, len(order), self._step):
+            yield from sorted(order[first : first + self._step], key=self._lengths.__getitem__)
+        yield from [len(self._lengths)] * self._lacking
 
 
 class SharedTrainer(Trainer):
@@ -135,10 +149,17 @@ class SharedTrainer(Trainer):
             self.train_dataset = _with_row(self.train_dataset, blank)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self._rows is None:
+        passes, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        if passes == 1 and self._rows is None:
             return super()._get_train_sampler(train_dataset)
-        batch = self.args.per_device_train_batch_size * self.accelerator.num_processes
-        return EvenOrder(self._rows, batch, lambda: int(self.state.epoch or 0))
+        rows = self.train_dataset if self._rows is None else self.train_dataset[: self._rows]
+        return Order(
+            [len(ids) for ids in _column(rows, "input_ids")],
+            self.args.per_device_train_batch_size * processes,
+            passes,
+            lambda: int(self.state.epoch or 0),
+            blank=self._rows is not None,
+        )
 
     def count(self, tokens: int) -> None:
         """Counts tokens of a forward pass, those of all devices; all of them must call it."""
@@ -146,6 +167,11 @@ class SharedTrainer(Trainer):
             own = torch.tensor([tokens], device=self.accelerator.device)
             tokens = int(self.accelerator.gather(own).sum())
         self.counted["trained_tokens"] += tokens
+
+
+def _column(rows: Any, name: str) -> Any:
+    """Of a list of rows, or of a data set or a part of one."""
+    return [row[name] for row in rows] if isinstance(rows, list) else rows[name]
 
 
 def _with_row(rows: Any, row: dict[str, Any]) -> Any:

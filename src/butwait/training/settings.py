@@ -205,7 +205,8 @@ class OptimizationSettings(OptimizerSettings):
     max_steps: Result[PositiveInt | None] = None
     """Optimiser steps; None: as many as ``epochs`` gives."""
     accumulation_steps: Result[PositiveInt] = 1
-    """Forward passes per optimiser step."""
+    """Forward passes per optimiser step; its examples go through them in the order of their
+    lengths, so that little is padded."""
 
     def look(self, world: Any) -> None:
         super().look(world)

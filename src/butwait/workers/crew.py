@@ -1,10 +1,9 @@
 """Who does the work of a stage: this process, or a pool of workers."""
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,8 +114,7 @@ def _name(item: Any) -> str:
 def _host(job: Job, settings: WorkersSettings, placement: Placement, run: Path | None) -> Host:
     placed = placement.placed(job)
     if settings.kind == "processes":
-        graders = max(1, min(8, (os.cpu_count() or 1) // placement.count))
-        packed = replace(placed, graders=graders).packed()
+        packed = placement.sharing(placed).packed()
         return ProcessHost(packed, placement.environment, run)
     from butwait.workers.ray import RayHost
 

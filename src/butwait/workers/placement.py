@@ -62,12 +62,26 @@ class Placement:
         place = "cuda" if self.policy is None else f"cuda:{self.policy}"
         return replace(job, model=model, reward_model=_on(judge, place))
 
+    def sharing(self, job: Job) -> Job:
+        """The job with a worker's share of this machine's cores, for grading and, where it computes
+        on a CPU, for torch."""
+        share = max(1, _cores() // self.count)
+        threads = job.threads or (None if self.gpus else share)
+        return replace(job, threads=threads, graders=min(8, share))
+
     def environment(self, index: int) -> Mapping[str, str]:
         """Of a worker of this machine."""
         if not self.gpus:
             return {}
         own = _devices()[index * self.gpus : (index + 1) * self.gpus]
         return {_VISIBLE: ",".join(own)}
+
+
+def _cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def too_many(count: int, gpus: int, there: int) -> str:

@@ -1,17 +1,26 @@
 """A reward model from the policy's own rollouts: ``rollouts/``, ``model/``, ``audit.json``."""
 
 import asyncio
+import glob
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
 from butwait.records.settings import Result
 from butwait.report.sections import REWARD_MODELS
+from butwait.running.files import atomic_path, write_json
+from butwait.running.identity import identity
+from butwait.running.log import say
+from butwait.running.run_state import read_json
 from butwait.stages.context import StageRun, told_without
 from butwait.training.settings import LaunchedSettings, PrmSettings
 
 ROLLOUTS = "rollouts"
 """In the stage's folder."""
+_MADE_OF = ".made_of.json"
+"""In that folder: what the rollouts depend on, which is less than what the stage does."""
 
 
 class PrmStage(OneSetStage, LaunchedSettings, PrmSettings):
@@ -35,6 +44,8 @@ def collected(run: StageRun) -> list[Any]:
     if settings.prompt is not None:  # what is wrong with it is told before anything is sampled
         put([], run.problems(settings.problems), settings.prompt, load_tokenizer(run.model))
 
+    _bring_back(run, folder)
+
     async def collect() -> list[Any]:
         rule = settings.rollouts.steps
         problems = run.problems(settings.problems)
@@ -51,6 +62,28 @@ def collected(run: StageRun) -> list[Any]:
             )
 
     return asyncio.run(collect())
+
+
+def _bring_back(run: StageRun, folder: Path) -> None:
+    """Copies what was sampled before this stage's training was set otherwise, if anything was and
+    is still there."""
+    settings = run.settings
+    assert isinstance(settings, PrmStage)
+    recipe, problems = run.recipe, run.problem_sets[settings.problems]
+    outcomes = {s: [run.done[s].record[k] for k in ("fingerprint", "metrics")] for s in run.done}
+    of = [outcomes[source] for source in recipe.inputs(run.name, "model")]
+    shared = [recipe.model, recipe.engine, recipe.prompt]
+    key = [recipe.seed, run.name]
+    made_of = {"made_of": identity(shared, settings.rollouts, problems.fingerprint, of, key)}
+    for other in sorted(run.folder.parent.glob(f".superseded/{glob.escape(run.name)}-*")):
+        if folder.exists():
+            break
+        if read_json(other / ROLLOUTS / _MADE_OF) == made_of:
+            with atomic_path(folder) as copy:
+                shutil.copytree(other / ROLLOUTS, copy)
+            say(f"  the rollouts are those of {other.name}, which was sampled alike")
+    if not folder.exists():
+        write_json(folder / _MADE_OF, made_of)
 
 
 def prm(run: StageRun) -> Outcome:
