@@ -106,14 +106,12 @@ class OpenAIEngine(RequestEngine):
         self._metrics = metrics
 
     def start(self, problem: Problem) -> Prefix:
-        """See ``Engine.start``. Raises UserError for a prompt that is no chat, where the server is
-        asked by chats alone."""
+        """See ``Engine.start``. UserError for no chat, where chats are all that is asked for."""
         paths = self._paths if self._served is None else [self._served.path]
         if problem.plain and paths == [CHAT]:
-            raise UserError(
-                "the engine asks its server by chats, which cannot go on with a text as it stands; "
-                "ask by a chat (/v1/chat/completions), or use engine.mode: completions"
-            )
+            told = "the server is asked by chats, which cannot go on with a text as it stands"
+            told += "; ask by a chat (/v1/chat/completions), or use engine.mode: completions"
+            raise UserError(told)
         start = super().start(problem)
         key = start.token_ids.tobytes()
         self._chats.pop(key, None)
