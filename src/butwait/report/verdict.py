@@ -73,9 +73,10 @@ def headline(
 ) -> dict[str, Any] | None:
     """The comparison the page opens with.
 
-    By design, not by result: first a trained model against the base, then two models, by the
-    same method on the same set; among those plain sampling, then the set with the most questions,
-    scored or not, then the last round of a loop; the recipe's order decides what is left.
+    By design, not by result: first those by the same method on the same set; among them a trained
+    model against the base, then two models, then plain sampling, then the set with the most
+    questions, scored or not, then the last round of a loop; the recipe's order decides what is
+    left.
     """
     known = [c for c in comparisons if c.get("a") in rows and c.get("b") in rows]
 
