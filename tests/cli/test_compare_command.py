@@ -331,6 +331,26 @@ def test_seeds_are_one_side(own_folder, command):
     assert "2 seeds" in out
 
 
+def test_a_single_training_beside_an_arm_shows_no_spread_of_its_own(own_folder, command):
+    """What made its model decides, by the stages it takes from."""
+    for seed, counts in enumerate(([2] * 30, [3] * 15 + [2] * 15, [2] * 29 + [1])):
+        changed(stage(own_folder / f"run/after-{seed}", counts, 4), arm="after")
+    once = stage(own_folder / "run/once", [3] * 30, 4)
+    found = {}
+    for made_by in ("verified", "sft"):
+        record = json.loads((once / "stage.json").read_text())
+        (once / "stage.json").write_text(json.dumps(record | {"from": ["source"]}))
+        (own_folder / "run/source").mkdir(exist_ok=True)
+        (own_folder / "run/source/stage.json").write_text(json.dumps(record | {"kind": made_by}))
+        code, _, err = command("compare", "run/after", "run/once", "--json", "f.json")
+        assert (code, err) == (0, "")
+        found[made_by] = json.loads((own_folder / "f.json").read_text())
+    assert found["sft"]["delta"] == found["verified"]["delta"]
+    assert found["sft"]["p"] > found["verified"]["p"]
+    compared = butwait.compare("run/after", "run/once")
+    assert compared.p == pytest.approx(found["sft"]["p"])
+
+
 @pytest.mark.parametrize(
     ("b", "words", "told"),
     [

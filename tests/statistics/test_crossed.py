@@ -56,6 +56,39 @@ def test_the_error_of_a_difference_has_the_seeds_of_both_arms_in_it() -> None:
     assert (back.mean, back.se, back.p) == pytest.approx((-found.mean, found.se, found.p))
 
 
+def test_a_single_training_has_the_spread_of_the_other_arms() -> None:
+    """s^2 (1/3 + 1) of the seeds, with their two degrees of freedom, less the interaction."""
+    other = np.array([[1, 1, 1, 0, 0.5]])
+    found = crossed_difference(TABLE, other, trained_once=True)
+    over_questions = (other[0] - TABLE.mean(axis=0)).var(ddof=1) / 5
+    of_seeds, _, rest = mean_squares(TABLE)
+    between, interaction = of_seeds / 5 * (4 / 3), rest / 5 * (4 / 3)
+    assert found.se**2 == pytest.approx(over_questions + between - interaction)
+    expected = found.se**4 / (over_questions**2 / 4 + between**2 / 2)
+    assert found.degrees == pytest.approx(expected)
+    assert found.p > crossed_difference(TABLE, other).p
+    back = crossed_difference(other, TABLE, trained_once=True)
+    assert (back.mean, back.se, back.p) == pytest.approx((-found.mean, found.se, found.p))
+    # Two single trainings show no spread at all, and two arms have their own.
+    for a, b in ((TABLE[:1], other), (TABLE, TABLE[1:])):
+        assert crossed_difference(a, b, trained_once=True) == crossed_difference(a, b)
+
+
+def test_the_luck_of_a_single_training_is_not_taken_for_an_effect() -> None:
+    rng = np.random.default_rng(1)
+    counted = ignored = 0
+    for _ in range(300):
+        easy = rng.normal(size=(1, 200))
+        arms = [
+            rng.binomial(2, 1 / (1 + np.exp(-(easy + 0.4 * rng.normal(size=(seeds, 1)))))) / 2
+            for seeds in (3, 1)
+        ]
+        counted += crossed_difference(*arms, trained_once=True).p < 0.05
+        ignored += crossed_difference(*arms).p < 0.05
+    assert counted / 300 <= 0.08
+    assert ignored / 300 > 0.2
+
+
 def test_where_no_two_questions_differ_the_spread_is_not_taken_for_nothing() -> None:
     """As the paired interval's: 2 of 32 would-be differences, Bonett and Price's."""
     found = crossed_difference(np.zeros((2, 30)), np.ones((2, 30)))

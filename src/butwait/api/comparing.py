@@ -123,7 +123,8 @@ def compare(
     if len(of_a) == len(of_b) == 1:
         found = compare_two(names[0], of_a[0], names[1], of_b[0])
     else:
-        found = compare_arms(names[0], of_a, names[1], of_b)
+        once = any(each[0].trained for each in named if len(each) == 1)
+        found = compare_arms(names[0], of_a, names[1], of_b, trained_once=once)
     low, high = found["interval"]
     kept = ("a", "b", "rate_a", "rate_b", "p", "n", "k", "wins", "losses", "evidence", "sentence")
     return Comparison(
@@ -176,7 +177,9 @@ def compare_stored(
     parts = iter(attempts)
     arms = {side.name: [next(parts) for _ in (side, *side.others)] for side in sides}
     firsts = {name: seeds[0] for name, seeds in arms.items()}
-    figures = compare_all(firsts, margin, {name: seeds[1:] for name, seeds in arms.items()})
+    others = {name: seeds[1:] for name, seeds in arms.items()}
+    trained = [side.name for side in sides if side.trained]
+    figures = compare_all(firsts, margin, others, trained)
     return Compared(figures, every, problems, lost, reader.left_out)
 
 

@@ -12,6 +12,7 @@ from butwait.evaluation.storage import read_attempts
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Problem, UserError
 from butwait.running.expected import meant
+from butwait.running.run_state import read_json
 from butwait.running.stages import read_stage
 from butwait.stages.kinds import STAGES
 from butwait.stages.problem_sets import stored_problem_set
@@ -31,6 +32,7 @@ class Answered:
         problems: by id.
         log: of a stored log, what it holds.
         others: of an arm, the evaluations of its other seeds.
+        trained: whether a training of the run made the model; of a log nobody knows.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Answered:
     problems: Mapping[str, Problem]
     log: GradedLog | None = None
     others: tuple["Answered", ...] = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,16 @@ class StageSide:
             )
         attempts = read_attempts(self.path / "attempts" / name / method, texts=False)
         problems = {problem.id: problem for problem in stored.problems}
-        return Answered(f"{self.arm}/{row}", f"{self.path}/{row}", attempts, problems)
+        name, place = f"{self.arm}/{row}", f"{self.path}/{row}"
+        return Answered(name, place, attempts, problems, trained=self._trained)
+
+    @property
+    def _trained(self) -> bool:
+        """Whether it takes from a stage that gives a model."""
+        run = self.path.parent
+        records = (read_json(run / source / "stage.json") for source in self.record.get("from", ()))
+        kinds = {str(record.get("kind")) for record in records}
+        return any(kind in STAGES and STAGES[kind].gives == "model" for kind in kinds)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def compare_arms(
     evaluations_a: Sequence[Iterable[Attempt]],
     b: str,
     evaluations_b: Sequence[Iterable[Attempt]],
+    *,
+    trained_once: bool = False,
 ) -> dict[str, Any]:
     """How the arm ``b`` does against the baseline ``a``, ready for JSON; ``docs/evaluation.md``
     defines each number.
@@ -73,21 +75,28 @@ def compare_arms(
         a, b: names, "arm/set/method".
         evaluations_a, evaluations_b: the attempts of each seed. One evaluation is a model that no
             seed made, such as the base.
+        trained_once: it is a training of one seed (``crossed_difference``).
 
     Raises UserError where the problems differ, or nothing could be scored.
     """
     sides = [[outcomes(x) for x in evaluations] for evaluations in (evaluations_a, evaluations_b)]
-    return compare_arm_outcomes(a, sides[0], b, sides[1])
+    return compare_arm_outcomes(a, sides[0], b, sides[1], trained_once=trained_once)
 
 
 def compare_arm_outcomes(
-    a: str, of_a: Sequence[Outcomes], b: str, of_b: Sequence[Outcomes]
+    a: str,
+    of_a: Sequence[Outcomes],
+    b: str,
+    of_b: Sequence[Outcomes],
+    *,
+    trained_once: bool = False,
 ) -> dict[str, Any]:
     """``compare_arms`` of what ``metrics.outcomes`` made of the attempts of each seed."""
     sides = of_a, of_b
     (correct_a, correct_b), attempts, excluded = match(f"{a} and {b}", *sides)
     rates_a, rates_b = correct_a / attempts, correct_b / attempts
-    difference, k = crossed_difference(rates_a, rates_b), int(attempts.max())
+    difference = crossed_difference(rates_a, rates_b, trained_once=trained_once)
+    k = int(attempts.max())
     # As if there were no other trainings: one row a side, the mean over its seeds.
     means = rates_a.mean(axis=0, keepdims=True), rates_b.mean(axis=0, keepdims=True)
     gains = (means[1] - means[0])[0]

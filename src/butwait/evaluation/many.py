@@ -1,7 +1,7 @@
 """Many evaluations of the same problems: every pair, adjusted for all of them, and the groups of
 those that are not told apart."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ def compare_all(
     evaluations: Mapping[str, Iterable[Attempt]],
     margin: float | None = None,
     seeds: Mapping[str, Sequence[Iterable[Attempt]]] | None = None,
+    trained: Collection[str] = (),
 ) -> dict[str, Any]:
     """All pairs of evaluations, ready for JSON; ``docs/compare.md`` defines each key.
 
@@ -30,6 +31,8 @@ def compare_all(
         evaluations: name -> attempts, the baseline first; at least two. Of an arm its first seed's.
         margin: as of ``compare.compare``.
         seeds: name of an arm -> the attempts of its other seeds.
+        trained: names of those whose model a training made, where that is known: one seed of it is
+            compared with an arm of several as ``crossed_difference`` does.
 
     Raises UserError as ``compare.compare`` does, and for a margin where there is an arm.
     """
@@ -47,7 +50,7 @@ def compare_all(
         for name, arm in found.items()
     }
     pairs = [
-        _pair(a, scored[a], b, scored[b], margin) | {"excluded": len(lost)}
+        _pair(a, scored[a], b, scored[b], margin, trained) | {"excluded": len(lost)}
         for a, b in combinations(scored, 2)
     ]
     comparisons = with_holm(pairs)
@@ -68,10 +71,13 @@ def compare_all(
     }
 
 
-def _pair(a: str, of_a: Seeds, b: str, of_b: Seeds, margin: float | None) -> dict[str, Any]:
+def _pair(
+    a: str, of_a: Seeds, b: str, of_b: Seeds, margin: float | None, trained: Collection[str]
+) -> dict[str, Any]:
     if len(of_a) == len(of_b) == 1:
         return compare_outcomes(a, of_a[0], b, of_b[0], margin)
-    return compare_arm_outcomes(a, of_a, b, of_b)
+    once = any(len(seeds) == 1 and name in trained for name, seeds in ((a, of_a), (b, of_b)))
+    return compare_arm_outcomes(a, of_a, b, of_b, trained_once=once)
 
 
 def _figures(arm: Seeds) -> dict[str, Any]:

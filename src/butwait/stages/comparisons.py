@@ -49,7 +49,9 @@ def compared(run: StageRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for row in rows
         if len(row.stages) > 1
     }
-    pairs = (_compare(a, b, attempts) for a, b in combinations(rows, 2) if _comparable(run, a, b))
+    pairs = (
+        _compare(run, a, b, attempts) for a, b in combinations(rows, 2) if _comparable(run, a, b)
+    )
     return pooled, with_holm(list(pairs))
 
 
@@ -75,8 +77,10 @@ def _model(run: StageRun, row: Row) -> Any:
     return run.model_of(row.stages[0].path.name)
 
 
-def _compare(a: Row, b: Row, attempts: Any) -> dict[str, Any]:
+def _compare(run: StageRun, a: Row, b: Row, attempts: Any) -> dict[str, Any]:
     sides: list[Sequence[list[Attempt]]] = [[attempts(f) for f in row.folders] for row in (a, b)]
     if len(a.stages) == len(b.stages) == 1:
         return compare(a.key, sides[0][0], b.key, sides[1][0])
-    return compare_arms(a.key, sides[0], b.key, sides[1])
+    lone = [row.stages[0].path.name for row in (a, b) if len(row.stages) == 1]
+    once = any(run.recipe.inputs(name, "model") for name in lone)
+    return compare_arms(a.key, sides[0], b.key, sides[1], trained_once=once)

@@ -57,18 +57,26 @@ def crossed_mean(rates: ArrayLike) -> CrossedEstimate:
     return _estimate(table.mean(axis=0), [table])
 
 
-def crossed_difference(a: ArrayLike, b: ArrayLike) -> CrossedEstimate:
+def crossed_difference(
+    a: ArrayLike, b: ArrayLike, *, trained_once: bool = False
+) -> CrossedEstimate:
     """Arm b minus arm a on the same questions; seeds of a and b are not paired.
 
     Args:
         a, b: (seeds of the arm, n), as in ``crossed_mean``; the numbers of seeds may differ.
+        trained_once: the arm of one row is a training too, of a single seed. It shows no spread of
+            its own and is taken to have that of the other arm's trainings.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    return _estimate(second.mean(axis=0) - first.mean(axis=0), [first, second])
+    lone = trained_once and min(len(first), len(second)) == 1
+    return _estimate(second.mean(axis=0) - first.mean(axis=0), [first, second], lone=lone)
 
 
-def _estimate(by_question: np.ndarray, tables: list[np.ndarray]) -> CrossedEstimate:
-    """``by_question`` (n,): what is averaged over questions; ``tables``: the arms in it."""
+def _estimate(
+    by_question: np.ndarray, tables: list[np.ndarray], *, lone: bool = False
+) -> CrossedEstimate:
+    """``by_question`` (n,): what is averaged over questions; ``tables``: the arms in it; ``lone``:
+    one of them is a single training."""
     n = len(by_question)
     over_questions = _mean_square(by_question)
     if over_questions < 1e-24:  # No two questions differ, which says nothing of their spread.
@@ -79,8 +87,9 @@ def _estimate(by_question: np.ndarray, tables: list[np.ndarray]) -> CrossedEstim
     for table in tables:
         seeds = len(table)
         if seeds > 1:
-            between = _mean_square(table.mean(axis=1))
-            interaction = min(_interaction(table) / (n * seeds), between)
+            trainings = 1 / seeds + lone
+            between = float(table.mean(axis=1).var(ddof=1)) * trainings
+            interaction = min(_interaction(table) / n * trainings, between)
             parts.append((between, seeds - 1))
             counted_twice += interaction
     variance = sum(part for part, _ in parts) - counted_twice
