@@ -70,11 +70,11 @@ def _bring_back(run: StageRun, folder: Path) -> None:
     settings = run.settings
     assert isinstance(settings, PrmStage)
     recipe, problems = run.recipe, run.problem_sets[settings.problems]
-    outcomes = {s: [run.done[s].record[k] for k in ("fingerprint", "metrics")] for s in run.done}
-    of = [outcomes[source] for source in recipe.inputs(run.name, "model")]
-    shared = [recipe.model, recipe.engine, recipe.prompt]
-    key = [recipe.seed, run.name]
-    made_of = {"made_of": identity(shared, settings.rollouts, problems.fingerprint, of, key)}
+    policy = [
+        [stage.record[k] for k in ("fingerprint", "metrics")] for stage in run.inputs("model")
+    ]
+    shared = [run.name, recipe.seed, recipe.model, recipe.engine, recipe.prompt]
+    made_of = {"made_of": identity(shared, policy, problems.fingerprint, settings.rollouts)}
     for other in sorted(run.folder.parent.glob(f".superseded/{glob.escape(run.name)}-*")):
         if folder.exists():
             break
