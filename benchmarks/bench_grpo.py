@@ -13,9 +13,9 @@ training costs before its first step is measured by a training of one step and t
 go to ``benchmarks/results/grpo.json``.
 
 ``--step``: SmolLM2 with adapters on the sums of ``small/base``, 8 questions by 8 completions of at
-most 40 tokens behind two worked examples. Steps are taken by turns with whole rows, as TRL runs
-them, and with shared prompts (docs/grpo.md), in one training whose weights stay as they are; the
-first of either is not counted. CPU seconds of a whole step and of what is not the drawing of
+most 40 tokens behind two worked examples. Steps are taken by turns with whole rows and the output
+head in tiles, as TRL runs them, and with shared prompts (docs/grpo.md) and a CPU's head, in one
+training whose weights stay as they are; the first of either is not counted. CPU seconds of a whole step and of what is not the drawing of
 completions, the ratio of each pair of neighbours, and how far the losses of the same completions
 lie apart.
 Results go to ``benchmarks/results/grpo_step.json``.
@@ -52,10 +52,12 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.stages.kinds import STAGES
 from butwait.synthesis.builder import Prompting
+from butwait.training import on_cpu
 from butwait.training.grpo import train
 from butwait.training.grpo.settings import GenerationSettings, GrpoDirectSettings, GrpoSettings
 from butwait.training.grpo.train import GrpoMaterial, train_grpo
 from butwait.training.grpo.trainer import PolicyTrainer
+from butwait.training.on_cpu import ROOM
 from butwait.training.settings import LoraSettings
 
 RESULTS = Path(__file__).parent / "results" / "grpo.json"
@@ -194,6 +196,7 @@ class Alternating(PolicyTrainer):
 
     def _shares(self, model: Any, longest: int) -> bool:
         whole = self.state.global_step % 2 == 0 if self.whole is None else self.whole
+        on_cpu.ROOM = 0 if whole else ROOM
         return not whole and super()._shares(model, longest)
 
     @torch.no_grad()

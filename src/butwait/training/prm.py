@@ -32,6 +32,7 @@ from butwait.training.arguments import in_precision, training_arguments
 from butwait.training.checkpoints import WorkFolder
 from butwait.training.devices import ONE, Devices, SharedTrainer, is_cast
 from butwait.training.fit import fit, quiet, user_errors
+from butwait.training.on_cpu import short_attention
 from butwait.training.rollouts import Rollout, rollout_figures, split_questions
 from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import PrmSettings
@@ -99,6 +100,7 @@ def train_prm(
             examples, seen = to_examples(training, limit), to_examples(held, limit)
             _check_enough(examples, seen, limit)
             validation = Validation(settings.validation, seen, _labelled, output)
+        short_attention(model, max(len(row["input_ids"]) for row in examples))
         set_seed(seed)
         made_of = _identity(examples, settings, policy, seed)
         with PartialState().main_process_first():

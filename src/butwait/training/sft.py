@@ -24,6 +24,7 @@ from butwait.training.checkpoints import KeepEpochs, WorkFolder
 from butwait.training.devices import Devices, SharedTrainer, is_cast, is_sharded
 from butwait.training.encode import NO_LOSS, Rows, check_packing, make_rows
 from butwait.training.fit import fit, quiet, user_errors
+from butwait.training.on_cpu import compact_head, short_attention
 from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import SftSettings
 from butwait.training.shared_prompts import behind_beginning, same_logprobs, shares
@@ -184,7 +185,7 @@ def _trainer(
     dataset = Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
     try:
         with quiet_datasets():
-            return _Trainer(
+            trainer = _Trainer(
                 model=policy,
                 args=arguments,
                 train_dataset=dataset,
@@ -193,6 +194,10 @@ def _trainer(
             )
     except ValueError as error:  # peft and TRL refuse layers that they cannot adapt
         raise UserError(f"the training cannot be set up: {error}") from error
+    compact_head(trainer.model)
+    if not settings.packing:
+        short_attention(trainer.model, max(map(len, rows.input_ids)))
+    return trainer
 
 
 def _finish_epochs(start: Start, output: Path) -> None:

@@ -19,13 +19,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from butwait.engines.cache import AttentionKinds
 from butwait.records import UserError
+from butwait.training.weights import base_of
 
 LEAST = 48
 """Tokens that rows of examples must have in common to be worth another pass."""
@@ -44,7 +44,7 @@ def shares(model: Any, longest: int) -> bool:
         model: that is trained, or a reference; adapted or not.
         longest: tokens of the longest row.
     """
-    base = _base(model)
+    base = base_of(model)
     try:
         kinds = AttentionKinds(base)
     except UserError:
@@ -90,7 +90,7 @@ def shared_logprobs(
     heads = sorted({tuple(row[:-1]) for row in rows})
     place = {head: i for i, head in enumerate(heads)}
     owner = torch.tensor([place[tuple(row[:-1])] for row in rows], device=ids.device)
-    cache, seen, lengths = _prefilled(_base(model).base_model, heads, ids.device)
+    cache, seen, lengths = _prefilled(base_of(model).base_model, heads, ids.device)
     last = torch.cat([prompts[:, -1:], ids], dim=1)  # (B, 1 + C)
     lasting = torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
     real = kept.sum(dim=1)
@@ -142,7 +142,8 @@ def behind_beginning(model: Any, inputs: dict[str, Any], ignored: int) -> dict[s
     common = int(alike.int().cumprod(0).sum()) - 1  # its last token predicts the first label
     if common < LEAST:
         return inputs
-    cache, _, _ = _prefilled(_base(model).base_model, [tuple(ids[0, :common].tolist())], ids.device)
+    beginning = tuple(ids[0, :common].tolist())
+    cache, _, _ = _prefilled(base_of(model).base_model, [beginning], ids.device)
     places = torch.arange(common, ids.size(1), device=ids.device)
     return {
         "input_ids": ids[:, common:],
@@ -155,7 +156,7 @@ def behind_beginning(model: Any, inputs: dict[str, Any], ignored: int) -> dict[s
 
 def same_logprobs(model: Any, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Whether a model says the same both ways, in the precision that it computes in here."""
-    half = torch.is_autocast_enabled(ours.device.type) or _base(model).dtype.itemsize < 4
+    half = torch.is_autocast_enabled(ours.device.type) or base_of(model).dtype.itemsize < 4
     apart = (ours - theirs).abs().mean() / (1 + theirs.abs().mean())
     return bool(apart < (CLOSE_IN_HALF if half else CLOSE))
 
@@ -226,8 +227,3 @@ def _batches(lengths: torch.Tensor, idle: torch.Tensor) -> Iterator[tuple[torch.
             n = next((j for j, i in enumerate(rows) if lengths[i] < least), len(rows))
             yield torch.tensor(rows[:n], device=lengths.device), learns
             rows = rows[n:]
-
-
-def _base(model: Any) -> Any:
-    """The causal language model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model

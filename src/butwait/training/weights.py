@@ -251,11 +251,16 @@ def save_trained(trainer: Any, folder: Path) -> None:
             save_weights(policy_of(trainer), temporary, gathered)
 
 
+def base_of(policy: Any) -> Any:
+    """The model itself, without what adapters wrap around it."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
 def save_weights(policy: Any, folder: Path, gathered: dict[str, Any] | None = None) -> None:
     """Writes the weights and the config of a model in training. ``gathered``: see
     ``gathered_weights``."""
     check_finite(policy if gathered is None else gathered)
-    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    base = base_of(policy)
     config = base.config.get_text_config()
     loaded_with = getattr(base, "loaded_with", {"use_cache": True})
     in_training = {name: getattr(config, name, None) for name in loaded_with}

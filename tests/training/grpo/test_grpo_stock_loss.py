@@ -18,9 +18,10 @@ from butwait.training.grpo.settings import LossSettings
 
 @pytest.fixture(autouse=True)
 def every_row_from_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums in TRL's order: what is in another order with shared prompts is in
-    ``test_grpo_shared_prompts.py``."""
+    """Sums in TRL's order: what is in another order with shared prompts, or by a CPU's head, is in
+    ``test_grpo_shared_prompts.py`` and ``test_on_cpu.py``."""
     monkeypatch.setattr("butwait.training.grpo.trainer.shares", lambda model, longest: False)
+    monkeypatch.setattr("butwait.training.grpo.trainer.compact_head", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "dapo"])

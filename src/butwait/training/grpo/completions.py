@@ -22,6 +22,7 @@ from butwait.search.resampling import inverse_cdf
 from butwait.search.run import run_sampler
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.training.grpo.settings import GrpoSettings
+from butwait.training.weights import base_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +138,7 @@ async def live_engine(
     """
     # An adapter sits inside of the model's own layers, and the wrapper around it hides its
     # signature.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_of(model)
     training = model.training
     model.eval()
     engine = TransformersEngine(inner, tokenizer, settings, prompt)

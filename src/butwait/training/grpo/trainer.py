@@ -24,6 +24,7 @@ from butwait.training.arguments import trackers, training_arguments
 from butwait.training.devices import is_sharded
 from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
+from butwait.training.on_cpu import compact_head
 from butwait.training.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
@@ -47,6 +48,9 @@ class PolicyTrainer(GRPOTrainer):
         self, *, problems: Mapping[str, Problem], draw: Draw, alone: bool, **others: Any
     ) -> None:
         super().__init__(reward_funcs=self.reward, rollout_func=self.rollout, **others)
+        compact_head(self.model, self.temperature)
+        if self.ref_model is not None:
+            compact_head(self.ref_model, self.temperature, entropy=False)
         self._problems = problems
         self._draw = draw
         self._alone = alone
