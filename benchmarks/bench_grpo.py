@@ -16,9 +16,9 @@ go to ``benchmarks/results/grpo.json``.
 most 40 tokens behind two worked examples. Steps are taken by turns with whole rows and the output
 head in tiles, as TRL runs them, and with shared prompts (docs/grpo.md) and a CPU's head, in one
 training whose weights stay as they are; the first of either is not counted. CPU seconds of a whole
-step and of what is not the drawing of completions, the ratio of each pair of neighbours, and how far the losses of the same completions
-lie apart.
-Results go to ``benchmarks/results/grpo_step.json``.
+step and of what is not the drawing of completions, the ratio
+of each pair of neighbours, and how far the losses of the same completions lie apart. Results go to
+``benchmarks/results/grpo_step.json``.
 """
 
 import argparse
