@@ -141,7 +141,7 @@ async def seconds(
 
 def memory() -> dict[str, Any]:
     """Of the workers on this machine."""
-    there = [p for p in psutil.process_iter(["cmdline"]) if "ray::_Actor" in str(p.info["cmdline"])]
+    there = [p for p in psutil.process_iter(["cmdline"]) if "ray::Actor" in str(p.info["cmdline"])]
     own = [process.memory_full_info().uss / 1e6 for process in there]
     torch = any("libtorch" in file.path for p in there[:1] for file in p.memory_maps())
     return {

@@ -342,9 +342,19 @@ def test_a_single_training_beside_an_arm_shows_no_spread_of_its_own(own_folder, 
         (once / "stage.json").write_text(json.dumps(record | {"from": ["source"]}))
         (own_folder / "run/source").mkdir(exist_ok=True)
         (own_folder / "run/source/stage.json").write_text(json.dumps(record | {"kind": made_by}))
-        code, _, err = command("compare", "run/after", "run/once", "--json", "f.json")
+        words = ("run/after", "run/once", "--json", "f.json", "--html", "page.html")
+        code, out, err = command("compare", *words)
         assert (code, err) == (0, "")
         found[made_by] = json.loads((own_folder / "f.json").read_text())
+        page = (own_folder / "page.html").read_text()
+        is_named = made_by == "sft"
+        told = "Note: once/aime/plain was trained once: its interval is of this one training"
+        assert (told in " ".join(out.split())) == is_named
+        assert ("once/aime/plain was trained once: its interval" in page) == is_named
+        assert page.count("one training</span>") == is_named
+        assert [model.get("trained_once") for model in found[made_by]["models"]] == [
+            None, True if is_named else None,
+        ]  # fmt: skip
     assert found["sft"]["delta"] == found["verified"]["delta"]
     assert found["sft"]["p"] > found["verified"]["p"]
     compared = butwait.compare("run/after", "run/once")

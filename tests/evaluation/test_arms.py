@@ -91,8 +91,21 @@ def test_the_same_keys_as_a_comparison_of_two_evaluations(from_counts):
     arms = compare_arms("a", [from_counts([1, 0, 2], 2)], "b", [from_counts([2, 0, 2], 2)] * 2)
     assert set(single) - set(arms) == {"p_these_problems", "test_these_problems"}
     assert set(arms) - set(single) == {
-        "p_these_trainings", "test_these_trainings", "seeds_a", "seeds_b",
+        "p_these_trainings", "test_these_trainings", "seeds_a", "seeds_b", "trained_once",
     }  # fmt: skip
+
+
+def test_a_training_of_one_seed_is_told_from_a_model_that_no_seed_made(from_counts):
+    one, other = from_counts([1, 0, 2], 2), from_counts([2, 0, 2], 2)
+
+    def once(seeds_a, seeds_b, *trained):
+        return compare_arms("a", [one] * seeds_a, "b", [other] * seeds_b, trained)["trained_once"]
+
+    assert once(1, 2, "a", "b") == "a"
+    assert once(2, 1, "b") == "b"
+    assert once(1, 2, "b") is None  # the base
+    assert once(2, 2, "a", "b") is None
+    assert once(1, 1, "a", "b") is None  # no arm is beside it
 
 
 def test_no_evidence_says_what_would_have_been_found(from_counts):

@@ -210,7 +210,7 @@ def symmetric(folder: Path) -> dict[str, Any]:
 
 def _actors() -> list[psutil.Process]:
     """Processes of workers."""
-    return [p for p in psutil.process_iter(["cmdline"]) if "ray::_Actor" in str(p.info["cmdline"])]
+    return [p for p in psutil.process_iter(["cmdline"]) if "ray::Actor" in str(p.info["cmdline"])]
 
 
 def _gone(orphans: Callable[[], list[Any]]) -> list[Any]:

@@ -1,49 +1,14 @@
 """Workers on a Ray cluster of several nodes on this machine, some of which are lost."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from ray_alone import alone, done_alone, scenario
 
 from whole import WHOLE
 
 pytest.importorskip("ray", reason="ray is not installed")
-
-ALONE = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-"""What a scenario has for itself: its network and its processes."""
-
-
-def scenario(name: str, folder: Path, seconds: int) -> dict[str, Any]:
-    """What a scenario found (``ray_scenarios.py``)."""
-    script = str(Path(__file__).with_name("ray_scenarios.py"))
-    found: dict[str, Any] = json.loads(_done([script, name, str(folder)], folder, seconds)[-1])
-    print(found)
-    return found
-
-
-def _done(script: list[str], folder: Path, seconds: int) -> list[str]:
-    """The lines that a script prints, which has its network and its processes for itself."""
-    # The shell is the parent of whoever is left, and buries them.
-    words = ["bash", "-c", 'ip link set lo up; "$@"; exit $?', "alone", sys.executable, *script]
-    done = subprocess.run(
-        [*_alone(), *words], cwd=folder, capture_output=True, text=True, timeout=seconds
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-    return done.stdout.splitlines()
-
-
-def _alone() -> list[str]:
-    """The words that give a command its own network; none where the system forbids that."""
-    own = ["unshare", *([] if os.getuid() == 0 else ["--map-root-user"]), *ALONE]
-    try:
-        allowed = subprocess.run([*own, "true"], capture_output=True).returncode == 0
-    except OSError:
-        allowed = False
-    return own if allowed else []
 
 
 @pytest.mark.slow
@@ -82,14 +47,14 @@ def test_two_nodes_and_many_workers_give_what_they_should(tmp_path: Path) -> Non
     parts = ["overhead", "two_nodes", *(["sixty_four"] if WHOLE else [])]
     script = Path(__file__).parents[2] / "benchmarks" / "bench_ray.py"
     output = tmp_path / "ray.json"
-    _done([str(script), "--parts", *parts, "--output", str(output)], tmp_path, 490)
+    done_alone([str(script), "--parts", *parts, "--output", str(output)], tmp_path, 490)
     found = json.loads(output.read_text())
     assert {name: found[name]["reached"] for name in parts} == dict.fromkeys(parts, True)
 
 
 @pytest.mark.slow
 def test_a_run_is_started_on_each_node_by_one_command(tmp_path: Path) -> None:
-    if not _alone():
+    if not alone():
         pytest.skip("at its end the command ends every Ray cluster that it sees")
     found = scenario("symmetric", tmp_path, 240)
     assert found == {"code": 0, "trees": 5, "same": True}

@@ -13,7 +13,8 @@ from pipeline_runs import prepare
 pytest.importorskip("ray", reason="ray is not installed")
 
 from butwait.records import UserError
-from butwait.workers import ray, ray_cluster
+from butwait.workers import ray, ray_actor, ray_cluster
+from butwait.workers.host import WorkerLostError
 from butwait.workers.ray_cluster import connect
 
 Command = Callable[..., tuple[int, str, str]]
@@ -119,10 +120,16 @@ def test_other_versions_are_told_in_a_sentence() -> None:
 
 def test_a_node_that_does_not_see_a_model_says_so(tmp_path: Path) -> None:
     gone = str(tmp_path / "model")
-    job = ray._Job(b"", str(tmp_path), None, (str(tmp_path), gone), {})
-    told = asyncio.run(ray._Actor().open(job))
+    job = ray_actor.ActorJob(b"", str(tmp_path), None, (str(tmp_path), gone), {})
+    told = asyncio.run(ray_actor.Actor().open(job))
     assert told is not None
     assert f"does not see {gone}" in told
+
+
+def test_what_a_lost_worker_never_saw_is_not_blamed_for_its_end() -> None:
+    with pytest.raises(WorkerLostError) as lost:
+        asyncio.run(ray.RayHandle(0, None, set()).call("an item"))
+    assert not lost.value.begun
 
 
 def test_keys_of_the_environment_are_not_sent() -> None:

@@ -1,6 +1,7 @@
 """Arms of several seeds: pooled on the page, and ranked."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from butwait.report.collect import costs, evaluations
 from butwait.report.page import write_report
 from butwait.report.ranking import rankings
 from butwait.running.files import write_json
+from butwait.running.stages import read_stage
+from butwait.stages.comparisons import compared
 
 SLIPS = {"base": 0.3, "good-1": 0.02, "good-2": 0.03, "poor-1": 0.29, "poor-2": 0.33}
 
@@ -114,3 +117,29 @@ def test_the_page_shows_the_ranking(
     assert "good/heldout/plain" in summary["evaluations"]
     assert "good-1/heldout/plain" not in summary["evaluations"]
     assert "SFT (stage good-1-sft)" in summary["verdict"]
+
+
+def test_one_training_beside_an_arm_is_named(ablation: tuple[Path, list, list, dict]) -> None:
+    """And the base, which no training made, is not."""
+    run, records, _, _ = ablation
+    arms = {"base": None, "good-1": None, "poor-1": "poor", "poor-2": "poor"}
+    settings = {name: SimpleNamespace(arm=arm) for name, arm in arms.items()}
+    inputs = {"evaluation": [read_stage(run / name) for name in arms]}.__getitem__
+    made_by = {name: [f"{name}-sft"] for name in arms if name != "base"}
+    recipe = SimpleNamespace(stages=settings, inputs=lambda name, gives: made_by.get(name, []))
+    given: Any = SimpleNamespace(inputs=inputs, recipe=recipe, model_of=lambda name: name)
+    pooled, comparisons = compared(given)
+    once = {(c["a"], c["b"]): c.get("trained_once") for c in comparisons}
+    base, good, poor = (f"{name}/heldout/plain" for name in ("base", "good-1", "poor"))
+    assert (once[good, poor], once[base, poor]) == (good, None)
+    kept = [record for record in records if record["name"].removesuffix("-sft") in arms]
+    summary = write_report(run, kept, "ablation", comparisons, pooled, KINDS)
+    named = [told for told in summary["caveats"] if "was trained once" in told]
+    assert [told.partition(" ")[0] for told in named] == [
+        "good-1/heldout/plain", "good-1/heldout/filter8",
+    ]  # fmt: skip
+    html = (run / "report.html").read_text()
+    assert "good-1/heldout/plain was trained once: its interval is of this one training" in html
+    for section in ("ranking", "evaluations"):
+        part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+        assert part.count('<br><span class="small">one training</span>') == 2  # by either method

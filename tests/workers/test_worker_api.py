@@ -1,5 +1,6 @@
 """``butwait.search`` by workers."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from worker_runs import FILTER, REWARD, prepare
 
 import butwait
 from butwait.engines.scripted import ScriptedEngine
+from butwait.problems.grading import Grader
 from butwait.records import Problem, UserError
 from butwait.search.rows import to_row
+from butwait.workers.job import Opened, Worker
 
 TWO = {"kind": "processes", "count": 2}
 EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
@@ -40,6 +43,30 @@ def test_trees_of_workers_are_those_of_this_process(own_folder: Path) -> None:
     assert drawn(here) == drawn(there)
     assert sorted(seen) == [problem.id for problem in asked]
     assert any(grade.correct for tree in there for grade in tree.grades.values())
+
+
+def test_work_that_cancels_itself_is_a_mistake_and_work_that_is_cancelled_is_none() -> None:
+    async def work(opened: Opened, item: str) -> None:
+        if item == "itself":
+            raise asyncio.CancelledError
+        await asyncio.sleep(60)
+
+    async def outcome(worker: Worker, item: str) -> BaseException | None:
+        doing = asyncio.ensure_future(worker.do(item))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        doing.cancel()
+        (found,) = await asyncio.gather(doing, return_exceptions=True)
+        return found
+
+    async def both() -> None:
+        engine = ScriptedEngine({"": {"\\boxed{3}": 1.0}})
+        with Grader(workers=1) as grader:
+            worker = Worker(work, Opened(engine, None, grader), 1)
+            for item, kind in (("itself", UserError), ("another", asyncio.CancelledError)) * 2:
+                assert type(await outcome(worker, item)) is kind  # and the only place is free
+
+    asyncio.run(both())
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def compare(
     if len(of_a) == len(of_b) == 1:
         found = compare_two(names[0], of_a[0], names[1], of_b[0])
     else:
-        once = any(each[0].trained for each in named if len(each) == 1)
-        found = compare_arms(names[0], of_a, names[1], of_b, trained_once=once)
+        trained = [each[0].name for each in named if each[0].trained]
+        found = compare_arms(names[0], of_a, names[1], of_b, trained)
     low, high = found["interval"]
     kept = ("a", "b", "rate_a", "rate_b", "p", "n", "k", "wins", "losses", "evidence", "sentence")
     return Comparison(

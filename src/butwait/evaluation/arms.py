@@ -4,7 +4,7 @@ Its rate is the mean over seeds, and two arms are compared over questions and se
 ``statistics.crossed`` says why questions alone are not enough.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,7 @@ def compare_arms(
     evaluations_a: Sequence[Iterable[Attempt]],
     b: str,
     evaluations_b: Sequence[Iterable[Attempt]],
-    *,
-    trained_once: bool = False,
+    trained: Collection[str] = (),
 ) -> dict[str, Any]:
     """How the arm ``b`` does against the baseline ``a``, ready for JSON; ``docs/evaluation.md``
     defines each number.
@@ -74,13 +73,14 @@ def compare_arms(
     Args:
         a, b: names, "arm/set/method".
         evaluations_a, evaluations_b: the attempts of each seed. One evaluation is a model that no
-            seed made, such as the base.
-        trained_once: it is a training of one seed (``crossed_difference``).
+            seed made, such as the base, unless it is ``trained``.
+        trained: the names, of the two, whose model a training made. One of a single seed is told
+            as ``trained_once`` and compared as ``crossed_difference`` does.
 
     Raises UserError where the problems differ, or nothing could be scored.
     """
     sides = [[outcomes(x) for x in evaluations] for evaluations in (evaluations_a, evaluations_b)]
-    return compare_arm_outcomes(a, sides[0], b, sides[1], trained_once=trained_once)
+    return compare_arm_outcomes(a, sides[0], b, sides[1], trained)
 
 
 def compare_arm_outcomes(
@@ -88,14 +88,15 @@ def compare_arm_outcomes(
     of_a: Sequence[Outcomes],
     b: str,
     of_b: Sequence[Outcomes],
-    *,
-    trained_once: bool = False,
+    trained: Collection[str] = (),
 ) -> dict[str, Any]:
     """``compare_arms`` of what ``metrics.outcomes`` made of the attempts of each seed."""
     sides = of_a, of_b
+    lone = [name for name, seeds in zip((a, b), sides, strict=True) if len(seeds) == 1]
+    once = lone[0] if len(lone) == 1 and lone[0] in trained else None
     (correct_a, correct_b), attempts, excluded = match(f"{a} and {b}", *sides)
     rates_a, rates_b = correct_a / attempts, correct_b / attempts
-    difference = crossed_difference(rates_a, rates_b, trained_once=trained_once)
+    difference = crossed_difference(rates_a, rates_b, trained_once=once is not None)
     k = int(attempts.max())
     # As if there were no other trainings: one row a side, the mean over its seeds.
     means = rates_a.mean(axis=0, keepdims=True), rates_b.mean(axis=0, keepdims=True)
@@ -123,6 +124,7 @@ def compare_arm_outcomes(
         "k": k,
         "seeds_a": len(rates_a),
         "seeds_b": len(rates_b),
+        "trained_once": once,
         "excluded": len(excluded),
         "rate_a": float(rates_a.mean()),
         "rate_b": float(rates_b.mean()),

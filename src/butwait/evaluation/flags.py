@@ -13,7 +13,8 @@ def flags(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
 
     Args:
         name: what it is called there: "set/method", or "stage/set/method".
-        figures: its metrics (``metrics.attempt_figures``), as far as they are known.
+        figures: its metrics (``metrics.attempt_figures``), as far as they are known; beside arms of
+            several seeds also whether it is a training of one (``trained_once``).
     """
     counts = figures.get("status") or {}
     made = sum(counts.values())
@@ -30,6 +31,11 @@ def flags(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{100 * silent:.1f} % of the attempts of {name} ended without an answer; they count "
             "as not solved."
+        )
+    if figures.get("trained_once"):
+        yield (
+            f"{name} was trained once: its interval is of this one training and leaves out what "
+            "another seed would change, which those of arms with several seeds have in them."
         )
     if excluded := (figures.get("excluded") or {}).get("problems"):
         yield (

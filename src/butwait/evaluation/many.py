@@ -31,8 +31,7 @@ def compare_all(
         evaluations: name -> attempts, the baseline first; at least two. Of an arm its first seed's.
         margin: as of ``compare.compare``.
         seeds: name of an arm -> the attempts of its other seeds.
-        trained: names of those whose model a training made, where that is known: one seed of it is
-            compared with an arm of several as ``crossed_difference`` does.
+        trained: names of those whose model a training made, where that is known (``compare_arms``).
 
     Raises UserError as ``compare.compare`` does, and for a margin where there is an arm.
     """
@@ -54,7 +53,11 @@ def compare_all(
         for a, b in combinations(scored, 2)
     ]
     comparisons = with_holm(pairs)
-    models = [{"name": name} | _figures(arm) for name, arm in scored.items()]
+    once = {comparison.get("trained_once") for comparison in comparisons}
+    models = [
+        {"name": name} | _figures(arm) | ({"trained_once": True} if name in once else {})
+        for name, arm in scored.items()
+    ]
     ranked = sorted(models, key=lambda model: -model["pass_at_1"])
     names = [model["name"] for model in ranked]
     apart = {(names.index(c["a"]), names.index(c["b"])) for c in comparisons if c["p_holm"] < ALPHA}
@@ -76,8 +79,7 @@ def _pair(
 ) -> dict[str, Any]:
     if len(of_a) == len(of_b) == 1:
         return compare_outcomes(a, of_a[0], b, of_b[0], margin)
-    once = any(len(seeds) == 1 and name in trained for name, seeds in ((a, of_a), (b, of_b)))
-    return compare_arm_outcomes(a, of_a, b, of_b, trained_once=once)
+    return compare_arm_outcomes(a, of_a, b, of_b, trained)
 
 
 def _figures(arm: Seeds) -> dict[str, Any]:

@@ -153,8 +153,9 @@ def _caveats(
     for comparison in comparisons:
         if extreme := comparison.get("extreme"):
             found.append(_extreme(str(extreme), comparison))
+    once = {comparison.get("trained_once") for comparison in comparisons}
     for row in rows:
-        found.extend(flags(row.key, row.metrics))
+        found.extend(flags(row.key, row.metrics | {"trained_once": row.key in once}))
     return list(dict.fromkeys(found))
 
 

@@ -21,6 +21,7 @@ _SPOOL = ".spool"
 SPOOLED = f"{_SPOOL}/*.parquet"
 """The files of finished items whose shard is not whole yet, in a folder of shards."""
 _SET_ASIDE = ".set_aside.json"
+BY_ITSELF = "the work on an item was cancelled by itself; mend what does it"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -175,7 +176,7 @@ async def map_shards(
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(i)) for i in indices]
             if any(task.cancelled() for task in tasks):  # by the work itself: no group tells
-                raise UserError("the work on an item was cancelled by itself; mend what does it")
+                raise UserError(BY_ITSELF)
             if without := lost.keys() & set(indices):
                 if instead is None:
                     return

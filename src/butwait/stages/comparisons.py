@@ -81,6 +81,5 @@ def _compare(run: StageRun, a: Row, b: Row, attempts: Any) -> dict[str, Any]:
     sides: list[Sequence[list[Attempt]]] = [[attempts(f) for f in row.folders] for row in (a, b)]
     if len(a.stages) == len(b.stages) == 1:
         return compare(a.key, sides[0][0], b.key, sides[1][0])
-    lone = [row.stages[0].path.name for row in (a, b) if len(row.stages) == 1]
-    once = any(run.recipe.inputs(name, "model") for name in lone)
-    return compare_arms(a.key, sides[0], b.key, sides[1], trained_once=once)
+    trained = [x.key for x in (a, b) if run.recipe.inputs(x.stages[0].path.name, "model")]
+    return compare_arms(a.key, sides[0], b.key, sides[1], trained)

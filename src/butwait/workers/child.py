@@ -52,11 +52,7 @@ async def _serve(connection: socket.socket) -> None:
         except UserError as error:
             said = framed((number, None, str(error)))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            told = "the work on an item was cancelled by itself; mend what does it"
-            said = framed((number, None, told))
+            raise
         except BaseException:
             # No fault of the data, as far as anybody knows: the engine may be broken.
             traceback.print_exc()

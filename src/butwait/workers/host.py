@@ -58,8 +58,8 @@ class Handle(Protocol):
     """One worker that has opened its job."""
 
     async def call(self, item: Any) -> Reply:
-        """Does an item; several calls may be under way at a time. One that is cancelled is given up
-        there, where the place can be told so.
+        """Does an item; several calls may be under way at a time. Where one is cancelled, so is the
+        work, and that is no failure of the worker.
 
         Raises WorkerLostError where the worker ends before it answers, and whatever UserError the
         work itself raises.

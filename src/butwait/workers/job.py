@@ -1,5 +1,6 @@
 """What a worker opens, and what it does with an item."""
 
+import asyncio
 import pickle
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.plugins import find_modules_in, folders
-from butwait.running.shards import first_of
+from butwait.running.shards import BY_ITSELF, first_of
 from butwait.workers.host import Figures, Reply
 from butwait.workers.loading import loaded
 
@@ -66,10 +67,15 @@ class Worker:
 
     async def do(self, item: Any) -> Any:
         """The result for an item; several may be under way at a time. Raises whatever the work
-        raises."""
+        raises, and a UserError where that cancels itself: nobody asked it to."""
         async with self._places:
             try:
                 return await self._work(self._opened, item)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise UserError(BY_ITSELF) from error
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from errors
 

@@ -1,4 +1,4 @@
-"""Workers as the actors of a Ray cluster (``ray_cluster.py``), one each.
+"""Workers as the actors (``ray_actor.py``) of a Ray cluster (``ray_cluster.py``), one each.
 
 Ray places them and tells when one is gone; it restarts and repeats nothing, and holds no state that
 is worth saving: what becomes of a lost worker's items is the pool's to decide (``pool.py``).
@@ -7,24 +7,20 @@ is worth saving: what becomes of a lost worker's items is the pool's to decide (
 import asyncio
 import logging
 import os
-import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-import psutil
 from pydantic import BaseModel
 
 from butwait.records import UserError
 from butwait.running.log import note, say
-from butwait.running.stages import working
 from butwait.workers.host import Reply, WorkerLostError
 from butwait.workers.placement import Placement
+from butwait.workers.ray_actor import Actor, ActorJob, Place, installed_version
 from butwait.workers.ray_cluster import connect
 from butwait.workers.settings import WorkersSettings
 
@@ -34,104 +30,12 @@ TOLD_S = 20.0
 """Seconds after which a line says what it waits for."""
 
 _PARTING_S = 10.0
+_AGAIN_S = 0.1
+"""Seconds until a cancel is repeated, at first; then twice as many each time."""
 _LAST_WORDS_S = 1.5
 _LAST_LINES = 20
 _PASSED = ("BUTWAIT_", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_OFFLINE")
 """What the environment's names begin with that workers are told; keys and tokens are not sent."""
-
-
-class _Place(NamedTuple):
-    """Where an actor came to be: its process, its node's address, and butwait's version there."""
-
-    pid: int
-    node: str
-    butwait: str
-
-
-class _Job(NamedTuple):
-    """What an actor is told to open.
-
-    Attributes:
-        packed: the job (``Job.packed``).
-        folder: the current one of the run's process.
-        run: the folder of the run, if there is one.
-        seen: files and folders that the job names, which the node must see.
-        environment: variables to set.
-    """
-
-    packed: bytes
-    folder: str
-    run: str | None
-    seen: tuple[str, ...]
-    environment: dict[str, str]
-
-
-class _Actor:
-    """A worker's process, on whichever node."""
-
-    def __init__(self) -> None:
-        self._open = AsyncExitStack()
-
-    async def place(self) -> _Place:
-        import ray
-
-        return _Place(os.getpid(), ray.util.get_node_ip_address(), _version())
-
-    async def open(self, job: _Job) -> str | None:
-        """Loads what the job names; the sentence of a mistake, if there is one."""
-        os.environ.update(job.environment)
-        with suppress(OSError):
-            os.chdir(job.folder)
-        if unseen := [path for path in job.seen if not os.path.exists(path)]:
-            return (
-                f"the node {(await self.place()).node} of the Ray cluster does not see "
-                f"{unseen[0]}; workers need local models, your own modules and the run's folder "
-                "at the same path on every node, on a file system that they share"
-            )
-        try:
-            from butwait.workers.job import unpacked
-
-            if job.run is not None and os.path.isdir(job.run):
-                with suppress(OSError):  # a file system without locks
-                    self._open.enter_context(working(Path(job.run)))
-            self._worker = await self._open.enter_async_context(unpacked(job.packed).open())
-        except UserError as error:
-            return str(error)
-        except BaseException:
-            _leave()
-        return None
-
-    async def do(self, item: Any) -> tuple[Reply | None, str | None]:
-        """The reply; or the sentence of a mistake."""
-        try:
-            return await self._worker.reply(item), None
-        except UserError as error:
-            return None, str(error)
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
-            # No fault of the data, as far as anybody knows: the engine may be broken.
-            _leave()
-
-    async def close(self) -> None:
-        await self._open.aclose()
-
-
-def _leave() -> NoReturn:
-    """Ends this process with what it started, in a way that Ray takes for an accident."""
-    traceback.print_exc()
-    sys.stderr.flush()
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            child.kill()
-    os._exit(1)
-
-
-def _version() -> str:
-    try:
-        return version("butwait")
-    except PackageNotFoundError:  # run from its sources
-        return "of no version"
 
 
 class RayHost:
@@ -160,7 +64,7 @@ class RayHost:
 
         # Nodes of a cluster that others use too are filled by their cores; ours is for us.
         self._needs: dict[str, float] = {"CPU": 0 if own else 1, "GPU": placement.gpus}
-        self._actors: Any = ray.remote(_Actor).options(
+        self._actors: Any = ray.remote(Actor).options(
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs["GPU"],
             max_restarts=0,
@@ -168,7 +72,7 @@ class RayHost:
             scheduling_strategy="SPREAD",
         )
         environment = {k: value for k, value in os.environ.items() if k.startswith(_PASSED)}
-        self._job = _Job(
+        self._job = ActorJob(
             packed, os.getcwd(), str(run.resolve()) if run else None, _seen(packed), environment
         )
         self._alive: set[RayHandle] = set()
@@ -203,10 +107,10 @@ class RayHost:
             self._waiting -= 1
             settled.cancel()
         place = settled.result()
-        if place.butwait != _version():
+        if place.butwait != installed_version():
             raise UserError(
                 f"the node {place.node} of the Ray cluster has butwait {place.butwait}, and this "
-                f"process {_version()}; install the same version on every node"
+                f"process {installed_version()}; install the same version on every node"
             )
         handle.place = place
         _heard[place.node, place.pid] = handle
@@ -236,12 +140,19 @@ class RayHandle:
 
     def __init__(self, index: int, actor: Any, alive: set["RayHandle"]) -> None:
         self.index, self.actor, self._alive = index, actor, alive
-        self.place: _Place | None = None
+        self.place: Place | None = None
         self.said: deque[str] = deque(maxlen=_LAST_LINES)
 
     async def call(self, item: Any) -> Reply:
         """See ``Handle.call``."""
-        reply, refused = await self.asked(self.actor.do.remote(item))
+        if self not in self._alive:
+            raise WorkerLostError("its process ended", begun=False)
+        asked = self.actor.do.remote(item)
+        try:
+            reply, refused = await self.asked(asked)
+        except asyncio.CancelledError:
+            _give_up(asked)
+            raise
         if refused is not None:
             raise UserError(refused)
         assert isinstance(reply, Reply)
@@ -294,6 +205,28 @@ class RayHandle:
 
 def _future(reply: Any) -> "asyncio.Future[Any]":
     return asyncio.wrap_future(reply.future())
+
+
+def _give_up(asked: Any) -> None:
+    """Cancels what an actor was asked and nobody waits for any more.
+
+    Of cancels that arrive while a coroutine is about to begin, Ray repeats some after two seconds
+    and loses a few. So they are repeated here until the call has ended; a coroutine that was
+    cancelled is not cancelled again, and a call that has ended is left alone.
+    """
+    import ray
+
+    ended = asked.future()
+    loop = asyncio.get_running_loop()
+
+    def cancel(pause: float) -> None:
+        if ended.done():
+            return
+        with suppress(Exception):  # the cluster is gone
+            ray.cancel(asked, recursive=False)  # what an engine asked of other actors is its own
+            loop.call_later(pause, cancel, 2 * pause)
+
+    cancel(_AGAIN_S)
 
 
 NODE_LOST, UNREACHABLE = "its node was lost", "neither it nor its node can be reached"
