@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from butwait.records import Attempt, Example, Span
+from butwait.records import Attempt, AttemptTokens, Example, Span
 
 QUESTIONS = {"p0": ("1 + 1?", "2"), "p1": ("2 + 2?", "4")}
 
@@ -56,6 +56,20 @@ def test_a_list_of_questions_or_of_stages(run: Path, command) -> None:
     code, out, _ = command("attempts", run)
     assert "mine/base  (evaluate, running)" in out
     assert command("attempts")[1] == out.replace(str(run), "runs/mine")
+
+
+def test_the_tokens_of_a_chosen_question_as_json(run: Path, command) -> None:
+    from butwait.evaluation.storage import write_shard
+
+    tokens = AttemptTokens(np.array([2, 0, 7], np.int32), np.array([-0.5, np.nan, -2], np.float16))
+    row = Attempt("p0", 0, "so\\boxed{", "length", None, "truncated", 3, 0, 3, by_token=tokens)
+    write_shard(run / "base/attempts/test/plain/shard-00000.parquet", [[row]])
+    options = ("attempts", run / "base", "--problem", "p0", "--json")
+    (found,) = json.loads(command(*options)[1])
+    assert found["token_characters"] == [2, 0, 7]
+    assert found["token_logprobs"] == [-0.5, None, -2]
+    listed = json.loads(command("attempts", run / "base", "--json")[1])
+    assert "token_logprobs" not in listed[0]
 
 
 def test_texts_of_a_choice(run: Path, command) -> None:

@@ -87,6 +87,15 @@ def test_tokens_are_problems_times_paths_times_lengths() -> None:
     assert count_stages(recipe(), 1024, {"s": 0.25})["s"].drawn == 40 * 8 * 16
 
 
+def test_log_probabilities_of_attempts_take_room_where_they_are_kept() -> None:
+    stage = {"kind": "evaluate", "problems": ["a"], "methods": {"m": {"k": 8}}}
+    with_, without = (
+        plan_recipe(recipe(stages={"s": stage | {"token_logprobs": kept}})).stages["s"].disk
+        for kept in (True, False)
+    )
+    assert with_ - without == 3 * without / 8 > 0
+
+
 @pytest.mark.parametrize(
     ("engine", "flight"),
     [

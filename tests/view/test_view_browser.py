@@ -1,6 +1,7 @@
 """The page of `butwait view` in a real browser: by keys alone, for everybody, and with texts that
 would like to be more than text. Run by `make test-view`, which has a Chromium."""
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from viewed_run import GRPO, HOSTILE, write_run
 
+from butwait.evaluation.storage import read_attempts
 from butwait.search.storage import read_tree, write_shard
 from butwait.view.export import export
 from butwait.view.library import Library
@@ -256,9 +258,12 @@ def test_axe_finds_nothing(served: ViewServer, opened: Open, scheme: str, width:
     until(page, "h2", "large")
     found = []
     for part in ["#/", *(f"#/run/0{part}" for part in PARTS)]:
-        hash_ = f"{part}?other=0/base" if part.endswith("attempts") else part
+        hash_ = f"{part}?other=0/base&shade=1" if part.endswith("attempts") else part
         page.evaluate("hash => { location.hash = hash }", hash_)
         whole(page, part.removeprefix("#/run/0"))
+        if part.endswith("attempts"):
+            page.locator(".shaded .p5").first.wait_for()
+            press(page, ".")
         report = Axe().run(page)
         found += [
             (part, violation["id"], node["html"][:200])
@@ -270,10 +275,116 @@ def test_axe_finds_nothing(served: ViewServer, opened: Open, scheme: str, width:
     assert found == []
 
 
+def shaded(page: Any) -> list[tuple[str, str]]:
+    """The tokens of the first shaded text as they are drawn: (class, text). A mark or the end of a
+    step may cut one in two."""
+    page.locator(".shaded [data-token]").first.wait_for()
+    found: dict[str, tuple[str, str]] = {}
+    for shade, token, text in page.evaluate(
+        "[...document.querySelector('.shaded').querySelectorAll('[data-token]')]"
+        ".map((one) => [one.className, one.dataset.token, one.textContent])"
+    ):
+        found[token] = (shade, found.get(token, (shade, ""))[1] + text)
+    return list(found.values())
+
+
+def drawn_tokens(text: str, by_token: Any) -> list[tuple[str, str]]:
+    """What is to be drawn of a text."""
+    found, at, nats = [], 0, 0.0
+    for count, logprob in zip(by_token.characters.tolist(), by_token.logprobs, strict=True):
+        nats += float(logprob)  # the first token of a smiley goes with the second
+        if count:
+            limits = map(math.log, (0.9, 0.7, 0.4, 0.15, 0.03))
+            shade = sum(nats < limit for limit in limits)
+            found.append((f"p{shade}", text[at : at + count]))
+            at, nats = at + count, 0.0
+    return found
+
+
+def test_tokens_of_an_attempt_are_shaded_by_their_probability(
+    seen_run: Path, opened: Open, tmp_path: Path
+) -> None:
+    """From a server and from disk."""
+    library = Library(lambda: [seen_run], live=False)
+    export(library, tmp_path / "page")
+    stored = read_attempts(seen_run / "after" / "attempts" / "test" / "sample", tokens=True)
+    attempt = next(row for row in stored if (row.problem_id, row.sample) == ("p1", 2))
+    expected = drawn_tokens(attempt.text, attempt.by_token)
+    with serving(seen_run) as server:
+        for address in (server.address, (tmp_path / "page" / "index.html").as_uri()):
+            page = opened(f"{address}#/run/0/attempts/after?problem=test%2Fp1&sample=2")
+            whole(page, "/attempts")
+            assert page.locator(".shaded").count() == 0
+            press(page, "p")
+            assert shaded(page) == expected
+            assert {shade for shade, _ in expected} >= {"p0", "p4", "p5"}
+            steps = page.locator(".shaded li").all_text_contents()
+            assert [step.strip() for step in steps] == [
+                line.strip() for line in attempt.text.splitlines()
+            ]
+            assert page.locator(".shaded .answer").text_content() == (attempt.answer or "None")
+            assert page.locator(".shades span").count() == 6
+            tell_tokens(page, attempt)
+            press(page, "p")
+            page.locator(".shaded").first.wait_for(state="detached")
+
+
+def tell_tokens(page: Any, attempt: Any) -> None:
+    """By the mouse, by keys of the page, and by arrows in the text, which is one stop of Tab."""
+    logprobs = attempt.by_token.logprobs.astype(float).tolist()
+    texts = [text.replace("\n", "⏎") for _, text in drawn_tokens(attempt.text, attempt.by_token)]
+
+    def telling(place: int) -> str:
+        percent = float(f"{100 * math.exp(round(logprobs[place], 3)):.3g}")
+        return f"token {place + 1} “{texts[place]}”: probability {percent}"
+
+    page.locator(".shaded [data-token]").nth(2).hover()
+    until(page, ".of-token", telling(2))
+    press(page, ".")
+    until(page, ".of-token", telling(3))
+    press(page, ",", ",", ",")
+    until(page, ".of-token", telling(0))
+    press(page, ".")
+    until(page, ".of-token", f"token 2 “{texts[1]}”: not sampled")
+    page.locator(".shaded").focus()
+    press(page, "ArrowRight", "ArrowRight")
+    until(page, ".of-token", telling(3))
+    press(page, "End")
+    until(page, ".of-token", f"token {len(logprobs)} “{texts[-1]}”: ")
+    press(page, "Home")
+    until(page, ".of-token", telling(0))
+    assert page.locator(".shaded [data-at]").count() == 1
+    assert page.locator(".shaded [tabindex]").count() == 0
+    until(page, "section.side", "attempt 3 of 4")  # the arrows chose no other attempt
+
+
+def test_an_evaluation_that_kept_no_probabilities_says_so(served: ViewServer, opened: Open) -> None:
+    page = opened(f"{served.address}#/run/0/attempts/base?shade=1")
+    whole(page, "/attempts")
+    until(page, "section.side", "The log-probabilities of its tokens were not stored.")
+    assert page.locator("ol.steps").count() == 1
+    assert page.locator(".shaded").count() == 0
+
+
+def test_tokens_of_a_tree_are_shaded_too(seen_run: Path, opened: Open, tmp_path: Path) -> None:
+    """Where the tokenizer is at hand: here one whose tokens are not the texts', so that each step
+    has the shade of its mean."""
+    with serving(seen_run) as server:
+        page = opened(f"{server.address}#/run/0/trees/hunt?shade=1")
+        told(page, "Step 1 of 4")
+        press(page, "End")
+        told(page, "Step 4 of 4")
+        page.locator("ol.steps li .text > bdi > span.p3").first.wait_for()
+        assert page.locator(".shades span").count() == 6
+        assert page.locator(".shaded").count() == 0
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_hostile_texts_are_text(served: ViewServer, opened: Open, part: str) -> None:
-    page = opened(f"{served.address}#/run/1{part}")
+    page = opened(f"{served.address}#/run/1{part}?shade=1")
     whole(page, part)
+    if part == "/attempts":
+        page.locator(".shaded [data-token]").first.wait_for()
     said = "text => document.querySelector('main').textContent.includes(text)"
     page.wait_for_function(said, arg="<script>document.title='owned'")
     assert "owned" not in page.title()

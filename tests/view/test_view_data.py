@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from viewed_run import GRPO, HOSTILE, VERIFIED, write_run
 
 from butwait.evaluation.storage import read_attempts
+from butwait.evaluation.storage import write_shard as write_attempts
+from butwait.records import AttemptTokens
 from butwait.reward_models.kinds.trained import FILE as REWARD_MODEL
 from butwait.running.json_lines import dump_rows
 from butwait.search.storage import read_tree, write_shard
@@ -181,7 +184,89 @@ def test_attempts_are_the_stored_ones(seen_run: Path) -> None:
         for text in seen.get(f"attempts/0/after/texts/{chunk['id']}")["texts"]
     ]
     assert ["".join(text) for text in texts] == [attempt.text for attempt in stored]
-    assert texts[0][:2] == ["One step. \n", "Another step.\n"]
+    assert texts[0][:2] == ["One step. \n", "Another 😀 step.\n"]
+
+
+def test_tokens_of_attempts_are_the_stored_ones(seen_run: Path) -> None:
+    seen = library(seen_run)
+    stored = read_attempts(seen_run / "after" / "attempts" / "test" / "sample", tokens=True)
+    chunks = seen.get("attempts/0/after")["chunks"]
+    assert all(chunk["tokens"] for chunk in chunks)
+    told = [
+        tokens
+        for chunk in chunks
+        for tokens in seen.get(f"attempts/0/after/tokens/{chunk['id']}")["tokens"]
+    ]
+    assert len(told) == len(stored) == 16
+    for tokens, attempt in zip(told, stored, strict=True):
+        # A page counts in units of UTF-16, of which the smiley has two.
+        units = attempt.text.encode("utf-16-le")
+        ends = np.cumsum([0, *tokens["lengths"]]).tolist()
+        parts = [units[2 * a : 2 * b].decode("utf-16-le") for a, b in pairwise(ends)]
+        counts = attempt.by_token.characters.tolist()
+        assert [len(part) for part in parts] == counts
+        assert "".join(parts) == attempt.text
+        assert parts[parts.index(" 😀") - 1] == ""
+        logprobs = attempt.by_token.logprobs.astype(float)
+        known = [math.nan if p is None else p for p in tokens["logprobs"]]
+        np.testing.assert_allclose(known, logprobs, atol=5e-4)
+        assert tokens["logprobs"][1] is None
+
+
+def test_attempts_of_before_have_no_tokens(seen_run: Path) -> None:
+    seen = library(seen_run)
+    (chunk,) = seen.get("attempts/0/base")["chunks"]
+    assert chunk["tokens"] is False
+    assert seen.get(f"attempts/0/base/tokens/{chunk['id']}")["tokens"] == [None] * 16
+    names = dict(everything(seen)).keys()
+    assert f"attempts/0/after/tokens/{chunk['id']}" in names
+    assert f"attempts/0/base/tokens/{chunk['id']}" not in names
+
+
+def test_a_chunk_is_found_in_its_row_group_and_no_other_is_read(
+    seen_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = own(seen_run, tmp_path)
+    folder = run / "after" / "attempts" / "test" / "sample"
+    rows = [
+        [replace(row, problem_id=f"p{i}", text=f"{i} {row.text}") for row in read_attempts(folder)]
+        for i in range(4)
+    ]
+    rows[3] = [
+        replace(row, by_token=AttemptTokens(np.array([len(row.text)]), np.float16([-row.sample])))
+        for row in rows[3]
+    ]
+    monkeypatch.setattr("butwait.evaluation.storage.GROUP_TOKENS", 1)
+    write_attempts(folder / "shard-00000.parquet", rows)
+    read: list[int] = []
+    whole = pq.ParquetFile.iter_batches
+
+    def counted(file: pq.ParquetFile, *args: Any, row_groups: list[int], **kwargs: Any) -> Any:
+        read.extend(row_groups)
+        return whole(file, *args, row_groups=row_groups, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    seen = library(run)
+    for place, problem in enumerate(rows):
+        texts = seen.get(f"attempts/0/after/texts/0-0-0-{place}")["texts"]
+        assert ["".join(text["steps"]) for text in texts] == [row.text for row in problem]
+    assert read == [0, 0, 0, 1]
+    tokens = seen.get("attempts/0/after/tokens/0-0-0-3")["tokens"]
+    assert [one["logprobs"] for one in tokens] == [[-row.sample] for row in rows[3]]
+    assert "any more" in seen.get("attempts/0/after/tokens/0-0-0-4")["error"]
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [40_000], [-1, 60], []])
+def test_tokens_that_are_not_the_text_s_are_told(
+    seen_run: Path, tmp_path: Path, counts: list[int]
+) -> None:
+    run = own(seen_run, tmp_path)
+    folder = run / "after" / "attempts" / "test" / "sample"
+    first = read_attempts(folder)[0]
+    broken = AttemptTokens(np.array(counts, np.int32), np.zeros(len(counts), np.float16))
+    write_attempts(folder / "shard-00000.parquet", [[replace(first, by_token=broken)]])
+    told = library(run).get("attempts/0/after/tokens/0-0-0-0")
+    assert "tokens are not those of its text" in told["error"]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +444,8 @@ def test_a_reward_model_s_tokenizer_is_not_the_policy_s(seen_run: Path, tmp_path
 @pytest.mark.parametrize(
     "name",
     ["", "run", "run/1", "run/-1", "run/0/x", "trees/0", "tree/0/hunt/x", "tree/0/hunt/0-0/texts/x",
-     "tree/0/hunt/0-0/texts/-1", "attempts/0/after/texts/0", "other/0/hunt", "run/" + "9" * 40],
+     "tree/0/hunt/0-0/texts/-1", "attempts/0/after/texts/0", "attempts/0/after/tokens/0",
+     "other/0/hunt", "run/" + "9" * 40],
 )  # fmt: skip
 def test_a_name_of_no_known_form_is_refused(seen_run: Path, name: str) -> None:
     with pytest.raises(KeyError):
@@ -411,5 +497,8 @@ def test_everything_is_there_and_hostile_texts_are_text(tmp_path: Path) -> None:
     assert not [name for name, content in found.items() if "error" in content]
     kinds = {name.split("/")[0] for name in found}
     assert kinds == {"runs", "run", "trees", "tree", "attempts", "examples", "training"}
+    lengths = found["attempts/0/after/tokens/0-0-0-0"]["tokens"][0]["lengths"]
+    text = "".join(found["attempts/0/after/texts/0-0-0-0"]["texts"][0]["steps"])
+    assert sum(lengths) == len(text.encode("utf-16-le")) // 2
     assert HOSTILE in found["attempts/0/base/texts/0-0-0-0"]["texts"][0]["steps"][0]
     assert all(b"<" not in script(name, content) for name, content in found.items())

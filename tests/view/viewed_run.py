@@ -4,6 +4,7 @@ the stages write it."""
 import asyncio
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from butwait.engines.settings import StepRule
 from butwait.evaluation import storage as attempt_storage
 from butwait.evaluation.compare import compare
 from butwait.evaluation.metrics import attempt_figures
-from butwait.records import Attempt, Example, Grade, Key, Problem, SearchTree, Span
+from butwait.records import Attempt, AttemptTokens, Example, Grade, Key, Problem, SearchTree, Span
 from butwait.reward_models.reward_model import Step
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.running.json_lines import dump_rows
@@ -47,7 +48,8 @@ def write_run(
     words: int = 3,
     extra: str = "",
 ) -> Path:
-    """A finished run with a search, data, trainings, two evaluations and their comparison.
+    """A finished run with a search, data, trainings, two evaluations and their comparison. The
+    first of them, ``base``, kept no log-probabilities.
 
     Args:
         folder: the run's.
@@ -176,11 +178,22 @@ def _attempt(stage: str, problem: Problem, sample: int, rate: float, extra: str)
     draw = crc32(f"{stage} {problem.id} {sample}".encode()) % 1000 / 1000
     status = "correct" if draw < rate else STATUSES[1 + sample % 3]
     answer = problem.answer if status == "correct" else "0" if status == "wrong" else None
-    text = f"One step. {extra}\nAnother step.\n\\boxed{{{answer}}}"
+    text = f"One step. {extra}\nAnother 😀 step.\n\\boxed{{{answer}}}"
     return Attempt(
         problem.id, sample, text, "box", answer, status, 30, 0, 20 + sample,
         None if answer is None else int(status != "correct"),
+        by_token=None if stage == "base" else _tokens(text, sample),
     )  # fmt: skip
+
+
+def _tokens(text: str, sample: int) -> AttemptTokens:
+    """A token a word, with the space before it, but two for a smiley; the second of all was
+    inserted, and the likeliest come first."""
+    words = re.findall(r"\s*\w+|\s*\W", text)
+    counts = [n for word in words for n in ([0, len(word)] if "😀" in word else [len(word)])]
+    logprobs = -0.4 * np.arange(len(counts)) - sample
+    logprobs[1] = np.nan
+    return AttemptTokens(np.array(counts, np.int32), logprobs.astype(np.float16))
 
 
 def _train(folder: Path, problems: Sequence[Problem]) -> None:

@@ -54,6 +54,7 @@ def test_a_search_an_evaluation_and_branches_are_the_same_by_workers(
     assert len(here) == 8
     assert b'["search", "q02", 1, 2, 1, 4,' in here["detours/confirmations/shard-00000.jsonl"]
     assert here == there
+    assert b"token_logprobs" in here["ask/attempts/test/search/shard-00000.parquet"]
     opened = [line.split() for line in (own_folder / "opened.txt").read_text().splitlines()]
     own = str(os.getpid())  # loads a tokenizer's stand-in for the data
     assert {torch for torch, process in opened if process != own} == {"False"}

@@ -1,6 +1,7 @@
 /** Attempts of an evaluation: filters, questions, one attempt's text; two evaluations side by side. */
 import { html, nothing } from "lit-html";
 import { entry, known, value } from "./data.js";
+import { seen, shadeLegend, stepToken } from "./shade.js";
 import { choice, choose, number, settle } from "./state.js";
 import { asked, clip, solution } from "./text.js";
 import { badge, figure, finder, finds, list, missing, notes, plural, questionHead, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
@@ -130,6 +131,14 @@ function questionRow(row, data, other) {
 /** The chunk that holds the text of attempt `i`. */
 const chunkOf = (data, i) => data.chunks.findLast((chunk) => chunk.from <= i);
 
+const seenTokens = new WeakMap();
+
+/** The tokens of an attempt, the same ones for as long as its chunk is kept. */
+function tokensOf(stored) {
+  if (!seenTokens.has(stored)) seenTokens.set(stored, seen(stored.lengths, stored.logprobs));
+  return seenTokens.get(stored);
+}
+
 /** One side: the attempts of the question as tiles, and the chosen one's text. */
 function side(data, name, title, places, chosen, pick, letter) {
   const heading = html`<h2>${letter ? html`<span class="letter">${letter}</span> ` : nothing}<bdi>${title}</bdi></h2>`;
@@ -137,7 +146,9 @@ function side(data, name, title, places, chosen, pick, letter) {
   const at = attemptHere(data, places, chosen);
   const i = places[at];
   const chunk = chunkOf(data, i);
-  const found = entry(name, chunk.id, i - chunk.from, "texts");
+  const found = entry(`${name}/texts/${chunk.id}`, "texts", i - chunk.from);
+  const shade = choice("shade") === "1";
+  const stored = shade && chunk.tokens ? entry(`${name}/tokens/${chunk.id}`, "tokens", i - chunk.from) : null;
   const status = data.statuses[data.status[i]];
   const answer = data.answers[data.answer[i]];
   const finish = data.finishes?.[data.finish[i]];
@@ -156,6 +167,8 @@ function side(data, name, title, places, chosen, pick, letter) {
       ${data.methods.length > 1 ? html`<span class="faint"><bdi>${data.methods[data.method[i]]}</bdi></span>` : nothing}
     </p>
     ${status === "correct" ? html`<p class="faint small">Only the answer was verified, not the steps.</p>` : nothing}
+    ${stored === null && shade ? html`<p class="faint small">The log-probabilities of its tokens were not stored.</p>` : nothing}
+    ${stored?.error ? html`<p class="message">${stored.error}</p>` : nothing}
     ${found === undefined
       ? waiting()
       : found.error
@@ -163,6 +176,7 @@ function side(data, name, title, places, chosen, pick, letter) {
         : solution(
             found.steps.map((text) => ({ text })),
             `${name}/${i}`,
+            { shade, tokens: stored?.lengths ? tokensOf(stored) : null },
           )}
   </section>`;
 }
@@ -241,6 +255,7 @@ export function attemptsPage(run) {
   if (none) return html`<h1>Attempts of <bdi>${stage}</bdi></h1>${tabs}${none}`;
   const beside = other?.data?.problem ? other.data : null;
   const row = rows[at];
+  const shade = choice("shade") === "1";
   return html`<div class="title"><h1>Attempts of <bdi>${stage}</bdi></h1>${tabs}</div>
     ${filterBar(run, stage, data, other)}
     ${notes(data)}
@@ -265,6 +280,10 @@ export function attemptsPage(run) {
                 ${asked(row.problem.question, `question/${run}/${row.key}`)}
                 <p>gold answer <strong class="gold"><bdi>${clip(row.problem.gold, 200) || "–"}</bdi></strong></p>
               </section>
+              <div class="toolbar">
+                <button aria-pressed=${shade ? "true" : "false"} @click=${shadeOrNot}>Shade by probability</button>
+                ${shade ? shadeLegend() : nothing}
+              </div>
               <div class="sides ${beside ? "two" : ""}">
                 ${side(data, `${PART}/${run}/${stage}`, stage, row.places, choice("sample"), (sample) => choose({ sample }), beside ? "A" : "")}
                 ${beside
@@ -275,6 +294,8 @@ export function attemptsPage(run) {
       </div>
     </div>`;
 }
+
+const shadeOrNot = () => choose({ shade: choice("shade") === "1" ? null : 1 });
 
 /** Keys of this page: [keys, what they do, action]. */
 export function attemptsKeys(run) {
@@ -307,6 +328,9 @@ export function attemptsKeys(run) {
     ["ArrowLeft h", "attempt before (of A)", own(-1)],
     ["Shift+ArrowRight L", "next attempt of B", others(1)],
     ["Shift+ArrowLeft H", "attempt before of B", others(-1)],
+    ["p", "shade tokens by probability", shadeOrNot],
+    [".", "next token of a shaded text (of A)", () => stepToken(1)],
+    [",", "token before", () => stepToken(-1)],
     ["b", "put the next evaluation beside, or none", beside],
     ["e", "questions that A and B answer differently, or alike", only],
     ["c", "correct attempts only", filter("correct")],

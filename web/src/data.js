@@ -10,11 +10,12 @@ const failed = new Map();
 const AGAIN_MS = 4000;
 
 /** How many of what is large are kept: those that were looked at last. A path may reach over a hundred chunks of text. */
-const KEPT = { texts: 300, tree: 12, table: 6 };
+const KEPT = { texts: 300, tokens: 24, tree: 12, table: 6 };
 const TABLES = ["attempts", "trees", "examples", "training"];
 
 function kindOf(name) {
   if (name.includes("/texts/")) return "texts";
+  if (name.includes("/tokens/")) return "tokens";
   if (name.startsWith("tree/")) return "tree";
   return TABLES.includes(name.split("/")[0]) ? "table" : null;
 }
@@ -53,7 +54,7 @@ function ask(name, query = "") {
 }
 
 /** Tables whose parts have names of their own, and what those begin with. */
-const parts = (name) => [`${name}/texts/`, ...(name.startsWith("trees/") ? [`tree/${name.slice(6)}/`] : [])];
+const parts = (name) => [`${name}/texts/`, `${name}/tokens/`, ...(name.startsWith("trees/") ? [`tree/${name.slice(6)}/`] : [])];
 
 function keep(name, value) {
   // A stage that was made anew, from other settings or inputs, has other trees and texts under the same names.
@@ -95,8 +96,8 @@ export function refresh(name) {
 export const known = (name) => values.get(name);
 
 /** An entry of a list that comes in chunks; undefined until its chunk is there, {error} where that cannot be read. */
-export function entry(name, chunk, place, list) {
-  const part = value(`${name}/texts/${chunk}`);
+export function entry(chunk, list, place) {
+  const part = value(chunk);
   if (part?.error) return { error: part.error };
   return part?.[list][place];
 }

@@ -53,7 +53,7 @@ export function dataPage(run) {
   const none = missing(data);
   if (none) return html`${title}${none}`;
   const sum = Object.values(data.counts).reduce((a, b) => a + b, 0);
-  const found = example === null ? null : entry(`${PART}/${run}/${stage}`, Math.floor(example / data.chunk), example % data.chunk, "examples");
+  const found = example === null ? null : entry(`${PART}/${run}/${stage}/texts/${Math.floor(example / data.chunk)}`, "examples", example % data.chunk);
   const problem = example === null ? null : data.problems[data.problem[example]];
   return html`${title}
     <div class="overview">

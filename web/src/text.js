@@ -3,7 +3,10 @@
  * their neighbours around are shown by their code, and long texts are cut until the reader asks for all.
  */
 import { html, nothing } from "lit-html";
+import { guard } from "lit-html/directives/guard.js";
+import { keyed } from "lit-html/directives/keyed.js";
 import { redraw } from "./draw.js";
+import { cut, pointing, shadeOf, spread } from "./shade.js";
 
 const LONG = 6000;
 const LONGEST_BOX = 1000;
@@ -85,20 +88,25 @@ export function marked(steps) {
   });
 }
 
-/** The shade of a token by its log-probability in nats: 0 (sure) to 5. */
-export function shadeOf(logprob) {
-  if (logprob === null || logprob === undefined) return 0;
-  const limits = [-0.11, -0.36, -0.92, -1.9, -3.5];
-  return limits.filter((limit) => logprob < limit).length;
+const drawn = (pieces) => pieces.map(([text, mark]) => under(mark, visible(text)));
+
+/** Text as a mark has it. */
+function under(mark, text) {
+  if (mark === "answer") return html`<strong class="answer">${text}</strong>`;
+  return mark ? html`<span class=${mark}>${text}</span>` : text;
 }
 
-const drawn = (pieces) =>
-  pieces.map(([text, mark]) =>
-    mark === "answer"
-      ? html`<strong class="answer">${visible(text)}</strong>`
-      : mark
-        ? html`<span class=${mark}>${visible(text)}</span>`
-        : visible(text),
+/** Pieces [text, mark] with their tokens shaded. */
+const shaded = (pieces, own) =>
+  cut(pieces, own).map(([mark, cuts]) =>
+    under(
+      mark,
+      cuts.map(([text, token]) =>
+        token === null
+          ? visible(text)
+          : html`<span class="p${shadeOf(token.logprob)}" data-token="${token.from} ${token.to} ${token.logprob ?? ""}">${visible(text)}</span>`,
+      ),
+    ),
   );
 
 /** A button for the rest of a text that was cut. */
@@ -137,40 +145,41 @@ export const asked = (text, key) => prose(text ?? "", key, 1000, 12);
 
 /**
  * A solution in numbered steps, with boxes and the answer marked.
- * @param steps: [{text, tokens: strings or null, logprobs: nats or null, aside: template or null, current: bool}]
- * @param shade: whether tokens are shaded by their log-probability; a step without tokens has its mean.
+ * @param steps: [{text, logprobs: nats or null, aside: template or null, current: bool}]
+ * @param shade: whether steps are shaded by their tokens' log-probabilities.
+ * @param tokens: those of the whole text (`seen`); without them a step has the shade of its `logprobs`' mean.
  */
-export function solution(steps, key, { shade = false, first = 1 } = {}) {
+export function solution(steps, key, { shade = false, tokens = null, first = 1 } = {}) {
   const total = steps.reduce((sum, step) => sum + step.text.length, 0);
   const open = whole.has(key);
   let room = open ? Infinity : LONG;
   const kept = [];
   for (const step of steps) {
     if (room <= 0) break;
-    kept.push({ ...step, text: step.text.slice(0, room), cut: step.text.length > room });
+    kept.push({ ...step, text: step.text.slice(0, room) });
     room -= step.text.length;
   }
-  const pieces = marked(kept.map((step) => step.text));
-  const body = (step, i) => {
+  const texts = kept.map((step) => step.text);
+  const pieces = marked(texts);
+  const plain = (step, i) => {
     if (!shade || !step.logprobs) return drawn(pieces[i]);
-    if (!step.tokens || step.cut) {
-      const known = step.logprobs.filter((value) => value !== null);
-      const mean = known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
-      return html`<span class="p${shadeOf(mean)}">${drawn(pieces[i])}</span>`;
-    }
-    return step.tokens.map((token, j) => {
-      const nats = step.logprobs[j];
-      const told = nats === null || nats === undefined ? "not sampled" : `probability ${(100 * Math.exp(nats)).toPrecision(3)} %`;
-      return html`<span class="p${shadeOf(nats)}" title=${told}>${visible(token)}</span>`;
-    });
+    const known = step.logprobs.filter((value) => value !== null);
+    const mean = known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+    return html`<span class="p${shadeOf(mean)}">${drawn(pieces[i])}</span>`;
   };
-  return html`<ol class="steps" start=${first}>
+  const list = (body) => html`<ol class="steps" start=${first}>
       ${kept.map(
         (step, i) => html`<li class=${step.current ? "current" : ""} value=${first + i}>
           ${step.aside ?? nothing}
           <div class="text"><bdi>${body(step, i)}</bdi></div>
         </li>`,
       )}
-    </ol>
-    ${total > LONG && !open ? html`<p>… ${more(key, total)}</p>` : nothing}`;
+    </ol>`;
+  const byToken = () => {
+    const own = spread(texts, tokens);
+    return list((_, i) => shaded(pieces[i], own[i]));
+  };
+  // Thousands of tokens are not drawn anew for every one that is pointed at.
+  const drawnList = shade && tokens ? keyed(key, pointing(key, guard([tokens, open], byToken))) : list(plain);
+  return html`${drawnList}${total > LONG && !open ? html`<p>… ${more(key, total)}</p>` : nothing}`;
 }

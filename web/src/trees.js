@@ -5,6 +5,7 @@ import { value } from "./data.js";
 import { redraw } from "./draw.js";
 import { childrenOf, pathTo } from "./layout.js";
 import { River, best, fateName, lineOf, modelOf } from "./river.js";
+import { seen, shadeLegend, stepToken } from "./shade.js";
 import { choice, choose, link, number, settle } from "./state.js";
 import { asked, clip, solution } from "./text.js";
 import { badge, bar, figure, finder, finds, list, missing, notes, percent, plural, questionHead, stageHere, stageTabs, strip, within } from "./parts.js";
@@ -89,8 +90,19 @@ function stepsOf(name, tree, path, current) {
     const aside = html`<span class="margin">${reward === null
       ? html`<span class="faint">${tree.finishes[nodes.finish[node]] === "inserted" ? "inserted" : "no reward"}</span>`
       : html`${bar(reward, `reward ${percent(reward, 0)}`, "reward")} <span>${reward.toFixed(2)}</span>`}</span>`;
-    return { text, tokens: part?.tokens?.[place] ?? null, logprobs: part?.logprobs?.[place] ?? null, aside, current: node === current };
+    const tokens = part?.tokens?.[place] ?? null;
+    return { text, tokens, logprobs: part?.logprobs?.[place] ?? null, aside, current: node === current };
   });
+}
+
+/** The tokens of all steps; null where those of a step are not known, or not there yet. */
+function tokensOf(steps) {
+  const lengths = steps.map(({ text, tokens, logprobs }) => {
+    if (tokens) return tokens.map((token) => token.length);
+    // An inserted text is as one.
+    return logprobs?.length && logprobs.every((nats) => nats === null) ? logprobs.map((_, i) => (i ? 0 : text.length)).reverse() : null;
+  });
+  return lengths.includes(null) ? null : seen(lengths.flat(), steps.flatMap((step) => step.logprobs));
 }
 
 function nodeFacts({ tree, model, node }) {
@@ -180,6 +192,7 @@ function treeView(run, at) {
   const line = particle === null ? [] : pathTo(model.parent, tree.leaves[particle]);
   const path = line.includes(node) ? line : pathTo(model.parent, node);
   const shade = choice("shade") === "1";
+  const steps = stepsOf(name, tree, path, node);
   const rank = particle === null ? 0 : model.order.indexOf(particle);
   return html`
     <section class="question" aria-label="Question">
@@ -210,7 +223,8 @@ function treeView(run, at) {
       <section aria-label="Chosen step">
         <h2>Step ${model.depth[node]} <span class="faint">${path === line ? "of the particle that is followed" : "and the path to it"}</span></h2>
         ${nodeFacts(at)}${takenBy(run, at)}
-        ${solution(stepsOf(name, tree, path, node), `${name}/${path[path.length - 1]}`, { shade })}
+        ${shade ? html`<p>${shadeLegend()}</p>` : nothing}
+        ${solution(steps, `${name}/${path[path.length - 1]}`, { shade, tokens: shade ? tokensOf(steps) : null })}
       </section>
       <section aria-label="Other ways">${ways(at)}${table(at)}</section>
     </div>`;
@@ -326,6 +340,8 @@ export function treesKeys(run) {
     ["[", "next heavier particle", () => other(run, -1)],
     ["c", "colour by answer or reward", () => choose({ colour: choice("colour") === "reward" ? null : "reward" })],
     ["p", "shade tokens by probability", () => choose({ shade: choice("shade") === "1" ? null : 1 })],
+    [".", "next token of a shaded text", () => stepToken(1)],
+    [",", "token before", () => stepToken(-1)],
     ["n", "next tree", tree(1)],
     ["N", "tree before", tree(-1)],
     ["/", "find a question", () => document.getElementById("find")?.focus()],

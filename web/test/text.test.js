@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { boxes, clip, cutAt, marked, sentences, shadeOf, visible } from "../src/text.js";
+import { boxes, clip, cutAt, marked, sentences, visible } from "../src/text.js";
 
 test("boxes are found by their braces, unclosed ones are none", () => {
   const text = String.raw`a \boxed{\frac{1}{2}} b \fbox {3} c \boxed{4`;
@@ -34,10 +34,6 @@ test("a text is cut at so many characters or lines", () => {
   assert.equal(cutAt("a\nb\nc\nd", 99, 2), 3);
   assert.equal(cutAt("a\nb", 99, 2), 3);
   assert.equal(cutAt("", 9, 2), 0);
-});
-
-test("shades follow probability, and what was not sampled has none", () => {
-  assert.deepEqual([0, -0.1, -0.3, -0.5, -1.5, -3, -9, null, undefined].map(shadeOf), [0, 0, 1, 2, 3, 4, 5, 0, 0]);
 });
 
 test("what draws nothing is shown by its code, letters made of joiners stay", () => {

@@ -71,7 +71,8 @@ def evaluate(
             settings. The same call finds the same stage.
         seed: of the run; None: 0, or that of what it goes on with.
         workers: as of ``search``.
-        **settings: others of an ``evaluate`` stage: clusters, checkpoint, concurrency, shard_size.
+        **settings: others of an ``evaluate`` stage: clusters, checkpoint, concurrency, shard_size,
+            token_logprobs.
 
     Raises:
         UserError: a mistake in what was given, in one sentence that names the argument.

@@ -101,9 +101,10 @@ class Evaluation(Finished):
         low, high = self.figures()["interval"]
         return float(low), float(high)
 
-    def attempts(self, row: str | None = None) -> list[Attempt]:
-        """The attempts of a row: problems in order, then samples."""
-        return read_attempts(self.path / "attempts" / self.row(row))
+    def attempts(self, row: str | None = None, *, tokens: bool = False) -> list[Attempt]:
+        """The attempts of a row: problems in order, then samples. ``tokens``: with the
+        log-probabilities of their tokens (``by_token``), 6 bytes of memory a token."""
+        return read_attempts(self.path / "attempts" / self.row(row), tokens=tokens)
 
 
 class Searched(Finished):

@@ -1,7 +1,7 @@
 """Text to token ids, and token ids to text, a piece at a time, without breaking a character that
 spans tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -81,6 +81,51 @@ class Detokenizer:
         for tag in self._tags:
             pieces[tag] = self.decode([*anchor, tag])[start:]
         return pieces
+
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        """See ``KnowsTokens``."""
+        ids = token_ids.tolist()
+        added = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
+        return token_characters(self.decode, added, ids, text)
+
+
+def token_characters(
+    decode: Callable[[list[int]], str], pieces: Sequence[str], token_ids: list[int], text: str
+) -> np.ndarray | None:
+    """How many characters of ``text`` each token adds: int32 (n,), None where they are not its
+    tokens. A character of several tokens is its last one's.
+
+    Args:
+        decode: the text of tokens.
+        pieces: what each of the tokens adds to a text, by itself (``Detokenizer.pieces``).
+        token_ids: (n,), one after another, from a text's beginning or from its middle.
+        text: theirs. An unfinished character at its end may be left out.
+    """
+    counts = np.zeros(len(token_ids), np.int32)
+    at = begin = 0  # characters and tokens that are dealt with
+    shown = 0  # characters after those, of tokens of which the last is unfinished
+    for place, piece in enumerate(pieces):
+        if begin == place and UNFINISHED not in piece:
+            if not text.startswith(piece, at):
+                piece = decode(token_ids[place : place + 1])  # which may lack a space in front
+            if not text.startswith(piece, at):
+                return None
+            counts[place] = len(piece)
+            at, begin = at + len(piece), place + 1
+            continue
+        last = place == len(pieces) - 1
+        if place - begin >= WINDOW and (UNFINISHED in piece or not piece) and not last:
+            continue  # no characters for long: they are those of the token that ends this
+        whole = decode(token_ids[begin : place + 1])
+        known = whole.rstrip(UNFINISHED)
+        if last and len(text) - at > len(known):
+            known = whole
+        if len(known) < shown or not text.startswith(known, at):
+            return None
+        counts[place], shown = len(known) - shown, len(known)
+        if known == whole:
+            at, begin, shown = at + shown, place + 1, 0
+    return counts if at + shown == len(text) else None
 
 
 class GrowingText:

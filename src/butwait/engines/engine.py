@@ -139,3 +139,25 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Frees everything. The engine is not used afterwards."""
+
+
+@runtime_checkable
+class KnowsTokens(Protocol):
+    """An engine that can tell what each of its tokens wrote."""
+
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        """How many characters of a text each token adds.
+
+        Args:
+            token_ids: int32 (n,), sampled one after another.
+            text: theirs.
+
+        Returns:
+            int32 (n,), whose sum is the text's length (``AttemptTokens.characters``); None where
+            that cannot be said.
+        """
+
+
+def token_characters(engine: Engine, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+    """As the engine tells it; None where it does not (``KnowsTokens``)."""
+    return engine.token_characters(token_ids, text) if isinstance(engine, KnowsTokens) else None

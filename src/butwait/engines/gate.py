@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Continuation, Engine, Prefix
+from butwait.engines.engine import Continuation, Engine, Prefix, token_characters
 from butwait.engines.scheduling.charges import Blocks, Charges, StepLengths, blocks_by_tokens
 from butwait.engines.scheduling.governor import TRIMMED, Governor, Sample
 from butwait.engines.scheduling.loads import TellsLoad
@@ -232,6 +232,10 @@ class GatedEngine(Engine):
 
     def encode(self, text: str) -> np.ndarray:
         return self._engine.encode(text)
+
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        """As the engine tells it."""
+        return token_characters(self._engine, token_ids, text)
 
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
-from butwait.engines.engine import Continuation, Engine, Prefix
+from butwait.engines.engine import Continuation, Engine, Prefix, token_characters
 from butwait.engines.gate import TELLS_NOTHING, GatedEngine, TokenGate, Watch
 from butwait.engines.scheduling.loads import TellsLoad
 from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking, rows_that_pay
@@ -184,6 +184,14 @@ class PluginEngine(Engine):
             raise wrong(self._name, "encode", ids, "token ids, int32 (n,)")
         return ids
 
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        with calling(self._name, "token_characters"):
+            found = token_characters(self._engine, token_ids, text)
+        if found is not None and not _are_characters(found, token_ids, text):
+            meant = f"int32 ({len(token_ids)},), none below 0, with the sum {len(text)}, or None"
+            raise wrong(self._name, "token_characters", found, meant)
+        return found
+
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
@@ -235,3 +243,12 @@ def _are_ids(ids: Any) -> bool:
 def _are_logprobs(logprobs: Any, ids: np.ndarray) -> bool:
     numbers = isinstance(logprobs, np.ndarray) and logprobs.dtype.kind == "f"
     return numbers and logprobs.shape == ids.shape and not bool(np.isnan(logprobs).any())
+
+
+def _are_characters(found: Any, ids: np.ndarray, text: str) -> bool:
+    return (
+        _are_ids(found)
+        and found.shape == ids.shape
+        and bool((found >= 0).all())
+        and int(found.sum()) == len(text)
+    )

@@ -77,6 +77,10 @@ class ModelEngine(Engine):
         """int32 (n,): the tokens of a text that follows a path (``text_tokens``)."""
         return np.array(following(partial(text_ids, self._tokenizer), text), np.int32)
 
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        """See ``KnowsTokens``."""
+        return self._detokenizer.token_characters(token_ids, text)
+
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:

@@ -184,6 +184,7 @@ class ScriptedEngine(Engine):
         elif pieces is None:
             raise UserError("a script that is a function needs the list of its pieces")
         self.tokenizer = ScriptedTokenizer(pieces)
+        self._detokenizer = Detokenizer(self.tokenizer)
         self.counters = EngineCounters()
         self._policy: Policy = script
         self._delay = delay
@@ -204,6 +205,10 @@ class ScriptedEngine(Engine):
     def encode(self, text: str) -> np.ndarray:
         """See ``Engine``. A piece of the script is one token, any other text is bytes."""
         return self.tokenizer.encode_piece(text)
+
+    def token_characters(self, token_ids: np.ndarray, text: str) -> np.ndarray | None:
+        """See ``KnowsTokens``."""
+        return self._detokenizer.token_characters(token_ids, text)
 
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]

@@ -8,6 +8,7 @@ files are the same bytes as those of an uninterrupted one.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from butwait.engines.engine import Engine
 from butwait.engines.scheduling.rows import Concurrency, places
 from butwait.evaluation.classes import with_classes
 from butwait.evaluation.settings import MethodSettings
+from butwait.evaluation.tokens import tokens_of
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Grade, Key, Problem, SearchTree, UserError
@@ -38,6 +40,7 @@ async def run_attempts(
     key: Key,
     folder: Path,
     *,
+    token_logprobs: bool = False,
     shard_size: int = 64,
     concurrency: Concurrency = 64,
     on_problem: Callable[[list[Attempt]], None] = lambda attempts: None,
@@ -52,6 +55,8 @@ async def run_attempts(
         method: how a problem is attempted.
         key: of the stage, set and method; every problem derives its own from it.
         folder: where ``shard-00000.parquet`` and so on go.
+        token_logprobs: whether the files hold each attempt's ``by_token``; what is returned does
+            not.
         shard_size: problems in one file, where the folder has none yet.
         concurrency: problems in flight at a time; ``auto``: as many as keep the rows full.
         on_problem: called with the attempts at every problem, stored ones first.
@@ -60,7 +65,7 @@ async def run_attempts(
         UserError: a stored shard is unreadable or belongs to another evaluation; the method needs
             a reward model and there is none; the disk is full.
     """
-    attempter = _Attempter(engine, reward_model, grader, method, key)
+    attempter = _Attempter(engine, reward_model, grader, method, key, token_logprobs)
     gate = places(concurrency, engine)
 
     async def one(problem: Problem) -> list[Attempt]:
@@ -96,7 +101,7 @@ async def stored_attempts(
     paths = await map_shards(
         problems,
         attempt,
-        ShardFormat(write_shard, read_shard),
+        ShardFormat(write_shard, partial(read_shard, tokens=True), brief=read_shard),
         folder,
         shard_size=shard_size,
         concurrency=concurrency,
@@ -145,14 +150,18 @@ class Attempting:
     Attributes:
         methods: by name.
         key: of the stage.
+        token_logprobs: whether attempts have ``by_token``.
     """
 
     methods: Mapping[str, MethodSettings]
     key: Key
+    token_logprobs: bool
 
     async def __call__(self, opened: Opened, asked: Asked) -> list[Attempt]:
         method, key = self.methods[asked.method], self.key.derive(asked.problem_set, asked.method)
-        attempter = _Attempter(opened.engine, opened.reward_model, opened.grader, method, key)
+        attempter = _Attempter(
+            opened.engine, opened.reward_model, opened.grader, method, key, self.token_logprobs
+        )
         return await attempter.attempts(asked.problem)
 
 
@@ -165,6 +174,7 @@ class _Attempter:
     grader: Grader
     method: MethodSettings
     key: Key
+    token_logprobs: bool
 
     async def attempts(self, problem: Problem) -> list[Attempt]:
         """The k graded attempts at one problem."""
@@ -218,6 +228,7 @@ class _Attempter:
             reward_tokens=tree.counts.reward_tokens,
             length=len(tree.path_tokens(node)),
             score=grade.score,
+            by_token=tokens_of(tree, node, self.engine) if self.token_logprobs else None,
         )
 
 

@@ -56,6 +56,9 @@ class EvaluateSettings(Settings):
     """Problem set -> the column that says which of its problems are alike (a year, a template),
     one of its ``columns.metadata``. ``interval`` and ``se`` then count clusters; comparisons and
     arms count problems."""
+    token_logprobs: Resource[bool] = True
+    """Whether attempts are stored with the log-probability of each token: 2 to 3 bytes a token on
+    disk, beside 1 to 2 of text. ``butwait view`` shades texts by them."""
     shard_size: Resource[Annotated[int, Field(gt=0)]] = 64
     """Problems in one file of attempts."""
     concurrency: Resource[Concurrency] = 64

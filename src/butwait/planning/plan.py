@@ -38,6 +38,8 @@ from butwait.training.settings import OptimizerSettings, PrmSettings, SftSetting
 TREE_BYTES, ATTEMPT_BYTES, EXAMPLE_BYTES = 13, 8, 8
 """Bytes on disk of a token in a tree (id, log-probability, text), an attempt and an example,
 measured on small runs."""
+LOGPROB_BYTES = 3
+"""Besides, of a token in an attempt that is stored with its log-probability."""
 DRAWN = (SearchStage, EvaluateSettings)
 """Settings of stages that a pilot runs."""
 
@@ -227,6 +229,8 @@ class _Planner:
 
     def disk(self, stage: Any, work: Work) -> float:
         kept = work.trees * TREE_BYTES + work.attempts * ATTEMPT_BYTES
+        if isinstance(stage, EvaluateSettings) and stage.token_logprobs:
+            kept += work.attempts * LOGPROB_BYTES
         kept += work.examples * work.example * EXAMPLE_BYTES
         if isinstance(stage, OptimizerSettings) and self.policy is not None and work.steps:
             number = NUMBER[stage.precision]

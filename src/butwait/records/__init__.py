@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from butwait.records.attempt import Attempt
+    from butwait.records.attempt import Attempt, AttemptTokens
     from butwait.records.errors import UserError
     from butwait.records.example import Example, Span
     from butwait.records.grade import Grade, Status
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "attempt": ("Attempt",),
+    "attempt": ("Attempt", "AttemptTokens"),
     "errors": ("UserError",),
     "example": ("Example", "Span"),
     "grade": ("Grade", "Status"),
@@ -41,6 +41,7 @@ __all__ = [
     "OPEN",
     "AnswerKind",
     "Attempt",
+    "AttemptTokens",
     "Counts",
     "Example",
     "Finish",

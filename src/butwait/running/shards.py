@@ -75,13 +75,15 @@ class ShardFormat(Generic[Result]):
 
     ``write`` must give the same bytes for the same results, and ``read`` must give them back
     exactly, but for what goes ``aside``. Both are handed a path that is not the final one:
-    ``map_shards`` makes files appear whole.
+    ``map_shards`` makes files appear whole. ``brief`` reads as much of a finished shard as
+    ``on_result`` is to be told of; without it that is all.
     """
 
     write: Callable[[Path, Sequence[Result]], None]
     read: Callable[[Path], list[Result]]
     suffix: str = ".parquet"
     aside: Aside[Result] | None = None
+    brief: Callable[[Path], list[Result]] | None = None
 
     def store(self, path: Path, results: Sequence[Result]) -> None:
         """Writes a file of results, atomically. What goes aside is written first: a file of results
@@ -168,7 +170,7 @@ async def map_shards(
 
     async def shard(path: Path, indices: range) -> None:
         if path.exists():
-            for result in format.load(path):
+            for result in (format.brief or format.load)(path):
                 on_result(result)
         elif all(str(index) in skipped for index in indices):
             return

@@ -69,6 +69,8 @@ class Library:
                 return attempts.attempt_table(self._folder(number), stage)
             case ["attempts", number, stage, "texts", chunk]:
                 return attempts.attempt_texts(self._folder(number), stage, chunk)
+            case ["attempts", number, stage, "tokens", chunk]:
+                return attempts.attempt_tokens(self._folder(number), stage, chunk)
             case ["examples", number, stage]:
                 return examples.example_list(self._folder(number), stage)
             case ["examples", number, stage, "texts", chunk]:
@@ -113,7 +115,9 @@ def _parts(what: str, name: str, table: dict[str, Any]) -> list[str]:
     if what == "trees":
         return [f"tree/{name.partition('/')[2]}/{tree}" for tree in table["id"]]
     if what == "attempts":
-        return [f"{name}/texts/{chunk['id']}" for chunk in table["chunks"]]
+        chunks = table["chunks"]
+        texts = [f"{name}/texts/{chunk['id']}" for chunk in chunks]
+        return texts + [f"{name}/tokens/{chunk['id']}" for chunk in chunks if chunk["tokens"]]
     if what == "examples":
         chunks = range(-(-len(table["problem"]) // table["chunk"]))
         return [f"{name}/texts/{chunk}" for chunk in chunks]

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from butwait.engines.detokenizer import GrowingText
+from butwait.engines.detokenizer import token_characters
 from butwait.reward_models.kinds.trained import FILE as REWARD_MODEL
 from butwait.view.folders import Folder
 
@@ -41,15 +41,27 @@ def pieces_of(
 
 
 class _Decoder:
-    """As much of a detokenizer as a growing text needs."""
+    """As much of a detokenizer as it takes to cut a text."""
 
     def __init__(self, path: str) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(path)
+        ids = range(self._tokenizer.get_vocab_size())
+        # A decoder may strip the space of a text's first token.
+        texts = ((i, self.decode([i])) for i in ids)
+        self._before = next(([i] for i, t in texts if t.isascii() and t.isalnum()), [])
+        self._added: dict[int, str] = {}
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def added(self, token: int) -> str:
+        """What a token adds to a text."""
+        if token not in self._added:
+            start = len(self.decode(self._before))
+            self._added[token] = self.decode([*self._before, token])[start:]
+        return self._added[token]
 
 
 @lru_cache(maxsize=2)
@@ -58,16 +70,12 @@ def _tokenizer(path: str, changed: int) -> _Decoder:
 
 
 def _parted(tokenizer: _Decoder, token_ids: list[int], text: str) -> list[str] | None:
-    growing: Any = GrowingText(tokenizer, np.zeros(0, np.int32), "")  # type: ignore[arg-type]
-    pieces = []
-    for place, token in enumerate(token_ids, 1):
-        before = len(growing.text)
-        growing.append([token], last=place == len(token_ids))
-        pieces.append(growing.text[before:])
-    rest = "".join(pieces[1:])
-    if pieces and text.endswith(rest):  # a decoder may strip the space of a text's first token
-        return [text[: len(text) - len(rest)], *pieces[1:]]
-    return pieces if "".join(pieces) == text else None
+    added = [tokenizer.added(token) for token in token_ids]
+    counts = token_characters(tokenizer.decode, added, token_ids, text)
+    if counts is None:
+        return None
+    ends = np.cumsum(counts).tolist()
+    return [text[a:b] for a, b in pairwise([0, *ends])]
 
 
 def _tokenizer_file(folder: Folder, stage: str) -> Path | None:

@@ -42,11 +42,16 @@ def numbers(values: np.ndarray | Iterable[float | None], places: int | None = No
         values: (n,).
         places: digits behind the point; None: ``DIGITS`` in all.
     """
-    array = np.array([np.nan if v is None else v for v in values], np.float64)
+    if not isinstance(values, np.ndarray):
+        values = np.array([np.nan if v is None else v for v in values], np.float64)
+    array = values.astype(np.float64)
     known = np.isfinite(array)
     if places is None:
         return [float(f"{v:.{DIGITS}g}") if ok else None for v, ok in _pairs(array, known)]
-    return [round(v, places) if ok else None for v, ok in _pairs(array, known)]
+    rounded = np.round(array, places) + 0.0  # a zero has no sign
+    return (
+        rounded.tolist() if known.all() else [v if ok else None for v, ok in _pairs(rounded, known)]
+    )
 
 
 def _pairs(array: np.ndarray, known: np.ndarray) -> Iterable[tuple[float, bool]]:

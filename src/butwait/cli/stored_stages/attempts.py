@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from butwait.cli.stored_stages.chosen import (
     the_stage,
 )
 from butwait.cli.stored_stages.paging import paged
-from butwait.evaluation.storage import stored_problems
+from butwait.evaluation.storage import TOKEN_NAMES, stored_problems
 from butwait.records import Attempt, Status, UserError
 from butwait.running.terminal import visible
 
@@ -113,8 +113,10 @@ class _Part:
         return (rows[0].problem_id for rows in stored_problems(self.folder, texts=False))
 
     def chosen(self, choice: Choice) -> Iterator[tuple[str, int, list[Attempt]]]:
-        """(problem's id, all of its attempts, the chosen ones)."""
-        for rows in stored_problems(self.folder, problem=choice.problem):
+        """(problem's id, all of its attempts, the chosen ones): those of one problem with their
+        tokens, where they were stored."""
+        tokens = choice.problem is not None
+        for rows in stored_problems(self.folder, tokens=tokens, problem=choice.problem):
             if kept := [row for row in rows if row.status in choice.statuses]:
                 yield rows[0].problem_id, len(rows), kept
 
@@ -129,7 +131,7 @@ class _Part:
                     "problem_id": problem,
                     "question": about.get("question"),
                     "gold": about.get("answer"),
-                    **{k: v for k, v in asdict(row).items() if k != "problem_id"},
+                    **_plain(row),
                 }
 
     def show(self, screen: Console, choice: Choice) -> int:
@@ -172,6 +174,16 @@ class _Part:
             show_rows(screen, table)
             screen.print()
         return made
+
+
+def _plain(row: Attempt) -> dict[str, Any]:
+    """What is known of an attempt, its problem's id aside, as JSON has it."""
+    row, by_token = replace(row, by_token=None), row.by_token
+    found = {k: v for k, v in asdict(row).items() if k not in ("problem_id", "by_token")}
+    if by_token is not None:
+        columns = (by_token.characters.tolist(), by_token.logprobs.tolist())
+        found |= dict(zip(TOKEN_NAMES, columns, strict=True))
+    return found
 
 
 def _answers(rows: Sequence[Attempt]) -> str:

@@ -55,7 +55,7 @@ async def _evaluate(run: StageRun, settings: EvaluateStage) -> Outcome:
     engine = run.recipe.engine
     asked = [in_flight(m.sampler, everything, settings, engine, m.k) for m in methods]
     paths = max((n for n in asked if n is not None), default=None)
-    work = Attempting(settings.methods, run.key)
+    work = Attempting(settings.methods, run.key, settings.token_logprobs)
     async with run.crew(work, everything, rules, settings.concurrency, paths=paths) as crew:
         for problem_set, method in product(settings.problems, settings.methods):
             attempts = await _attempts(run, settings, problem_set, method, crew)
