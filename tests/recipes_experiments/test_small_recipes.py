@@ -96,15 +96,18 @@ def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
     trainings = {name: stage for name, stage in stages.items() if stage.kind == "sft"}
     assert set(trainings) == {f"sft_{arm}-{seed}" for arm in ARMS for seed in (1, 2, 3)}
     settings = {
-        stage.model_copy(update={"from_": (), "arm": ""}).model_dump_json()
+        stage.model_copy(update={"from_": (), "arm": "", "epochs": 0}).model_dump_json()
         for stage in trainings.values()
     }
     assert len(settings) == 1
+    # But-wait finds a third of the tokens, and sees them as many times more often.
+    epochs = {arm: trainings[f"sft_{arm}-1"].epochs for arm in ARMS}
+    assert epochs == dict.fromkeys(ARMS, 4) | {"but_wait": 11}
     tokens = {}
     for arm in ARMS:
         data = trainings[f"sft_{arm}-1"].from_
         tokens[arm] = sum(stages[name].loss_tokens or 0 for name in data)
-    assert tokens == dict.fromkeys(ARMS, 2400) | {"own_380": 0, "limo_380": 0}
+    assert tokens == dict.fromkeys(ARMS, 2400) | {"own_380": 0, "limo_380": 0, "but_wait": 0}
     assert stages["limo_380"].subset.same_questions_as == "own_380"
     evaluated = {
         (
