@@ -153,7 +153,8 @@ def served(folder: Path) -> dict[str, Any]:
     }
     Path("serve.yaml").write_text(yaml.safe_dump(settings))
     words = [sys.executable, "-m", "butwait", "serve", "--config", "serve.yaml", "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     server = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True)
     assert server.stdout is not None
     lines = (re.search("http://(.*?)/v1", line) for line in server.stdout)
