@@ -3,8 +3,8 @@
 TRL's output head works in tiles so that a GPU never holds all logits. Without Triton it runs the
 positions without loss too, in many passes over memory, and the products of its gradient in
 float32. On a CPU, where the logits of a pass have room, the model's own head is given the tokens
-with loss alone: a quarter of the time for half a row with loss. And torch's fused attention is
-slower than the plain one while rows are short.
+with loss alone (figures: docs/log.md). And torch's fused attention is slower than the plain one
+while rows are short.
 """
 
 import functools
