@@ -2,7 +2,7 @@
 
 import pytest
 
-from butwait.problems.kinds.sums import SPLITS, SumsSettings, generate, make_problem
+from butwait.problems.kinds.sums import SPLITS, SumsSettings, every_line, generate, make_problem
 from butwait.problems.settings import ProblemSetSettings
 from butwait.problems.sources import load_problems
 from butwait.records import Problem, UserError
@@ -71,3 +71,25 @@ def test_as_a_set_of_a_recipe() -> None:
     problems = load_problems(asked)
     assert len(problems) == 7
     assert all(problem.source == "sums" for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        ("4 + 7 = 11\n11 + 2 = 13\n\\boxed{13}", "13", 1),
+        ("4+7+2 = 13", " 13 ", 1),
+        ("4 + 7 + 2 = 11 + 2 = 13", "13", 1),
+        ("3 * 3 + 4 = 13\n2 - 3 * 2 = 2 - 6", "13", 1),
+        ("\\boxed{13}", "13", 1),
+        ("4 + 7 = 12\n12 + 2 = 13\n\\boxed{13}", "13", 0),
+        ("4 + 7 = 11 + 2 = 13", "13", 0),
+        ("the sum = 13", "13", 0),
+        ("4 + 7 = 11 = ", "13", 0),
+        ("4 + 7 = 11", "11", 0),
+        ("4 + 7 = 11", "no number", 0),
+        ("4 + 7 = 11", None, 0),
+    ],
+)
+def test_steps_that_are_right(response: str, answer: str | None, right: int) -> None:
+    asked = {"gold": "13", "response": response}
+    assert every_line("4 + 7 + 2", answer, asked) == right

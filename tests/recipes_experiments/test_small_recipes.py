@@ -24,6 +24,7 @@ ARMS = (
     "alone",
     "mixed_stitch",
     "mixed_backtrack",
+    "right_steps",
 )
 
 RL = {"steps": 2, "questions": 2, "batch_size": 8, "precision": "float32", "generation.slots": 32}
@@ -119,6 +120,18 @@ def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
         if stage.kind == "evaluate"
     }
     assert evaluated == {(2, 144, 0.8)}
+
+
+def test_right_steps_come_from_the_search_of_the_correct_ones() -> None:
+    recipe = load_recipe("small/table", STAGES)
+    searches = [recipe.stages[name] for name in ("search", "steps_search")]
+    assert searches[0] == searches[1].model_copy(update={"problems": "limo"})
+    questions, judged = recipe.problems["limo"], recipe.problems["limo_steps"]
+    assert judged == questions.model_copy(
+        update={"verifier": "butwait.problems.kinds.sums:every_line"}
+    )
+    datasets = [recipe.stages[name] for name in ("correct", "right_steps")]
+    assert datasets[0] == datasets[1].model_copy(update={"from_": datasets[0].from_})
 
 
 def test_arms_of_grpo_differ_in_what_they_learn_alone() -> None:

@@ -4,6 +4,8 @@ imported where it must be asked."""
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +91,33 @@ def give_memory_back(trained: bool = False) -> None:
     if on_card:
         torch.cuda.empty_cache()
     # glibc keeps what was freed.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
+    if trim := _of_glibc("malloc_trim"):
         trim(0)
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """While it is open, memory that is freed stays with this process (glibc; elsewhere nothing is
+    changed). The steps of a training ask for the same again and again, and what came anew from the
+    system each time would first be cleared, page by page (docs/log.md)."""
+    tell = _of_glibc("mallopt")
+    if tell is None:
+        yield
+        return
+    tell(_MMAP_MAX, 0)
+    tell(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        tell(_MMAP_MAX, 65536)
+        tell(_TRIM_THRESHOLD, 2**26)
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""glibc's ``malloc.h``. Large pieces are otherwise mapped one by one (at most 65,536 of them), and
+64 MiB is where its own threshold for giving memory back ends up."""
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -18,6 +18,7 @@ from transformers.integrations import TensorBoardCallback
 
 from butwait.engines.models import no_progress_bars
 from butwait.records import UserError
+from butwait.running.devices import memory_kept
 from butwait.running.packages import require
 from butwait.running.progress import task
 from butwait.running.refusals import refusals_told
@@ -100,7 +101,8 @@ def resume(
         checkpoint = work.last()
     if checkpoint is not None:
         restore(checkpoint[1])
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
+    with memory_kept():
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint[0]))
     return beginning.moved(policy_of(trainer))
 
 

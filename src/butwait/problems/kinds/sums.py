@@ -10,9 +10,10 @@ function of it, and a hash of the text decides the split.
 """
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -117,6 +118,28 @@ def _worked(terms: Sequence[int], operations: Sequence[str]) -> Iterator[tuple[s
         sign, left, right = signs.pop(at), numbers[at], numbers.pop(at + 1)
         numbers[at] = OPERATIONS[sign](left, right)
         yield f"{left} {sign} {right} = {numbers[at]}", numbers[at]
+
+
+def every_line(question: str, answer: str | None, metadata: dict[str, Any]) -> float:
+    """A verifier (docs/how_to/verifier.md) that asks for right steps as well: 1 if the answer is
+    the gold one and what stands on both sides of every ``=`` of the response is the same number,
+    else 0. Terms that were left out or taken twice are not noticed."""
+    if answer is None or _value(answer) != int(metadata["gold"]):
+        return 0.0
+    equations = [line.split("=") for line in metadata["response"].splitlines() if "=" in line]
+    values = [{_value(side) for side in sides} for sides in equations]
+    return float(all(len(each) == 1 and None not in each for each in values))
+
+
+def _value(side: str) -> int | None:
+    """Of numbers and signs, products first; None for anything else."""
+    if not _SIDE.fullmatch(side):
+        return None
+    numbers, signs = [int(n) for n in re.findall(r"\d+", side)], re.findall(r"[-+*]", side)
+    return [numbers[0], *(result for _, result in _worked(numbers, signs))][-1]
+
+
+_SIDE = re.compile(r"\s*\d+(\s*[-+*]\s*\d+)*\s*", re.ASCII)
 
 
 def _candidates(settings: SumsSettings) -> Iterator[tuple[list[int], list[str]]]:
