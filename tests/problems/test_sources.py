@@ -14,6 +14,8 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
+from butwait.api.problems import problem_of
+from butwait.api.stored import grade
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import PRESETS, with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
@@ -79,6 +81,29 @@ def test_answers_after_a_mark(tmp_path: Path) -> None:
     source = write(tmp_path, [{"question": "clips?", "answer": answer}])
     (problem,) = load(source, answer_after="####", columns=Columns(solution="answer"))
     assert (problem.answer, problem.answer_kind, problem.solution) == ("1072", "integer", answer)
+
+
+WORKED = {
+    "48 / 2 = <<48/2=24>>24.\n#### 1,072": "1072",
+    "We add, so $x = \\boxed{5}$ is found.": "5",
+    "Roots: $\\boxed{2}$ and $\\boxed{3}$.": "2, 3",
+    "\\boxed{12}": "12",
+    "#### ": "####",
+    "1/2": "1/2",
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), WORKED.items())
+def test_a_gold_answer_that_is_a_whole_solution_is_read(
+    tmp_path: Path, gold: str, answer: str
+) -> None:
+    source = write(tmp_path, [{"question": "clips?", "answer": gold}])
+    (problem,) = load(source)
+    assert problem.answer == answer
+    assert load(source, answer_kind="text")[0].answer == gold.strip()
+    assert load(source, verifier="math:gcd")[0].answer == gold.strip()
+    assert problem_of("clips?", gold).answer == {"1072": "1,072"}.get(answer, answer)
+    assert grade(f"\\boxed{{{answer}}}", gold).correct
 
 
 def test_order_offset_limit_and_shuffle(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from butwait.api.objects import Verifier, plain, verifier_place
 from butwait.api.question import Given, written
-from butwait.problems.answers import answer_kind
+from butwait.problems.answers import answer_kind, read_gold
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
@@ -31,9 +31,11 @@ def problem_of(question: str | Problem, gold: str | None = None) -> Problem:
     if isinstance(question, Problem):
         if gold is None:
             return question
+        gold = read_gold(gold)
         return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"a question is a text, and this is {question!r:.80}")
+    gold = gold and read_gold(gold)
     kind = "math" if gold is None else answer_kind(gold)
     return Problem(text_id(question), question, gold, kind)
 

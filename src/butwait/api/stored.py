@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from butwait.api.objects import Verifier, verifier_place
-from butwait.problems.answers import answer_kind
+from butwait.problems.answers import answer_kind, read_gold
 from butwait.problems.grading import Grader
 from butwait.records import AnswerKind, Grade, Problem, SearchTree
 from butwait.search.node_table import NODE_TABLE, node_table
@@ -60,12 +60,15 @@ def grade(
 
     Args:
         response: what is judged.
-        gold: the right answer; None where the ``verifier`` needs none.
+        gold: the right answer, or a whole solution that ends in it (``#### 18``, a box); None where
+            the ``verifier`` needs none.
         question: for the ``verifier``.
         verifier: judges in place of the rules (docs/how_to/verifier.md): ``module:function``, or a
             function, of a notebook too. Where it fails, the verdict is ``ungradable``, and a
             warning says why.
     """
+    if gold is not None and verifier is None:
+        gold = read_gold(gold)
     kind: AnswerKind = "math" if gold is None else answer_kind(gold)
     name = None if verifier is None else verifier_place(verifier, stored=False)
     held = {str(name): verifier} if callable(verifier) else {}

@@ -200,6 +200,14 @@ def needs_calculation(text: str) -> bool:
     return _CALCULATED.search(latex) is not None and _NO_VALUE.search(free) is None
 
 
+def read_gold(target: str) -> str:
+    """The answer in a gold text, which may be a whole solution: its last boxes, or what follows its
+    last ``####`` (GSM8K). Any other text is the answer."""
+    if "####" in target or "\\boxed" in target:
+        return joined_boxes(target) or extract_answer(target, "math") or target.strip()
+    return target.strip()
+
+
 def gold_text(gold: str | float | Decimal | None) -> str | None:
     """A gold answer as text; numbers are taken as well: 2.0 is "2", and NaN is none."""
     return gold if gold is None or isinstance(gold, str) else number_text(gold) or None

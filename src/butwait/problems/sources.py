@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from butwait.problems.answers import read_gold
 from butwait.problems.cells import NOTHING, cell, text_of, whole
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
@@ -285,14 +286,17 @@ def _named(columns: Columns) -> Iterable[str]:
 
 
 def _cut(text: str | None, settings: ProblemSetSettings) -> list[str]:
-    """The gold answers in a text: what stands after the mark, between the separators."""
+    """The gold answers in a text: what stands after the mark, between the separators; of a whole
+    solution, where the rules of equality judge, the answer it ends in."""
     if text is not None and settings.answer_after is not None:
         _, mark, tail = text.rpartition(settings.answer_after)
         text = tail if mark else None
     if text is None:
         return []
     parts = text.split(settings.answer_separator) if settings.answer_separator else [text]
-    return [part.strip() for part in parts if part.strip()]
+    as_written = settings.answer_kind == "text" or settings.verifier is not None
+    golds = [part.strip() if as_written else read_gold(part) for part in parts]
+    return [gold for gold in golds if gold]
 
 
 def _is_integer(gold: str) -> bool:

@@ -12,8 +12,8 @@ from butwait.evaluation.logs.records import (
     as_text,
     held,
     number,
-    read_gold,
 )
+from butwait.problems.answers import read_gold
 from butwait.records import UserError
 from butwait.running.json_lines import decoded, parsed, reason
 

@@ -13,8 +13,8 @@ from butwait.evaluation.logs.records import (
     as_text,
     held,
     number,
-    read_gold,
 )
+from butwait.problems.answers import read_gold
 from butwait.records import UserError
 
 _COLUMNS = ("doc", "metric", "model_response")

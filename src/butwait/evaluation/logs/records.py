@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from butwait.problems.answers import extract_answer
 from butwait.records import UserError
 
 T = TypeVar("T")
@@ -95,13 +94,6 @@ def held(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...],
         what = "has no field" if name not in row else "has another kind of value in its field"
         raise UserError(f"{where} {what} {name!r}, so it is no log of a version that is read here")
     return value
-
-
-def read_gold(target: str) -> str:
-    """The answer in a target, which may be a whole solution (GSM8K's ``#### 18``, a box)."""
-    if "####" in target or "\\boxed" in target:
-        return extract_answer(target, "math") or target.strip()
-    return target.strip()
 
 
 def as_text(value: Any, where: str) -> str:
