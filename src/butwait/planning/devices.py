@@ -18,7 +18,7 @@ TRAIN_FLOPS = 0.35
 FLOAT32_SLOWER = 8
 """How much slower a GPU trains in float32 than in bfloat16."""
 SERVED_PASS_S = 0.004
-"""Seconds that vLLM or another server takes for a pass beside the model."""
+"""Seconds that vLLM or another server takes for a pass beside the model: assumed, not measured."""
 LAYER_S, ROW_S = 0.001, 0.0001
 """Seconds that the in-process engine takes for a layer of a pass, and for a row: 512 rows of
 SmolLM2's 30 layers took 0.086 s a pass on an H200 (benchmarks/results/gpu/engine.json)."""

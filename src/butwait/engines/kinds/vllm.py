@@ -1,4 +1,4 @@
-"""vLLM in this process: what it takes, and how it is started."""
+"""vLLM on this machine, in a process of its own: what it takes, and how it is started."""
 
 import logging
 import os
@@ -26,8 +26,8 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_
 
 
 class VllmSettings(ModelEngineSettings):
-    """vLLM in this process (the extra ``vllm``, or vLLM's own CPU build). ``capacity`` is vLLM's
-    ``max_model_len``."""
+    """vLLM on this machine, in a process of its own (the extra ``vllm``, or vLLM's own CPU build).
+    ``capacity`` is vLLM's ``max_model_len``."""
 
     kind: Literal["vllm"]
     max_rows: Resource[Annotated[int, Field(gt=0)]] = 512
