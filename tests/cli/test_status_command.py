@@ -100,9 +100,20 @@ def test_workers_and_servers_are_told(half: Path, command: Run) -> None:
     said(half, workers=[{"index": 0, "state": "works", "done": 7, "restarts": 1}])
     servers = {url: {"requests": 12000, "failures": 2} for url in ("http://a/v1", "http://b/v1")}
     record(half, "base", servers=servers)
-    out = command("status")[1]
+    with locked(half):
+        out = command("status")[1]
+        found = json.loads(command("status", "--json")[1])
     assert "worker 0: state works, done 7, restarts 1" in out
     assert "http://b/v1: 12,000 requests, 2 failures" in out
+    assert found["workers"] == [{"index": 0, "state": "works", "done": 7, "restarts": 1}]
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "stopped"])
+def test_workers_are_not_told_of_a_run_that_is_over(state: str, half: Path, command: Run) -> None:
+    """``running``: it was killed, and its workers with it."""
+    said(half, state=state, workers=[{"index": 0, "state": "healthy", "done": 7, "restarts": 1}])
+    assert "worker 0" not in command("status")[1]
+    assert json.loads(command("status", "--json")[1])["workers"] is None
 
 
 def test_an_evaluation_counts_all_its_methods(half: Path) -> None:
