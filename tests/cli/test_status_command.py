@@ -100,9 +100,20 @@ def test_workers_and_servers_are_told(half: Path, command: Run) -> None:
     said(half, workers=[{"index": 0, "state": "works", "done": 7, "restarts": 1}])
     servers = {url: {"requests": 12000, "failures": 2} for url in ("http://a/v1", "http://b/v1")}
     record(half, "base", servers=servers)
-    out = command("status")[1]
+    with locked(half):
+        out = command("status")[1]
+        found = json.loads(command("status", "--json")[1])
     assert "worker 0: state works, done 7, restarts 1" in out
     assert "http://b/v1: 12,000 requests, 2 failures" in out
+    assert found["workers"] == [{"index": 0, "state": "works", "done": 7, "restarts": 1}]
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "stopped"])
+def test_workers_are_not_told_of_a_run_that_is_over(state: str, half: Path, command: Run) -> None:
+    """``running``: it was killed, and its workers with it."""
+    said(half, state=state, workers=[{"index": 0, "state": "healthy", "done": 7, "restarts": 1}])
+    assert "worker 0" not in command("status")[1]
+    assert json.loads(command("status", "--json")[1])["workers"] is None
 
 
 def test_an_evaluation_counts_all_its_methods(half: Path) -> None:
@@ -290,6 +301,41 @@ def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(KeyboardInterrupt), progress.reported(tmp_path, "mine", {}):
         raise KeyboardInterrupt
     assert (read()["state"], read()["error"]) == ("stopped", None)
+
+
+@pytest.mark.parametrize("stored", [0, 450])
+def test_a_line_of_progress_counts_what_this_session_did(
+    monkeypatch: pytest.MonkeyPatch, stored: int
+) -> None:
+    """One problem a minute, after the stored ones; that is known once two are done."""
+    clock, told = [0.0], list[str]()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "say", lambda line, level: told.append(line))
+    with progress.task("searching", stored + 50) as task:
+        for _ in range(stored):
+            task.advance(1)
+        for minute in (60.0, 120.0, 180.0):
+            clock[0] = minute
+            task.advance(1, ESS="45%")
+    total = stored + 50
+    assert told == [
+        f"  searching: {stored + 1}/{total}  60 s  ESS 45%",
+        f"  searching: {stored + 2}/{total}  120 s, 2880 s left  ESS 45%",
+        f"  searching: {stored + 3}/{total}  180 s, 2820 s left  ESS 45%",
+    ]
+
+
+def test_the_report_tells_what_is_due(tmp_path: Path) -> None:
+    def due() -> Any:
+        return json.loads((tmp_path / ".progress.json").read_text())["due"]
+
+    with progress.reported(tmp_path, "mine", {"base": "evaluate", "sft": "sft"}):
+        assert due() is None
+        progress.show_due(["sft"])
+        assert due() == ["sft"]
+        with progress.reported_on(tmp_path):
+            progress.begin_stage("sft")
+        assert due() == ["sft"]
 
 
 def test_a_report_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from butwait.engines.settings import ModelSettings
 from butwait.planning.counting import count_stages
+from butwait.planning.devices import DEVICES
 from butwait.planning.json_form import as_json, verdict
-from butwait.planning.known import facts, find_shape
+from butwait.planning.known import UNKNOWN_SIZE, facts, find_shape, set_facts
 from butwait.planning.memory import Held, lora_weights, training_parts
 from butwait.planning.plan import plan_recipe
 from butwait.planning.shapes import shape_of
@@ -256,3 +257,110 @@ def test_a_plan_needs_no_torch_and_no_network() -> None:
         "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules), 'heavy'\n"
     )
     subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, timeout=60)
+
+
+def planned(**more: Any) -> tuple[Any, str]:
+    """The plan of stage ``s``, and the verdict."""
+    plan = plan_recipe(recipe(**more))
+    return plan.stages["s"], verdict(plan)
+
+
+def judged(judge: dict[str, Any]) -> dict[str, Any]:
+    step = {"delimiters": ["\n"], "max_tokens": 64}
+    sampler = {"kind": "particle_filter", "particles": 8, "step": step}
+    common = {"kind": "search", "problems": "a", "concurrency": 4}
+    return {"s": common | {"sampler": sampler, "reward_model": judge}}
+
+
+POOLING = {"kind": "pooling", "base_url": "http://a"}
+LOCAL = {"kind": "qwen_math_prm"}
+
+
+@pytest.mark.parametrize(
+    ("served", "loaded"),
+    [
+        (POOLING, {"kind": "confidence"}),
+        ({"kind": "ensemble", "members": [POOLING, LOCAL]}, LOCAL),
+    ],
+)
+def test_a_reward_model_at_a_server_takes_no_memory_and_no_hours_here(
+    served: dict[str, Any], loaded: dict[str, Any]
+) -> None:
+    there, told = planned(stages=judged(served))
+    here, plain = planned(stages=judged(loaded))
+    weights = "reward model weights"
+    assert there.parts.get(weights) == here.parts.get(weights)
+    assert there.fits == here.fits
+    assert there.flops > here.flops + 1e13  # of 7 billion weights
+    assert told == f"{plain}; not counted is what servers run: the reward model"
+
+
+def test_a_policy_at_servers_fits_every_device() -> None:
+    """With a model that no laptop holds; nobody knows how long the servers take."""
+    model = {"name": "microsoft/phi-4", "dtype": "bfloat16"}
+    stage, told = planned(engine={"kind": "openai", "base_url": "http://a/v1"}, model=model)
+    assert {fit.verdict for fit in stage.fits.values()} == {"fits"}
+    assert {fit.hours for fit in stage.fits.values()} == {None}
+    assert told == "mine fits on one T4; not counted is what servers run: the model"
+    stage, told = planned(engine={"kind": "vllm"}, model=model)
+    assert stage.fits["RTX 4090"].verdict == "no"
+    assert "servers" not in told
+
+
+@pytest.mark.parametrize(
+    ("workers", "shared"),
+    [
+        ({"kind": "processes", "count": 16}, True),
+        ({"kind": "ray", "count": 16}, True),
+        ({"kind": "ray", "count": 16, "address": "head:6379"}, False),
+    ],
+)
+def test_processes_of_one_machine_share_its_cpu(workers: dict[str, Any], shared: bool) -> None:
+    alone, _ = planned()
+    stage, _ = planned(workers=workers)
+    one, many = alone.fits["laptop CPU"], stage.fits["laptop CPU"]
+    assert stage.bytes_on(True) == pytest.approx(alone.bytes_on(True) * (16 if shared else 1))
+    assert many.hours == pytest.approx(one.hours / (1 if shared else 16))
+    assert (stage.devices, stage.cpus) == (16, 1 if shared else 16)
+    assert stage.bytes_on(False) == alone.bytes_on(False)  # a card for each
+    assert stage.fits["H100"].hours == pytest.approx(alone.fits["H100"].hours / 16)
+    crowd = {**workers, "count": 1000}
+    assert planned(workers=crowd)[0].fits["laptop CPU"].verdict == ("no" if shared else "fits")
+
+
+def test_the_verdict_counts_machines_where_they_are_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop = [device for device in DEVICES if device.is_cpu]
+    for module in ("json_form", "plan"):
+        monkeypatch.setattr(f"butwait.planning.{module}.DEVICES", laptop)
+    _, told = planned(workers={"kind": "processes", "count": 16})
+    assert told.startswith("mine fits on one laptop CPU (about ")
+    _, told = planned(workers={"kind": "ray", "count": 16, "address": "head:6379"})
+    assert told.startswith("mine fits on 16 laptop CPU (about ")
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_training_by_processes_of_one_machine_is_no_faster(machines: int) -> None:
+    data = {"kind": "external", "problems": "a"}
+
+    def learn(**more: Any) -> Any:
+        stages = {"data": data, "s": {"kind": "sft", "from": ["data"], "max_steps": 10} | more}
+        return planned(stages=stages)[0]
+
+    one, four = learn(), learn(launch={"processes": 4, "config": "cpu", "machines": machines})
+    assert four.bytes_on(True) == pytest.approx(4 // machines * one.bytes_on(True))
+    hours = [stage.fits["laptop CPU"].hours / stage.work.trained for stage in (one, four)]
+    assert hours[1] == pytest.approx(hours[0] / machines)
+    assert (four.devices, four.cpus) == (4, machines)
+
+
+@pytest.mark.parametrize(("suffix", "between"), [("csv", ","), ("tsv", "\t")])
+def test_rows_of_a_file_are_counted_and_not_its_lines(
+    tmp_path: Path, suffix: str, between: str
+) -> None:
+    file = tmp_path / f"mine.{suffix}"
+    row = f'"Once.\n\nHow many, then?"{between}7\n'
+    file.write_text(f"question{between}answer\n" + 100 * row)
+    settings = recipe(problems={"a": {"source": str(file)}}).problems["a"]
+    assert set_facts("a", settings).problems == 100
+    file.write_text('question\n"never closed\n')
+    assert set_facts("a", settings).problems == UNKNOWN_SIZE  # the run tells what is wrong

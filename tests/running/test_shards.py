@@ -256,8 +256,43 @@ def test_a_map_may_be_complete_without_them(
         raise AssertionError(f"{i} was stored, or set aside")
 
     assert run(tmp_path, 10, never, instead=lambda i: given) == paths
-    with pytest.raises(UserError, match=r"was made without item 5, item 6"):
-        run(tmp_path, 10, never)
+
+
+@pytest.mark.parametrize("given", [None, -1])
+@pytest.mark.parametrize("size", [1, 3, 4, 10])
+def test_those_that_were_set_aside_are_tried_again_where_they_are_wanted(
+    tmp_path: Path, given: int | None, size: int
+) -> None:
+    run(tmp_path, 10, but_two, shard_size=size, instead=lambda i: given)
+    asked, seen = list[int](), list[int]()
+
+    async def well(i: int) -> int:
+        if not asked:  # a kill in between loses nothing
+            asked.append(i)
+            raise UserError("killed")
+        asked.append(i)
+        return i * i
+
+    with pytest.raises(UserError, match="killed"):
+        run(tmp_path, 10, well)
+    paths = run(tmp_path, 10, well, on_result=seen.append)
+    assert sorted(set(asked)) == [5, 6]
+    assert [i for path in paths for i in json.loads(path.read_text())] == [i * i for i in range(10)]
+    assert sorted(seen) == [i * i for i in range(10)]
+    assert set_aside(tmp_path) == {}
+    assert names(tmp_path) == [".shards.json", *(path.name for path in paths)]
+
+
+def test_what_a_killed_session_had_set_aside_may_be_done_after_all(tmp_path: Path) -> None:
+    """It had noted it, and had not written the shard."""
+    run(tmp_path, 10, but_two, instead=lambda i: None)[1].unlink()
+
+    async def well(i: int) -> int:
+        return i * i
+
+    paths = run(tmp_path, 10, well, instead=lambda i: None)
+    assert json.loads(paths[1].read_text()) == [16, 25, 36, 49]
+    assert set_aside(tmp_path) == {}
 
 
 def test_a_shard_of_which_nothing_is_left_is_no_file(tmp_path: Path) -> None:
@@ -270,9 +305,25 @@ def test_a_shard_of_which_nothing_is_left_is_no_file(tmp_path: Path) -> None:
     assert run(tmp_path, 10, never, shard_size=1, instead=lambda i: None) == paths
 
 
-def test_a_map_of_which_nothing_is_left_is_not_complete(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [None, -1])
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_map_of_which_nothing_is_left_is_not_complete(
+    tmp_path: Path, given: int | None, skips: bool
+) -> None:
     async def none(i: int) -> int:
         raise SetAsideError(f"item {i}", "gone")
 
-    with pytest.raises(UserError, match=r"nothing is left .*item 0, item 1"):
-        run(tmp_path, 2, none, instead=lambda i: None)
+    instead = lambda i: given  # noqa: E731
+    with pytest.raises(UserError) as refused:
+        run(tmp_path, 2, none, instead=instead)
+    assert str(refused.value) == (
+        "nothing is left without those that ended their workers: item 0, item 1 (gone); mend what "
+        "ends them (memory, for example) and run the same command again: it tries them once more"
+    )
+
+    async def well(i: int) -> int:
+        return i * i
+
+    (path,) = run(tmp_path, 2, well, instead=instead if skips else None)
+    assert json.loads(path.read_text()) == [0, 1]
+    assert set_aside(tmp_path) == {}

@@ -1,12 +1,13 @@
 """Which devices workers have, and what is refused before anything is computed."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from worker_runs import prepare
+from worker_runs import RECIPE, prepare
 
 from butwait.engines.kinds.openai import OpenAISettings
 from butwait.engines.kinds.scripted import ScriptedSettings
@@ -17,8 +18,10 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.reward_models.kinds.trained import TrainedSettings
 from butwait.workers import placement
+from butwait.workers.crew import at_work
 from butwait.workers.job import Job
 from butwait.workers.placement import Placement, cannot_spread
+from butwait.workers.ray import places
 from butwait.workers.settings import WorkersSettings
 
 Command = Callable[..., tuple[int, str, str]]
@@ -190,3 +193,58 @@ def test_check_tells_it_before_anything_is_computed(own_folder: Path, command: C
     assert "--set workers.count=2" in told
     assert "has no meaning for workers.kind: local" in told
     assert len(told.splitlines()) == 1
+
+
+class Fleet:
+    """In place of ``RayHost``: a cluster that has room for three workers."""
+
+    count = 3
+
+    def __init__(self, *given: Any) -> None: ...
+
+    async def start(self, index: int) -> Any:
+        await asyncio.Future()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "count"),
+    [
+        ([8, 8], 1, 16),
+        ([8, 4], 3, 3),  # two and one: a worker is on one node
+        ([1, 1], 2, 1),  # none, until another node comes
+        ([], 1, 1),
+    ],
+)
+def test_a_cluster_says_how_many_workers_there_are(gpus: list[int], each: int, count: int) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(n)}} for n in gpus]
+    lost = {"Alive": False, "Resources": {"GPU": 8.0}}
+    assert places([*nodes, lost, {"Alive": True, "Resources": {}}], each) == count
+
+
+def test_a_crew_has_as_many_as_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("butwait.workers.ray.RayHost", Fleet)
+
+    async def nothing(opened: Any, item: Any, /) -> None: ...
+
+    async def size() -> int:
+        script = ScriptedSettings(kind="scripted", script="toys:policy")
+        job = Job(nothing, script, MODEL, PromptSettings(), None, (), (), concurrency=2)
+        monkeypatch.setattr(Job, "packed", lambda job: b"")
+        async with at_work(job, WorkersSettings(kind="ray")) as crew:
+            return crew.size
+
+    assert asyncio.run(size()) == 3 * 2
+
+
+def test_a_trained_reward_model_is_placed_before_it_is_trained(
+    own_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy needs no GPU, and the reward model that a stage before it trains does."""
+    monkeypatch.setattr(placement, "_devices", lambda: ["0"])
+    search = RECIPE["stages"]["search"] | {"from": ["judge"], "reward_model": None}
+    prepare(own_folder, {}, judge={"kind": "prm", "problems": "train"}, search=search)
+    engine = "engine={kind: openai, base_url: 'http://127.0.0.1:9/v1'}"
+    words = (engine, "model.name=tiny", "workers.kind=processes", "workers.count=8")
+    code, _, told = command("check", "mine.yaml", *(w for s in words for w in ("--set", s)))
+    assert code == 2
+    assert "8 workers of 1 GPU each need 8, and this machine has 1" in told

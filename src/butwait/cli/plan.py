@@ -91,7 +91,7 @@ def _memory_table(stages: dict[str, StagePlan]) -> Table:
                 _gb(v if stage.parts else None)
                 for v in (weights, cache, whole - weights - cache, whole)
             ),
-            _gb(stage.least + stage.runtime[0] if stage.least else None),
+            _gb(stage.least_on(False) if stage.least else None),
             UNKNOWN if stage.kv_bytes is None else f"{stage.kv_bytes:,.0f}",
             _fits_on(stage),
         )

@@ -262,9 +262,10 @@ def _projected(
 
 
 def _peak(recipe: Recipe, name: str, seen: dict[str, Any], shares: dict[str, float]) -> Projection:
-    """Memory of the whole: what the pilot took, and what more paths in flight add by the plan; at
-    most what they take at their limits."""
-    planned = stage_json(plan_recipe(recipe, shares).stages[name])
+    """Memory of the whole in one process: what the pilot took, and what more paths in flight add by
+    the plan; at most what they take at their limits."""
+    alone = recipe.model_copy(update={"workers": WorkersSettings()})
+    planned = stage_json(plan_recipe(alone, shares).stages[name])
     on_gpu = seen["peak"]["gpu"] is not None
     key = "gpu_gb" if on_gpu else "cpu_gb"
     least = (seen["peak"]["gpu"] if on_gpu else seen["peak"]["cpu"]) / GB

@@ -191,6 +191,8 @@ def _unplaceable(recipe: Recipe, names: Iterable[str], world: World) -> Iterator
         yield Lack(("engine", "tensor_parallel"), told)
     for name in asking if recipe.workers.kind != "local" else ():
         judge = getattr(recipe.stages[name], "reward_model", None)
+        if recipe.inputs(name, "reward model"):
+            judge = model  # a trained one is where the recipe's models are
         try:
             Placement.of(recipe.workers, engine, model, judge)
         except UserError as error:

@@ -21,7 +21,7 @@ from butwait.running.devices import give_memory_back
 from butwait.running.files import atomic_path
 from butwait.running.log import RESULT, logged, note, say
 from butwait.running.plugins import calling, wrong
-from butwait.running.progress import begin_stage, reported
+from butwait.running.progress import begin_stage, reported, show_due
 from butwait.running.refusals import refusals_told
 from butwait.running.stages import Stage, locked, open_stage
 from butwait.running.terminal import console, heard, plain
@@ -100,6 +100,7 @@ def _run_stages(
     names, published = recipe.order(), False
     for name in names:
         (run / name / JOB).unlink(missing_ok=True)  # of a run that was killed
+    show_due(due)
     for number, name in enumerate(names, start=1):
         title = f"[{number}/{len(names)}] {name} ({recipe.stages[name].kind})"
         stage = open_stage(run, stage_header(recipe, name, problems, done, versions))
@@ -117,6 +118,8 @@ def _run_stages(
             with peak_noted(run, name) if here else nullcontext():
                 outcome = _outcome(StageRun(recipe, name, stage, done, problems, grader))
             stage.finish(*outcome)
+            due = [other for other in due if other != name]
+            show_due(due)
             say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
         if others := other_versions(stage.record["versions"], versions):
             say(f"  made by {', '.join(others)}")

@@ -1,9 +1,10 @@
 """A plan as JSON: for ``butwait plan --json`` and for the run's folder."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from butwait.planning.devices import DEVICES
+from butwait.planning.devices import DEVICES, Device
 from butwait.planning.memory import GB
 from butwait.planning.stage_plan import Plan, StagePlan
 
@@ -12,7 +13,7 @@ UNITS = {
     "gpu_gb": "10^9 bytes of one device",
     "gpu_gb_at_limits": "10^9 bytes of one device, every path at its limit",
     "gpu_gb_one_path": "10^9 bytes of one device, with one path at a time",
-    "cpu_gb": "10^9 bytes of main memory, where the stage runs on a CPU",
+    "cpu_gb": "10^9 bytes of main memory of one machine, where the stage runs on CPUs",
     "tokens": "tokens that any model runs; `tokens_by` says which",
     "flops": "operations",
     "disk_gb": "10^9 bytes",
@@ -49,8 +50,8 @@ def stage_json(stage: StagePlan) -> dict[str, Any]:
         "kind": stage.kind,
         "kv_bytes_per_token": stage.kv_bytes,
         "gpu_gb": stage.bytes_on(False) / GB if held else nothing,
-        "gpu_gb_at_limits": (stage.most + stage.runtime[0]) / GB if held else nothing,
-        "gpu_gb_one_path": (stage.least + stage.runtime[0]) / GB if held else nothing,
+        "gpu_gb_at_limits": (stage.most + stage.runtime) / GB if held else nothing,
+        "gpu_gb_one_path": stage.least_on(False) / GB if held else nothing,
         "cpu_gb": (stage.bytes_on(True) + stage.packed) / GB if held else nothing,
         "parts_gb": {name: value / GB for name, value in stage.parts.items()},
         "tokens": sum(by.values()),
@@ -78,37 +79,41 @@ def verdict(plan: Plan) -> str:
     for name, stage in plan.stages.items():
         if stage.refused:
             return f"{plan.name} cannot run as it is written: stage {name!r}: {stage.refused}"
-    most = max((stage.devices for stage in plan.stages.values()), default=1)
-    one = "one" if most == 1 else str(most)
     if plan.missing:
         return f"{plan.name} cannot be planned whole: {plan.missing[0]}"
-    whole = [
-        device
-        for device in DEVICES
-        if all(stage.fits[device.name].verdict == "fits" for stage in plan.stages.values())
-    ]
+    apart = ", the ".join(plan.at_servers)
+    return _fitting(plan) + (f"; not counted is what servers run: the {apart}" if apart else "")
+
+
+def _fitting(plan: Plan) -> str:
+    found = [(d, {s.fits[d.name].verdict for s in plan.stages.values()}) for d in DEVICES]
+    whole = [device for device, verdicts in found if verdicts <= {"fits"}]
+    able = [device for device, verdicts in found if "no" not in verdicts]
     if whole:
-        smallest = min(whole, key=lambda d: d.memory)
-        fastest = min(whole, key=lambda d: hours(plan, d.name) or 0.0)
-        sentence = f"{plan.name} fits on {one} {smallest.name}{_about(hours(plan, smallest.name))}"
-        if fastest is not smallest:
-            sentence += f", and on {one} {fastest.name}{_about(hours(plan, fastest.name))}"
-        return sentence
-    able = [
-        device
-        for device in DEVICES
-        if all(stage.fits[device.name].verdict != "no" for stage in plan.stages.values())
-    ]
+        smallest, *faster = _named(plan, whole)
+        return f"{plan.name} fits on {smallest}" + "".join(f", and on {one}" for one in faster)
     if able:
-        smallest = min(able, key=lambda d: d.memory)
-        fastest = min(able, key=lambda d: hours(plan, d.name) or 0.0)
-        sentence = f"{plan.name} runs on {one} {smallest.name}{_about(hours(plan, smallest.name))}"
-        if fastest is not smallest:
-            sentence += f" or {fastest.name}{_about(hours(plan, fastest.name))}"
-        return f"{sentence}, with fewer paths at a time than it asks for"
-    name, stage = max(plan.stages.items(), key=lambda item: item[1].least + item[1].runtime[0])
-    needs = (stage.least + stage.runtime[0]) / GB
+        told = " or ".join(_named(plan, able))
+        return f"{plan.name} runs on {told}, with fewer paths at a time than it asks for"
+    name, stage = max(plan.stages.items(), key=lambda item: item[1].least_on(False))
+    needs = stage.least_on(False) / GB
     return f"{plan.name} fits on no single device of the table: {name} needs {needs:.0f} GB"
+
+
+def _named(plan: Plan, devices: Sequence[Device]) -> list[str]:
+    """Of devices the smallest, and the fastest if it is another: where nobody knows the hours, none
+    is."""
+    smallest = min(devices, key=lambda d: d.memory)
+    chosen = [smallest]
+    if hours(plan, smallest.name) is not None:
+        chosen.append(min((smallest, *devices), key=lambda d: hours(plan, d.name) or 0.0))
+    named = []
+    for device in dict.fromkeys(chosen):
+        counts = [s.cpus if device.is_cpu else s.devices for s in plan.stages.values()]
+        most = max(counts, default=1)
+        count = "one" if most == 1 else str(most)
+        named.append(f"{count} {device.name}{_about(hours(plan, device.name))}")
+    return named
 
 
 def _about(spent: float | None) -> str:

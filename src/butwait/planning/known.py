@@ -13,13 +13,14 @@ from butwait.planning.shapes import ModelShape, shape_of
 from butwait.problems.settings import ProblemSetSettings
 from butwait.problems.source import kind_of
 from butwait.records import UserError
+from butwait.running.tables import read_table
 
 UNKNOWN_SIZE = 1000
 """Problems of a set that nobody knows the size of and that has no ``limit``."""
 QUESTION, LONGEST = 120, 800
 """Tokens of a question of an unknown set, and of its longest one."""
 LARGEST_READ = 64 << 20
-"""Bytes of a file whose lines are counted; a larger one would take too long."""
+"""Bytes of a file whose rows are counted; a larger one would take too long."""
 
 
 @cache
@@ -95,7 +96,7 @@ def _missing(name: str) -> str:
 
 def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
     """How many problems a set gives, and how long its questions are, without reading more of it
-    than a local file's lines."""
+    than a local file's rows."""
     known = facts()["sets"].get(settings.source)
     limit = settings.limit
     if known is not None:
@@ -110,7 +111,7 @@ def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
         )
     else:
         question, longest = QUESTION, LONGEST
-        counted = _lines(settings.source)
+        counted = _rows(settings.source)
         given = settings.params.get("size")
         size = counted if counted is not None else given
         assumed = f"questions of {name!r}: {QUESTION} tokens, the longest {LONGEST}"
@@ -124,8 +125,8 @@ def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
     return SetFacts(left if limit is None else min(left, limit), question, longest, assumed)
 
 
-def _lines(source: str) -> int | None:
-    """Rows of a local JSONL, CSV or Parquet file; None where they cannot be counted quickly."""
+def _rows(source: str) -> int | None:
+    """Of a local JSONL, CSV or Parquet file; None where they cannot be counted quickly."""
     path = Path(source).expanduser()
     try:
         if path.suffix == ".parquet" and path.is_file():
@@ -134,8 +135,9 @@ def _lines(source: str) -> int | None:
             return int(read_metadata(path).num_rows)
         if path.suffix not in (".jsonl", ".csv", ".tsv") or path.stat().st_size > LARGEST_READ:
             return None
+        if path.suffix != ".jsonl":  # a quoted cell may have several lines
+            return len(read_table(path)) if path.is_file() else None
         with path.open("rb") as file:
-            count = sum(bool(line.strip()) for line in file)
-    except (OSError, ValueError):
+            return sum(bool(line.strip()) for line in file)
+    except (OSError, ValueError, UserError):
         return None
-    return count - (path.suffix != ".jsonl")

@@ -58,7 +58,9 @@ def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> 
     works = count_stages(recipe, context, shares)
     stages = {name: planner.stage(name, work) for name, work in works.items()}
     told = tuple(assumptions(recipe, works, shares))
-    return Plan(recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)))
+    return Plan(
+        recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)), tuple(planner.at_servers)
+    )
 
 
 class _Planner:
@@ -67,6 +69,7 @@ class _Planner:
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe
         self.missing: list[str] = []
+        self.at_servers: dict[str, None] = {}
         self.engine = recipe.engine
         self.runs_model = ENGINES.of(self.engine).runs_model
         self.policy: ModelShape | None = self._shape(recipe.model) if self.runs_model else None
@@ -85,18 +88,26 @@ class _Planner:
         in_loop = isinstance(stage, GrpoSettings)
         held = self.held(own=in_loop)
         judges = self.judges(name)
+        here = [judge for judge in judges if not judge.served]
+        if isinstance(self.engine, ServerSettings) and work.drawing is not None and not in_loop:
+            self.at_servers["model"] = None
+        if here != judges:
+            self.at_servers["reward model"] = None
         refused = self.refusal(stage)
         rows, slots = self.rows(stage)
         parts: Parts = {}
         most = least = 0.0
         drawn_by = None if self.elsewhere and not in_loop else held
-        if work.drawing is not None and (held is not None or judges):
+        if work.drawing is not None and (held is not None or here):
             spread = self.spread(stage)
-            common = (drawn_by, judges, work, slots, spread)
+            common = (drawn_by, here, work, slots, spread)
             parts = _drawing_parts(*common, rows=rows, at_limit=False)
             most = sum(_drawing_parts(*common, rows=rows, at_limit=True).values())
             least = sum(_drawing_parts(*common, rows=1, at_limit=True).values())
         trained = self.trained(stage, work)
+        runtime = self.runtime(stage, work)
+        drawers, trainers = self.on_one_cpu(stage)
+        on_cpu = [(drawers, sum(parts.values()), least)] if parts else []
         if trained:
             if isinstance(stage, GrpoDirectSettings):
                 # The cache is freed while weights are updated; a reward model stays.
@@ -105,23 +116,26 @@ class _Planner:
             most, least = max(most, needs), max(least, needs)
             if needs > sum(parts.values()):
                 parts = trained
-        runtime = self.runtime(stage, work)
+            on_cpu.append((trainers, needs, needs))
         flops = self.flops(stage, work, judges)
         plan = StagePlan(
             kind=stage.kind,
             work=work,
             kv_bytes=None if held is None else held.cache * held.shape.kv_numbers,
             parts=parts,
-            runtime=runtime,
-            packed=self.packed(stage, work, [drawn_by, *judges]),
+            runtime=runtime[0],
+            cpu=max((n * (whole + runtime[1]) for n, whole, _ in on_cpu), default=0.0),
+            cpu_least=max((n * (one + runtime[1]) for n, _, one in on_cpu), default=runtime[1]),
+            packed=drawers * self.packed(stage, work, [drawn_by, *here]),
             most=most,
             least=least,
             flops=flops,
             disk=self.disk(stage, work),
             devices=self.devices(stage, work),
+            cpus=self.devices(stage, work, drawers, trainers),
             refused=refused,
         )
-        fits = {d.name: self.fit(d, plan, stage, held, judges, rows) for d in DEVICES}
+        fits = {d.name: self.fit(d, plan, stage, held, here, rows) for d in DEVICES}
         return replace(plan, fits=fits)
 
     def held(self, own: bool) -> Held | None:
@@ -134,7 +148,7 @@ class _Planner:
         return Held(self.policy, dtype, cache, served=self.served and not own)
 
     def judges(self, name: str) -> list[Held]:
-        """Reward models that run beside the policy."""
+        """Reward models that run beside the policy, or are served elsewhere."""
         recipe = self.recipe
         if recipe.inputs(name, "reward model"):
             if self.policy is None:
@@ -146,7 +160,9 @@ class _Planner:
         for each in getattr(given, "members", (given,)):
             pair = None if each is None else decoder(each)
             if pair is not None and (shape := self._shape(pair[0])) is not None:
-                found.append(Held(shape, pair[0].dtype, float(NUMBER[pair[0].dtype]), head=pair[1]))
+                served = isinstance(each, ServerSettings)
+                dtype = pair[0].dtype
+                found.append(Held(shape, dtype, float(NUMBER[dtype]), head=pair[1], served=served))
         return found
 
     def spread(self, stage: Any) -> int:
@@ -163,6 +179,17 @@ class _Planner:
         """Workers that drawing is shared among, each with the models on its own device."""
         count = getattr(getattr(self.recipe, "workers", None), "count", None)
         return count if isinstance(count, int) else 1
+
+    def on_one_cpu(self, stage: Any) -> tuple[int, int]:
+        """Processes that draw and that train side by side on one machine, where these are CPUs: a
+        card would be one process's own, and a machine is all of theirs."""
+        launch = getattr(stage, "launch", None)
+        trainers = 1 if launch is None else int(launch.processes // launch.machines)
+        if isinstance(stage, GrpoSettings):
+            return trainers, trainers
+        workers = self.recipe.workers
+        here = workers.kind == "processes" or (workers.kind == "ray" and workers.address is None)
+        return self.workers() if here else 1, trainers
 
     def rows(self, stage: Any) -> tuple[int | None, bool]:
         """Paths at a time, and whether each has room for its longest from the start."""
@@ -188,11 +215,12 @@ class _Planner:
             reference=work.referred > 0,
         )
 
-    def devices(self, stage: Any, work: Work) -> int:
-        """That a stage takes, all together."""
+    def devices(self, stage: Any, work: Work, drawers: int = 1, trainers: int = 1) -> int:
+        """That a stage takes, all together, where so many processes share one."""
+        launched = _launched(stage) // trainers
         if work.drawing is None or isinstance(stage, GrpoSettings):
-            return _launched(stage)
-        return max(_launched(stage), self.workers() * self.spread(stage))
+            return launched
+        return max(launched, self.workers() // drawers * self.spread(stage))
 
     def runtime(self, stage: Any, work: Work) -> tuple[float, float]:
         """Bytes besides the parts, on a card and on a CPU."""
@@ -262,10 +290,10 @@ class _Planner:
             return Fit("no", None)
         verdict = "fits"
         if needs > device.memory:
-            floor = (plan.least + plan.runtime[device.is_cpu]) / GB
+            floor = plan.least_on(device.is_cpu) / GB
             draws = work.drawing is not None and floor <= device.memory
             verdict = "tight" if draws else "no"
-        if held is not None and held.served and work.drawing is not None:
+        if held is not None and held.served and not self.elsewhere and work.drawing is not None:
             own = _drawing_parts(held, [], work, False, self.spread(stage), rows=1, at_limit=True)
             share = float(getattr(self.engine, "gpu_memory", 1.0))
             if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
@@ -286,9 +314,10 @@ class _Planner:
     ) -> float:
         work, context = plan.work, _context(plan.work)
         drawing = learning = 0.0
+        drawers, trainers = self.on_one_cpu(stage) if device.is_cpu else (1, 1)
         if held is not None and work.drawing is not None:
             beside = side_by_side(work.drawing.paths, rows)
-            room = device.memory * GB - plan.least - plan.runtime[device.is_cpu]
+            room = (device.memory * GB - plan.least_on(device.is_cpu)) / drawers
             each = held.kv(0, 0, 1, max(1.0, work.drawing.path)) * (1 - work.drawing.shared)
             beside = max(1, min(beside, int(max(0.0, room) / max(1.0, each)) + 1))
             drawing += decode_seconds(
@@ -314,7 +343,7 @@ class _Planner:
             flops += self.policy.forward_flops(work.referred, context)
             learning += slower * flops / (device.flops * cards.TRAIN_FLOPS)
         beside = _launched(stage) if isinstance(stage, GrpoSettings) else self.workers()
-        return drawing / beside + learning / _launched(stage)
+        return drawing / (beside // drawers) + learning / (_launched(stage) // trainers)
 
 
 def _launched(stage: Any) -> int:

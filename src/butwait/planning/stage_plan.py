@@ -29,8 +29,10 @@ class StagePlan:
         kind: of stage.
         work: its tokens.
         kv_bytes: of a token of the policy's cache.
-        parts: bytes by what takes them, on a GPU or CPU beside what the runtime takes.
-        runtime: bytes of the runtime on (a GPU, a CPU).
+        parts: bytes by what takes them in one process, beside what the runtime takes.
+        runtime: bytes of the runtime on a GPU.
+        cpu: bytes of all processes that share a machine where they run on CPUs, runtimes included.
+        cpu_least: the same with one path at a time.
         packed: bytes of second copies of weights, where this machine's CPU makes them. The CPU
             among the named devices does not.
         most: bytes where all paths are at their limits.
@@ -39,6 +41,7 @@ class StagePlan:
         disk: bytes.
         fits: device's name -> how it fits.
         devices: that work side by side.
+        cpus: the same, where they are CPUs: machines.
         refused: why it cannot run as it is written.
     """
 
@@ -46,7 +49,9 @@ class StagePlan:
     work: Work
     kv_bytes: float | None = None
     parts: Parts = field(default_factory=dict)
-    runtime: tuple[float, float] = (0.0, 0.0)
+    runtime: float = 0.0
+    cpu: float = 0.0
+    cpu_least: float = 0.0
     packed: float = 0.0
     most: float = 0.0
     least: float = 0.0
@@ -54,11 +59,16 @@ class StagePlan:
     disk: float = 0.0
     fits: Mapping[str, Fit] = field(default_factory=dict)
     devices: int = 1
+    cpus: int = 1
     refused: str | None = None
 
     def bytes_on(self, cpu: bool) -> float:
         """What it needs of a device."""
-        return sum(self.parts.values()) + self.runtime[cpu] if self.parts else 0.0
+        return self.cpu if cpu else sum(self.parts.values()) + self.runtime if self.parts else 0.0
+
+    def least_on(self, cpu: bool) -> float:
+        """The same with one path at a time."""
+        return self.cpu_least if cpu else self.least + self.runtime
 
     @property
     def best(self) -> str | None:
@@ -82,12 +92,14 @@ class Plan:
     stages: by name, in the order in which they run.
     assumed: sentences.
     missing: sentences about models that are not known.
+    at_servers: what runs at servers, whose memory and hours are in no figure.
     """
 
     name: str
     stages: dict[str, StagePlan]
     assumed: tuple[str, ...]
     missing: tuple[str, ...]
+    at_servers: tuple[str, ...] = ()
 
 
 def _memory(name: str) -> float:

@@ -58,26 +58,45 @@ class _BarTask:
         self._lines.advance(n, **fields)
 
 
+class _Pace:
+    """Of a task: what is done of it, and how fast this session does it."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._begun = time.monotonic()
+        self._warm: tuple[float, int] | None = None
+
+    def advance(self, n: int) -> float | None:
+        """Counts ``n`` more units. Units a second; None: nobody knows yet."""
+        self.done += n
+        at = time.monotonic()
+        if self._warm is None:
+            if at - self._begun >= WARM_UP_S:
+                self._warm = at, self.done
+            return None
+        since, before = self._warm
+        return (self.done - before) / (at - since) if at > since else None
+
+
 class _LineTask:
     """For logs: one line every ten seconds and one at the end."""
 
     def __init__(self, description: str, total: int, tell: Callable[[str, int], None]) -> None:
-        self._description, self._total, self._done = description, total, 0
+        self._description, self._total, self._pace = description, total, _Pace()
         self._start = self._last = time.monotonic()
         self._tell = tell
 
     def advance(self, n: int = 1, **fields: Any) -> None:
-        self._done += n
-        now = time.monotonic()
-        if now - self._last < 10 and self._done < self._total:
+        rate = self._pace.advance(n)
+        done, now = self._pace.done, time.monotonic()
+        if now - self._last < 10 and done < self._total:
             return
         self._last = now
-        elapsed = now - self._start
-        left = elapsed / max(self._done, 1) * (self._total - self._done)
+        spent = f"{now - self._start:.0f} s"
+        left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
         figures = "".join(f"  {name} {value}" for name, value in fields.items())
         self._tell(
-            f"  {self._description}: {self._done}/{self._total}  {elapsed:.0f} s, "
-            f"{left:.0f} s left{figures}",
+            f"  {self._description}: {done}/{self._total}  {spent}{left}{figures}",
             logging.INFO,
         )
 
@@ -87,28 +106,16 @@ class _ReportedTask:
 
     def __init__(self, shown: Task, report: "_Report", description: str, total: int) -> None:
         self._shown, self._report = shown, report
-        self._total, self._done = total, 0
-        self._begun = time.monotonic()
-        self._warm: tuple[float, int] | None = None
+        self._pace = _Pace()
         self._about = {"task": description, "total": total}
         report.write(self._about | {"done": 0, "rate": None, "figures": {}}, now=True)
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         self._shown.advance(n, **fields)
-        self._done += n
+        rate = self._pace.advance(n)
         figures = {name: str(value) for name, value in fields.items()}
-        about = {"done": self._done, "rate": self._rate(), "figures": figures}
+        about = {"done": self._pace.done, "rate": rate, "figures": figures}
         self._report.write(self._about | about)  # another task may have been shown within this one
-
-    def _rate(self) -> float | None:
-        """Units a second, of what this session did; None: nobody knows yet."""
-        at = time.monotonic()
-        if self._warm is None:
-            if at - self._begun >= WARM_UP_S:
-                self._warm = at, self._done
-            return None
-        since, before = self._warm
-        return (self._done - before) / (at - since) if at > since else None
 
 
 class _Report:
@@ -154,6 +161,7 @@ def reported(run: Path, recipe: str, stages: Mapping[str, str]) -> Iterator[None
         "error": None,
         "stages": [{"name": name, "kind": kind} for name, kind in stages.items()],
         "stage": None,
+        "due": None,
     }
     with _reporting(_Report(run, about | _NO_TASK)) as report:
         report.write({}, now=True)
@@ -188,6 +196,13 @@ def begin_stage(name: str) -> None:
     """The report's next stage."""
     if _report is not None:
         _report.write({"stage": name, "stage_started": _now()} | _NO_TASK, now=True)
+
+
+def show_due(names: Sequence[str]) -> None:
+    """Puts the stages that are not finished into the report (null: nobody knows yet). Their folders
+    may hold older results, so machines that join go by it (``butwait.pipeline.join``)."""
+    if _report is not None:
+        _report.write({"due": list(names)}, now=True)
 
 
 def show_workers(workers: Sequence[Mapping[str, Any]]) -> None:

@@ -55,6 +55,7 @@ class RunState:
         rate: of it, units a second; None: nobody knows.
         left_s: seconds until it is finished, at this rate.
         figures: what its progress showed last.
+        workers: of a run that is running, as it told them last; None: it has none.
         error: what ended it, where something did.
     """
 
@@ -142,7 +143,8 @@ def read_run(run: Path) -> RunState:
         _add_task(found, now, progress)
     found.error = progress.get("error") if state in ("failed", "stopped") else None
     workers = progress.get("workers")
-    found.workers = _list(workers) if isinstance(workers, list) else None
+    at_work = state == "running" and isinstance(workers, list)  # else they are gone with it
+    found.workers = _list(workers) if at_work else None
     pid, host, started = (progress.get(name) for name in ("pid", "host", "started"))
     found.pid = pid if isinstance(pid, int) else None
     found.host = host if isinstance(host, str) else None

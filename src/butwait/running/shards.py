@@ -131,7 +131,8 @@ async def map_shards(
         concurrency: items that are computed at a time.
         on_result: called with every result, stored ones first (for progress).
         instead: where the map is complete without the items that were set aside, the result that
-            is stored for such a one; None: nothing is. ``set_aside`` names them.
+            is stored for such a one; None: nothing is. ``set_aside`` names them. They are tried
+            again where it is no longer given, and where nothing else was left.
 
     Returns:
         The shards' paths, in order.
@@ -146,11 +147,9 @@ async def map_shards(
     shard_size = _shard_size(folder, format, len(items), shard_size)
     paths = _paths(folder, format, len(items), shard_size)
     skipped = set_aside(folder)
-    if skipped and instead is None:
-        raise UserError(
-            f"{folder} was made without {named(skipped)}, which ended their workers; set "
-            "workers.skip_failed: true again, or remove the folder"
-        )
+    if skipped and (instead is None or len(skipped) == len(items)):
+        _take_up(folder, format, len(items), shard_size, skipped)
+        skipped = {}
     lost: dict[int, SetAsideError] = {}
 
     async def one(index: int) -> Result | None:
@@ -179,10 +178,15 @@ async def map_shards(
                 tasks = [group.create_task(one(i)) for i in indices]
             if any(task.cancelled() for task in tasks):  # by the work itself: no group tells
                 raise UserError(BY_ITSELF)
-            if without := lost.keys() & set(indices):
-                if instead is None:
-                    return
-                skipped.update({str(i): [lost[i].name, lost[i].why] for i in sorted(without)})
+            without = {str(i): [lost[i].name, lost[i].why] for i in indices if i in lost}
+            if without and instead is None:
+                return
+            # One that a killed session had noted may be done by now.
+            again = [str(i) for i in indices if str(i) in skipped]
+            if without or again:
+                for index in again:
+                    del skipped[index]
+                skipped.update(without)
                 write_json(folder / _SET_ASIDE, skipped)
             if results := [r for task in tasks if (r := task.result()) is not None]:
                 format.store(path, results)
@@ -205,7 +209,12 @@ async def map_shards(
             "true to go on without them"
         )
     if len(skipped) == len(items) and items:
-        raise UserError(f"nothing is left without those that ended their workers: {named(skipped)}")
+        why = next(iter(skipped.values()))[1]
+        raise UserError(
+            f"nothing is left without those that ended their workers: {named(skipped)} ({why}); "
+            "mend what ends them (memory, for example) and run the same command again: it tries "
+            "them once more"
+        )
     remove(_spool(folder))
     return [path for path in paths if path.exists()]
 
@@ -232,6 +241,30 @@ def store_early(results: Sequence[Result], format: ShardFormat[Result], folder: 
     """
     for index, result in enumerate(results):
         format.store(_spool(folder) / f"{index:08d}{format.suffix}", [result])
+
+
+def _take_up(
+    folder: Path,
+    format: ShardFormat[Result],
+    items: int,
+    size: int,
+    skipped: Mapping[str, Sequence[str]],
+) -> None:
+    """Makes a folder as if its items that were set aside had never been tried: what else its shards
+    hold goes back to the spool. The note goes last, so that a kill leaves nothing for a result."""
+    for number, path in enumerate(_paths(folder, format, items, size)):
+        indices = range(number * size, min((number + 1) * size, items))
+        kept = [i for i in indices if str(i) not in skipped]
+        if len(kept) == len(indices) or not path.exists():
+            continue
+        results = format.load(path)
+        # Something stands in the place of each, or nothing does; else nobody knows whose is whose.
+        held = next((those for those in (kept, indices) if len(those) == len(results)), ())
+        for index, result in zip(held, results, strict=False):
+            if str(index) not in skipped:
+                format.store(_spool(folder) / f"{index:08d}{format.suffix}", [result])
+        format.remove(path)
+    (folder / _SET_ASIDE).unlink()
 
 
 def _paths(folder: Path, format: ShardFormat[Result], items: int, size: int) -> list[Path]:

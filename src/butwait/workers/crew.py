@@ -101,9 +101,8 @@ async def at_work(
 
     placement = Placement.of(settings, job.engine, job.model, job.reward_model)
     room = FIXED if job.concurrency == "auto" else job.concurrency
-    async with Pool(
-        _host(job, settings, placement, run), placement.count, room, _name, heard, proven
-    ) as pool:
+    host, count = _host(job, settings, placement, run)
+    async with Pool(host, count, room, _name, heard, proven) as pool:
         yield pool
 
 
@@ -111,11 +110,15 @@ def _name(item: Any) -> str:
     return item.id if isinstance(item, Problem) else str(item)
 
 
-def _host(job: Job, settings: WorkersSettings, placement: Placement, run: Path | None) -> Host:
+def _host(
+    job: Job, settings: WorkersSettings, placement: Placement, run: Path | None
+) -> tuple[Host, int]:
+    """Who starts the workers, and how many."""
     placed = placement.placed(job)
     if settings.kind == "processes":
         packed = placement.sharing(placed).packed()
-        return ProcessHost(packed, placement.environment, run)
+        return ProcessHost(packed, placement.environment, run), placement.count
     from butwait.workers.ray import RayHost
 
-    return RayHost(placed.packed(), settings, placement, run)
+    host = RayHost(placed.packed(), settings, placement, run)
+    return host, host.count

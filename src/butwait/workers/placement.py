@@ -19,7 +19,7 @@ class Placement:
     """Of the workers of one job.
 
     Attributes:
-        count: workers.
+        count: workers. Of a Ray cluster, one where it is not said: only the cluster knows.
         gpus: of each, in all; 0: it runs on a CPU, or its models are elsewhere.
         policy: of these, the policy's own; None: policy and reward model share them.
     """

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from butwait.workers.ray_cluster import connect
 from butwait.workers.settings import WorkersSettings
 
 PATIENCE_S = 600.0
-"""Seconds that a worker waits for a place in the cluster, where none of its run is at work."""
+"""Seconds that a worker waits for a place in the cluster, where none of its run has one."""
 TOLD_S = 20.0
 """Seconds after which a line says what it waits for."""
 
@@ -48,6 +48,10 @@ class RayHost:
             one node.
         run: the folder of the run, which no other may take while a worker lives; None: there is
             none.
+
+    Attributes:
+        count: workers that are to be started: where nobody says how many, one for every GPU of the
+            cluster, or every ``placement.gpus`` of them.
 
     Raises UserError as ``connect`` does.
     """
@@ -75,14 +79,17 @@ class RayHost:
         self._job = ActorJob(
             packed, os.getcwd(), str(run.resolve()) if run else None, _seen(packed), environment
         )
+        self.count = placement.count
+        if settings.count is None and placement.gpus:
+            self.count = places(ray.nodes(), placement.gpus)
         self._alive: set[RayHandle] = set()
         self._waiting, self._tell_again = 0, 0.0
 
     async def start(self, index: int) -> "RayHandle":
         """See ``Host.start``.
 
-        Raises UserError, besides, where the cluster has no place for the worker and none else is at
-        work, and for a node without butwait or with another version.
+        Raises UserError, besides, where the cluster has no place for the worker and none else has
+        one, and for a node without butwait or with another version.
         """
         handle = RayHandle(index, self._actors.remote(), self._alive)
         try:
@@ -92,7 +99,6 @@ class RayHost:
         except BaseException:
             handle.end()
             raise
-        self._alive.add(handle)
         return handle
 
     async def _settled(self, handle: "RayHandle") -> None:
@@ -113,6 +119,7 @@ class RayHost:
                 f"process {installed_version()}; install the same version on every node"
             )
         handle.place = place
+        self._alive.add(handle)
         _heard[place.node, place.pid] = handle
 
     def _tell(self, waited: float) -> None:
@@ -130,12 +137,13 @@ class RayHost:
 
 
 class RayHandle:
-    """One actor that has opened the job.
+    """One actor.
 
     Args:
         index: of the worker.
         actor: Ray's handle of it.
-        alive: workers of the same host that are at work: this leaves them when it is lost.
+        alive: workers of the same host that have a place, whether or not their models are loaded:
+            this leaves them when it is lost or ended.
     """
 
     def __init__(self, index: int, actor: Any, alive: set["RayHandle"]) -> None:
@@ -171,6 +179,7 @@ class RayHandle:
         """Ends the actor at once."""
         import ray
 
+        self._alive.discard(self)
         with suppress(Exception):  # it is gone, or the cluster is
             ray.kill(self.actor)
         if self.place is not None:
@@ -265,6 +274,13 @@ def _wanted(needs: Mapping[str, float]) -> str:
         return f"{told(needs) or 'a process'} on one node of the Ray cluster, which has {free} free"
     most = {name: max((node.get(name, 0) for node in there), default=0) for name in kinds}
     return f"{told(needs)} on one node of the Ray cluster, whose nodes have at most {told(most)}"
+
+
+def places(nodes: Sequence[Mapping[str, Any]], gpus: int) -> int:
+    """Workers of so many GPUs, each on one node, that a cluster (``ray.nodes()``) has room for; one
+    where it has none, which may come."""
+    there = [node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]]
+    return max(1, sum(int(found // gpus) for found in there))
 
 
 def _seen(packed: bytes) -> tuple[str, ...]:

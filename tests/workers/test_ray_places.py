@@ -1,0 +1,113 @@
+"""Workers that wait for a place in a Ray cluster, without Ray: its actors are futures."""
+
+import asyncio
+import sys
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from butwait.records import UserError
+from butwait.workers import ray as workers
+from butwait.workers.host import WorkerLostError
+from butwait.workers.placement import Placement
+from butwait.workers.ray_actor import Place, installed_version
+from butwait.workers.settings import WorkersSettings
+
+
+class LostError(Exception):
+    """Of Ray."""
+
+
+class Actor:
+    """Gets its place, and is ready, when the test says so."""
+
+    def __init__(self) -> None:
+        self.placed, self.opened = Future[Any](), Future[Any]()
+        self.place = SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: self.placed))
+        self.open = SimpleNamespace(remote=lambda job: SimpleNamespace(future=lambda: self.opened))
+
+    def settle(self, pid: int) -> None:
+        self.placed.set_result(Place(pid, "1.2.3.4", installed_version()))
+
+
+@pytest.fixture
+def actors(monkeypatch: pytest.MonkeyPatch) -> list[Actor]:
+    """In the order in which they are started, on a cluster of a node with two GPUs."""
+    made: list[Actor] = []
+
+    def remote() -> Actor:
+        made.append(Actor())
+        return made[-1]
+
+    errors = SimpleNamespace(
+        RayError=LostError,
+        OutOfMemoryError=KeyError,
+        RayTaskError=KeyError,
+        ActorUnavailableError=KeyError,
+    )
+    ray = SimpleNamespace(
+        remote=lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}],
+        available_resources=lambda: {"CPU": 4.0},
+        kill=lambda actor: None,
+        exceptions=errors,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(workers, "connect", lambda *_: False)
+    monkeypatch.setattr(workers, "_seen", lambda packed: ())
+    monkeypatch.setattr(workers, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.001)
+    monkeypatch.setattr(workers, "TOLD_S", 0.001)
+    return made
+
+
+def test_nobody_gives_up_while_one_loads_its_models(
+    actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has waited for longer than its patience when there is room for it."""
+    told: list[str] = []
+    monkeypatch.setattr(workers, "say", lambda line, level: told.append(line))
+
+    async def both() -> list[int]:
+        host = workers.RayHost(b"", WorkersSettings(kind="ray", gpus=1), Placement(1, 1))
+        assert host.count == 2
+        first = asyncio.ensure_future(host.start(0))
+        await asyncio.sleep(0)
+        actors[0].settle(1)
+        while not host._alive and not told:
+            await asyncio.sleep(0.001)
+        second = asyncio.ensure_future(host.start(1))
+        while len(told) < 3 and not second.done():
+            await asyncio.sleep(0.001)
+        assert not first.done()
+        actors[0].opened.set_result(None)
+        actors[1].settle(2)
+        actors[1].opened.set_result(None)
+        return [(await first).index, (await second).index]
+
+    assert asyncio.run(both()) == [0, 1]
+    assert "1 of the workers wait" in told[-1]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_one_that_was_lost_while_it_loaded_has_no_place_any_more(
+    actors: list[Actor], refused: bool
+) -> None:
+    async def both() -> list[Any]:
+        host = workers.RayHost(b"", WorkersSettings(kind="ray", count=2, gpus=1), Placement(2, 1))
+        first = asyncio.ensure_future(host.start(0))
+        await asyncio.sleep(0)
+        actors[0].settle(1)
+        if refused:
+            actors[0].opened.set_result("no such model")
+        else:
+            actors[0].opened.set_exception(LostError("gone"))
+        (found,) = await asyncio.gather(first, return_exceptions=True)
+        return [found, *await asyncio.gather(host.start(1), return_exceptions=True)]
+
+    first, second = asyncio.run(both())
+    assert isinstance(first, UserError if refused else WorkerLostError)
+    assert isinstance(second, UserError)
+    assert "no worker has found a place" in str(second)
