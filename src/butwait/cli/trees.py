@@ -283,7 +283,5 @@ def _add_rest(tree: SearchTree, branch: Tree, nodes: list[int], word: str) -> No
     if not nodes:
         return
     rewards = [tree.nodes[node].reward_logit for node in nodes]
-    best = (
-        "" if np.isnan(rewards).all() else f", best reward {probability(np.nanmax(rewards)):.2f}"
-    )
+    best = "" if np.isnan(rewards).all() else f", best reward {probability(np.nanmax(rewards)):.2f}"
     branch.add(f"[dim]{len(nodes)} {word}{best}[/dim]")
