@@ -44,6 +44,8 @@ def refused(content: Any, *, path: str = CHAT, headers: Any = None, **settings: 
         (chat(n=0), "invalid_value", "n"),
         (chat(max_tokens=10_000), "invalid_value", "max_tokens"),
         (chat(stop=["a"] * 5), "invalid_value", "stop"),
+        (chat(model="tiny@but_wait-2", stop="wait"), "invalid_value", "stop"),
+        (chat(butwait={"method": "but_wait"}, stop=["\n\n"]), "invalid_value", "stop"),
         (chat(foo=1), "unknown_parameter", "foo"),
         (chat(butwait={"paths": 3}), "unknown_parameter", "butwait.paths"),
         (chat(butwait={"particles": 3, "budget": 4}), "invalid_value", "butwait.budget"),

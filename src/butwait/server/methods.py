@@ -133,6 +133,9 @@ class Methods:
         label, method, number = self._method(request.model, own)
         particles = _particles(own, headers.get(BUDGET), number)
         sampler = self._sampler(method, particles, request)
+        if request.stops and SAMPLERS.of(sampler).second_thoughts:
+            told = f"{sampler.kind} goes on where a path ends, and takes no stop; leave it out"
+            raise ApiError(400, told, "invalid_value", "stop")
         paths, n = _paths(sampler), request.n or 1
         if paths * n > self.settings.max_paths:
             told = f"{n} x {paths} paths are more than this server's {self.settings.max_paths}"

@@ -21,7 +21,7 @@ from butwait.engines.engine import (
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepEndError
 from butwait.records import COMPLETE, OPEN, Key, Problem, SearchTree, UserError
-from butwait.search.builder import TreeBuilder, total_counts
+from butwait.search.builder import ROOT, TreeBuilder, total_counts
 from butwait.search.looking import looking
 from butwait.search.run import run_sampler
 from butwait.search.settings import SAMPLERS, SamplerSettings
@@ -161,11 +161,12 @@ class Answering:
         solved = await solved_of(
             tree,
             ask.problem,
-            ask.sampler.selection,
+            "vote" if limit.expired() else ask.sampler.selection,
             key.derive(ask.problem.id),
             opened.grader,
             0.0,
             "",
+            lambda text: cut(text, ask.stop),
         )
         return _answer(ask, solved, limit.expired())
 
@@ -251,10 +252,16 @@ class _Onlooker:
 
     def so_far(self) -> SearchTree | None:
         """The paths of this moment as a finished search, of equal weights; where none is complete,
-        weighted by what the reward model said last."""
+        weighted by what the reward model said last. Of a sampler that begins again, all that were
+        completed so far, the latest first. None where nothing was sampled."""
         if self._tree is None:
             return None
-        tree, nodes = self._tree, self._nodes
+        tree, nodes = self._tree, self._nodes[self._nodes != ROOT]
+        if not self._final:
+            ended = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
+            nodes = np.array(ended[::-1], np.int32) if ended else nodes
+        if not len(nodes):
+            return None
         complete = any(tree.nodes[node].finish in COMPLETE for node in nodes.tolist())
         rewards = np.zeros(len(nodes)) if complete else np.nan_to_num(tree.rewards(nodes))
         return tree.build(rewards, None, nodes)
