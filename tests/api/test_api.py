@@ -1,6 +1,7 @@
 """``import butwait``: one question, many, and what lies on disk; all as a recipe does it."""
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -248,3 +249,49 @@ def test_a_reward_model_in_a_terminal_is_that_of_a_recipe(command, own_folder):
 def test_grading():
     assert butwait.grade(r"so it is \boxed{1/2}", "0.5").correct
     assert butwait.grade("3", "4").status == "wrong"
+
+
+def test_a_reward_beyond_what_exp_holds_loses_no_search(command, own_folder):
+    (own_folder / "strict.py").write_text(
+        "class Strict:\n"
+        "    clipped = 0\n"
+        "    async def score(self, problem, paths):\n"
+        "        from butwait.reward_models.reward_model import Score\n"
+        "        return [Score(-1000.0, None, 0) for _ in paths]\n"
+        "    def release(self, handles): pass\n"
+        "    async def close(self): pass\n"
+    )
+    judge = "{kind: custom, factory: 'strict:Strict'}"
+    code, said, told = command(
+        "solve", QUESTION, "--particles", "4", "--json", "--reward-model", judge
+    )
+    assert (code, told) == (0, "")
+    assert json.loads(said)["usage"]["policy_tokens"] > 0
+
+
+@pytest.mark.parametrize("given", ["-", "question.txt"])
+def test_a_question_that_is_not_in_utf8_is_one_sentence(given, command, own_folder, monkeypatch):
+    raw = "Wie groß ist 1 + 1?".encode("latin-1")
+    (own_folder / "question.txt").write_bytes(raw)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+    code, _, told = command("solve", given, "--particles", "4")
+    place = "standard input" if given == "-" else given
+    assert code == 2
+    assert told.splitlines() == [
+        f"butwait: {place} is not a text in UTF-8 (invalid continuation byte)"
+    ]
+
+
+def test_a_question_of_standard_input_is_read_as_utf8(command, own_folder, monkeypatch):
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "butwait.cli.solve.solve",
+        lambda text, **options: (seen.append(text), butwait.solve(QUESTION, particles=4))[1],
+    )
+    raw = io.BytesIO("Wie groß?\r\nGenau.\r\n".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="ascii"))
+    assert command("solve", "-", "--json")[0] == 0
+    assert seen == ["Wie groß?\nGenau."]
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, told = command("solve", "-")
+    assert (code, told.splitlines()[0][:33]) == (2, "butwait: standard input is closed")

@@ -13,6 +13,7 @@ from openai_toy import Toy, Verbatim, next_logprobs, serving
 from random_models import EOS, VOCABULARY
 from test_openai_engine import PLAIN, PROBLEM, TURNS, Run, engine_of, ids, steps
 
+from butwait.engines.engine import PromptTooLongError
 from butwait.engines.servers.remote_server import RemoteServer
 from butwait.records import UserError
 
@@ -167,7 +168,9 @@ def test_a_model_that_is_in_no_list_is_named(body: bytes, run: Run) -> None:
 
 def test_a_prompt_beyond_the_servers_context_is_no_empty_path(run: Run) -> None:
     with serving(Toy(context=5)) as toy:
-        with pytest.raises(UserError, match=r"has 13 tokens, and the server at .* takes 5,"):
+        with pytest.raises(
+            PromptTooLongError, match=r"has 13 tokens, and the server at .* takes 5,"
+        ):
             steps(toy, run, RULE)
     assert not toy.asked
 

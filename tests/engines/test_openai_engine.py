@@ -12,7 +12,13 @@ from engine_contract import CHECKS, GREEDY, KEY, EngineCase, scores_are_the_mode
 from openai_toy import MODEL, Toy, next_logprobs, serving, tokenizer_with_chat
 from random_models import EOS
 
-from butwait.engines.engine import Continuation, Engine, Prefix, ScoringUnsupportedError
+from butwait.engines.engine import (
+    Continuation,
+    Engine,
+    Prefix,
+    SamplingUnsupportedError,
+    ScoringUnsupportedError,
+)
 from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
 from butwait.engines.servers import remote_server
@@ -297,7 +303,7 @@ def test_an_address_that_is_none_is_one_sentence(run: Run) -> None:
 def test_log_probabilities_before_the_filters_are_taken_only_if_allowed(run: Run) -> None:
     hot = Sampling(temperature=0.7)
     with serving(Toy(raw=True)) as toy:
-        with pytest.raises(UserError, match="processed_logprobs"):
+        with pytest.raises(SamplingUnsupportedError, match="processed_logprobs"):
             steps(toy, run, whole(4), sampling=hot)
         _, [result] = steps(toy, run, whole(4), sampling=hot, any_logprobs=True)
         assert len(steps(toy, run, whole(4), sampling=Sampling())[1][0].token_ids) == 4

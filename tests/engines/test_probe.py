@@ -13,6 +13,7 @@ from hostile_replies import RULE
 from openai_toy import Toy, Verbatim, serving
 from test_openai_engine import PLAIN, PROBLEM, TURNS, Run, engine_of, ids, steps
 
+from butwait.engines.engine import PromptTooLongError
 from butwait.engines.servers.openai_protocol import CHAT, COMPLETIONS
 from butwait.records import UserError
 
@@ -161,7 +162,7 @@ def test_a_probe_fits_beside_a_prompt_that_fills_the_context(run: Run) -> None:
 def test_a_path_that_outgrows_an_unknown_context_says_what_to_set(run: Run) -> None:
     refusal = error(400, "This model's maximum context length is 64 tokens")
     with serving(Toy(verbatim=[refusal])) as toy:
-        with pytest.raises(UserError, match=r"64 tokens: set engine\.capacity to the server"):
+        with pytest.raises(PromptTooLongError, match=r"64 tokens: set engine\.capacity to the s"):
             steps(toy, run, RULE)
     assert len(toy.asked) == 1
 

@@ -5,7 +5,7 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 
-from butwait.reward_models.aggregate import aggregate
+from butwait.reward_models.aggregate import aggregate, probability
 
 
 def exact_product(logits: list[float]) -> float:
@@ -38,3 +38,11 @@ def test_min_and_last():
     assert aggregate(logits, "min") == -2.0
     assert aggregate(logits, "last") == 0.25
     assert aggregate(logits[-1:], "model") == 0.25
+
+
+def test_probabilities_of_log_odds_beyond_what_exp_holds():
+    logits = np.array([-np.inf, -1e300, -1000.0, 0.0, 1000.0, np.inf])
+    assert probability(logits).tolist() == [0, 0, 0, 0.5, 1, 1]
+    assert [float(probability(logit)) for logit in logits.tolist()] == [0, 0, 0, 0.5, 1, 1]
+    assert np.isnan(probability(float("nan")))
+    assert probability(np.log(3)) == pytest.approx(0.75)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import butwait
+from butwait.engines.scripted import ScriptedEngine
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -84,6 +85,22 @@ def test_a_stop_ends_the_paths_and_is_no_part_of_the_answer() -> None:
     assert [c["finish_reason"] for c in said["choices"]] == ["stop"] * 2
     # Two steps of four paths each, and no third one.
     assert said["usage"]["completion_tokens"] == 16
+
+
+@pytest.mark.parametrize("method", ["pf", "sc", "bon", "pg"])
+def test_what_stands_behind_a_stop_is_no_answer(method: str) -> None:
+    table = {"": {"\\boxed{2}END \\boxed{3}": 1.0}}
+    said = run(one(chat(model=f"tiny@{method}-4", stop="END"), engine=ScriptedEngine(table)))
+    (choice,) = said["choices"]
+    assert choice["message"]["content"] == "\\boxed{2}"
+    assert [answer for answer, _ in choice["butwait"]["answers"]] == ["2"]
+    assert choice["butwait"]["answer"] == "2"
+    table = {"": {"So END \\boxed{3}": 1.0}}
+    said = run(one(chat(model=f"tiny@{method}-4", stop="END"), engine=ScriptedEngine(table)))
+    (choice,) = said["choices"]
+    assert choice["message"]["content"] == "So "
+    assert choice["butwait"]["answers"] == []
+    assert choice["butwait"]["answer"] is None
 
 
 def test_a_path_ends_at_its_most_tokens() -> None:

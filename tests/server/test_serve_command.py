@@ -2,11 +2,18 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
+
+from butwait.records import UserError
+from butwait.server.methods import Methods
+from butwait.server.serve import _job
+from butwait.server.settings import ServeSettings
+from butwait.server.wire import ChatRequest
 
 
 def refused(command, *words: str) -> str:
@@ -53,6 +60,8 @@ def test_models_methods_and_settings_that_are_none(command, own_folder: Path) ->
         "methods: {mine: {kind: particle_filter, particle: 3}}": "particle",
         "methods: {'a@b': best_of_n}": "is no name",
         "methods: {mine: nothing}": "no method 'nothing'",
+        "methods: {mine: {kind: best_of_n, aggregation: prod}}": "`methods.mine`: best_of_n would",
+        "methods: {mine: {kind: beam_search, beams: 3}}": "`methods.mine`: beams (3)",
         "workers: {kind: somewhere}": "somewhere",
     }.items():
         file.write_text(content)
@@ -64,3 +73,45 @@ def test_a_package_that_is_missing(command, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("butwait.running.packages.find_spec", lambda name: None)
     err = refused(command)
     assert "pip install 'butwait[serve]'" in err
+
+
+@pytest.mark.parametrize("place", ["method", "methods.mine"])
+def test_methods_beyond_the_servers_limits(place: str) -> None:
+    def methods(sampler: dict[str, Any], **settings: Any) -> Methods:
+        mine = {"method": sampler} if place == "method" else {"methods": {"mine": sampler}}
+        return Methods(ServeSettings(**mine, **settings))
+
+    many = {"kind": "self_consistency", "samples": 1024}
+    long = {"kind": "self_consistency", "step": {"max_tokens": 8000}}
+    for sampler, settings, told in (
+        (many, {}, "has 1024 paths, and max_paths is 512"),
+        (long, {"max_tokens": 2048}, "has 8000 tokens a path, and max_tokens is 2048"),
+    ):
+        with pytest.raises(UserError) as error:
+            methods(sampler, **settings)
+        assert str(error.value) == (
+            f"butwait serve: `{place}` {told}; make one of them fit the other"
+        )
+    assert methods(many, max_paths=1024).max_tokens == 2048
+    assert methods(long).max_tokens == 8000
+    assert methods(long, max_tokens=9000).max_tokens == 9000
+
+
+def test_a_methods_own_tokens_are_those_of_its_paths() -> None:
+    def most(model: str, given: int | None = None, **settings: Any) -> int:
+        body = {"model": model, "messages": [{"role": "user", "content": "?"}], "max_tokens": given}
+        chosen = Methods(ServeSettings(**settings)).chosen(ChatRequest.model_validate(body), {})
+        return chosen.asks[0].sampler.step.max_tokens
+
+    long = {"kind": "self_consistency", "step": {"max_tokens": 8000}}
+    assert most("tiny", method=long) == 8000
+    assert most("tiny", step={"max_tokens": 8000}) == 8000
+    assert most("tiny@mine", methods={"mine": long}) == 8000
+    assert most("tiny", 7000, methods={"mine": long}) == 7000
+    # What no owner said gives way to the limit.
+    plain = {"kind": "self_consistency", "step": {"delimiters": ["\n"]}}
+    assert most("tiny", method=plain, max_tokens=1024) == 1024
+    assert most("tiny", max_tokens=32) == 32
+    assert most("tiny@mine", methods={"mine": long}, max_tokens=8000) == 8000
+    job = _job(Methods(ServeSettings(method=long, max_prompt_tokens=100)))
+    assert job.engine.capacity == 8100

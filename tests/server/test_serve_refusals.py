@@ -5,6 +5,11 @@ from typing import Any
 
 import pytest
 
+from butwait.engines.engine import (
+    PromptTooLongError,
+    SamplingUnsupportedError,
+    ScoringUnsupportedError,
+)
 from butwait.engines.scripted import ScriptedEngine
 
 pytest.importorskip("fastapi")
@@ -39,6 +44,8 @@ def refused(content: Any, *, path: str = CHAT, headers: Any = None, **settings: 
         (chat(n=0), "invalid_value", "n"),
         (chat(max_tokens=10_000), "invalid_value", "max_tokens"),
         (chat(stop=["a"] * 5), "invalid_value", "stop"),
+        (chat(model="tiny@but_wait-2", stop="wait"), "invalid_value", "stop"),
+        (chat(butwait={"method": "but_wait"}, stop=["\n\n"]), "invalid_value", "stop"),
         (chat(foo=1), "unknown_parameter", "foo"),
         (chat(butwait={"paths": 3}), "unknown_parameter", "butwait.paths"),
         (chat(butwait={"particles": 3, "budget": 4}), "invalid_value", "butwait.budget"),
@@ -234,6 +241,44 @@ def test_an_engine_that_fails_is_told_without_its_words(caplog: pytest.LogCaptur
     assert "secret" in caplog.text
     assert stream.status == 200
     assert stream.events[-1]["error"]["code"] == "engine_error"
+
+
+SHAPED = "tokens can be drawn here at temperature 1 or 0, with top_p 1 and top_k 0 alone"
+LACKING = "the server behind this one cannot; ask for another method"
+NO_ROOM = "the prompt leaves no room"
+
+
+@pytest.mark.parametrize(
+    ("error", "more", "code", "param", "told"),
+    [
+        (SamplingUnsupportedError, {"temperature": 0.7}, "invalid_value", "temperature", SHAPED),
+        (SamplingUnsupportedError, {"top_k": 5}, "invalid_value", "temperature", SHAPED),
+        (SamplingUnsupportedError, {"model": "tiny@power-4"}, "invalid_value", "model", LACKING),
+        (ScoringUnsupportedError, {"model": "tiny@pg-4"}, "invalid_value", "model", LACKING),
+        (PromptTooLongError, {}, "context_length_exceeded", "messages", NO_ROOM),
+    ],
+)
+def test_what_the_server_behind_this_one_cannot_do_is_the_clients_to_change(
+    error: type[Exception],
+    more: dict[str, Any],
+    code: str,
+    param: str,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Other(ScriptedEngine):
+        async def extend(self, *given: Any) -> Any:
+            raise error("the server at http://secret cannot do this")
+
+    async def asked() -> Any:
+        async with served(Other(LINES)) as it:
+            return await ask(it.app, CHAT, chat(**more))
+
+    said = asyncio.run(asked())
+    assert (said.status, said.error["code"], said.error["param"]) == (400, code, param)
+    assert told in said.error["message"]
+    assert "secret" not in said.error["message"]
+    assert "secret" in caplog.text
 
 
 def test_a_server_that_ends_finishes_what_is_under_way_or_says_so() -> None:

@@ -1,5 +1,6 @@
 """What the search of one question says."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +81,7 @@ async def solved_of(
     grader: Grader,
     seconds: float,
     recipe: str,
+    part: Callable[[str], str] = str,
 ) -> Solved:
     """What a finished search says.
 
@@ -91,11 +93,12 @@ async def solved_of(
         grader: says which answers are equal.
         seconds: that it took.
         recipe: as YAML.
+        part: of a path's text, that which its answer is read from.
     """
     kind = problem.answer_kind
 
     def extract(text: str) -> str | None:
-        return read_answer(text, problem)
+        return read_answer(part(text), problem)
 
     async def equal(a: str, b: str) -> bool:
         return await grader.aequal(a, b, kind)

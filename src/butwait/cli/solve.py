@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from butwait.engines.engine import Continuation, Engine, Prefix
 from butwait.engines.settings import Sampling, StepRule
 from butwait.recipe.written import Wrong, parse_written
 from butwait.records import OPEN, Key, Problem, UserError
+from butwait.reward_models.aggregate import probability
 from butwait.reward_models.reward_model import Path as RewardPath
 from butwait.reward_models.reward_model import RewardModel, Score, scores
 from butwait.running.terminal import console, heard, visible
@@ -49,18 +49,23 @@ def solve_question(question: str, as_json: bool, reward_model: str | None, **opt
 
 def _question(given: str) -> str:
     if given == "-":
-        return sys.stdin.read().strip()
+        if sys.stdin is None:
+            raise UserError("standard input is closed: give the question itself, or its file")
+        return _utf8(sys.stdin.buffer.read(), "standard input")
     file = Path(given)
     try:
         is_file = file.is_file()
     except OSError:  # a question may be longer than a name can be
         is_file = False
-    if not is_file:
-        return given
+    return _utf8(file.read_bytes(), given) if is_file else given
+
+
+def _utf8(raw: bytes, place: str) -> str:
+    """A text from outside, whatever encoding the terminal has."""
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return raw.decode("utf-8").replace("\r\n", "\n").strip()
     except UnicodeDecodeError as error:
-        raise UserError(f"{given} is not a text in UTF-8 ({error.reason})") from error
+        raise UserError(f"{place} is not a text in UTF-8 ({error.reason})") from error
 
 
 def reward_model_of(given: str | None) -> Any:
@@ -128,7 +133,7 @@ class _View:
             if score.too_long:
                 self._ended[text] = "length"
             else:
-                self._rewards[text] = 1 / (1 + math.exp(-score.logit))
+                self._rewards[text] = float(probability(score.logit))
 
     def shown(self) -> RenderableType:
         """A line a path: particles, reward, its last step."""

@@ -22,6 +22,7 @@ from butwait.cli.stored_stages.chosen import (
 )
 from butwait.cli.stored_stages.paging import paged
 from butwait.records import SearchTree, Status, UserError
+from butwait.reward_models.aggregate import probability
 from butwait.running.expected import meant
 from butwait.running.files import check_output
 from butwait.running.log import RESULT, say
@@ -269,7 +270,7 @@ def _line(tree: SearchTree, index: int, particles: int, weight: float) -> str:
     text = text if len(text) <= SNIPPET else text[: SNIPPET - 1] + "…"
     figures = [f"{particles} of {len(tree.leaves)}", f"weight {weight:.3f}"]
     if not np.isnan(node.reward_logit):
-        figures.insert(0, f"reward {_probability(node.reward_logit):.2f}")
+        figures.insert(0, f"reward {probability(node.reward_logit):.2f}")
     if node.finish not in ("step", "step_limit"):
         figures.append(f"[bold]{node.finish}[/bold]")
     if index in tree.grades:
@@ -282,11 +283,5 @@ def _add_rest(tree: SearchTree, branch: Tree, nodes: list[int], word: str) -> No
     if not nodes:
         return
     rewards = [tree.nodes[node].reward_logit for node in nodes]
-    best = (
-        "" if np.isnan(rewards).all() else f", best reward {_probability(np.nanmax(rewards)):.2f}"
-    )
+    best = "" if np.isnan(rewards).all() else f", best reward {probability(np.nanmax(rewards)):.2f}"
     branch.add(f"[dim]{len(nodes)} {word}{best}[/dim]")
-
-
-def _probability(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))

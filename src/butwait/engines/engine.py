@@ -94,6 +94,10 @@ class ScoringUnsupportedError(UserError):
     """The engine cannot give log-probabilities of given tokens."""
 
 
+class SamplingUnsupportedError(UserError):
+    """The engine cannot draw tokens in this way and say how likely they were."""
+
+
 class PromptTooLongError(UserError):
     """A prompt leaves no room for an answer."""
 

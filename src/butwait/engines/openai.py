@@ -18,7 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.engine import Continuation, Prefix, ScoringUnsupportedError
+from butwait.engines.engine import (
+    Continuation,
+    Prefix,
+    PromptTooLongError,
+    ScoringUnsupportedError,
+)
 from butwait.engines.model_engine import RequestEngine
 from butwait.engines.scheduling.loads import Load
 from butwait.engines.servers.figures import Figures
@@ -141,10 +146,11 @@ class OpenAIEngine(RequestEngine):
         self, prefix: Prefix, detector: StepDetector, sampling: Sampling, key: Key
     ) -> Continuation:
         served = await self._how(prefix)
-        self._check_logprobs(served, sampling)
+        if not self._any_logprobs:
+            served.check(sampling, self._server.url)
         room = self._room(prefix)
         if room == 0 and prefix.completion_length == 0:
-            raise UserError(
+            raise PromptTooLongError(
                 f"a prompt has {prefix.prompt_length} tokens, and the server at "
                 f"{self._server.url} takes {self._capacity}, prompt included: leave its "
                 "problem out, or serve the model with a longer context"
@@ -159,7 +165,8 @@ class OpenAIEngine(RequestEngine):
             except RefusedError as error:
                 if not about_the_context(error):
                     raise
-                raise UserError(f"{error}: set engine.capacity to the server's context") from error
+                kind = UserError if prefix.completion_length else PromptTooLongError
+                raise kind(f"{error}: set engine.capacity to the server's context") from error
             prefilled += ran
             # The server may stop for a reason of its own (a limit per request): on from there.
             seed, requests = key.derive("request", requests).seed32(), requests + 1
@@ -384,15 +391,6 @@ class OpenAIEngine(RequestEngine):
         requests = {path: self._every(path) | STREAMED | seed for path in self._paths}
         decode = self._detokenizer.decode if self._servers.several else None
         return {"context": limit} | asdict(await probe(server, requests, prefix, decode))
-
-    def _check_logprobs(self, served: Served, sampling: Sampling) -> None:
-        shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
-        if shaped and not served.of_the_policy and not self._any_logprobs:
-            raise UserError(
-                f"the server at {self._server.url} gives log-probabilities before "
-                "temperature, top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, "
-                "sample with temperature 1 alone, or set engine.any_logprobs: true"
-            )
 
 
 def _check_numbers(server: RemoteServer, logprobs: Sequence[float], **how: bool) -> None:

@@ -1,4 +1,6 @@
-"""From the log-odds of single steps to the log-odds of a path, exactly."""
+"""From the log-odds of single steps to the log-odds of a path, exactly; and to probabilities."""
+
+from typing import Any
 
 import numpy as np
 
@@ -30,3 +32,10 @@ def logit_of_log(log_p: float) -> float:
     if log_p > -np.log(2.0):
         return log_p - float(np.log(-np.expm1(log_p)))
     return log_p - float(np.log1p(-np.exp(log_p)))
+
+
+def probability(logits: Any) -> Any:
+    """1 / (1 + exp(-l)) of log-odds l, a number or an array, in its shape; NaN stays NaN. exp may
+    overflow, which is the probability 0."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-logits))

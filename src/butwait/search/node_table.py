@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butwait.records import SearchTree
+from butwait.reward_models.aggregate import probability
 from butwait.running.files import atomic_path
 from butwait.search.storage import read_tree
 from butwait.search.summary import descendants, weight_below
@@ -69,7 +70,7 @@ def node_rows(tree: SearchTree) -> Iterator[dict[str, object]]:
             "tokens": len(node.token_ids),
             "logprob": float(node.logprobs.sum(dtype=float)),
             "finish": node.finish,
-            "reward": None if unasked else float(1 / (1 + np.exp(-node.reward_logit))),
+            "reward": None if unasked else float(probability(node.reward_logit)),
             "particles": int(particles[number]),
             "weight": float(weights[number]),
             "status": grade and grade.status,

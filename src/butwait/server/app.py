@@ -31,6 +31,7 @@ from butwait.server.wire import (
     Reply,
     Request,
     parsed,
+    refusal,
 )
 from butwait.server.work import Answer, Ask, Refused
 from butwait.workers.crew import Crew
@@ -175,9 +176,7 @@ class Service:
             if found.why == "timeout":
                 self.figures.timed_out()
                 raise ApiError(504, found.sentence, "timeout", headers=NO_RETRY)
-            code = "context_length_exceeded" if found.why == "long" else "invalid_value"
-            param = "stop" if found.why == "stop" else "messages"
-            raise ApiError(400, found.sentence, code, param)
+            raise refusal(found)
         assert isinstance(found, Answer)
         if found.timed_out:
             self.figures.timed_out()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from butwait.api.question import (
     METHOD,
     STAGE,
+    Words,
     sampler_content,
     search_recipe,
     search_words,
@@ -64,6 +65,8 @@ class Methods:
 
     Attributes:
         recipe: with the default method, whose models are loaded.
+        max_tokens: the most of a path that a request may ask for: the settings' own, or the longest
+            paths of its methods where they do not say.
         name: the model's.
     """
 
@@ -78,15 +81,11 @@ class Methods:
         if settings.workers is not None:
             content["workers"] = dict(settings.workers)
         words = search_words(content["stages"][STAGE]["sampler"])
-        with told_by("butwait serve", STAGE, words):
-            self.recipe: Recipe = checked_recipe(content, STAGES, "butwait serve")
-        paths = _paths(self.recipe.stages[STAGE].sampler)  # type: ignore[attr-defined]
-        if paths > settings.max_paths:
-            told = f"the method has {paths} paths, and max_paths is {settings.max_paths}"
-            raise UserError(f"butwait serve: {told}; make one of them fit the other")
+        self.max_tokens = settings.max_tokens
+        self.recipe: Recipe = self._checked(content, self._default, "method", words)
         self._named: dict[str, Any] = dict(settings.methods)
         for name, method in self._named.items():
-            self._check_own(name, method)
+            self._check_own(content, name, method)
         self._short = _initials([kind for kind in SAMPLERS if size_of(kind)])
         whole = self.recipe.model.name
         self.name = Path(whole).resolve().name if Path(whole).is_dir() else whole
@@ -134,6 +133,9 @@ class Methods:
         label, method, number = self._method(request.model, own)
         particles = _particles(own, headers.get(BUDGET), number)
         sampler = self._sampler(method, particles, request)
+        if request.stops and SAMPLERS.of(sampler).second_thoughts:
+            told = f"{sampler.kind} goes on where a path ends, and takes no stop; leave it out"
+            raise ApiError(400, told, "invalid_value", "stop")
         paths, n = _paths(sampler), request.n or 1
         if paths * n > self.settings.max_paths:
             told = f"{n} x {paths} paths are more than this server's {self.settings.max_paths}"
@@ -199,27 +201,49 @@ class Methods:
         except ValidationError as error:
             told = mistakes.told(SAMPLERS[content["kind"]].settings, content, error)
             raise ApiError(400, told[:500], "invalid_value", "butwait") from None
-        rule, most = sampler.step, min(sampler.step.max_tokens, settings.max_tokens)
+        rule, most = sampler.step, min(sampler.step.max_tokens, self.max_tokens)
         if (asked := request.most_tokens) is not None:
-            if asked > settings.max_tokens:
-                told = f"a path has {settings.max_tokens} tokens at most; ask for no more"
+            if asked > self.max_tokens:
+                told = f"a path has {self.max_tokens} tokens at most; ask for no more"
                 raise ApiError(400, told, "invalid_value", "max_tokens")
             most = asked
         ends = tuple(dict.fromkeys((*rule.delimiters, *request.stops)))
         rule = rule.model_copy(update={"max_tokens": most, "delimiters": ends})
         return sampler.model_copy(update={"step": rule})
 
-    def _check_own(self, name: str, method: Any) -> None:
+    def _check_own(self, content: dict[str, Any], name: str, method: Any) -> None:
+        """Refuses a method of the settings that this server cannot search by."""
         if not name or any(not c.isprintable() or c in "@ " for c in name):
             raise UserError(f"methods: {name!r} is no name: it has letters and digits, no @")
-        content: Any = None
+        place = f"methods.{name}"
         try:
-            content = sampler_content(method, self._suited, argument=f"methods.{name}")
-            content = with_rules(content, self._suited, self.settings.step, self.settings.sampling)
-            SAMPLERS.parse(content)
-        except ValidationError as error:
-            told = mistakes.told(SAMPLERS[content["kind"]].settings, content, error)
-            raise UserError(f"methods.{name}: {told}") from error
+            sampler = sampler_content(method, self._suited, argument=place)
+            sampler = with_rules(sampler, self._suited, self.settings.step, self.settings.sampling)
+            stage = content["stages"][STAGE] | {"sampler": sampler}
+            self._checked(content | {"stages": {STAGE: stage}}, method, place, {"sampler": place})
+        except UserError as error:
+            told = str(error).replace(f"stage {STAGE!r}", f"`{place}`")
+            raise UserError(told if place in told else f"{place}: {told}") from error
+
+    def _checked(self, content: dict[str, Any], method: Any, place: str, words: Words) -> Recipe:
+        """The recipe of one method, within the server's limits; its own ``max_tokens`` lifts that
+        of a server that does not say. UserError for what does not fit."""
+        with told_by("butwait serve", STAGE, words):
+            recipe = checked_recipe(content, STAGES, "butwait serve")
+        settings, sampler = self.settings, recipe.stages[STAGE].sampler  # type: ignore[attr-defined]
+        rules = (settings.step, method.get("step") if isinstance(method, dict) else None)
+        said = any("max_tokens" in rule for rule in rules if rule)
+        tokens = sampler.step.max_tokens if said else 0  # its default gives way to the limit
+        if "max_tokens" not in settings.model_fields_set:
+            self.max_tokens = max(self.max_tokens, tokens)
+        for size, what, limit, most in (
+            (_paths(sampler), "paths", "max_paths", settings.max_paths),
+            (tokens, "tokens a path", "max_tokens", self.max_tokens),
+        ):
+            if size > most:
+                told = f"`{place}` has {size} {what}, and {limit} is {most}"
+                raise UserError(f"butwait serve: {told}; make one of them fit the other")
+        return recipe
 
 
 def _initials(kinds: list[str]) -> dict[str, str]:

@@ -147,7 +147,7 @@ def _job(methods: Methods) -> Job:
     engine = recipe.engine
     if isinstance(engine, ModelEngineSettings) and engine.capacity is None:
         # The engine has less where the model's context is shorter.
-        capacity = settings.max_prompt_tokens + settings.max_tokens
+        capacity = settings.max_prompt_tokens + methods.max_tokens
         engine = engine.model_copy(update={"capacity": capacity})
     paths = in_flight(stage.sampler, [_NOBODY] * settings.concurrency, stage, engine)
     return Job(

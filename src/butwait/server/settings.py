@@ -45,7 +45,8 @@ class ServeSettings(Settings):
     max_prompt_tokens: Resource[Count] = 4096
     """Of a prompt; less where the model's context is shorter. More is status 400."""
     max_tokens: Resource[Count] = 2048
-    """The most tokens of a path that a request may ask for."""
+    """The most tokens of a path that a request may ask for. Where it is not set, a method's longer
+    ``step.max_tokens`` is."""
     max_paths: Resource[Count] = 512
     """The most paths of a request: ``n`` times the particles."""
     concurrency: Resource[Count] = 64

@@ -11,7 +11,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from butwait.server.work import Answer
+from butwait.server.work import Answer, Refused
 
 IGNORED = frozenset(
     {"metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention"}
@@ -79,6 +79,13 @@ class ApiError(Exception):
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, kind)
         told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": told}
+
+
+def refusal(found: Refused) -> ApiError:
+    """What no search can be made of, for another reason than time."""
+    code = "context_length_exceeded" if found.why == "long" else "invalid_value"
+    params = {"stop": "stop", "sampling": "temperature", "method": "model"}
+    return ApiError(400, found.sentence, code, params.get(found.why, "messages"))
 
 
 def unavailable() -> ApiError:

@@ -1,6 +1,7 @@
 """One search for one answer: what a worker does for a request, here or elsewhere."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,18 +10,28 @@ import numpy as np
 
 from butwait.api.answers import Solved, solved_of
 from butwait.api.question import STAGE
-from butwait.engines.engine import Continuation, Engine, Prefix, PromptTooLongError
+from butwait.engines.engine import (
+    Continuation,
+    Engine,
+    Prefix,
+    PromptTooLongError,
+    SamplingUnsupportedError,
+    ScoringUnsupportedError,
+)
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepEndError
 from butwait.records import COMPLETE, OPEN, Key, Problem, SearchTree, UserError
-from butwait.search.builder import TreeBuilder, total_counts
+from butwait.search.builder import ROOT, TreeBuilder, total_counts
 from butwait.search.looking import looking
 from butwait.search.run import run_sampler
 from butwait.search.settings import SAMPLERS, SamplerSettings
 from butwait.workers.job import Opened
 
+logger = logging.getLogger(__name__)
+
 LONGEST_TOKEN = 32
 """Characters of a token at most, as good as always: a text that is longer by that is not read."""
+NO_ROOM = "the prompt leaves no room for an answer in the model's context"
 
 
 @dataclass
@@ -106,7 +117,8 @@ class Answer:
 @dataclass(frozen=True)
 class Refused:
     """There is no answer: the prompt is too long (``long``) or cannot be put (``prompt``), a stop
-    can be no stop (``stop``), or time is over (``timeout``)."""
+    can be no stop (``stop``), the engine cannot draw tokens so (``sampling``) or do what the method
+    needs (``method``), or time is over (``timeout``)."""
 
     why: str
     sentence: str
@@ -136,6 +148,9 @@ class Answering:
                 raise  # the owner's own delimiters
             told = "a stop names a special token, which no text shows; leave it out"
             return Refused("stop", told)
+        except (PromptTooLongError, SamplingUnsupportedError, ScoringUnsupportedError) as error:
+            logger.warning("%s was refused: %s", ask, error)
+            return _beyond(error, ask)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -146,11 +161,12 @@ class Answering:
         solved = await solved_of(
             tree,
             ask.problem,
-            ask.sampler.selection,
+            "vote" if limit.expired() else ask.sampler.selection,
             key.derive(ask.problem.id),
             opened.grader,
             0.0,
             "",
+            lambda text: cut(text, ask.stop),
         )
         return _answer(ask, solved, limit.expired())
 
@@ -165,12 +181,24 @@ def _unfit(engine: Engine, ask: Ask) -> Refused | None:
     try:
         tokens = len(engine.start(problem).token_ids)
     except PromptTooLongError:
-        return Refused("long", "the prompt leaves no room for an answer in the model's context")
+        return Refused("long", NO_ROOM)
     except UserError as error:
         return Refused("prompt", str(error))
     if tokens == 0:
         return Refused("prompt", "the prompt has no token")
     return Refused("long", told % tokens) if tokens > ask.most else None
+
+
+def _beyond(error: UserError, ask: Ask) -> Refused:
+    """What is told where the engine found only on the way that it cannot do what was asked for.
+    Its own words name addresses, which are for the log."""
+    if isinstance(error, PromptTooLongError):
+        return Refused("long", NO_ROOM)
+    if isinstance(error, SamplingUnsupportedError) and ask.sampler.sampling != Sampling():
+        told = "tokens can be drawn here at temperature 1 or 0, with top_p 1 and top_k 0 alone"
+        return Refused("sampling", f"{told}; ask for that")
+    told = "this method scores tokens, or draws them at a temperature of its own, which the server "
+    return Refused("method", f"{told}behind this one cannot; ask for another method")
 
 
 def _answer(ask: Ask, solved: Solved, timed_out: bool) -> Answer:
@@ -224,10 +252,16 @@ class _Onlooker:
 
     def so_far(self) -> SearchTree | None:
         """The paths of this moment as a finished search, of equal weights; where none is complete,
-        weighted by what the reward model said last."""
+        weighted by what the reward model said last. Of a sampler that begins again, all that were
+        completed so far, the latest first. None where nothing was sampled."""
         if self._tree is None:
             return None
-        tree, nodes = self._tree, self._nodes
+        tree, nodes = self._tree, self._nodes[self._nodes != ROOT]
+        if not self._final:
+            ended = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
+            nodes = np.array(ended[::-1], np.int32) if ended else nodes
+        if not len(nodes):
+            return None
         complete = any(tree.nodes[node].finish in COMPLETE for node in nodes.tolist())
         rewards = np.zeros(len(nodes)) if complete else np.nan_to_num(tree.rewards(nodes))
         return tree.build(rewards, None, nodes)

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from butwait.engines.detokenizer import UNFINISHED
-from butwait.engines.engine import Prefix
+from butwait.engines.engine import Prefix, SamplingUnsupportedError
 from butwait.engines.servers.openai_protocol import (
     COMPLETIONS,
     Reply,
@@ -70,6 +70,17 @@ class Served:
         elif sampling.top_k:
             body["top_k"] = sampling.top_k
         return body
+
+    def check(self, sampling: Sampling, url: str) -> None:
+        """Raises SamplingUnsupportedError where tokens that are drawn so have no log-probability of
+        the policy at the server of this address."""
+        shaped = sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1 or sampling.top_k
+        if shaped and not self.of_the_policy:
+            raise SamplingUnsupportedError(
+                f"the server at {url} gives log-probabilities before "
+                "temperature, top-k and top-p: start vLLM with --logprobs-mode processed_logprobs, "
+                "sample with temperature 1 alone, or set engine.any_logprobs: true"
+            )
 
 
 async def probe(

@@ -16,6 +16,7 @@ from scipy.special import logit
 from butwait.problems.cells import whole
 from butwait.problems.kinds.files import Row
 from butwait.records import Key, Problem, UserError
+from butwait.reward_models.aggregate import probability
 from butwait.reward_models.audit.bootstrap import Interval, interval_of, resamples
 
 CANDIDATES = 200
@@ -117,7 +118,7 @@ def first_error_figures(found: Judged, threshold: float, key: Key) -> dict[str, 
 def chosen_threshold(found: Judged) -> float:
     """The threshold with the best F1 on these solutions, among quantiles of the solutions' least
     probabilities; 0.5 where there is no F1."""
-    least = 1 / (1 + np.exp(-found.logits.min(1)))
+    least = probability(found.logits.min(1))
     candidates = np.unique(np.quantile(least, np.linspace(0, 1, CANDIDATES)))
     wrong = found.first_error != NONE
     if wrong.all() or not wrong.any():

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from butwait.engines.engine import Engine
 from butwait.records import Key, Population, Problem, SearchTree
 from butwait.records.settings import Result
+from butwait.reward_models.aggregate import probability
 from butwait.reward_models.reward_model import RewardModel
 from butwait.search.builder import ROOT
 from butwait.search.frontier import Frontier
@@ -187,7 +188,7 @@ def balanced_widths(logits: np.ndarray, temperature: float) -> np.ndarray:
     possible = logits > -np.inf
     if not possible.any():
         return np.ones(left, np.int64)
-    rewards = 1 / (1 + np.exp(-logits))
+    rewards = probability(logits)
     shares = np.where(possible, np.exp((rewards - rewards.max()) / temperature), 0.0)
     order = np.argsort(-logits, kind="stable")
     to_come = np.cumsum(shares[order][::-1])[::-1]
