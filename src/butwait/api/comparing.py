@@ -190,9 +190,7 @@ def _told(unfinished: Sequence[Path]) -> str:
     return f" ({', '.join(map(str, unfinished))} is not finished)"
 
 
-def read_stored(
-    stored: Sequence[str | Path], row: str | None = None
-) -> list[list[list[Attempt]]]:
+def read_stored(stored: Sequence[str | Path], row: str | None = None) -> list[list[list[Attempt]]]:
     """The attempts of one or several evaluations of the same questions, of each those of its seeds.
 
     Args:

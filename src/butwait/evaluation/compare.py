@@ -213,8 +213,8 @@ def extreme_of(rate: float, significant: bool) -> str | None:
 
 
 def detectable(gain: float) -> float | None:
-    """A gain that a comparison would find, a fraction, as far as it is one: None of 0, where nothing
-    varied, which says nothing of noise, and of more than 100 points, which nothing gains."""
+    """The gain that a comparison would find, a fraction, as far as that can be told: None of 0, as
+    attempts that were all alike say nothing of noise, and of more than 100 points."""
     return gain if 0 < gain <= 1 else None
 
 

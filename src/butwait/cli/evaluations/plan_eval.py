@@ -140,7 +140,9 @@ def _noise(options: PlanOptions) -> Noise:
             "at another, so it shows no noise; take a pilot with more attempts, or --rate"
         )
     bound = min(made) == 1  # what noise a side has is not known of one attempt
-    spread = _gain_spread(*pilots, variance) if len(pilots) == 2 and not bound else None
+    spread = None
+    if len(pilots) == 2 and not bound:
+        spread = _gain_spread(pilots[0], pilots[1], variance)
     return Noise(variance, spread, bound=bound)
 
 
