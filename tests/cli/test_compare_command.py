@@ -6,49 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored_stages import changed, inspect_log, stage
 
 import butwait
 from butwait.evaluation.compare import compare
-from butwait.evaluation.metrics import attempt_figures
-from butwait.evaluation.storage import read_attempts, write_shard
-from butwait.records import Attempt, Problem
+from butwait.evaluation.storage import read_attempts
 from butwait.running.stages import read_stage
-from butwait.stages.problem_sets import LoadedSet, keep_problem_set
 
 LOGS = Path(__file__).parents[1] / "evaluation" / "logs"
 INSPECT = sorted((LOGS / "inspect").glob("*.eval"))
 LM_EVAL, LIGHTEVAL = LOGS / "lm_eval", LOGS / "lighteval" / "details" / "org"
-
-
-def stage(path: Path, counts: list[int], k: int, rename: str = "q", **changed: str) -> Path:
-    """A finished evaluation of AIME-like questions, c of k right at each."""
-    problems = [
-        Problem(f"{rename}{i}", changed.get(f"q{i}", f"What is {i} + {i}?"), str(2 * i), "integer")
-        for i in range(len(counts))
-    ]
-    attempts = [
-        Attempt(p.id, s, "", "eos", "1", "correct" if s < c else "wrong", 5, 0, 5, int(s >= c))
-        for p, c in zip(problems, counts, strict=True)
-        for s in range(k)
-    ]
-    shard = path / "attempts" / "aime" / "plain" / "shard-00000.parquet"
-    shard.parent.mkdir(parents=True)
-    by_problem = [attempts[i : i + k] for i in range(0, len(attempts), k)]
-    write_shard(shard, by_problem)
-    keep_problem_set(path.parent / "problems" / "aime.jsonl", problems)
-    record = {
-        "name": path.name,
-        "kind": "evaluate",
-        "fingerprint": "1",
-        "status": "complete",
-        "seconds": 1.0,
-        "settings": {},
-        "problem_sets": {"aime": LoadedSet.of(problems).describe()},
-        "metrics": {"aime/plain": attempt_figures(attempts)},
-        "cost": {},
-    }
-    (path / "stage.json").write_text(json.dumps(record))
-    return path
 
 
 NINE, TEN = [1] * 9 + [0] * 21, [1] * 10 + [0] * 20
@@ -162,6 +129,17 @@ def test_questions_that_differ_are_refused_and_said(own_folder, command):
     assert "2 questions are not on all sides" in " ".join(out.split())
 
 
+def test_other_questions_under_the_same_ids_are_refused(own_folder, command):
+    """One gold answer and half of the words are no proof where both keep the questions."""
+    stage(own_folder / "a/x", NINE, 1, q3="What is 2 + 4?")
+    stage(own_folder / "b/x", TEN, 1, q3="What is 5 + 1?")
+    code, _, err = command("compare", "a/x", "b/x")
+    assert code == 2
+    assert "have different questions (2 stand in one of them only, such as 'What is 2 + 4?')" in err
+    _, out, _ = command("compare", "a/x", "b/x", "--common")
+    assert "2 questions are not on all sides" in " ".join(out.split())
+
+
 def test_other_gold_answers_are_refused(own_folder, command):
     """Padded ones are the same; equal ids with other texts are other questions."""
     row = json.loads(
@@ -242,6 +220,30 @@ def test_import_makes_a_stage_that_is_read_as_any_other(own_folder, command):
     assert "value: 55.5556" in (own_folder / "h.yaml").read_text()
 
 
+def test_a_log_without_gold_answers_takes_its_own_verdicts(own_folder, command):
+    """Without them nothing is written, so that the same folder is free."""
+    for name, verdicts in (("one", "CI"), ("two", "CC")):
+        samples = [
+            {"id": q, "target": "", "text": f"\\boxed{{{q}}}", "scores": {"a": a, "b": "I"}}
+            for q, a in zip("12", verdicts, strict=True)
+        ]
+        inspect_log(own_folder / f"{name}.json", *samples)
+    code, _, err = command("import", "one.json", "--out", "run/x")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "one.json: no question of this log could be scored: it has no readable gold" in err
+    assert "--theirs takes its own verdicts" in err
+    assert not (own_folder / "run").exists()
+    code, out, err = command("import", "one.json", "--out", "run/x", "--theirs", "--scorer", "a")
+    assert (code, err) == (0, "")
+    assert "2 questions x 1: 50.0%" in out
+    assert "b in the log: 0.0%, differs at 1 of 2 attempts" in out
+    assert "1, attempt 0: answer None, gold None: correct here, 0 there" in out
+    code, out, err = command("compare", "one.json", "two.json", "--theirs", "--scorer", "a")
+    assert (code, err) == (0, "")
+    told = " ".join(out.split())
+    assert "first at 1: answer None, gold None, correct here and 0 there." in told
+
+
 def test_a_report_shows_what_was_imported(own_folder, command):
     from butwait.report.page import write_report
     from butwait.stages.kinds import STAGES
@@ -256,14 +258,6 @@ def test_a_report_shows_what_was_imported(own_folder, command):
     summary = write_report(run, records, "peers", [found], {}, kinds)
     assert "83.3" in (run / "report.html").read_text()
     assert summary["evaluations"]["large/jars/log"]["pass_at_1"] == pytest.approx(15 / 18)
-
-
-def changed(path: Path, **settings: str) -> None:
-    """The record of an evaluation, changed."""
-    record = json.loads((path / "stage.json").read_text())
-    status = settings.pop("status", record["status"])
-    record |= {"settings": record["settings"] | settings, "status": status}
-    (path / "stage.json").write_text(json.dumps(record))
 
 
 def test_what_is_not_finished_is_left_out_of_runs_and_told(own_folder, command):

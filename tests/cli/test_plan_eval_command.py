@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from stored_stages import changed, inspect_log, stage, with_row
 
 
 def plan(command, *words: str) -> dict:
@@ -60,6 +61,59 @@ def test_a_pilot_says_how_noisy_an_attempt_is(own_folder, command):
     assert two["spread"] == 0.0
 
 
+def test_one_pilot_is_one_side_whatever_it_holds(own_folder, command):
+    """Rows are no baseline and trained model, and nor are seeds."""
+    with_row(stage(own_folder / "run/both", [2] * 30, 4), "filter", [4] * 15 + [1] * 15, 4)
+    asked = ("plan-eval", "--detect", "9", "--problems", "60", "--pilot", "run/both")
+    code, _, err = command(*asked)
+    assert (code, err.count("\n")) == (2, 1)
+    told = "name one by --row (of run/both: both/aime/plain, both/aime/filter)"
+    assert told in err
+    for words in (
+        ("--pilot", "run/both", "--row", "aime/plain"),
+        ("--pilot", "run/both/attempts/aime/plain"),
+    ):
+        found = plan(command, "--detect", "9", "--problems", "60", *words)
+        assert found["variance"] == pytest.approx(1 / 3)  # 2 * 2 / (4 * 3)
+        assert found["spread"] == 0.1
+        assert "(assumed: --spread, or two pilots)" in found["told"]
+
+    for seed, counts in enumerate(([2] * 30, [4] * 15 + [2] * 15)):
+        changed(stage(own_folder / f"run/after-{seed}", counts, 4), arm="after")
+    found = plan(command, "--detect", "9", "--problems", "60", "--pilot", "run/after")
+    assert found["variance"] == pytest.approx((1 / 3 + 1 / 6) / 2)
+    assert found["spread"] == 0.1
+
+    # A baseline and an arm are two: the gains are those of the mean over its seeds.
+    stage(own_folder / "run/base", [0] * 15 + [4] * 15, 4)
+    two = ("--pilot", "run/base", "--pilot", "run/after")
+    found = plan(command, "--detect", "9", "--problems", "60", *two)
+    variance, gains = (0 + (1 / 3 + 1 / 6) / 2) / 2, (1.25 / 2) ** 2 * 30 / 29
+    assert found["variance"] == pytest.approx(variance)
+    # Of the arm 3/4 right at fifteen questions and 1/2 at fifteen; 4 and 8 attempts a question.
+    noise = variance / 4 + variance / 8
+    assert found["spread"] == pytest.approx((gains - noise) ** 0.5)
+    assert "assumed" not in found["told"]
+
+
+def test_the_pilot_that_could_not_be_scored_is_named(own_folder, command):
+    no_gold = {"id": "b", "target": "", "text": "It is 7."}
+    inspect_log(own_folder / "some.json", {"id": "a", "text": "It is 7."}, no_gold)
+    inspect_log(own_folder / "none.json", {"id": "a", "text": None}, no_gold)
+    words = ("--problems", "60", "--pilot", "some.json", "--pilot", "none.json")
+    code, _, err = command("plan-eval", "--detect", "9", *words)
+    assert code == 2
+    assert "--pilot none.json: no question of it could be scored" in err
+
+
+def test_samples_that_are_not_looked_for_are_not_called_hopeless(own_folder, command):
+    found = plan(command, "--problems", "30", "--detect", "0.5", "--spread", "0")
+    assert (found["enough"], found["these_problems"]["k"]) == (False, None)
+    assert "30 questions cannot find a gain of 0.5 points with 1,000 samples each." in found["told"]
+    assert "alone, k = 1,000 is not enough" in found["told"]
+    assert "whatever k" not in found["told"]
+
+
 def test_a_file_of_problems_is_counted(own_folder, command):
     rows = [{"question": f"{i}?", "answer": i} for i in range(40)]
     (own_folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -67,6 +121,7 @@ def test_a_file_of_problems_is_counted(own_folder, command):
 
 
 MISTAKES = {
+    "--detect 3 --problems 30 --row aime/plain": "--row names a row of a --pilot",
     "--detect 3 --problems nosuch": "how many questions it has is not known",
     "--detect 3 --problems nosuch.jsonl": "nosuch.jsonl",
     "--detect 3 --problems 1": "from 2 to 1,000,000 questions",

@@ -120,6 +120,18 @@ def test_no_evidence_says_what_would_have_been_found(from_counts):
     )
 
 
+def test_so_few_seeds_that_nothing_is_known_are_told_so(from_counts):
+    """An interval ends at 100 points, and no gain is above them."""
+    a = [from_counts([0, 0, 0, 1], 1), from_counts([1, 1, 1, 0], 1)]
+    b = [from_counts([1, 1, 1, 1], 1), from_counts([0, 0, 0, 1], 1)]
+    found = compare_arms("a", a, "b", b)
+    assert found["interval"] == [-1.0, 1.0]
+    assert "95% CI [-100.0, +100.0]" in found["sentence"]
+    assert found["minimum_detectable_effect"] is None
+    told = "So few seeds and problems find no gain, however large, in 80% of runs."
+    assert found["sentence"].endswith(told)
+
+
 def test_an_arm_on_the_floor_is_flagged(from_counts):
     nothing = from_counts([0] * 30, 1)
     found = compare_arms("a", [nothing, nothing], "b", [nothing, nothing])

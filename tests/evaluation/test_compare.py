@@ -38,8 +38,8 @@ def test_plus_one_of_thirty_is_not_evidence(from_counts):
     assert found["p"] == 1.0
     assert found["evidence"] is False
     assert found["interval"] == pytest.approx([-0.074282, 0.136782], abs=1e-6)
-    # 2.8016 standard errors, with sigma^2 the mean of 0.3 * 0.7 and 1/3 * 2/3.
-    assert found["minimum_detectable_effect"] == pytest.approx(0.33628, abs=1e-5)
+    # 2.8016 standard errors, with sigma^2 of the pooled rate, 19/60 * 41/60.
+    assert found["minimum_detectable_effect"] == pytest.approx(0.33649, abs=1e-5)
     assert found["sentence"] == (
         "sft 10/30 against base 9/30, 1 win and 0 losses: +3.3 points, 95% CI [-7.4, +13.7], "
         "exact p = 1.00. NOT EVIDENCE of a difference. Of two identical models, a given one leads "
@@ -84,6 +84,32 @@ def test_equal_results(from_counts):
     assert (found["delta"], found["p"], found["p_these_problems"]) == (0.0, 1.0, 1.0)
     assert found["interval"][0] == -found["interval"][1] < 0
     assert found["sentence"].endswith("NOT EVIDENCE of a difference.")
+
+
+def test_nothing_is_promised_where_no_attempt_differed(from_counts):
+    """All alike says nothing of noise: no gain of 0.0 points is found, and nothing in 0 % of
+    runs."""
+    for right, k in ((0, 1), (1, 1), (0, 4), (4, 4)):
+        alike = from_counts([right] * 30, k)
+        assert compare("a", alike, "b", alike)["minimum_detectable_effect"] is None
+    apart = [compare("a", from_counts([0] * 4, k), "b", from_counts([k] * 4, k)) for k in (1, 8)]
+    # At k = 1 of the pooled rate: identical models of 1/2 win four of four in 1 of 256 runs.
+    assert "at least as much in up to 0.4% of runs" in apart[0]["advice"]
+    assert apart[0]["minimum_detectable_effect"] == pytest.approx(2.8016 * (0.5 / 4) ** 0.5, 1e-4)
+    assert apart[1]["minimum_detectable_effect"] is None
+    assert (apart[1]["p"], apart[1]["advice"]) == (
+        0.125, "a solves 0.0% of 4 x 8: this set cannot show a difference.",
+    )  # fmt: skip
+
+
+def test_one_question_is_no_evidence_of_others(from_counts):
+    found = compare("a", from_counts([8], 8), "b", from_counts([0], 8))
+    assert (found["delta"], found["p"], found["interval"]) == (-1.0, 1.0, [-1.0, 1.0])
+    found = compare("a", from_counts([3], 8), "b", from_counts([4], 8))
+    assert found["interval"] == [-1.0, 1.0]
+    # More than 100 points are gained by nothing.
+    found = compare("a", from_counts([0, 1], 1), "b", from_counts([1, 0], 1))
+    assert found["minimum_detectable_effect"] is None
 
 
 def test_advice_names_a_number_of_attempts_where_one_is_enough(from_counts):

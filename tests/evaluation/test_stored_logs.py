@@ -306,6 +306,24 @@ def test_a_failed_sample_counts_neither_way(tmp_path):
     assert vector(rewritten(tmp_path / "log.eval", fail)).startswith("ucw cc-")
 
 
+def test_a_question_whose_samples_all_failed_has_no_verdict(tmp_path):
+    """It hides neither the log's other verdicts nor where they differ from butwait's."""
+
+    def fail(name: str, content: dict) -> dict:
+        if name.startswith("samples/2030-I-1_"):
+            content |= {"error": {"message": "timeout"}, "scores": None}
+        return content
+
+    log = read_log(rewritten(tmp_path / "log.eval", fail))
+    assert log.attempt_scores("math")["2030-I-1"] == (None, None, None)
+    theirs = attempt_figures(score_log(log, "math").attempts)
+    assert theirs["excluded"]["problems"] == ["2030-I-1"]
+    assert theirs["n"] == 5
+    with Grader() as grader:
+        graded = grade_log(log, grader)
+    assert [d["id"] for d in disagreements(graded, "math")] == ["2030-I-3"]
+
+
 def test_parts_attachments_and_strange_characters_are_read(tmp_path):
     def change(name: str, content: dict) -> dict:
         if name == "samples/2030-I-1_epoch_1.json":

@@ -17,7 +17,7 @@ from butwait.report.page import write_report
 from butwait.report.ranking import rankings
 from butwait.running.files import write_json
 from butwait.running.stages import read_stage
-from butwait.stages.comparisons import compared
+from butwait.stages.comparisons import Row, compared
 
 SLIPS = {"base": 0.3, "good-1": 0.02, "good-2": 0.03, "poor-1": 0.29, "poor-2": 0.33}
 
@@ -143,3 +143,15 @@ def test_one_training_beside_an_arm_is_named(ablation: tuple[Path, list, list, d
     for section in ("ranking", "evaluations"):
         part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0]
         assert part.count('<br><span class="small">one training</span>') == 2  # by either method
+
+
+def test_what_seeds_are_complete_without_is_named_of_their_arm(
+    ablation: tuple[Path, list, list, dict],
+) -> None:
+    """One question that both seeds set aside is one."""
+    run, _, _, _ = ablation
+    stages = [read_stage(run / name) for name in ("good-1", "good-2")]
+    for stage, names in zip(stages, (["a"], ["b", "a"]), strict=True):
+        stage.record["metrics"]["heldout/plain"]["set_aside"] = names
+    assert Row("good", tuple(stages), "heldout", "plain").set_aside == {"set_aside": ["a", "b"]}
+    assert Row("good", tuple(stages), "heldout", "filter8").set_aside == {}

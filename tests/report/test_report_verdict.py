@@ -173,6 +173,10 @@ def test_without_a_comparison_nothing_is_claimed() -> None:
         ({"status": {"correct": 90, "truncated": 10}}, "10.0 % of the attempts of base/q/plain"),
         ({"status": {"correct": 99, "ungradable": 1}}, "1.00 % of the attempts of base/q/plain"),
         ({"excluded": {"problems": ["a", "b"]}}, "2 more questions of q could not be scored"),
+        (
+            {"excluded": {"problems": ["a"]}, "set_aside": ["a (q, plain)"]},
+            "1 question of q was set aside for base/q/plain (it ended two workers); n leaves it",
+        ),
     ],
 )
 def test_what_weakens_a_number_is_said_beside_the_verdict(
@@ -180,6 +184,13 @@ def test_what_weakens_a_number_is_said_beside_the_verdict(
 ) -> None:
     (caveat,) = judge(CHAIN[:1], [row("base", **metrics)], []).caveats
     assert needle in caveat
+
+
+def test_questions_that_ended_workers_are_told_from_those_without_a_gold_answer() -> None:
+    metrics = {"excluded": {"problems": ["a", "b", "c"]}, "set_aside": ["a (q, plain)", "c (q, x)"]}
+    aside, unread = judge(CHAIN[:1], [row("base", **metrics)], []).caveats
+    assert aside.startswith("2 questions of q were set aside for base/q/plain (each ended two")
+    assert unread.startswith("1 more question of q could not be scored for base/q/plain (no read")
 
 
 def test_few_truncated_attempts_need_no_caveat() -> None:

@@ -24,7 +24,7 @@ from butwait.running.json_lines import dump_rows
 from butwait.search.storage import read_tree, write_shard
 from butwait.search.summary import descendants, weight_below
 from butwait.search.weights import ess_share
-from butwait.synthesis.dataset import load_examples
+from butwait.synthesis.dataset import load_examples, save_examples
 from butwait.training.grpo.searches import SearchFolder
 from butwait.view.attempts import steps
 from butwait.view.folders import Folder
@@ -39,6 +39,72 @@ def library(*runs: Path) -> Library:
 def own(run: Path, folder: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(run, folder / run.name))
+
+
+def noted(stage: Path, **changed: Any) -> None:
+    """Changes a stage's record; its settings by their names."""
+    record = json.loads((stage / "stage.json").read_text())
+    settings = record["settings"] | changed.pop("settings", {})
+    (stage / "stage.json").write_text(json.dumps(record | {"settings": settings} | changed))
+
+
+def with_train(run: Path, folder: Path) -> Path:
+    """A copy with a training set, which has the test set's ids for other questions. Its search and
+    its trainings are on that one."""
+    run = own(run, folder)
+    rows = [{"id": f"p{i}", "question": f"And {i} + 5?", "answer": str(i + 5)} for i in range(4)]
+    (run / "problems" / "train.jsonl").write_text(dump_rows(rows))
+    noted(run / "hunt", settings={"problems": "train"}, problem_sets={"train": {}})
+    both = {"problems": "train", "selection": {"problems": "test"}}
+    noted(run / GRPO, settings=both, problem_sets={"test": {}, "train": {}})
+    return run
+
+
+def test_questions_are_of_the_set_that_the_stage_is_about(seen_run: Path, tmp_path: Path) -> None:
+    """A training set and a test set may have one id for two questions."""
+    run = with_train(seen_run, tmp_path)
+    seen = library(run)
+    golds = [str(i + 5) for i in range(4)]
+    trees = seen.get("trees/0/hunt")
+    assert trees["gold"] == golds
+    assert seen.get("tree/0/hunt/0-1")["question"] == "And 1 + 5?"
+    told = seen.get(f"examples/0/{VERIFIED}")["problems"]
+    assert told[0] == {"id": "p0", "question": "And 0 + 5?", "gold": "5"}
+    assert [one["gold"] for one in seen.get("attempts/0/after")["problems"]] == list("1234")
+
+    # Looks are at the set that chooses, completions at that of the training.
+    (path,) = (run / GRPO).glob("samples.jsonl")
+    sample = {"step": 1, "problem_id": "p1", "question": "And 1 + 5?", "text": "", "reward": 0}
+    older = {name: value for name, value in sample.items() if name != "question"}
+    path.write_text(dump_rows([sample, older]))
+    samples = seen.get(f"training/0/{GRPO}")["samples"]
+    assert [(one["step"], one["question"], one["gold"]) for one in samples] == [
+        (0, "What is 0 + 1?", "1"), (1, "And 1 + 5?", "6"), (1, "And 1 + 5?", "6"),
+        (100, "What is 0 + 1?", "1"), (200, "What is 0 + 1?", "1"),
+    ]  # fmt: skip
+
+    # Searches of a training, which reads both sets.
+    tree = read_tree(run / "hunt" / "trees", "p1")
+    SearchFolder(run / GRPO / "searches").keep(tree, 4)
+    assert seen.get(f"trees/0/{GRPO}")["gold"] == ["6"]
+
+
+def test_an_example_of_an_id_of_two_questions_shows_the_one_it_asks(
+    seen_run: Path, tmp_path: Path
+) -> None:
+    run = with_train(seen_run, tmp_path)
+    noted(run / "hunt", problem_sets={"test": {}, "train": {}})
+    asked = ["And 0 + 5? Think.", "What is 0 + 1?", "something else"]
+    example = load_examples(run / VERIFIED / "dataset")[0]
+    turns = [[{"role": "user", "content": text}] for text in asked]
+    shutil.rmtree(run / VERIFIED / "dataset")
+    save_examples(run / VERIFIED / "dataset", [replace(example, prompt=turn) for turn in turns])
+    told = library(run).get(f"examples/0/{VERIFIED}")
+    found = [told["problems"][place] for place in told["problem"]]
+    assert [one["id"] for one in found] == [example.problem_id] * 3
+    assert [(one["question"], one["gold"]) for one in found] == [
+        ("And 0 + 5?", "5"), ("What is 0 + 1?", "1"), ("", None),
+    ]  # fmt: skip
 
 
 def test_a_piece_of_data_is_one_statement_that_no_text_can_end() -> None:
@@ -76,6 +142,17 @@ def test_runs_and_stages_are_those_of_status(seen_run: Path) -> None:
     rates = {row["stage"]: row["pass_at_1"] for row in page["evaluations"]}
     assert rates["base"] == comparison["rate_a"]
     assert rates["after"] == comparison["rate_b"]
+
+
+def test_a_comparison_of_an_arm_leads_to_a_stage_of_it(seen_run: Path, tmp_path: Path) -> None:
+    run = own(seen_run, tmp_path)
+    noted(run / "after", settings={"arm": "tuned"})
+    summary = json.loads((run / "summary.json").read_text())
+    (row,) = summary["comparisons"]
+    rows = [row, row | {"b": "tuned/test/sample"}, row | {"a": "gone/test/sample"}]
+    (run / "summary.json").write_text(json.dumps(summary | {"comparisons": rows}))
+    told = library(run).get("run/0")["comparisons"]
+    assert [one["at"] for one in told] == [["base", "after"], ["base", "after"], [None, "after"]]
 
 
 def test_the_list_of_trees_is_that_of_their_files(seen_run: Path) -> None:

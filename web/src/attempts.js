@@ -2,6 +2,7 @@
 import { html, nothing } from "lit-html";
 import { entry, known, value } from "./data.js";
 import { seen, shadeLegend, stepToken } from "./shade.js";
+import { paired } from "./pairs.js";
 import { choice, choose, number, settle } from "./state.js";
 import { asked, clip, solution } from "./text.js";
 import { badge, figure, finder, finds, list, missing, notes, plural, questionHead, stageHere, stageTabs, statusName, strip, waiting, within } from "./parts.js";
@@ -20,6 +21,16 @@ const grouped = new WeakMap();
 /** Groupings of a table that are kept: what is listed and what is counted, and those of before a choice. */
 const GROUPINGS = 4;
 
+const keyOf = (problem) => `${problem.set}/${problem.id}`;
+
+const pairings = new WeakMap();
+
+/** The questions that two evaluations have in common, the same map for as long as their data is. */
+function common(data, other) {
+  if (pairings.get(data)?.other !== other) pairings.set(data, { other, found: paired(data.problems, other.problems) });
+  return pairings.get(data).found;
+}
+
 /** The attempts that pass the filters, by question: Map of a question's key -> its attempts' places in the columns. */
 function byQuestion(data, filters) {
   const key = JSON.stringify([filters, choice("find")]);
@@ -37,8 +48,8 @@ function byQuestion(data, filters) {
     if (filters.most !== null && data.length[i] > filters.most) continue;
     if (answer && !(data.answers[data.answer[i]] ?? "").toLowerCase().includes(answer)) continue;
     const problem = data.problems[data.problem[i]];
-    if (!finds(problem.id, problem.question)) continue;
-    const id = `${problem.set ?? data.sets[data.set[i]]}/${problem.id}`;
+    if (filters.named && !finds(problem.id, problem.question)) continue;
+    const id = keyOf(problem);
     if (!found.has(id)) found.set(id, { problem, places: [] });
     found.get(id).places.push(i);
   }
@@ -55,7 +66,7 @@ function filters(data) {
     status: choice("status"),
     set: choice("set"),
     method: methodOf(data, choice("method")),
-    find: choice("find"),
+    named: true,
     answer: choice("answer"),
     least: number("least"),
     most: number("most"),
@@ -79,18 +90,21 @@ function questions(data, other) {
   const own = byQuestion(data, chosen);
   const row = ([key, { problem, places }]) => ({ key, problem, places, others: [] });
   if (!other) return [...own].map(row);
-  // The other evaluation may have been made by another method; its set is the same question's.
-  const others = { ...chosen, method: methodOf(other, choice("other_method") ?? choice("method")) };
+  // The other evaluation may have another method, set and id; the question is the same.
+  const others = { ...chosen, set: undefined, named: false, method: methodOf(other, choice("other_method") ?? choice("method")) };
+  const partners = common(data, other);
   const theirs = byQuestion(other, others);
   // Which side is right is a matter of all attempts: a filter chooses what is listed, and changes no verdict.
   const [wholeOwn, wholeTheirs] = [byQuestion(data, every(chosen)), byQuestion(other, every(others))];
   const show = choice("show") ?? "";
   const rows = [];
   for (const [key, { problem, places }] of wholeOwn) {
-    if (!wholeTheirs.has(key)) continue;
-    const sides = { places: own.get(key)?.places ?? [], others: theirs.get(key)?.places ?? [] };
+    const partner = partners.get(data.problem[places[0]]);
+    const same = partner === undefined ? null : keyOf(other.problems[partner]);
+    if (!wholeTheirs.has(same)) continue;
+    const sides = { places: own.get(key)?.places ?? [], others: theirs.get(same)?.places ?? [] };
     if (!sides.places.length && !sides.others.length) continue;
-    const [a, b] = [solved(data, places), solved(other, wholeTheirs.get(key).places)];
+    const [a, b] = [solved(data, places), solved(other, wholeTheirs.get(same).places)];
     const kind = a ? (b ? "both" : "lost") : b ? "gained" : "neither";
     if (!show || show === kind) rows.push({ key, problem, ...sides });
   }
@@ -290,7 +304,7 @@ export function attemptsPage(run) {
                   ? side(beside, `${PART}/${other.run}/${other.stage}`, other.stage, row.others, choice("other_sample"), (other_sample) => choose({ other_sample }), "B")
                   : nothing}
               </div>`
-          : html`<p class="message">No attempt passes these filters.</p>`}
+          : html`<p class="message">${beside && !common(data, beside).size ? "These two have no question in common." : "No attempt passes these filters."}</p>`}
       </div>
     </div>`;
 }

@@ -92,10 +92,11 @@ function comparisons(run, rows) {
   if (!rows?.length) return nothing;
   return html`<h2>Comparisons</h2>
     <ul class="plain">${rows.map((row) => {
-      const [stage, set, method] = row.b.split("/");
+      const [, set, method] = row.b.split("/");
+      const [first, stage] = row.at;
       const told = row.sentence ?? `${row.b} against ${row.a}: ${(100 * row.delta).toFixed(1)} points`;
-      return html`<li><bdi>${told}</bdi> <a href=${link(["run", run, "attempts", stage], { set, method, other: `${run}/${row.a.split("/")[0]}`, other_method: row.a.split("/")[2] })}
-        aria-label="${row.b} against ${row.a}, side by side">side by side</a></li>`;
+      const beside = first && stage && link(["run", run, "attempts", stage], { set, method, other: `${run}/${first}`, other_method: row.a.split("/")[2] });
+      return html`<li><bdi>${told}</bdi> ${beside ? html`<a href=${beside} aria-label="${row.b} against ${row.a}, side by side">side by side</a>` : nothing}</li>`;
     })}</ul>`;
 }
 

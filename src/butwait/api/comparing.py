@@ -190,13 +190,21 @@ def _told(unfinished: Sequence[Path]) -> str:
     return f" ({', '.join(map(str, unfinished))} is not finished)"
 
 
-def read_stored(stored: Sequence[str | Path]) -> list[list[Attempt]]:
-    """The attempts of one or several evaluations of the same questions. Raises UserError as
-    ``compare_stored`` does."""
+def read_stored(stored: Sequence[str | Path], row: str | None = None) -> list[list[list[Attempt]]]:
+    """The attempts of one or several evaluations of the same questions, of each those of its seeds.
+
+    Args:
+        stored: evaluations, arms or logs, one row of each.
+        row: ``SET/METHOD``, where there are several.
+
+    Raises UserError as ``compare_stored`` does, and where several rows of one could be meant.
+    """
     with Grader() as grader:
         reader = Reader(grader)
-        sides = _chosen([[seed] for each in stored for seed in _seeds_of(_one(reader, each))], None)
-        return matched(sides, grader)[0]
+        sides = _one_each(_meant([[_one(reader, each)] for each in stored], row))
+        arms = [(side, *side.others) for side in sides]
+        parts = iter(matched([seed for arm in arms for seed in arm], grader)[0])
+    return [[next(parts) for _ in arm] for arm in arms]
 
 
 def read_row(
@@ -225,6 +233,20 @@ def read_row(
 
 def _chosen(groups: Sequence[Sequence[Side]], row: str | None) -> list[Answered]:
     """An evaluation of each group; all of the only one."""
+    options = _meant(groups, row)
+    if len(options) > 1:
+        return _one_each(options)
+    sets = {option.set for option in options[0]}
+    if len(sets) > 1:
+        raise UserError(
+            f"compare: the run evaluates several sets ({', '.join(sorted(sets))}); name the "
+            "evaluations that are to be compared"
+        )
+    return [_answered(option.side, option.row) for option in options[0]]
+
+
+def _meant(groups: Sequence[Sequence[Side]], row: str | None) -> list[list["_Option"]]:
+    """The evaluations of each group that may be meant: those of the row, if one is named."""
     options = [[option for side in group for option in _options(side)] for group in groups]
     if row is not None:
         known = dict.fromkeys(o.names[-1] for group in options for o in group if o.names)
@@ -234,14 +256,11 @@ def _chosen(groups: Sequence[Sequence[Side]], row: str | None) -> list[Answered]
                 f"compare: not every side has a row {row!r}{meant(row, list(known))} (there are: "
                 f"{', '.join(known)})"
             )
-    if len(options) == 1:
-        sets = {option.set for option in options[0]}
-        if len(sets) > 1:
-            raise UserError(
-                f"compare: the run evaluates several sets ({', '.join(sorted(sets))}); name the "
-                "evaluations that are to be compared"
-            )
-        return [_answered(option.side, option.row) for option in options[0]]
+    return options
+
+
+def _one_each(options: list[list["_Option"]]) -> list[Answered]:
+    """The evaluation of each group. Raises UserError where several could be meant."""
     if any(len(group) > 1 for group in options):
         options = _shared(options)
     return [_answered(group[0].side, group[0].row) for group in options]
@@ -272,8 +291,9 @@ def _options(side: Side) -> list[_Option]:
 
 def _shared(options: list[list[_Option]]) -> list[list[_Option]]:
     """The only evaluation that all groups have by the same name, whole, then without the stage,
-    then by the method alone."""
-    for name in (lambda o: o.names[0], lambda o: o.row, lambda o: o.row.partition("/")[2]):
+    then by the method alone. Raises UserError where there is none, as of a single group."""
+    ways = (lambda o: o.names[0], lambda o: o.row, lambda o: o.row.partition("/")[2])
+    for name in ways if len(options) > 1 else ():
         times = [Counter(map(name, group)) for group in options]
         tables = [
             {name(option): option for option in group if count[name(option)] == 1}

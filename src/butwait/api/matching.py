@@ -16,8 +16,8 @@ def matched(
 ) -> tuple[list[list[Attempt]], dict[str, Problem], int]:
     """The attempts of all sides with the first one's ids of the questions.
 
-    A question is found on another side by its text; where one of them keeps whole prompts, by the
-    text within it; else by its id, if gold answer and half of the words are the same too.
+    A question is found on another side by its text; where one of them keeps whole prompts, also by
+    the text within it, then by its id, if gold answer and half of the words are the same too.
 
     Args:
         sides: the baseline first.
@@ -65,10 +65,10 @@ def _pairs(first: Answered, other: Answered) -> dict[str, str]:
     if _prompts(first) or _prompts(other):
         mine, theirs = _open(first, other, found)
         found |= _within(first, mine, other, theirs)
-    mine, theirs = _open(first, other, found)
-    for name in {*mine} & {*theirs}:
-        if _alike(first.problems[name], other.problems[name]):
-            found[name] = name
+        mine, theirs = _open(first, other, found)
+        for name in {*mine} & {*theirs}:
+            if _alike(first.problems[name], other.problems[name]):
+                found[name] = name
     return found
 
 

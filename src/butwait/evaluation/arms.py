@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from butwait.evaluation.compare import ALPHA, Outcomes, extreme_of, match, p_text
+from butwait.evaluation.compare import ALPHA, Outcomes, detectable, extreme_of, match, p_text
 from butwait.evaluation.metrics import attempt_figures, outcomes
 from butwait.records import Attempt
 from butwait.statistics.crossed import CrossedEstimate, crossed_difference, crossed_mean
@@ -103,16 +103,17 @@ def compare_arm_outcomes(
     gains = (means[1] - means[0])[0]
     significant = difference.p < ALPHA
     # The true gain that a comparison with this standard error finds with ``POWER``.
-    detectable = (normal_quantile(1 - ALPHA) + normal_quantile(2 * POWER - 1)) * difference.se
-    low, high = difference.interval()
+    z = normal_quantile(1 - ALPHA) + normal_quantile(2 * POWER - 1)
+    gain = detectable(z * difference.se)
+    low, high = (float(np.clip(end, -1, 1)) for end in difference.interval())
     found = (
         f"{b} {_score(rates_b, k)} against {a} {_score(rates_a, k)}: {100 * difference.mean:+.1f} "
         f"points, 95% CI [{100 * low:+.1f}, {100 * high:+.1f}], {p_text(difference.p)}."
     )
-    advice = (
-        f"So many seeds and problems find a gain of {100 * detectable:.1f} points in "
-        f"{100 * POWER:.0f}% of runs."
-    )
+    finds = "few seeds and problems find no gain, however large,"
+    if gain is not None:
+        finds = f"many seeds and problems find a gain of {100 * gain:.1f} points"
+    advice = f"So {finds} in {100 * POWER:.0f}% of runs."
     label, told = "NOT EVIDENCE", f"NOT EVIDENCE of a difference. {advice}"
     if significant:
         label = "IMPROVED" if difference.mean > 0 else "WORSE"
@@ -129,7 +130,7 @@ def compare_arm_outcomes(
         "rate_a": float(rates_a.mean()),
         "rate_b": float(rates_b.mean()),
         "delta": difference.mean,
-        "interval": [float(np.clip(end, -1, 1)) for end in (low, high)],
+        "interval": [low, high],
         "p": difference.p,
         "estimand": LIKE_THESE_TWO,
         "test": "t over questions and seeds",
@@ -138,7 +139,7 @@ def compare_arm_outcomes(
         "wins": int(np.sum(gains > 1e-9)),
         "losses": int(np.sum(gains < -1e-9)),
         "ties": int(np.sum(np.abs(gains) <= 1e-9)),
-        "minimum_detectable_effect": detectable,
+        "minimum_detectable_effect": gain,
         "extreme": extreme_of(float(rates_a.mean()), significant),
         "evidence": significant,
         "verdict": f"{label}: {found}",

@@ -49,7 +49,8 @@ class Finding:
         interval: of delta, 95 %, estimand S.
         p: of the exact sign-flip test.
         wins, losses: problems on which b has more, fewer correct attempts.
-        variance: sampling variance of one attempt (an upper bound at k = 1).
+        variance: sampling variance of one attempt (an upper bound at k = 1); 0 where all attempts
+            at every question came out alike, which says nothing of it.
     """
 
     a: str
@@ -107,21 +108,24 @@ def compare_outcomes(
     gains = correct_b - correct_a
     differences = gains / attempts
     k, wins, losses = int(attempts.max()), int(np.sum(gains > 0)), int(np.sum(gains < 0))
+    rates = [float(np.mean(correct / attempts)) for correct in (correct_a, correct_b)]
     variances = [power.sampling_variance(correct, attempts) for correct in (correct_a, correct_b)]
+    pooled = float(np.mean(rates))
     finding = Finding(
         a=a,
         b=b,
         n=len(gains),
         k=k,
         made=max(len(next(iter(side.values())).attempts) for (side,) in sides),
-        rate_a=float(np.mean(correct_a / attempts)),
-        rate_b=float(np.mean(correct_b / attempts)),
+        rate_a=rates[0],
+        rate_b=rates[1],
         delta=float(differences.mean()),
         interval=paired_t(differences) if k > 1 else bonett_price(wins, losses, len(gains)),
         p=sign_flip(gains, attempts),
         wins=wins,
         losses=losses,
-        variance=float(np.mean(variances)),
+        # At k = 1 a side that is all right shows none, though the other one be all wrong.
+        variance=float(np.mean(variances)) if k > 1 else pooled * (1 - pooled),
     )
     variance, extreme = finding.variance, extreme_of(finding.rate_a, finding.significant)
     spread = power.gain_spread(differences, 2 * variance / k) if k > 1 else 0.0
@@ -145,8 +149,8 @@ def compare_outcomes(
         "wins": wins,
         "losses": losses,
         "ties": finding.n - wins - losses,
-        "minimum_detectable_effect": power.minimum_detectable_effect(
-            finding.n, k, variance, spread
+        "minimum_detectable_effect": detectable(
+            power.minimum_detectable_effect(finding.n, k, variance, spread)
         ),
         "extreme": extreme,
         "evidence": finding.significant,
@@ -208,6 +212,12 @@ def extreme_of(rate: float, significant: bool) -> str | None:
     return "floor" if rate <= FLOOR else "ceiling"
 
 
+def detectable(gain: float) -> float | None:
+    """The gain that a comparison would find, a fraction, as far as that can be told: None of 0, as
+    attempts that were all alike say nothing of noise, and of more than 100 points."""
+    return gain if 0 < gain <= 1 else None
+
+
 def _judged(finding: Finding) -> tuple[str, str]:
     """What the difference is called, before it is told and after."""
     if not finding.significant:
@@ -246,12 +256,14 @@ def _chance(f: Finding) -> list[str]:
     """How often chance alone gives such a lead, and the smallest results that are evidence."""
     if f.lead == 0:
         return []
-    share = power.chance_of_lead(f.n, f.k, f.variance, abs(f.lead))
-    bound = "up to " if f.k == 1 else ""
-    said = [
-        f"Of two identical models, a given one leads by at least as much in {bound}"
-        f"{100 * share:.0f}% of runs."
-    ]
+    said = []
+    if f.variance > 0:
+        share = power.chance_of_lead(f.n, f.k, f.variance, abs(f.lead))
+        told = f"{100 * share:.0f}%" if share > 0.01 else f"{100 * share:.1g}%"
+        said.append(
+            "Of two identical models, a given one leads by at least as much in "
+            f"{'up to ' if f.k == 1 else ''}{told} of runs."
+        )
     if f.k == 1:
         splits = ", ".join(f"{power.fewest_significant_wins(x)}-{x}" for x in range(3))
         said.append(f"Smallest significant splits of wins and losses: {splits}.")
@@ -263,7 +275,7 @@ def _advice(f: Finding, extreme: str | None) -> list[str]:
         return [f"{f.a} solves {_score(f.rate_a, f)}: this set cannot show a difference."]
     if extreme == "ceiling":
         return [f"{f.a} solves {_score(f.rate_a, f)}: this set has no room to show a gain."]
-    if f.lead == 0:
+    if f.lead == 0 or f.variance == 0:
         return []
     delta, size = abs(f.delta), f"{100 * abs(f.delta):.1f} points"
     needed = power.attempts_to_detect(delta, f.n, f.variance)

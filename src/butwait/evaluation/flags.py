@@ -37,13 +37,23 @@ def flags(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
             f"{name} was trained once: its interval is of this one training and leaves out what "
             "another seed would change, which those of arms with several seeds have in them."
         )
-    if excluded := (figures.get("excluded") or {}).get("problems"):
-        yield (
-            f"{len(excluded)} more questions of {name.split('/')[-2]} could not be scored for "
-            f"{name} (no readable gold answer); n leaves them out."
-        )
+    excluded = (figures.get("excluded") or {}).get("problems") or ()
+    aside = figures.get("set_aside") or ()
+    if aside:
+        was, each = ("was", "it") if len(aside) == 1 else ("were", "each")
+        what = f"{was} set aside for {name} ({each} ended two workers)"
+        yield _left_out(len(aside), "", name, what)
+    if (unread := len(excluded) - len(aside)) > 0:
+        what = f"could not be scored for {name} (no readable gold answer)"
+        yield _left_out(unread, " more", name, what)
     if (lost := share("ungradable")) > 0:
         yield (
             f"{100 * lost:.2f} % of the attempts of {name} could not be graded; they count neither "
             "as solved nor as failed."
         )
+
+
+def _left_out(count: int, more: str, name: str, what: str) -> str:
+    questions, them = ("question", "it") if count == 1 else ("questions", "them")
+    of_set = name.split("/")[-2]
+    return f"{count}{more} {questions} of {of_set} {what}; n leaves {them} out."

@@ -13,6 +13,7 @@ LADDER = tuple(2**i for i in range(10))
 MANY = 64
 """Samples a question where the set is too small for any number of them."""
 MOST_SAMPLES = 1000
+"""Of a question; whether more would do is not looked at."""
 ALIKE = 1.5
 """Without a pilot, rates of questions are beta distributed with a + b = 1.5, as those of AIME
 are (``docs/statistics.md``)."""
@@ -57,7 +58,8 @@ class Design:
         )
 
     def samples(self, spread: float) -> int | None:
-        """The fewest samples of each question of the set; None where no number is enough."""
+        """The fewest samples of each question of the set; None where ``MOST_SAMPLES`` are not
+        enough."""
         if self.found(self.n, MOST_SAMPLES, spread=spread) < self.power:
             return None
         low, high = 1, MOST_SAMPLES

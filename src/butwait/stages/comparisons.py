@@ -32,6 +32,13 @@ class Row:
     def folders(self) -> list[Path]:
         return [stage.path / "attempts" / self.set / self.method for stage in self.stages]
 
+    @property
+    def set_aside(self) -> dict[str, list[str]]:
+        """For metrics: the questions that some stage is complete without, if any."""
+        each = [s.record["metrics"].get(f"{self.set}/{self.method}") or {} for s in self.stages]
+        names = list(dict.fromkeys(name for one in each for name in one.get("set_aside", ())))
+        return {"set_aside": names} if names else {}
+
 
 def compared(run: StageRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The evaluations that a report stage takes from.
@@ -45,7 +52,7 @@ def compared(run: StageRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     attempts = lru_cache(maxsize=128)(lambda folder: read_attempts(folder, texts=False))
     rows = _rows(run)
     pooled = {
-        row.key: arm_figures([attempts(folder) for folder in row.folders])
+        row.key: arm_figures([attempts(folder) for folder in row.folders]) | row.set_aside
         for row in rows
         if len(row.stages) > 1
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from butwait.evaluation.logs.grading import BUTWAIT, GradedLog, disagreements
-from butwait.evaluation.metrics import attempt_figures
+from butwait.evaluation.metrics import attempt_figures, outcomes
 from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.storage import write_shard
 from butwait.records import UserError
@@ -32,10 +32,12 @@ def import_log(graded: GradedLog, out: Path, name: str) -> tuple[Stage, bool]:
         the stage, and whether it was there before, whole and of the same log.
 
     Raises:
-        UserError: another stage is there, or the run has other questions by that name.
+        UserError: nothing of the log could be scored, another stage is there, or the run has other
+            questions by that name. Then nothing is written.
     """
     out = out.absolute()
     run, log = out.parent, graded.log
+    figures = _figures(graded)
     digest = file_digest(log.path)
     with locked(run, "wait for it"):
         problems = run / "problems" / f"{name}.jsonl"
@@ -58,12 +60,6 @@ def import_log(graded: GradedLog, out: Path, name: str) -> tuple[Stage, bool]:
             by_problem[attempt.problem_id].append(attempt)
         write_shard(shard, list(by_problem.values()))
         write_json(out / SCORES, scores_beside(graded))
-        figures = attempt_figures(graded.attempts)
-        if not graded.lengths_known:
-            figures |= {"tokens_per_problem": None, "tokens_per_attempt": None}
-            figures["length"] = {"mean": None, "median": None}
-        if graded.by != BUTWAIT:
-            figures["maj_at_k"] = {}  # which of the wrong answers agree is not known
         tokens = sum(attempt.tokens for attempt in graded.attempts)
         stage.finish({f"{name}/{METHOD}": figures}, {"policy_tokens": tokens, "reward_tokens": 0})
         return stage, False
@@ -86,6 +82,23 @@ def scores_beside(graded: GradedLog) -> dict[str, Any]:
         },
         "differences": {scorer: list(disagreements(graded, scorer)) for scorer in log.scores},
     }
+
+
+def _figures(graded: GradedLog) -> dict[str, Any]:
+    """The metrics of the log. Raises UserError where nothing of it could be scored."""
+    if all(outcome.excluded for outcome in outcomes(graded.attempts).values()):
+        why = f"{graded.by!r} gave no attempt in it a number"
+        if graded.by == BUTWAIT:
+            why = "it has no readable gold answer where it has a text"
+            why += "; --theirs takes its own verdicts" if graded.log.scores else ""
+        raise UserError(f"{graded.log.path}: no question of this log could be scored: {why}")
+    figures = attempt_figures(graded.attempts)
+    if not graded.lengths_known:
+        figures |= {"tokens_per_problem": None, "tokens_per_attempt": None}
+        figures["length"] = {"mean": None, "median": None}
+    if graded.by != BUTWAIT:
+        figures["maj_at_k"] = {}  # which of the wrong answers agree is not known
+    return figures
 
 
 def _check_free(out: Path, wanted: str) -> None:

@@ -217,14 +217,17 @@ def paired_t(differences: ArrayLike, level: float = 0.95) -> Interval:
     """Student's interval for the mean of per-problem differences of rates (estimand S).
 
     Where no two differences differ, their spread is 0 and says nothing; the half-width is then
-    that of ``bonett_price`` without wins and losses.
+    that of ``bonett_price`` without wins and losses. One problem alone says nothing of others, and
+    has the interval [-1, 1].
 
     Args:
         differences: (n,) rate of B minus rate of A, in [-1, 1].
     """
     d = np.asarray(differences, dtype=np.float64)
     n, delta = len(d), float(d.mean())
-    se = float(d.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    if n == 1:
+        return -1.0, 1.0
+    se = float(d.std(ddof=1)) / math.sqrt(n)
     if se < 1e-12:  # equal differences, up to the rounding of their mean
         half = bonett_price(0, 0, n, level)[1]
     else:

@@ -6,7 +6,7 @@ to import.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from butwait.records import UserError
 from butwait.view.folders import Folder, unreadable
-from butwait.view.questions import Questions
+from butwait.view.questions import Asked, Questions, asked_in
 from butwait.view.script import Names, clip, flat
 
 CHUNK = 16
@@ -36,17 +36,20 @@ def example_list(folder: Folder, stage: str) -> dict[str, Any]:
     """All examples of a stage, one entry an example in each column."""
     folder.stage(stage)
     table = _table(folder, stage)
-    questions, problems = Questions(folder, stage), Names()
-    places = [problems.place(problem) for problem in table["problem"]]
-    known = [(problem, questions.of(problem)) for problem in problems.texts]
+    problems: dict[tuple[str, Asked], int] = {}
+    asked = _asked(folder, stage, table["problem"])
+    places = [
+        problems.setdefault(each, len(problems))
+        for each in zip(table["problem"], asked, strict=True)
+    ]
     return {
         "stage": stage,
         "kind": folder.record(stage).get("kind"),
         "made": folder.made(stage),
         "chunk": CHUNK,
         "problems": [
-            {"id": problem, "question": clip(asked.question, QUESTION), "gold": asked.gold}
-            for problem, asked in known
+            {"id": problem, "question": clip(known.question, QUESTION), "gold": known.gold}
+            for problem, known in problems
         ],
         "problem": places,
         "tokens": table["tokens"],
@@ -87,6 +90,21 @@ def taken(folder: Folder, stage: str, shard: str, row: int) -> list[dict[str, An
             for example, role, nodes in made_of
         ]
     return found
+
+
+def _asked(folder: Folder, stage: str, problems: Sequence[str]) -> list[Asked]:
+    """The question of each example. Prompts are read where an id is of several."""
+    questions = Questions(folder, stage)
+    known = {problem: questions.named(problem) for problem in dict.fromkeys(problems)}
+    prompts = [""] * len(problems)
+    if any(len(named) > 1 for named in known.values()):
+        prompts = [
+            "\n".join(str(turn.get("content")) for turn in prompt or ())
+            for _, batch in _batches(_files(folder, stage), ("prompt",))
+            for prompt in batch["prompt"].to_pylist()
+        ]
+    pairs = zip(problems, prompts, strict=True)
+    return [asked_in(prompt, known[problem]) for problem, prompt in pairs]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

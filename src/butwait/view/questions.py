@@ -1,5 +1,6 @@
 """The questions of a run, by their ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Asked:
 
 
 class Questions:
-    """Those that a stage is about: its own problem sets first, then the run's others.
+    """Those that a stage is about: of its own problem sets, else of those of the stages that it
+    takes from, else of any of the run. Sets may have an id for different questions.
 
     Args:
         folder: of the run.
@@ -31,20 +33,57 @@ class Questions:
     """
 
     def __init__(self, folder: Folder, stage: str) -> None:
-        own = folder.record(stage).get("problem_sets")
         files = sorted((folder.path / "problems").glob("*.jsonl"))
-        files.sort(key=lambda file: not (isinstance(own, dict) and file.stem in own))
-        self._sets = [
-            folder.digest(file, "questions", _read) for file in files if folder.is_file(file)
-        ]
+        self._sets = {
+            file.stem: folder.digest(file, "questions", _read)
+            for file in files
+            if folder.is_file(file)
+        }
+        self._own = _sets_of(folder, stage, set())
 
-    def of(self, problem: str, in_set: str | None = None) -> Asked:
-        """The question with this id, in one set or in any."""
-        for known in self._sets:
-            found = known.get(problem)
-            if found is not None and in_set in (None, found.set):
-                return found
-        return Asked()
+    def named(self, problem: str, in_set: str | None = None) -> list[Asked]:
+        """The different questions with this id, in one set or in the stage's."""
+        own = self._own if in_set is None else {in_set}
+        found = [asked for name in self._sets if name in own for asked in self._in(name, problem)]
+        if not found and in_set is None:
+            found = [asked for name in self._sets for asked in self._in(name, problem)]
+        return list({asked.question: asked for asked in reversed(found)}.values())[::-1]
+
+    def of(self, problem: str, in_set: str | None = None, text: str = "") -> Asked:
+        """The question with this id, in one set or in the stage's. Of several the one that a text
+        asks; none where it asks none of them, as no id tells them apart."""
+        return asked_in(text, self.named(problem, in_set))
+
+    def _in(self, name: str, problem: str) -> list[Asked]:
+        return [self._sets[name][problem]] if problem in self._sets[name] else []
+
+
+def asked_in(text: str, named: Sequence[Asked]) -> Asked:
+    """The question among those of one id that a text asks; the only one whatever the text."""
+    if len(named) == 1:
+        return named[0]
+    held = [asked for asked in named if asked.question.strip() in text]
+    return max(held, key=lambda asked: len(asked.question), default=Asked())
+
+
+def set_of(folder: Folder, stage: str) -> str | None:
+    """The only set that a stage works on, as its settings name it: one that chooses a checkpoint is
+    another one. None where they name none, or several."""
+    settings = folder.record(stage).get("settings")
+    name = settings.get("problems") if isinstance(settings, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _sets_of(folder: Folder, stage: str, seen: set[str]) -> set[str]:
+    """The sets in a stage's record; where it has none, those of the stages it takes from."""
+    record = folder.record(stage)
+    own, sources = record.get("problem_sets"), record.get("from")
+    seen.add(stage)
+    if isinstance(own, dict) and own:
+        return set(own)
+    names = [name for name in sources if isinstance(name, str)] if isinstance(sources, list) else []
+    found = (_sets_of(folder, name, seen) for name in names if name not in seen)
+    return set().union(*found)
 
 
 def _read(path: Path) -> dict[str, Asked]:

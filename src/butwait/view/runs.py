@@ -49,7 +49,11 @@ def run_page(number: int, folder: Folder) -> dict[str, Any]:
             for stage in _stages(folder, state)
         ],
         "evaluations": [row for name, of in records.items() for row in _evaluations(name, of)],
-        "comparisons": [row for row in _list(comparisons) if isinstance(row, dict)],
+        "comparisons": [
+            {**row, "at": [_stage_of(str(row.get(side)), records) for side in ("a", "b")]}
+            for row in _list(comparisons)
+            if isinstance(row, dict)
+        ],
         "log": _log(folder),
     }
 
@@ -113,6 +117,14 @@ def _has(folder: Folder, stage: str) -> list[str]:
     if not folder.is_file(path / "stage.json"):
         return []
     return [name for name, there in shown.items() if there]
+
+
+def _stage_of(key: str, records: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The stage whose attempts "name/set/method" is of; of an arm the first seed's. None where
+    there is none."""
+    name = key.partition("/")[0]
+    arms = (s for s, of in records.items() if _mapping(of.get("settings")).get("arm") == name)
+    return name if name in records else next(arms, None)
 
 
 def _evaluations(stage: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from butwait.running.json_lines import read_log
 from butwait.statistics.plateau import PlateauRule, Verdict
 from butwait.training.grpo.settings import StopSettings
 from butwait.view.folders import Folder
-from butwait.view.questions import Questions
+from butwait.view.questions import Questions, set_of
 from butwait.view.script import numbers
 
 LOGS = ("log", "looks", "samples")
@@ -112,8 +112,10 @@ def _sentence(rule: PlateauRule, looks: list[Verdict]) -> str:
 
 def _samples(folder: Folder, stage: str, known: Training) -> list[dict[str, Any]]:
     """Texts over time: those of the looks, and completions of the training."""
+    chosen_by = known.settings.get("selection")
+    looked_at = chosen_by.get("problems") if isinstance(chosen_by, dict) else None
     rows: list[Mapping[str, Any]] = [
-        {"step": look.step, **text} for look in known.looks for text in look.texts
+        {"set": looked_at, "step": look.step, **text} for look in known.looks for text in look.texts
     ]
 
     path = folder.path / stage / "samples.jsonl"
@@ -125,15 +127,16 @@ def _samples(folder: Folder, stage: str, known: Training) -> list[dict[str, Any]
         return both[:: -(-len(both) // MOST_SAMPLES) or 1]
 
     shown = folder.digest(path, ("samples", len(rows)), few) if there else few(path)
-    questions = Questions(folder, stage)
+    questions, trained_on = Questions(folder, stage), set_of(folder, stage)
     found = []
     for row in sorted(shown, key=lambda row: finite(row.get("step")) or 0.0):
-        asked = questions.of(str(row.get("problem_id")))
+        wrote = str(row.get("question") or "")
+        asked = questions.of(str(row.get("problem_id")), row.get("set", trained_on), wrote)
         found.append(
             {
                 "step": finite(row.get("step")),
                 "problem": row.get("problem_id"),
-                "question": asked.question or row.get("question"),
+                "question": wrote or asked.question,
                 "gold": asked.gold,
                 "text": row.get("text"),
                 "status": row.get("status"),

@@ -25,7 +25,7 @@ from butwait.search.weights import ess_share, log_mean_exp
 from butwait.view.examples import taken
 from butwait.view.folders import Folder, Part, parquet, placed, unreadable
 from butwait.view.pieces import pieces_of
-from butwait.view.questions import Questions
+from butwait.view.questions import Questions, set_of
 from butwait.view.script import Names, numbers
 
 CHUNK = 256
@@ -68,7 +68,8 @@ def tree_list(folder: Folder, stage: str) -> dict[str, Any]:
             after.append(part.step)
             for name, column in columns.items():
                 column.append(_id(part, row) if name == "id" else listed[name][row])
-    asked = [questions.of(problem) for problem in columns["problem"]]
+    searched = set_of(folder, stage)
+    asked = [questions.of(problem, searched) for problem in columns["problem"]]
     return {
         "stage": stage,
         "kind": folder.record(stage).get("kind"),
@@ -88,7 +89,7 @@ def tree(folder: Folder, stage: str, place: str) -> dict[str, Any]:
     with _opened(part.path, index) as row:
         found = row(list(dict.fromkeys([*COLUMNS, *_OTHERS])))
     outline = from_row(found)
-    known = Questions(folder, stage).of(outline.problem_id)
+    known = Questions(folder, stage).of(outline.problem_id, set_of(folder, stage))
     log_weights = _array(found["log_weights"])
     kept = below(outline.parents, outline.leaves, np.ones(len(outline.leaves), np.int64))
     statuses, answers = Names(), Names()

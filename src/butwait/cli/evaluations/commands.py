@@ -100,6 +100,9 @@ def plan_eval(
         list[str] | None,
         typer.Option(help="RUN/STAGE or a log that shows the noise; two show how gains vary."),
     ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="SET/METHOD of the pilots, where they have several.")
+    ] = None,
     rate: Annotated[float, typer.Option(help="Percent solved, where there is no pilot.")] = 30,
     spread: Annotated[
         float | None,
@@ -118,5 +121,7 @@ def plan_eval(
     from butwait.cli.evaluations.plan_eval import PlanOptions
     from butwait.cli.evaluations.plan_eval import plan_eval as plan_it
 
-    options = PlanOptions(problems, detect, pilot or (), rate, spread, power, checkpoints, margin)
+    options = PlanOptions(
+        problems, detect, pilot or (), rate, spread, power, checkpoints, margin, row
+    )
     plan_it(options, out)

@@ -11,7 +11,7 @@ from butwait.api.comparing import Compared, compare_stored
 from butwait.api.sides import Answered
 from butwait.evaluation.compare import ALPHA, p_text
 from butwait.evaluation.flags import flags
-from butwait.evaluation.logs.grading import disagreements
+from butwait.evaluation.logs.grading import answered, disagreements
 from butwait.records import UserError
 from butwait.running.files import check_output, write_json
 from butwait.running.terminal import console, plain, visible
@@ -173,7 +173,6 @@ def _theirs(side: Answered) -> Iterator[str]:
             first = others[0]
             yield (
                 f"{side.name}: {scorer!r} of the log differs from butwait's grading at "
-                f"{len(others)} attempt{'s' * (len(others) > 1)}, first at {first['id']}: answer "
-                f"{first['answer']!r}, gold {first['gold'][0]!r}, {first['ours']} here and "
-                f"{first['theirs']:g} there."
+                f"{len(others)} attempt{'s' * (len(others) > 1)}, first at {first['id']}: "
+                f"{answered(first)}, {first['ours']} here and {first['theirs']:g} there."
             )

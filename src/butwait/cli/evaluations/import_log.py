@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from butwait.evaluation.logs.detect import read_log
-from butwait.evaluation.logs.grading import GradedLog, grade_log, score_log
+from butwait.evaluation.logs.grading import GradedLog, answered, grade_log, score_log
 from butwait.problems.grading import Grader
 from butwait.records import UserError
 from butwait.running.log import RESULT, say
@@ -67,8 +67,8 @@ def _beside(graded: GradedLog, beside: dict[str, Any]) -> Iterator[str]:
         yield f"{rate}, differs at {len(others)} of {len(known)} attempts"
         for other in others[:5]:
             yield (
-                f"  {other['id']}, attempt {other['sample']}: answer {other['answer']!r}, gold "
-                f"{other['gold'][0]!r}: {other['ours']} here, {other['theirs']:g} there"
+                f"  {other['id']}, attempt {other['sample']}: {answered(other)}: {other['ours']} "
+                f"here, {other['theirs']:g} there"
             )
         if len(others) > 5:
             yield f"  and {len(others) - 5} more"

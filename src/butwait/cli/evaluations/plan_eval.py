@@ -9,11 +9,11 @@ import numpy as np
 from rich.table import Table
 
 from butwait.api.comparing import read_stored
-from butwait.evaluation.compare import TYPICAL_SPREAD
+from butwait.evaluation.compare import TYPICAL_SPREAD, Outcomes
 from butwait.evaluation.metrics import outcomes
-from butwait.evaluation.planned import ALIKE, Design, plan
+from butwait.evaluation.planned import ALIKE, MOST_SAMPLES, Design, plan
 from butwait.planning.known import facts
-from butwait.records import Attempt, UserError
+from butwait.records import UserError
 from butwait.running.files import check_output, write_json
 from butwait.running.tables import names_file, read_table
 from butwait.running.terminal import console, plain
@@ -34,6 +34,7 @@ class PlanOptions:
     power: float = 80
     checkpoints: int = 1
     margin: float | None = None
+    row: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def plan_eval(options: PlanOptions, out: Path | None) -> None:
             raise UserError(f"--{name} {value:g}: a number between 0 and 100 is meant")
     if options.spread is not None and not 0 <= options.spread < 100:
         raise UserError(f"--spread {options.spread:g}: points from 0 to below 100 are meant")
+    if options.row is not None and not options.pilot:
+        raise UserError("--row names a row of a --pilot; give both")
     if len(options.pilot) > 2:
         raise UserError("--pilot: one evaluation, or two of which the first is the baseline")
     if out is not None:
@@ -115,17 +118,21 @@ def _noise(options: PlanOptions) -> Noise:
     if not options.pilot:
         rate = options.rate / 100
         return Noise(rate * (1 - rate) * ALIKE / (ALIKE + 1), None)
-    attempts = read_stored(options.pilot)
-    sides = [outcomes(rows) for rows in attempts]
+    pilots = [
+        [outcomes(seed) for seed in seeds] for seeds in read_stored(options.pilot, options.row)
+    ]
     variances, made = [], []
-    for side in sides:
-        scored = [one for one in side.values() if not one.excluded]
-        if not scored:
-            raise UserError(f"--pilot {options.pilot[0]}: no question of it could be scored")
-        graded = np.array([len(one.graded) for one in scored])
-        correct = np.array([one.first_correct() for one in scored])
-        variances.append(power.sampling_variance(correct, graded))
-        made.append(int(graded.max()))
+    for place, seeds in zip(options.pilot, pilots, strict=True):
+        of_seeds = []
+        for seed in seeds:
+            scored = [one for one in seed.values() if not one.excluded]
+            if not scored:
+                raise UserError(f"--pilot {place}: no question of it could be scored")
+            graded = np.array([len(one.graded) for one in scored])
+            correct = np.array([one.first_correct() for one in scored])
+            of_seeds.append(power.sampling_variance(correct, graded))
+            made.append(int(graded.max()))
+        variances.append(np.mean(of_seeds))
     variance = float(np.mean(variances))
     if variance == 0:
         raise UserError(
@@ -133,16 +140,24 @@ def _noise(options: PlanOptions) -> Noise:
             "at another, so it shows no noise; take a pilot with more attempts, or --rate"
         )
     bound = min(made) == 1  # what noise a side has is not known of one attempt
-    spread = _gain_spread(attempts, variance) if len(sides) == 2 and not bound else None
+    spread = None
+    if len(pilots) == 2 and not bound:
+        spread = _gain_spread(pilots[0], pilots[1], variance)
     return Noise(variance, spread, bound=bound)
 
 
-def _gain_spread(attempts: Sequence[Sequence[Attempt]], variance: float) -> float:
-    a, b = (outcomes(rows) for rows in attempts)
-    both = [(a[name], b[name]) for name in a if not (a[name].excluded or b[name].excluded)]
-    gains = [two.rate - one.rate for one, two in both]
-    noise = np.mean([variance / len(one.graded) + variance / len(two.graded) for one, two in both])
-    return power.gain_spread(gains, float(noise))
+def _gain_spread(a: Sequence[Outcomes], b: Sequence[Outcomes], variance: float) -> float:
+    """Of true gains from ``a`` to ``b``, each a pilot's seeds: rates are means over them."""
+    names = [name for name in a[0] if not any(seed[name].excluded for seed in (*a, *b))]
+
+    def rates(seeds: Sequence[Outcomes]) -> np.ndarray:
+        return np.mean([[seed[name].rate for name in names] for seed in seeds], axis=0)
+
+    def noise(seeds: Sequence[Outcomes]) -> float:
+        each = [1 / len(seed[name].graded) for seed in seeds for name in names]
+        return variance * float(np.mean(each)) / len(seeds)
+
+    return power.gain_spread(rates(b) - rates(a), noise(a) + noise(b)) if names else 0.0
 
 
 def _told(
@@ -155,13 +170,16 @@ def _told(
     if found["enough"]:
         yield f"{on} with k = {found['k']} samples each find a gain of {gain} with {chance}."
     else:
+        limit = found["smallest_of_all"]
+        why = f", whatever k: questions like them stop at {100 * limit:.1f} points"
+        if limit < found["detect"]:  # more samples than are looked for would do
+            why = f" with {MOST_SAMPLES:,} samples each"
         yield (
-            f"NOT ENOUGH: {on} cannot find a gain of {gain}, whatever k: questions like them stop "
-            f"at {100 * found['smallest_of_all']:.1f} points. {found['n']:,} questions with k = "
-            f"{found['k']} find it with {chance}."
+            f"NOT ENOUGH: {on} cannot find a gain of {gain}{why}. {found['n']:,} questions with k "
+            f"= {found['k']} find it with {chance}."
         )
     alone = found["these_problems"]["k"]
-    known = "no number of samples is enough" if alone is None else f"k = {alone} is enough"
+    known = f"k = {MOST_SAMPLES:,} is not enough" if alone is None else f"k = {alone} is enough"
     yield f"For a claim about these {found['set']['n']:,} questions alone, {known}."
     if options.checkpoints > 1:
         yield (

@@ -1,7 +1,7 @@
 """A stored log, graded: as butwait grades where it keeps texts, or by its own scores."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +124,12 @@ def disagreements(graded: GradedLog, scorer: str) -> Iterator[dict[str, Any]]:
                 "answer": attempt.answer,
                 "gold": list(golds[attempt.problem_id]),
             }
+
+
+def answered(disagreement: Mapping[str, Any]) -> str:
+    """The answer and the first gold answer, of which a log may have none, in words."""
+    gold = next(iter(disagreement["gold"]), None)
+    return f"answer {disagreement['answer']!r}, gold {gold!r}"
 
 
 def _problems(log: Log) -> list[Problem]:

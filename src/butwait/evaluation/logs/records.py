@@ -80,11 +80,12 @@ class Log:
         return max(len(question.attempts) for question in self.questions)
 
     def attempt_scores(self, scorer: str) -> dict[str, tuple[float | None, ...]] | None:
-        """Question's id -> a scorer's number of every attempt; None where it has one number for
-        all of them together."""
+        """Question's id -> a scorer's number of every attempt, None of one that it did not score,
+        as of a failed sample; no table where it has one number for all of them together."""
         found = self.scores[scorer]
-        whole = all(len(found.get(q.id, ())) == self.k for q in self.questions)
-        return dict(found) if whole else None
+        if any(len(values) != self.k for values in found.values()):
+            return None
+        return {q.id: found.get(q.id, (None,) * self.k) for q in self.questions}
 
 
 def held(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
