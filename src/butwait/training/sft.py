@@ -201,8 +201,9 @@ def _trainer(
 
 
 def _finish_epochs(start: Start, output: Path) -> None:
-    """Makes ordinary checkpoints of the epochs that were kept."""
-    for epoch in sorted((output / "epochs").iterdir()):
+    """Makes ordinary checkpoints of the epochs that were kept: none where the training ended before
+    the first was over."""
+    for epoch in sorted((output / "epochs").glob("*")):
         if start.lora is not None:
             start.merge(epoch)
         else:
