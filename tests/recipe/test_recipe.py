@@ -165,6 +165,8 @@ def test_recipes_in_folders_are_found_by_their_path() -> None:
         ("keep_epochs: true, epochs: 3", True),
         ("keep_epochs: true, epochs: 2", False),
         ("keep_epochs: true, epochs: 3, max_steps: 9", False),
+        ("keep_epochs: true, epochs: 3, validation: {share: 0.5}", True),
+        ("keep_epochs: true, epochs: 3, validation: {share: 0.5, patience: 2}", False),
         ("epochs: 3", False),
     ],
 )

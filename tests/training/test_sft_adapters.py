@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from sft_cases import save_model, sums, weights
+from trl import SFTConfig
 
-from butwait.engines.models import load_tokenizer, tokenizer_fingerprint
+from butwait.engines.models import load_causal_lm, load_tokenizer, tokenizer_fingerprint
 from butwait.engines.settings import ModelSettings
+from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.running import packages
+from butwait.training import sft
+from butwait.training.arguments import in_precision, training_arguments
+from butwait.training.encode import make_rows
+from butwait.training.fit import quiet
 from butwait.training.settings import LoraSettings, SftSettings
 from butwait.training.sft import train_sft
 
@@ -43,6 +49,24 @@ def test_four_bits_without_bitsandbytes_is_one_sentence(
     monkeypatch.setattr(packages, "find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"needs the package bitsandbytes: pip"):
         train_sft(model, sums(tokenizer, 4), settings, tmp_path / "out", seed=0)
+
+
+def test_adapters_on_four_bits_are_trained_in_float32(tmp_path: Path) -> None:
+    """Weights that only say that they are in four bits: TRL then casts what is trained."""
+    model, tokenizer = save_model(tmp_path / "base")
+    settings = SETTINGS.model_copy(update={"precision": "bfloat16"})
+    rows = make_rows(sums(tokenizer, 4), tokenizer, PromptSettings(), None, "error")
+    policy = load_causal_lm(in_precision(model, settings))
+    policy.is_loaded_in_4bit = True
+    with quiet():
+        ready = {"skip_prepare_dataset": True}
+        arguments = training_arguments(
+            SFTConfig, settings, model, tmp_path, 0, dataset_kwargs=ready
+        )
+        trainer = sft._trainer(policy, tokenizer, rows, settings, arguments)
+    trained = {w.dtype for w in trainer.model.parameters() if w.requires_grad}
+    frozen = {w.dtype for w in trainer.model.parameters() if not w.requires_grad}
+    assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

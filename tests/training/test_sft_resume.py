@@ -81,6 +81,17 @@ def test_the_epochs_of_an_interrupted_training_are_those_of_a_whole_one(
     assert final == (whole / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)], ids=["all weights", "adapters"])
+def test_a_training_that_ends_within_its_first_epoch_keeps_none(
+    tmp_path: Path, lora: LoraSettings | None
+) -> None:
+    model, tokenizer = save_model(tmp_path / "base")
+    short = KEPT.model_copy(update={"epochs": 0.5, "lora": lora})
+    assert train_sft(model, sums(tokenizer, 20), short, tmp_path / "out", seed=5)["steps"] == 2
+    assert (tmp_path / "out/model/model.safetensors").exists()
+    assert not (tmp_path / "out/epochs").exists()
+
+
 def test_a_resume_does_not_train_the_steps_before_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any
 ) -> None:

@@ -229,11 +229,14 @@ class SftSettings(OptimizationSettings):
     model that cannot keep them apart is refused."""
     keep_epochs: Result[bool] = False
     """Keep the model of every epoch in ``epochs/<N>/model``, for an evaluation that says
-    ``checkpoint: N``. Each takes as much disk as the model itself."""
+    ``checkpoint: N``, for which ``max_steps`` and ``validation.patience`` must be unset.
+    Each takes as much disk as the model itself."""
 
     def keeps(self, epoch: int) -> bool:
-        """Whether the training leaves ``epochs/<epoch>`` behind."""
-        return self.keep_epochs and self.max_steps is None and epoch <= self.epochs
+        """Whether the training is sure to leave ``epochs/<epoch>`` behind: with
+        ``validation.patience`` it may stop before."""
+        early = self.validation is not None and self.validation.patience is not None
+        return self.keep_epochs and self.max_steps is None and not early and epoch <= self.epochs
 
 
 class RolloutSettings(Settings):

@@ -29,7 +29,7 @@ from butwait.training.saved import ROWS, Probe, check_saved, release
 from butwait.training.settings import SftSettings
 from butwait.training.shared_prompts import behind_beginning, same_logprobs, shares
 from butwait.training.validation import Validation, split_rows
-from butwait.training.weights import Start, lora_config
+from butwait.training.weights import Start, adapters_in_float32, lora_config
 
 
 def train_sft(
@@ -194,6 +194,7 @@ def _trainer(
             )
     except ValueError as error:  # peft and TRL refuse layers that they cannot adapt
         raise UserError(f"the training cannot be set up: {error}") from error
+    adapters_in_float32(trainer.model)
     compact_head(trainer.model)
     if not settings.packing:
         short_attention(trainer.model, max(map(len, rows.input_ids)))
@@ -201,8 +202,9 @@ def _trainer(
 
 
 def _finish_epochs(start: Start, output: Path) -> None:
-    """Makes ordinary checkpoints of the epochs that were kept."""
-    for epoch in sorted((output / "epochs").iterdir()):
+    """Makes ordinary checkpoints of the epochs that were kept: none where the training ended before
+    the first was over."""
+    for epoch in sorted((output / "epochs").glob("*")):
         if start.lora is not None:
             start.merge(epoch)
         else:

@@ -227,6 +227,16 @@ def lora_config(settings: LoraSettings | None) -> LoraConfig | None:
     )
 
 
+def adapters_in_float32(policy: Any) -> None:
+    """Puts the adapters on a model in four bits back into float32. TRL casts them to bfloat16, in
+    which small updates are lost, and a resume would load them in float32. Before there is an
+    optimizer."""
+    if getattr(base_of(policy), "is_loaded_in_4bit", False):
+        for weights in policy.parameters():
+            if weights.requires_grad:
+                weights.data = weights.data.float()
+
+
 def policy_of(trainer: Any) -> Any:
     """The model of a trainer, without the wrappers of distributed training."""
     return trainer.accelerator.unwrap_model(trainer.model)

@@ -99,6 +99,7 @@ def policy_trainer(
     chosen: GrpoSettings,
     draw: Callable[[Sequence[Problem]], Generation] = generation,
     alone: bool = False,
+    **others: Any,
 ) -> PolicyTrainer:
     """Ours."""
     with warnings.catch_warnings(action="ignore"):  # TRL calls rollout functions experimental
@@ -106,7 +107,7 @@ def policy_trainer(
             problems={problem.id: problem for problem in PROBLEMS},
             draw=lambda trainer, problems: draw(problems),
             alone=alone,
-            **_shared(folder, chosen),
+            **(_shared(folder, chosen) | others),
         )
 
 

@@ -1,11 +1,17 @@
 """Labels for a reward model from the loop's own trees, and which one guides a step."""
 
+import json
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from transformers import TrainingArguments, set_seed
 
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
@@ -144,8 +150,13 @@ class Trainings:
     ) -> Any:
         self.calls.append((start.name, folder.name, len(rollouts)))
         self.shown = prompt, {tuple(rollout.prompt_ids.tolist()) for rollout in rollouts}
+        # As any training does, whatever one runs around it.
+        set_seed(1)
+        Accelerator(cpu=True)
+        TrainingArguments(output_dir=str(folder / "work"), use_cpu=True)
         (folder / "model").mkdir(parents=True)
-        return {"within_question_auc": 0.8}
+        audit = {"within_question_auc": 0.8 if folder.name < "00000006" else None}
+        (folder / "audit.json").write_text(json.dumps(audit))
 
     def load(self, chosen: TrainedSettings, *_: Any) -> str:
         self.loads.append(chosen.model)
@@ -173,6 +184,7 @@ def test_it_is_trained_every_so_many_steps_from_itself_on(
     assert guide.auc == 0.8
     folder.keep(made_by_hand("d"), 5)
     assert guide.at(6) == str(tmp_path / "prm/00000006/model")
+    assert guide.auc is None  # its audit could not tell
     assert trainings.calls[1:] == [(second, "00000006", 12)]
     # Not loaded more often than it changes.
     assert trainings.loads == ["first", second, str(tmp_path / "prm/00000006/model")]
@@ -209,6 +221,45 @@ def test_a_resume_trains_nothing_again(tmp_path: Path, monkeypatch: pytest.Monke
         guide.at(step)
     assert [call[1] for call in trainings.calls] == ["00000002", "00000004"]
     resumed = make(chosen, TrainedSettings(model="first"), tmp_path)
+    assert resumed.at(1) == "first"
+    assert resumed.auc is None
     assert resumed.at(3) == str(tmp_path / "prm/00000002/model")
+    assert resumed.auc == 0.8
     assert resumed.at(5) == str(tmp_path / "prm/00000004/model")
     assert len(trainings.calls) == 2
+
+
+def test_the_training_around_it_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume, which finds it trained, then draws the same; and the precision stays."""
+    Trainings(monkeypatch)
+    guide = make(settings(prm={"every": 2}), TrainedSettings(model="first"), tmp_path)
+    for name in "ab":
+        guide.trees.keep(made_by_hand(name), 1)
+
+    def drawn() -> tuple[Any, ...]:
+        return random.random(), float(np.random.random()), torch.rand(3).tolist()
+
+    def seed() -> None:
+        for start in (random.seed, np.random.seed, torch.manual_seed):
+            start(5)
+
+    seed()
+    expected = drawn()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        around = Accelerator(cpu=True, mixed_precision="bf16")
+        GradientState()._set_sync_gradients(False)
+        seed()
+        guide.at(2)
+        assert guide.auc == 0.8
+        assert drawn() == expected
+        assert around.mixed_precision == "bf16"
+        assert not around.sync_gradients
+        with around.autocast():
+            assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+            assert torch.is_autocast_enabled("cpu")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

@@ -19,6 +19,8 @@ from trl.trainer import grpo_trainer
 from butwait.engines.models import load_causal_lm
 from butwait.training.grpo import trainer as ours
 from butwait.training.grpo.trainer import PolicyTrainer
+from butwait.training.settings import LoraSettings
+from butwait.training.weights import lora_config
 
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -244,3 +246,14 @@ def test_the_reference_of_a_kl_term_has_the_revision_of_the_policy(
         trainer = policy_trainer(tmp_path / str(revision), chosen)
         assert trainer.ref_model is not None, f"TRL {trl.__version__} loads no reference any more"
     assert [options.get("revision") for options in asked] == ["v2", None]
+
+
+def test_adapters_on_four_bits_are_trained_in_float32(tmp_path: Path) -> None:
+    """Weights that only say that they are in four bits: TRL then casts what is trained."""
+    model = load_causal_lm(TINY.model_copy(update={"dtype": "bfloat16"}))
+    model.is_loaded_in_4bit = True
+    lora = lora_config(LoraSettings(rank=2))
+    trainer = policy_trainer(tmp_path, settings(), model=model, peft_config=lora)
+    trained = {w.dtype for w in trainer.model.parameters() if w.requires_grad}
+    frozen = {w.dtype for w in trainer.model.parameters() if not w.requires_grad}
+    assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})

@@ -14,6 +14,7 @@ approaches (``docs/grpo_direct.md``).
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from butwait.training.grpo.generation import (
 )
 from butwait.training.grpo.searches import Found, LoopSearch, SearchFolder, is_solved
 from butwait.training.grpo.settings import GrpoDirectSettings, LoopPrmSettings
+from butwait.training.nested import inside_another
 from butwait.training.prm import train_prm
 from butwait.training.rollouts import Rollout, put
 
@@ -211,7 +213,8 @@ class Guide:
         folder: ``<step>/`` in it holds what is trained on the way.
         key: of the trainings.
         problems: of the loop.
-        auc: within-question AUC of the latest training; None before the first.
+        auc: within-question AUC of the latest model that was trained on the way; None before the
+            first, and where its audit has none.
     """
 
     settings: GrpoDirectSettings
@@ -275,6 +278,10 @@ class Guide:
             if (folder / "model").exists():
                 remove(folder / "work")
                 current = first.model_copy(update={"model": str(folder / "model")})
+        if current is not first:
+            # From the disk, as a resume finds it.
+            audit = json.loads((Path(current.model).parent / "audit.json").read_text("utf-8"))
+            self.auc = audit["within_question_auc"]
         return current
 
     def _train(
@@ -288,8 +295,8 @@ class Guide:
         key, prompt = self.key.derive(step), loop.prompt or read_prompt(Path(current.model))
         if prompt != self.policy.prompt:
             rollouts = put(rollouts, self.problems, prompt, self.tokenizer)
-        metrics = train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
-        self.auc = metrics["within_question_auc"]
+        with inside_another():
+            train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
 
 
 def tree_rollouts(tree: SearchTree) -> list[Rollout]:

@@ -26,6 +26,7 @@ from butwait.training.grpo.generation import Generation, LikelihoodRow
 from butwait.training.grpo.settings import GrpoSettings, LossSettings
 from butwait.training.on_cpu import compact_head
 from butwait.training.shared_prompts import by_prompt, same_logprobs, shared_logprobs, shares
+from butwait.training.weights import adapters_in_float32
 
 Draw = Callable[["PolicyTrainer", list[Problem]], Generation]
 """The completions of these questions, each named once."""
@@ -48,6 +49,7 @@ class PolicyTrainer(GRPOTrainer):
         self, *, problems: Mapping[str, Problem], draw: Draw, alone: bool, **others: Any
     ) -> None:
         super().__init__(reward_funcs=self.reward, rollout_func=self.rollout, **others)
+        adapters_in_float32(self.model)
         compact_head(self.model, self.temperature)
         if self.ref_model is not None:
             compact_head(self.ref_model, self.temperature, entropy=False)
