@@ -34,6 +34,10 @@ def next_piece(question, text):
 def policy():
     pieces = {piece for row in TABLE.values() for piece in row} | {PHRASE}
     return ScriptedEngine(next_piece, pieces)
+
+def at_once(question, answer, metadata):
+    assert (answer, metadata["gold"]) == ("3", "3"), "it judges correct paths alone"
+    return 0.5 if "b\\n" in metadata["response"] else 1
 '''
 
 LONG = (
@@ -63,6 +67,8 @@ stages:
   stitched: {kind: stitch, from: [hunt], separator: "\\n"}
   back: {kind: backtrack, from: [hunt], separator: "\\n", confirm: {completions: 4}}
   thoughts: {kind: but_wait, from: [again], first: wrong}
+  all_ways: {kind: verified, from: [again]}
+  at_once: {kind: verified, from: [again], verifier: "data_toys:at_once"}
   limo: {kind: external, problems: train}
   pairs: {kind: external, problems: train, from: [hunt, own],
     subset: {solved_by: hunt, same_questions_as: own}}
@@ -110,6 +116,20 @@ def test_every_builder_writes_its_examples(run: Path) -> None:
     for text in texts(run, "back"):
         assert text.startswith("b\n")
         assert text.endswith("\na\nc\n\\boxed{3}")
+
+
+def test_a_verifier_of_a_data_stage_judges_correct_paths_once_more(run: Path) -> None:
+    assert len(texts(run, "all_ways")) > 1
+    assert texts(run, "at_once") == {t for t in texts(run, "all_ways") if "b\n" not in t}
+    refused = sum(
+        "b\n" in tree.path_text(leaf)
+        for tree in read_trees(run / "again" / "trees")
+        for leaf, grade in tree.grades.items()
+        if grade.correct
+    )
+    assert refused > 0
+    card = (run / "at_once" / "card.md").read_text()
+    assert f"| right answers that the verifier refuses | {refused} |" in card
 
 
 def test_matched_pairs_hold_the_same_questions(run: Path) -> None:
@@ -172,6 +192,7 @@ def test_a_data_stage_without_trees_is_a_mistake(run: Path) -> None:
         (("from: [again], first", "from: [hunt], first"), "whose sampler is independent"),
         (("external, problems: train}", "external, problems: train, subset: {solve_rate: [0, 1]}}"),
          "solve_rate needs a search stage"),
+        (("data_toys:at_once", "data_toys"), "'data_toys' is not of the form module:function"),
         (("confirm:", "phrases: none.yaml, confirm:"), "there is no file 'none.yaml'"),
     ],
 )  # fmt: skip

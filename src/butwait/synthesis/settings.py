@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from butwait.records.settings import Content, Result, Settings, Unfit
+from butwait.running.plugins import PLUGIN
 from butwait.synthesis.phrases import PhraseKind, load_phrases
 
 Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
@@ -118,6 +119,8 @@ class DataSettings(Settings):
 class SolutionsSettings(DataSettings):
     """What the builders have that start from verified solutions."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"verifier"})
+
     per_question: Result[Positive] = 4
     """The most examples of one question: easy questions, which have many solutions, must not
     crowd out hard ones."""
@@ -130,6 +133,22 @@ class SolutionsSettings(DataSettings):
     """Of several searches in ``from`` (the rounds of a loop), a question's solutions are taken from
     each in turn, the first one of the list first; else from all together, where the search that
     solved it more often gives more."""
+    verifier: Content[str | None] = None
+    """Judges the correct paths once more: ``module:function``, as a problem set's ``verifier``.
+    What it gives less than 1, such as a right answer by wrong steps, counts as wrong here.
+    ``subset`` and ``confirm`` go by the verdicts of the search."""
+
+    @field_validator("verifier")
+    @classmethod
+    def _names_a_function(cls, name: str | None) -> str | None:
+        if name is not None and not PLUGIN.fullmatch(name):
+            raise ValueError(f"{name!r} is not of the form module:function")
+        return name
+
+    def look(self, world: Any) -> None:
+        """Says what this machine lacks for it."""
+        if self.verifier is not None:
+            world.plugin(self.verifier, "verifier")
 
 
 class MistakeSettings(SolutionsSettings):

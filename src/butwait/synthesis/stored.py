@@ -1,8 +1,13 @@
 """The trees of search stages, question by question, and the questions that a subset keeps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from butwait.problems.grading import Grader
+from butwait.records import Grade, Problem
 from butwait.search.storage import problem_ids, read_tree
 from butwait.synthesis.builder import StoredTree
 from butwait.synthesis.settings import SubsetSettings
@@ -71,6 +76,51 @@ class SearchedTrees:
             if judged:
                 found[problem_id] = sum(judged) / len(judged)
         return found
+
+
+class JudgedTrees:
+    """Trees whose correct paths a verifier has judged once more; iterating reads them again.
+
+    Args:
+        trees: of searches.
+        problems: theirs, by id.
+        verifier: ``module:function``.
+        grader: asks it.
+
+    Attributes:
+        refused: paths that the search calls correct and the verifier does not.
+    """
+
+    def __init__(
+        self,
+        trees: Iterable[StoredTree],
+        problems: Mapping[str, Problem],
+        verifier: str,
+        grader: Grader,
+    ) -> None:
+        self._trees = trees
+        self._refused: dict[tuple[str, str, int], dict[int, Grade]] = {}
+
+        def judged(stored: StoredTree, leaf: int) -> Grade:
+            tree = stored.tree
+            problem = replace(problems[tree.problem_id], verifier=verifier)
+            return grader.grade(tree.path_text(leaf), problem, tree.nodes[leaf].finish)
+
+        with ThreadPoolExecutor(grader.workers) as threads:
+            for stored in trees:
+                right = [leaf for leaf, grade in stored.tree.grades.items() if grade.correct]
+                verdicts = zip(right, threads.map(partial(judged, stored), right), strict=True)
+                self._refused[_place(stored)] = {i: g for i, g in verdicts if not g.correct}
+        self.refused = sum(map(len, self._refused.values()))
+
+    def __iter__(self) -> Iterator[StoredTree]:
+        for stored in self._trees:
+            grades = stored.tree.grades | self._refused[_place(stored)]
+            yield replace(stored, tree=replace(stored.tree, grades=grades))
+
+
+def _place(stored: StoredTree) -> tuple[str, str, int]:
+    return stored.stage, stored.shard, stored.row
 
 
 def allowed_questions(

@@ -70,7 +70,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     from butwait.synthesis.card import Origin, write_card
     from butwait.synthesis.dataset import save_examples
     from butwait.synthesis.pieces import is_rebuilt
-    from butwait.synthesis.stored import SearchedTrees
+    from butwait.synthesis.stored import JudgedTrees, SearchedTrees
 
     settings: Any = run.settings
     searches = {stage.path.name: stage.path / "trees" for stage in run.inputs("trees")}
@@ -85,12 +85,18 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
         allowed=allowed(run, settings.subset),
         grader=run.grader,
     )
+    by_id = {problem.id: problem for problem in material.problems}
+    judged = None
+    if verifier := getattr(settings, "verifier", None):
+        judged = JudgedTrees(trees, by_id, verifier, run.grader)
+        material = replace(material, trees=judged)
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
         prepared, cost = asyncio.run(_prepared(run, builder, prepare, material, list(searches)))
         material = replace(material, prepared=prepared)
-    by_id = {problem.id: problem for problem in material.problems}
     built = checked_build(settings.kind, builder.build(material), by_id)
+    if judged is not None:
+        built.counts.facts["right answers that the verifier refuses"] = judged.refused
     for example in built.examples[:PROVED]:
         problem = by_id[example.problem_id]
         if not is_rebuilt(example, problem, trees.at, material.prompting):
