@@ -84,8 +84,8 @@ class Validation(TrainerCallback):
             kept = self._best_folder / str(best["step"])
             if not kept.is_dir():  # the trainer would keep the last weights, without a word
                 raise UserError(
-                    f"validation.patience: the weights of the lowest loss, {kept}, are gone; remove "
-                    f"{self.output / 'work'} to train again"
+                    f"validation.patience: the weights of the lowest loss, {kept}, are gone; "
+                    f"remove {self.output / 'work'} to train again"
                 )
             state.best_model_checkpoint = str(kept)
             self.trainer._load_best_model()

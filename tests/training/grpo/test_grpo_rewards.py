@@ -7,6 +7,7 @@ from grpo_cases import HABITS, completion
 
 from butwait.records import Grade
 from butwait.running.identity import identity
+from butwait.training.grpo.reward_settings import RewardSettings
 from butwait.training.grpo.rewards import (
     figures,
     has_format,
@@ -16,7 +17,6 @@ from butwait.training.grpo.rewards import (
     rewards_of,
     without_reasoning,
 )
-from butwait.training.grpo.reward_settings import RewardSettings
 
 PLAIN = RewardSettings()
 

@@ -46,10 +46,10 @@ class RewardFunction(Settings):
 
 
 class RewardSettings(Settings):
-    """What a completion is worth. A correct answer is worth 1, a wrong or missing one 0, and so is
-    whatever a truncated completion has in its box; an ungradable one is left out of its group's
-    baseline and moves nothing. What is added here can be had without solving anything, so it is off
-    by default."""
+    """What a completion is worth. A correct answer is worth 1, a wrong, missing or truncated one 0
+    (truncated even with a closed box); an ungradable one is left out of its group's baseline and
+    moves nothing. What is added here can be had without solving anything, so it is off by
+    default."""
 
     format: Result[NonNegative] = 0.0
     """Added where the text has exactly one box and, if it opens ``<think>``, closes it before the
