@@ -38,6 +38,8 @@ LLAMA = {
     "tie_word_embeddings": True,
 }
 
+SPLITS = (("a", "train"), ("b", "validation"))
+
 
 def recipe(**more: Any) -> Any:
     content = {
@@ -95,6 +97,31 @@ def test_log_probabilities_of_attempts_take_room_where_they_are_kept() -> None:
         for kept in (True, False)
     )
     assert with_ - without == 3 * without / 8 > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "looked"),
+    [
+        ({"kind": "sft", "from": ["data"]}, {"validation": {"patience": 2}}),
+        ({"kind": "grpo", "problems": "a"}, {"selection": {"problems": "b"}}),
+    ],
+)
+def test_the_models_of_the_best_looks_take_room(
+    stage: dict[str, Any], looked: dict[str, Any]
+) -> None:
+    sets = {name: {"source": "arithmetic", "split": split, "limit": 8} for name, split in SPLITS}
+    data = {
+        "hunt": {"kind": "search", "problems": "a", "sampler": {"kind": "independent"}},
+        "data": {"kind": "verified", "from": ["hunt"]},
+    }
+
+    def disk(**changes: Any) -> float:
+        planned = plan_recipe(recipe(problems=sets, stages=data | {"s": stage | changes}))
+        return planned.stages["s"].disk
+
+    # Two checkpoints of weights and two moments; the best look at each of them.
+    plain = disk(save_steps=1) - disk(save_steps=None)
+    assert disk(**looked, save_steps=1) - disk(**looked, save_steps=None) == plain * 8 / 6 > 0
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,20 @@
 """The loss on held-out questions, stops by it, and the weights that are kept."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sft_cases import save_model, sums
+from sft_cases import save_model, sums, weights
 from transformers import AutoModelForCausalLM
 
 from butwait.records import Example, UserError
 from butwait.running import packages
 from butwait.training.settings import LoraSettings, SftSettings, ValidationSettings
 from butwait.training.sft import train_sft
-from butwait.training.validation import split_rows
+from butwait.training.validation import Validation, split_rows
 
 LOOKED_AT = SftSettings(
     learning_rate=3e-2,
@@ -115,6 +116,35 @@ def test_an_interrupted_training_stops_where_a_whole_one_does(
     for name in ("log.jsonl", "validation.jsonl", "model/model.safetensors"):
         expected = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "stopped" / name).read_bytes() == expected
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_resume_that_finds_another_look_the_best_has_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: Any, lost: bool
+) -> None:
+    """As on a GPU, where the steps after a checkpoint are not the same ones again."""
+    model, tokenizer = save_model(tmp_path / "base")
+    settings = with_patience(LOOKED_AT, 2)
+
+    def train(losses: list[float]) -> dict[str, Any]:
+        given = iter(losses)
+        monkeypatch.setattr(Validation, "_loss", lambda self: next(given))
+        return train_sft(model, sums(tokenizer, 16), settings, tmp_path / "out", seed=0)
+
+    with interrupted_at(7):  # the last checkpoint is of step 5
+        train([5.0, 2.0, 1.0])
+    best = tmp_path / "out/best"
+    assert sorted(folder.name for folder in best.iterdir()) == ["3", "6"]
+    if lost:
+        shutil.rmtree(best / "3")
+        with pytest.raises(UserError, match=r"best/3, are gone; remove .*/out/work to train again"):
+            train([3.0, 4.0])
+        return
+    result = train([3.0, 4.0])
+    assert (result["kept_step"], result["steps"]) == (3, 9)
+    assert [folder.name for folder in best.iterdir()] == ["3"]
+    kept, saved = weights(best / "3"), weights(tmp_path / "out/model")
+    assert all(torch.equal(kept[name], saved[name]) for name in kept)
 
 
 def test_looking_changes_nothing_of_the_training(

@@ -269,6 +269,8 @@ class _Planner:
                 (0 if lora else model) + state["optimizer"] + (state["gradients"] if lora else 0)
             )
             kept += model + (2 * checkpoint if stage.save_steps else 0)
+            if _keeps_best(stage):  # the best now, and at each of the checkpoints
+                kept += (0 if lora else model) * (3 if stage.save_steps else 1)
             if isinstance(stage, SftSettings) and stage.keep_epochs:
                 kept += model * int(stage.epochs)
         return kept
@@ -350,6 +352,13 @@ def _launched(stage: Any) -> int:
     """Processes of a training."""
     launch = getattr(stage, "launch", None)
     return 1 if launch is None else int(launch.processes)
+
+
+def _keeps_best(stage: Any) -> bool:
+    """Whether a training keeps the weights of its best look."""
+    validation = getattr(stage, "validation", None)
+    patient = validation is not None and validation.patience is not None
+    return patient or getattr(stage, "selection", None) is not None
 
 
 def _passes(stage: Any) -> float:

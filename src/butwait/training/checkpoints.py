@@ -5,10 +5,10 @@ marker; a resume takes the last one that does and removes the rest.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
@@ -53,6 +53,29 @@ class WorkFolder:
             return None
         folder = max(finished, key=lambda p: int(p.name.rpartition("-")[2]))
         return folder, json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+
+
+Look = TypeVar("Look", bound=Mapping[str, Any])
+
+
+def prune_best(
+    best_folder: Path, work: Path, looks: Sequence[Look], best: Callable[[Sequence[Look]], Look]
+) -> None:
+    """Removes the weights of looks that no session can keep as the best any more. Those of the best
+    one stay, and those that were the best at a checkpoint, which a resume may find to be so again.
+
+    Args:
+        best_folder: holds weights in ``<step>``.
+        work: of the checkpoints; without one, no session goes on.
+        looks: so far, in order, each with its ``step``.
+        best: chooses among them.
+    """
+    checkpoints = [int(folder.name.rpartition("-")[2]) for folder in work.glob("checkpoint-*")]
+    known = ([look for look in looks if look["step"] <= step] for step in checkpoints)
+    needed = {str(best(some)["step"]) for some in (*known, looks) if some}
+    for folder in best_folder.glob("*"):
+        if folder.name.isdigit() and folder.name not in needed:
+            remove(folder)
 
 
 def _read(marker: Path) -> dict[str, Any] | None:

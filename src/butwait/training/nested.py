@@ -17,13 +17,13 @@ def inside_another() -> Iterator[None]:
     had: the arguments of a trainer set accelerate's state of the process anew (its mixed
     precision), and seed the generators of Python, numpy and torch."""
     held = [dict(kind._shared_state) for kind in _ACCELERATE]
-    drawn = random.getstate(), np.random.get_state()
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that trainers seed
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
         random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
+        np.random.set_state(drawn[1])  # noqa: NPY002
         for kind, before in zip(_ACCELERATE, held, strict=True):
             # In place: accelerators that are in use hold this very dictionary.
             kind._shared_state.clear()

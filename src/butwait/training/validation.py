@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerState
 from butwait.records import UserError
 from butwait.running.files import atomic_path, remove
 from butwait.running.json_lines import dump_rows
+from butwait.training.checkpoints import prune_best
 from butwait.training.devices import Devices
 from butwait.training.settings import ValidationSettings
 from butwait.training.weights import save_trained
@@ -80,7 +81,13 @@ class Validation(TrainerCallback):
         best = _best(looks) if self.settings.patience is not None else looks[-1]
         if best["step"] != state.global_step:
             Devices.of_trainer(self.trainer).wait()  # the first one may still be writing them
-            state.best_model_checkpoint = str(self._best_folder / str(best["step"]))
+            kept = self._best_folder / str(best["step"])
+            if not kept.is_dir():  # the trainer would keep the last weights, without a word
+                raise UserError(
+                    f"validation.patience: the weights of the lowest loss, {kept}, are gone; "
+                    f"remove {self.output / 'work'} to train again"
+                )
+            state.best_model_checkpoint = str(kept)
             self.trainer._load_best_model()
         return {
             "validation_first": looks[0][LOSS],
@@ -101,13 +108,11 @@ class Validation(TrainerCallback):
             return
         best = _best(looks)
         if best is looks[-1]:
-            kept = self._best_folder / str(best["step"])
-            save_trained(self.trainer, kept)
-            if state.is_world_process_zero:
-                for other in set(self._best_folder.glob("*")) - {kept}:
-                    remove(other)
+            save_trained(self.trainer, self._best_folder / str(best["step"]))
         elif len(looks) - 1 - looks.index(best) >= patience:
             control.should_training_stop = True
+        if state.is_world_process_zero:
+            prune_best(self._best_folder, Path(self.trainer.args.output_dir), looks, _best)
 
     def _loss(self) -> float:
         trainer, size = self.trainer, self.trainer.args.per_device_train_batch_size
@@ -138,6 +143,6 @@ def _looks(state: TrainerState) -> list[dict[str, Any]]:
     return [entry for entry in state.log_history if LOSS in entry]
 
 
-def _best(looks: list[dict[str, Any]]) -> dict[str, Any]:
+def _best(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first look with the lowest loss."""
     return min(looks, key=lambda look: float(look[LOSS]))

@@ -18,13 +18,20 @@ class Training:
     """As much of a trainer as looks see: its accuracy at every step is written down."""
 
     def __init__(
-        self, output: Path, accuracies: dict[int, float], steps: int, every: int = 2
+        self,
+        output: Path,
+        accuracies: dict[int, float],
+        steps: int,
+        every: int = 2,
+        saves: bool = True,
     ) -> None:
         self.accuracies, self.taken = accuracies, []
         self.facts: dict[str, Any] = {}
         self.state = SimpleNamespace(global_step=0, max_steps=steps, is_world_process_zero=True)
         self.control = SimpleNamespace()
-        self.args = SimpleNamespace(save_steps=2)
+        self.work = output / "work"
+        self.args = SimpleNamespace(output_dir=str(self.work))
+        self.saves = saves
         self.looks = Looks(output, every, self.look, self.save, self.facts)
 
     def look(self, step: int) -> LookResult:
@@ -35,13 +42,18 @@ class Training:
         folder.mkdir(parents=True)
         (folder / "weights").write_text(str(self.state.global_step))
 
+    def save_checkpoint(self, step: int) -> None:
+        (self.work / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
+        if (old := self.work / f"checkpoint-{step - 4}").exists():  # two are kept
+            old.rmdir()
+
     def run(self, until: int, *, ends: bool = False) -> None:
         self.looks.on_train_begin(self.args, self.state, self.control)
         while self.state.global_step < until:
             self.state.global_step += 1
             self.looks.on_step_end(self.args, self.state, self.control)
-            if self.state.global_step % self.args.save_steps == 0:
-                self.looks.on_save(self.args, self.state, self.control)
+            if self.saves and self.state.global_step % 2 == 0:
+                self.save_checkpoint(self.state.global_step)
         if ends:
             self.looks.on_train_end(self.args, self.state, self.control)
 
@@ -71,13 +83,24 @@ def test_a_training_that_stops_early_is_looked_at_once_more(tmp_path: Path) -> N
     assert training.looks.best["step"] == 3
 
 
-def test_weights_that_the_older_checkpoint_may_need_stay(tmp_path: Path) -> None:
-    training = Training(tmp_path, {0: 0.2, 2: 0.3, 4: 0.4, 6: 0.1, 8: 0.1}, steps=100)
+def test_weights_that_a_checkpoint_may_need_stay(tmp_path: Path) -> None:
+    training = Training(tmp_path, {0: 0.2, 2: 0.3, 4: 0.4, 6: 0.1, 8: 0.5, 10: 0.1}, steps=100)
     training.run(4)
     # A resume may begin at the checkpoint of step 2, where look 2 was the best.
     assert kept(tmp_path) == ["2", "4"]
     training.run(6)
-    assert kept(tmp_path) == ["4"]
+    assert kept(tmp_path) == ["2", "4"]  # of steps 2 and 4, when it looked
+    training.run(8)
+    assert kept(tmp_path) == ["4", "8"]
+    training.run(10)
+    assert kept(tmp_path) == ["4", "8"]
+
+
+def test_without_checkpoints_the_best_model_alone_is_kept(tmp_path: Path) -> None:
+    training = Training(tmp_path, {0: 0.2, 2: 0.3, 4: 0.4, 6: 0.1}, steps=100, saves=False)
+    for until, best in ((0, "0"), (2, "2"), (4, "4"), (6, "4")):
+        training.run(until)
+        assert kept(tmp_path) == [best]
 
 
 def test_a_resume_goes_on_with_the_looks_of_its_checkpoint(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """What a completion is worth, and what the log says about completions."""
 
+from dataclasses import replace
+
 import pytest
 from grpo_cases import HABITS, completion
 
+from butwait.records import Grade
 from butwait.running.identity import identity
+from butwait.training.grpo.reward_settings import RewardSettings
 from butwait.training.grpo.rewards import (
     figures,
     has_format,
@@ -13,7 +17,6 @@ from butwait.training.grpo.rewards import (
     rewards_of,
     without_reasoning,
 )
-from butwait.training.grpo.settings import RewardSettings
 
 PLAIN = RewardSettings()
 
@@ -30,6 +33,24 @@ PLAIN = RewardSettings()
 )
 def test_an_answer_is_worth_one_or_nothing(status: str, worth: float | None) -> None:
     assert reward(completion(status=status), PLAIN, 100) == worth
+
+
+@pytest.mark.parametrize("score", [None, 0.5, -1.0])
+def test_what_never_stops_is_worth_nothing_whatever_it_boxed(score: float | None) -> None:
+    cut = completion("\\boxed{1} and on and on", "correct", finish="length")
+    cut = replace(cut, grade=replace(cut.grade, score=score))
+    assert reward(cut, PLAIN, 100) == 0.0
+    stopped = replace(cut, finish="eos")
+    assert reward(stopped, PLAIN, 100) == (1.0 if score is None else score)
+    assert reward(replace(cut, grade=Grade("?", "ungradable")), PLAIN, 100) is None
+    worth, logged = rewards_of(
+        [cut, stopped],
+        RewardSettings(functions=["my:kind"]),
+        100,
+        GivenRewards(kind=[2.0, 3.0]),
+    )
+    assert worth == [2.0, 3.0 + (1.0 if score is None else score)]
+    assert logged["rewards/answer"] == worth[1] / 2 - 1.5
 
 
 def test_a_repeated_particle_has_no_reward() -> None:

@@ -38,6 +38,13 @@ REFUSED = [
         "reward.overlong_tokens (50) must not exceed step.max_tokens (40)",
     ),
     ("grpo", {"group": 1}, "greater than or equal to 2"),
+    ("grpo", {"lora": {"dropout": 0.1}}, "lora.dropout: GRPO trains without dropout"),
+    ("grpo_direct", {"lora": {"dropout": 0.1}}, "lora.dropout: GRPO trains without dropout"),
+    (
+        "grpo_direct",
+        {"prm": {"rollouts": {"solutions": 4}}},
+        "prm.rollouts: the labels come from the loop's own searches",
+    ),
     (
         "grpo_direct",
         {"temperature": 0.8},

@@ -1,7 +1,7 @@
 """Looks at held-out questions while the policy is trained: the accuracy curve, and which checkpoint
 is kept."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 from butwait.engines.engine import Engine
-from butwait.running.files import atomic_path, remove
+from butwait.running.files import atomic_path
 from butwait.running.json_lines import dump_rows
+from butwait.training.checkpoints import prune_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Looks(TrainerCallback):
 
     @property
     def best(self) -> dict[str, Any]:
-        """The first of the looks with the highest accuracy."""
-        return max(self.past, key=lambda look: look["accuracy"])
+        """The first of the looks so far with the highest accuracy."""
+        return _best(self.past)
 
     def weights(self, step: int) -> Path:
         """Where the weights of a step are kept, while it is the best."""
@@ -80,36 +81,24 @@ class Looks(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if not self.past:
-            self._take(state)
+            self._take(args, state)
         self._write(state)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step % self.every == 0:
-            self._take(state)
+            self._take(args, state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self.past[-1]["step"] != state.global_step:
-            self._take(state)
+            self._take(args, state)
 
-    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        # A resume may begin at the older of the two checkpoints, whose best look may be another
-        # one.
-        needed = {self._best_at(state.global_step - int(args.save_steps)), self.best["step"]}
-        if state.is_world_process_zero:
-            for folder in (self.output / "best").glob("*"):
-                if folder.name.isdigit() and int(folder.name) not in needed:
-                    remove(folder)
-
-    def _best_at(self, step: int) -> int:
-        """The step of the best look up to ``step``."""
-        looks = [look for look in self.past if look["step"] <= max(step, self.past[0]["step"])]
-        return int(max(looks, key=lambda look: look["accuracy"])["step"])
-
-    def _take(self, state: TrainerState) -> None:
+    def _take(self, args: Any, state: TrainerState) -> None:
         result = self.look(state.global_step)
         self.past.append({"step": state.global_step} | asdict(result))
         if self.best["step"] == state.global_step:
             self.save(self.weights(state.global_step))
+        if state.is_world_process_zero:
+            prune_best(self.output / "best", Path(str(args.output_dir)), self.past, _best)
         self._write(state)
 
     def _write(self, state: TrainerState) -> None:
@@ -117,3 +106,8 @@ class Looks(TrainerCallback):
             return
         with atomic_path(self.output / "looks.jsonl") as temporary:
             temporary.write_text(dump_rows(self.past), encoding="utf-8")
+
+
+def _best(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first look with the highest accuracy."""
+    return max(looks, key=lambda look: look["accuracy"])

@@ -11,7 +11,7 @@ import numpy as np
 from butwait.problems.answers import answer_part, count_boxes
 from butwait.problems.grading import Grader
 from butwait.training.grpo.completions import Completion, repeats
-from butwait.training.grpo.settings import RewardSettings
+from butwait.training.grpo.reward_settings import RewardSettings
 
 Habits = Mapping[str, re.Pattern[str]]
 """Habit of reasoning -> an expression for the phrases that stand for it."""
@@ -75,6 +75,8 @@ def _parts(completion: Completion, settings: RewardSettings, max_tokens: int) ->
     """The parts of the reward that are butwait's own, before weights, where they are asked for."""
     score = completion.grade.score
     parts = {"answer": float(completion.grade.correct) if score is None else score}
+    if completion.finish == "length":  # boxed or not: never to stop must not pay
+        parts["answer"] = 0.0
     if settings.format:
         parts["format"] = float(has_format(completion.text))
     if settings.overlong_tokens is not None:
