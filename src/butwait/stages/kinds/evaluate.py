@@ -114,8 +114,8 @@ def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     kept = (model for model in trained if hasattr(model, "keeps"))
     if epoch is not None and not any(model.keeps(epoch) for model in kept):
         told = f"stage {name!r}: checkpoint: {epoch} needs an sft stage in `from` with "
-        told += f"keep_epochs: true and at least {epoch} epochs (max_steps and validation.patience "
-        told += "unset: they may end the training before)"
+        told += f"keep_epochs: true, at least {epoch} epochs, and neither max_steps nor patience, "
+        told += "which may end the training before"
         yield ("checkpoint",), told
 
 
