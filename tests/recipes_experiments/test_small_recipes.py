@@ -126,7 +126,7 @@ def test_right_steps_come_from_the_search_of_the_correct_ones() -> None:
     recipe = load_recipe("small/table", STAGES)
     every, right = (recipe.stages[name] for name in ("correct", "right_steps"))
     assert right.verifier == "butwait.problems.kinds.sums:every_line"
-    assert every == right.model_copy(update={"verifier": None})
+    assert every == right.model_copy(update={"verifier": None, "per_question": 4})
 
 
 def test_arms_of_grpo_differ_in_what_they_learn_alone() -> None:
