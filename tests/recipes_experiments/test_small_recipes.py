@@ -108,7 +108,8 @@ def test_the_arms_of_the_table_differ_in_their_data_alone() -> None:
     for arm in ARMS:
         data = trainings[f"sft_{arm}-1"].from_
         tokens[arm] = sum(stages[name].loss_tokens or 0 for name in data)
-    assert tokens == dict.fromkeys(ARMS, 2400) | {"own_380": 0, "limo_380": 0, "but_wait": 0}
+    all_there_are = ("own_380", "limo_380", "but_wait", "right_steps")
+    assert tokens == dict.fromkeys(ARMS, 2400) | dict.fromkeys(all_there_are, 0)
     assert stages["limo_380"].subset.same_questions_as == "own_380"
     evaluated = {
         (
@@ -126,7 +127,7 @@ def test_right_steps_come_from_the_search_of_the_correct_ones() -> None:
     recipe = load_recipe("small/table", STAGES)
     every, right = (recipe.stages[name] for name in ("correct", "right_steps"))
     assert right.verifier == "butwait.problems.kinds.sums:every_line"
-    assert every == right.model_copy(update={"verifier": None, "per_question": 4})
+    assert every == right.model_copy(update={"verifier": None, "loss_tokens": 2400})
 
 
 def test_arms_of_grpo_differ_in_what_they_learn_alone() -> None:
