@@ -58,13 +58,28 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> list[Actor]:
     monkeypatch.setattr(workers, "connect", lambda *_: False)
     monkeypatch.setattr(workers, "_seen", lambda packed: ())
     monkeypatch.setattr(workers, "_LAST_WORDS_S", 0.0)
-    monkeypatch.setattr(workers, "PATIENCE_S", 0.001)
-    monkeypatch.setattr(workers, "TOLD_S", 0.001)
+    monkeypatch.setattr(workers, "TOLD_S", 0.001)  # between looks
     return made
 
 
+class Clock:
+    """Stands still but where it is moved."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(workers, "time", clock)
+    return clock
+
+
 def test_nobody_gives_up_while_one_loads_its_models(
-    actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+    actors: list[Actor], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second has waited for longer than its patience when there is room for it."""
     told: list[str] = []
@@ -76,10 +91,12 @@ def test_nobody_gives_up_while_one_loads_its_models(
         first = asyncio.ensure_future(host.start(0))
         await asyncio.sleep(0)
         actors[0].settle(1)
-        while not host._alive and not told:
+        while not host._alive:
             await asyncio.sleep(0.001)
         second = asyncio.ensure_future(host.start(1))
-        while len(told) < 3 and not second.done():
+        await asyncio.sleep(0)
+        clock.now += workers.PATIENCE_S
+        while f"for {workers.PATIENCE_S:.0f} s" not in "".join(told) and not second.done():
             await asyncio.sleep(0.001)
         assert not first.done()
         actors[0].opened.set_result(None)
@@ -93,7 +110,7 @@ def test_nobody_gives_up_while_one_loads_its_models(
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_one_that_was_lost_while_it_loaded_has_no_place_any_more(
-    actors: list[Actor], refused: bool
+    actors: list[Actor], clock: Clock, refused: bool
 ) -> None:
     async def both() -> list[Any]:
         host = workers.RayHost(b"", WorkersSettings(kind="ray", count=2, gpus=1), Placement(2, 1))
@@ -105,7 +122,10 @@ def test_one_that_was_lost_while_it_loaded_has_no_place_any_more(
         else:
             actors[0].opened.set_exception(LostError("gone"))
         (found,) = await asyncio.gather(first, return_exceptions=True)
-        return [found, *await asyncio.gather(host.start(1), return_exceptions=True)]
+        second = asyncio.ensure_future(host.start(1))
+        await asyncio.sleep(0)
+        clock.now += workers.PATIENCE_S
+        return [found, *await asyncio.gather(second, return_exceptions=True)]
 
     first, second = asyncio.run(both())
     assert isinstance(first, UserError if refused else WorkerLostError)

@@ -205,3 +205,31 @@ def _activations(shape: ModelShape, tokens: float, number: float, checkpointed: 
 def largest(*several: Parts, key: Callable[[Parts], float] = lambda p: sum(p.values())) -> Parts:
     """The parts that need most together."""
     return max(several, key=key)
+
+
+def drawing_parts(
+    held: Held | None,
+    judges: list[Held],
+    drawing: Drawing,
+    whole_slots: bool,
+    spread: int,
+    *,
+    rows: int | None,
+    at_limit: bool,
+) -> Parts:
+    """``search_parts`` of one policy and any number of reward models."""
+    parts: Parts = {}
+    for policy, judge in ((held, None), *((None, judge) for judge in judges)):
+        own = search_parts(
+            policy,
+            judge,
+            drawing,
+            rows=rows,
+            judged_rows=rows if rows == 1 else None,
+            whole_slots=whole_slots and rows != 1,
+            at_limit=at_limit,
+            spread=spread,
+        )
+        for key, value in own.items():
+            parts[key] = parts.get(key, 0.0) + value
+    return parts

@@ -24,7 +24,7 @@ from butwait.planning.memory import (
     TRAINER_CPU,
     Held,
     Parts,
-    search_parts,
+    drawing_parts,
     training_parts,
 )
 from butwait.planning.shapes import ModelShape, refused_tensor_parallel
@@ -100,10 +100,10 @@ class _Planner:
         drawn_by = None if self.elsewhere and not in_loop else held
         if work.drawing is not None and (held is not None or here):
             spread = self.spread(stage)
-            common = (drawn_by, here, work, slots, spread)
-            parts = _drawing_parts(*common, rows=rows, at_limit=False)
-            most = sum(_drawing_parts(*common, rows=rows, at_limit=True).values())
-            least = sum(_drawing_parts(*common, rows=1, at_limit=True).values())
+            common = (drawn_by, here, work.drawing, slots, spread)
+            parts = drawing_parts(*common, rows=rows, at_limit=False)
+            most = sum(drawing_parts(*common, rows=rows, at_limit=True).values())
+            least = sum(drawing_parts(*common, rows=1, at_limit=True).values())
         trained = self.trained(stage, work)
         runtime = self.runtime(stage, work)
         drawers, trainers = self.on_one_cpu(stage)
@@ -296,7 +296,8 @@ class _Planner:
             draws = work.drawing is not None and floor <= device.memory
             verdict = "tight" if draws else "no"
         if held is not None and held.served and not self.elsewhere and work.drawing is not None:
-            own = _drawing_parts(held, [], work, False, self.spread(stage), rows=1, at_limit=True)
+            alone = (held, [], work.drawing, False, self.spread(stage))
+            own = drawing_parts(*alone, rows=1, at_limit=True)
             share = float(getattr(self.engine, "gpu_memory", 1.0))
             if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
                 verdict = "no"
@@ -373,32 +374,3 @@ def _context(work: Work) -> float:
     if work.drawing is not None:
         return work.drawing.prompt + work.drawing.path / 2
     return work.example / 2
-
-
-def _drawing_parts(
-    held: Held | None,
-    judges: list[Held],
-    work: Work,
-    whole_slots: bool,
-    spread: int,
-    *,
-    rows: int | None,
-    at_limit: bool,
-) -> Parts:
-    """``search_parts`` of one policy and any number of reward models."""
-    assert work.drawing is not None
-    parts: Parts = {}
-    for policy, judge in ((held, None), *((None, judge) for judge in judges)):
-        own = search_parts(
-            policy,
-            judge,
-            work.drawing,
-            rows=rows,
-            judged_rows=rows if rows == 1 else None,
-            whole_slots=whole_slots and rows != 1,
-            at_limit=at_limit,
-            spread=spread,
-        )
-        for key, value in own.items():
-            parts[key] = parts.get(key, 0.0) + value
-    return parts
