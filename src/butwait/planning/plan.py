@@ -296,8 +296,8 @@ class _Planner:
             draws = work.drawing is not None and floor <= device.memory
             verdict = "tight" if draws else "no"
         if held is not None and held.served and not self.elsewhere and work.drawing is not None:
-            alone = (held, [], work.drawing, False, self.spread(stage))
-            own = drawing_parts(*alone, rows=1, at_limit=True)
+            spread = self.spread(stage)
+            own = drawing_parts(held, [], work.drawing, False, spread, rows=1, at_limit=True)
             share = float(getattr(self.engine, "gpu_memory", 1.0))
             if not device.is_cpu and sum(own.values()) + SERVED_OTHER > share * device.memory * GB:
                 verdict = "no"
