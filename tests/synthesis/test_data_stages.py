@@ -69,6 +69,8 @@ stages:
   thoughts: {kind: but_wait, from: [again], first: wrong}
   all_ways: {kind: verified, from: [again]}
   at_once: {kind: verified, from: [again], verifier: "data_toys:at_once"}
+  strictly_back: {kind: backtrack, from: [hunt], separator: "\\n", confirm: {completions: 4},
+    verifier: "data_toys:at_once"}
   limo: {kind: external, problems: train}
   pairs: {kind: external, problems: train, from: [hunt, own],
     subset: {solved_by: hunt, same_questions_as: own}}
@@ -113,7 +115,8 @@ def test_every_builder_writes_its_examples(run: Path) -> None:
         assert mistake == ""
         assert rest.endswith("\na\nc\n\\boxed{3}")
     assert texts(run, "back")
-    for text in texts(run, "back"):
+    assert texts(run, "strictly_back")
+    for text in texts(run, "back") | texts(run, "strictly_back"):
         assert text.startswith("b\n")
         assert text.endswith("\na\nc\n\\boxed{3}")
 

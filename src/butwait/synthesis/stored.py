@@ -1,13 +1,13 @@
 """The trees of search stages, question by question, and the questions that a subset keeps."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from butwait.problems.grading import Grader
-from butwait.records import Grade, Problem
+from butwait.records import Grade, Problem, SearchTree
 from butwait.search.storage import problem_ids, read_tree
 from butwait.synthesis.builder import StoredTree
 from butwait.synthesis.settings import SubsetSettings
@@ -78,11 +78,11 @@ class SearchedTrees:
         return found
 
 
-class JudgedTrees:
-    """Trees whose correct paths a verifier has judged once more; iterating reads them again.
+class JudgedTrees(SearchedTrees):
+    """Trees whose correct paths a verifier has judged once more.
 
     Args:
-        trees: of searches.
+        folders: as above.
         problems: theirs, by id.
         verifier: ``module:function``.
         grader: asks it.
@@ -93,30 +93,32 @@ class JudgedTrees:
 
     def __init__(
         self,
-        trees: Iterable[StoredTree],
+        folders: Mapping[str, Path],
         problems: Mapping[str, Problem],
         verifier: str,
         grader: Grader,
     ) -> None:
-        self._trees = trees
-        self._refused: dict[tuple[str, str, int], dict[int, Grade]] = {}
+        super().__init__(folders)
+        self._verdicts: dict[tuple[str, str, int], dict[int, Grade]] = {}
 
-        def judged(stored: StoredTree, leaf: int) -> Grade:
-            tree = stored.tree
+        def judged(tree: SearchTree, leaf: int) -> Grade:
             problem = replace(problems[tree.problem_id], verifier=verifier)
             return grader.grade(tree.path_text(leaf), problem, tree.nodes[leaf].finish)
 
         with ThreadPoolExecutor(grader.workers) as threads:
-            for stored in trees:
+            for stored in self:
                 right = [leaf for leaf, grade in stored.tree.grades.items() if grade.correct]
-                verdicts = zip(right, threads.map(partial(judged, stored), right), strict=True)
-                self._refused[_place(stored)] = {i: g for i, g in verdicts if not g.correct}
-        self.refused = sum(map(len, self._refused.values()))
+                grades = threads.map(partial(judged, stored.tree), right)
+                self._verdicts[_place(stored)] = dict(zip(right, grades, strict=True))
+        every = (grade for grades in self._verdicts.values() for grade in grades.values())
+        self.refused = sum(not grade.correct for grade in every)
 
-    def __iter__(self) -> Iterator[StoredTree]:
-        for stored in self._trees:
-            grades = stored.tree.grades | self._refused[_place(stored)]
-            yield replace(stored, tree=replace(stored.tree, grades=grades))
+    def of(self, problem_id: str) -> list[StoredTree]:
+        return [
+            replace(each, tree=replace(each.tree, grades=each.tree.grades | verdicts))
+            for each in super().of(problem_id)
+            for verdicts in [self._verdicts.get(_place(each), {})]
+        ]
 
 
 def _place(stored: StoredTree) -> tuple[str, str, int]:

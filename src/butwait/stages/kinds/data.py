@@ -88,7 +88,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     by_id = {problem.id: problem for problem in material.problems}
     judged = None
     if verifier := getattr(settings, "verifier", None):
-        judged = JudgedTrees(trees, by_id, verifier, run.grader)
+        judged = JudgedTrees(searches, by_id, verifier, run.grader)
         material = replace(material, trees=judged)
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
