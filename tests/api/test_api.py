@@ -14,6 +14,7 @@ import yaml
 
 import butwait
 import butwait.search.settings  # a package of the same name as a function
+from butwait.api.objects import plain
 from butwait.api.question import SUITED, search_recipe
 from butwait.records import Problem, UserError
 from butwait.reward_models.arithmetic import oracle
@@ -295,3 +296,23 @@ def test_a_question_of_standard_input_is_read_as_utf8(command, own_folder, monke
     monkeypatch.setattr(sys, "stdin", None)
     code, _, told = command("solve", "-")
     assert (code, told.splitlines()[0][:33]) == (2, "butwait: standard input is closed")
+
+
+def test_numpy_numbers_and_texts_stand_in_settings_and_lists():
+    given = {"t": np.float64(0.5), "n": np.int64(3), "name": np.str_("a"), "seeds": np.arange(2)}
+    written = yaml.safe_dump(plain(given, "", stored=True))
+    assert yaml.safe_load(written) == {"t": 0.5, "n": 3, "name": "a", "seeds": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "told"),
+    [
+        ({"model": {"name": "tiny"}}, ["seed=7"], "overrides are for a recipe's file"),
+        ("model: {name: tiny}\nstages: {}\n" + "# long\n" * 100, (), "the text of a recipe"),
+        ("no" * 300, (), "there is no recipe"),
+        ({"name": 5, "stages": {}}, (), "model"),
+    ],
+)
+def test_what_is_no_recipe_of_run(recipe, overrides, told, tmp_path: Path):
+    with pytest.raises(UserError, match=told):
+        butwait.run(recipe, tmp_path, overrides)

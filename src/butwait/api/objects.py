@@ -44,10 +44,12 @@ def plain(value: Any, argument: str, *, stored: bool) -> Any:
         return [plain(inner, argument, stored=stored) for inner in value]
     if isinstance(value, Path):
         return str(value)
-    if value is None or isinstance(value, str | int | float):
+    if hasattr(value, "tolist"):  # numpy's, whose float64 is a float as well
+        return value.tolist()
+    if value is None or isinstance(value, int | float):
         return value
-    if hasattr(value, "item"):  # numpy's scalars
-        return value.item()
+    if isinstance(value, str):
+        return str(value)
     if _is_record(value):
         return place_of(value, argument, stored=stored)
     if callable(value) and hasattr(value, "__qualname__"):

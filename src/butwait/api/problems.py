@@ -9,7 +9,7 @@ from typing import Any
 
 from butwait.api.objects import Verifier, plain, verifier_place
 from butwait.api.question import Given, written
-from butwait.problems.answers import answer_kind, read_gold
+from butwait.problems.answers import answer_kind, gold_text, read_gold
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
@@ -26,18 +26,33 @@ ProblemSets = Problems | Mapping[str, Problems]
 """Or several sets by name."""
 
 
-def problem_of(question: str | Problem, gold: str | None = None) -> Problem:
-    """A question with its gold answer, if it has one. UserError for what is no question."""
+def problem_of(
+    question: str | Problem, gold: str | float | None = None, verified: bool = False
+) -> Problem:
+    """A question with its gold answer, if it has one: of a whole solution the answer it ends in,
+    but where a verifier judges (``verified``). UserError for what is no question."""
     if isinstance(question, Problem):
+        verified = verified or question.verifier is not None
         if gold is None:
-            return question
-        gold = read_gold(gold)
+            return question if verified or question.answer_kind == "text" else _read(question)
+        gold = _gold(gold, verified)
         return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"a question is a text, and this is {question!r:.80}")
-    gold = gold and read_gold(gold)
-    kind = "math" if gold is None else answer_kind(gold)
-    return Problem(text_id(question), question, gold, kind)
+    found = None if gold is None else _gold(gold, verified)
+    kind = "math" if found is None else answer_kind(found)
+    return Problem(text_id(question), question, found, kind)
+
+
+def _gold(gold: str | float, verified: bool) -> str:
+    return (gold_text(gold) or "") if verified else read_gold(gold)
+
+
+def _read(problem: Problem) -> Problem:
+    golds = tuple(read_gold(gold) for gold in problem.golds)
+    if golds == problem.golds:
+        return problem
+    return replace(problem, answer=golds[0], also=golds[1:])
 
 
 def problems_of(questions: Any) -> list[Problem]:

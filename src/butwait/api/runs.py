@@ -9,6 +9,7 @@ from butwait.api.objects import plain
 from butwait.pipeline.preflight import Where, nowhere
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import checked_recipe, read_recipe
+from butwait.records import UserError
 from butwait.stages.kinds import STAGES
 
 
@@ -33,6 +34,8 @@ def run(
     """
     where: Where = nowhere
     if isinstance(recipe, Mapping):
+        if overrides:
+            raise UserError("run: overrides are for a recipe's file; change the mapping itself")
         content = plain({"name": "run", **recipe}, "", stored=True)
         checked = checked_recipe(content, STAGES, "the recipe")
     else:

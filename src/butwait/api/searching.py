@@ -59,12 +59,13 @@ def ignored(tree: SearchTree) -> None:
 async def asolve(
     question: str | Problem,
     *,
-    gold: str | None = None,
+    gold: str | float | None = None,
     watch: Watch | None = None,
     **options: Unpack[SearchOptions],
 ) -> Solved:
     """``solve`` as a coroutine."""
-    plan = _Plan.of("solve", {"source": "question.jsonl"}, [problem_of(question, gold)], options)
+    asked = problem_of(question, gold, options.get("verifier") is not None)
+    plan = _Plan.of("solve", {"source": "question.jsonl"}, [asked], options)
     (problem,) = plan.problems
     with plan.grader() as grader:
         async with plan.loaded() as both:
@@ -87,7 +88,7 @@ async def asolve(
 def solve(
     question: str | Problem,
     *,
-    gold: str | None = None,
+    gold: str | float | None = None,
     watch: Watch | None = None,
     **options: Unpack[SearchOptions],
 ) -> Solved:

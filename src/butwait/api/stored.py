@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from butwait.api.objects import Verifier, verifier_place
-from butwait.problems.answers import answer_kind, read_gold
+from butwait.problems.answers import answer_kind, gold_text, read_gold
 from butwait.problems.grading import Grader
 from butwait.records import AnswerKind, Grade, Problem, SearchTree
 from butwait.search.node_table import NODE_TABLE, node_table
@@ -53,7 +53,11 @@ def load_trees(path: str | Path) -> Trees:
 
 
 def grade(
-    response: str, gold: str | None, *, question: str = "", verifier: Verifier | None = None
+    response: str,
+    gold: str | float | None,
+    *,
+    question: str = "",
+    verifier: Verifier | None = None,
 ) -> Grade:
     """Whether a response (a whole solution, or an answer alone) has the gold answer:
     ``grade(r"so it is \\boxed{1/2}", "0.5").correct``. docs/grading.md has the rules.
@@ -67,10 +71,9 @@ def grade(
             function, of a notebook too. Where it fails, the verdict is ``ungradable``, and a
             warning says why.
     """
-    if gold is not None and verifier is None:
-        gold = read_gold(gold)
-    kind: AnswerKind = "math" if gold is None else answer_kind(gold)
+    found = gold_text(gold) if gold is None or verifier is not None else read_gold(gold)
+    kind: AnswerKind = "math" if found is None else answer_kind(found)
     name = None if verifier is None else verifier_place(verifier, stored=False)
     held = {str(name): verifier} if callable(verifier) else {}
     with Grader(verifiers=held) as grader:
-        return grader.grade(response, Problem("", question, gold, kind, verifier=name))
+        return grader.grade(response, Problem("", question, found, kind, verifier=name))

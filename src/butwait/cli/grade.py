@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
-from butwait.problems.answers import answer_kind, gold_text, read_gold
+from butwait.problems.answers import answer_kind, read_gold
 from butwait.problems.cells import number_text
 from butwait.problems.grading import Grader
 from butwait.records import Problem, Status, UserError
@@ -42,7 +42,7 @@ def grade(jsonl: Path, out: Path) -> None:
 
 def _statuses(rows: list[Row]) -> Iterator[Status]:
     """The verdicts in the order of ``rows``; as many at a time as there are grading processes."""
-    golds = [gold and read_gold(gold) for gold in (gold_text(row["gold"]) for row in rows)]
+    golds = [None if row["gold"] is None else read_gold(row["gold"]) or None for row in rows]
     problems = [
         Problem(str(row["id"]), "", gold, answer_kind(gold))
         for row, gold in zip(rows, golds, strict=True)

@@ -79,7 +79,7 @@ def run_pilot(
         UserError: what running the stages raises; no stage can be run.
     """
     with locked(folder), Grader() as grader:
-        sets = load_problem_sets(recipe, folder / "problems", say)
+        sets = load_problem_sets(recipe, folder / FOLDER / "problems", say)
         for loaded in sets.values():
             grader.expect(loaded.problems)
         few = {name: _part(recipe, name, loaded, count) for name, loaded in sets.items()}

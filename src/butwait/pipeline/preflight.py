@@ -2,6 +2,7 @@
 whether their paths fit the models. ``docs/check.md`` tells users of it."""
 
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +113,8 @@ def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]
     for name in dict.fromkeys(s for stage in recipe.stages.values() for s in stage.problem_sets):
         settings = with_preset(recipe.problems[name])
         place = ("problems", name, "source")
-        if kind_of(settings.source).remote:
+        on_disk = os.path.isdir(os.path.expanduser(settings.source))
+        if kind_of(settings.source).remote and not on_disk:
             world.look(settings, ("problems", name), _nothing)
             world.dataset(settings.source, settings.revision, place)
             continue

@@ -200,12 +200,17 @@ def needs_calculation(text: str) -> bool:
     return _CALCULATED.search(latex) is not None and _NO_VALUE.search(free) is None
 
 
-def read_gold(target: str) -> str:
-    """The answer in a gold text, which may be a whole solution: its last boxes, or what follows its
-    last ``####`` (GSM8K). Any other text is the answer."""
-    if "####" in target or "\\boxed" in target:
-        return joined_boxes(target) or extract_answer(target, "math") or target.strip()
-    return target.strip()
+def read_gold(gold: str | float | Decimal, *, several: bool = True) -> str:
+    """The answer in a gold answer, which may be a whole solution: its last boxes, or what follows
+    its last ``####`` (GSM8K). Any other text, or number, is the answer.
+
+    several: whether boxes that follow each other are one answer of several values; else the last
+        one counts, with what "or" joins to it.
+    """
+    text = (gold_text(gold) or "").strip()
+    if "####" not in text and not count_boxes(text):
+        return text
+    return (several and joined_boxes(text)) or extract_answer(text, "math") or text
 
 
 def gold_text(gold: str | float | Decimal | None) -> str | None:

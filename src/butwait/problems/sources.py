@@ -293,10 +293,11 @@ def _cut(text: str | None, settings: ProblemSetSettings) -> list[str]:
         text = tail if mark else None
     if text is None:
         return []
+    judged = settings.verifier or kind_of(settings.source).verifier(settings.source)
+    if settings.answer_kind != "text" and not judged:
+        text = read_gold(text, several=settings.answer_separator is None)
     parts = text.split(settings.answer_separator) if settings.answer_separator else [text]
-    as_written = settings.answer_kind == "text" or settings.verifier is not None
-    golds = [part.strip() if as_written else read_gold(part) for part in parts]
-    return [gold for gold in golds if gold]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _is_integer(gold: str) -> bool:

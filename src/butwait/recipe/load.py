@@ -1,5 +1,6 @@
 """From a YAML file and ``--set`` words to a checked recipe; every mistake is one sentence."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -138,7 +139,7 @@ def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str
     find_modules_in([])
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     recipe, mistakes = _checked(
-        parse_written(text, origin, wrong, lines=False), Path(content["name"]), kinds
+        parse_written(text, origin, wrong, lines=False), Path(str(content["name"])), kinds
     )
     if recipe is None or wrong:
         raise UserError("\n".join(in_order([*wrong, *((origin, m.sentence) for m in mistakes)])))
@@ -148,12 +149,17 @@ def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str
 def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe: a path as given, else a shipped recipe's name."""
     path = Path(name_or_path)
-    if path.is_file():
+    if "\n" in name_or_path:
+        raise UserError(
+            "this is the text of a recipe, and a file or a name is asked for: write it to a file, "
+            "or give what yaml.safe_load makes of it"
+        )
+    if os.path.isfile(path):  # a text may be longer than a name can be
         return path
     shipped = shipped_recipes()
     if name_or_path in shipped:
         return shipped[name_or_path]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{name_or_path!r} is a folder, and a recipe is a YAML file")
     raise UserError(
         f"there is no recipe {name_or_path!r}: give a file, or one of the shipped recipes "

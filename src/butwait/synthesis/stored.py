@@ -79,7 +79,8 @@ class SearchedTrees:
 
 
 class JudgedTrees(SearchedTrees):
-    """Trees whose correct paths a verifier has judged once more.
+    """Trees whose correct paths a verifier has judged once more. Those that it does not call
+    correct are neither right nor wrong here: their answer is right.
 
     Args:
         folders: as above.
@@ -88,7 +89,8 @@ class JudgedTrees(SearchedTrees):
         grader: asks it.
 
     Attributes:
-        refused: paths that the search calls correct and the verifier does not.
+        refused, unjudged: paths that the search calls correct and the verifier does not, and those
+            for which it has no verdict.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class JudgedTrees(SearchedTrees):
     ) -> None:
         super().__init__(folders)
         self._verdicts: dict[tuple[str, str, int], dict[int, Grade]] = {}
+        self.refused = self.unjudged = 0
 
         def judged(tree: SearchTree, leaf: int) -> Grade:
             problem = replace(problems[tree.problem_id], verifier=verifier)
@@ -107,11 +110,16 @@ class JudgedTrees(SearchedTrees):
 
         with ThreadPoolExecutor(grader.workers) as threads:
             for stored in self:
-                right = [leaf for leaf, grade in stored.tree.grades.items() if grade.correct]
-                grades = threads.map(partial(judged, stored.tree), right)
-                self._verdicts[_place(stored)] = dict(zip(right, grades, strict=True))
-        every = (grade for grades in self._verdicts.values() for grade in grades.values())
-        self.refused = sum(not grade.correct for grade in every)
+                tree = stored.tree
+                right = [leaf for leaf, grade in tree.grades.items() if grade.correct]
+                grades = zip(right, threads.map(partial(judged, tree), right), strict=True)
+                others = {leaf: grade for leaf, grade in grades if not grade.correct}
+                failed = sum(grade.status == "ungradable" for grade in others.values())
+                self.unjudged += failed
+                self.refused += len(others) - failed
+                self._verdicts[_place(stored)] = {
+                    leaf: replace(tree.grades[leaf], status="ungradable") for leaf in others
+                }
 
     def of(self, problem_id: str) -> list[StoredTree]:
         return [

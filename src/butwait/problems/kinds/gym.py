@@ -20,7 +20,7 @@ def generate_rows(asked: Asked) -> list[Row]:
 
     Raises UserError where reasoning-gym is not installed, and for an unknown task or parameter.
     """
-    name, params = asked.source.removeprefix(_PREFIX), asked.params
+    name, params = asked.source.removeprefix(_PREFIX), {"seed": 0} | asked.params
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:

@@ -97,6 +97,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     built = checked_build(settings.kind, builder.build(material), by_id)
     if judged is not None:
         built.counts.facts["right answers that the verifier refuses"] = judged.refused
+        built.counts.facts["right answers that it could not judge"] = judged.unjudged
     for example in built.examples[:PROVED]:
         problem = by_id[example.problem_id]
         if not is_rebuilt(example, problem, trees.at, material.prompting):
