@@ -18,6 +18,7 @@ from butwait.api.objects import plain
 from butwait.api.question import SUITED, search_recipe
 from butwait.records import Problem, UserError
 from butwait.reward_models.arithmetic import oracle
+from butwait.reward_models.reward_model import Score
 from butwait.search.rows import to_row
 
 QUESTION = "Calculate 7 + 8 - 6."
@@ -316,3 +317,34 @@ def test_numpy_numbers_and_texts_stand_in_settings_and_lists():
 def test_what_is_no_recipe_of_run(recipe, overrides, told, tmp_path: Path):
     with pytest.raises(UserError, match=told):
         butwait.run(recipe, tmp_path, overrides)
+
+
+class _Judge:
+    """Of a program's own, in its own kind of number."""
+
+    clipped = 0
+
+    def __init__(self, logit):
+        self.logit = logit
+
+    async def score(self, problem, paths):
+        return [Score(self.logit, None, 1) for _ in paths]
+
+    def release(self, handles):
+        """Holds nothing."""
+
+    async def close(self):
+        """Holds nothing."""
+
+
+def test_what_a_reward_model_of_ones_own_says_is_looked_at():
+    found = butwait.solve(QUESTION, particles=2, reward_model=_Judge(np.float32(0.5)))
+    assert {type(node.reward_logit) for node in found.tree.nodes[1:]} == {float}
+    with pytest.raises(UserError, match="_Judge"):
+        butwait.solve(QUESTION, particles=2, reward_model=_Judge(float("nan")))
+
+
+@pytest.mark.parametrize("step", [{"think_end": ""}, {"delimiters": [""]}])
+def test_an_empty_text_ends_no_step(step):
+    with pytest.raises(UserError, match=next(iter(step))):
+        butwait.solve(QUESTION, particles=2, step=step)

@@ -32,12 +32,12 @@ class Sampling(Settings):
 class StepRule(Settings):
     """Where a step of reasoning ends, and where a path must."""
 
-    delimiters: Result[tuple[str, ...]] = ("\n\n",)
+    delimiters: Result[tuple[Annotated[str, Field(min_length=1)], ...]] = ("\n\n",)
     """A step ends with the token that completes one of these; none: the path is one step."""
     sentences: Result[bool] = False
     """A step also ends where a sentence does: at ``.``, ``!`` or ``?``, not after a number, a
     single letter or an abbreviation, and not inside of ``$...$`` or braces."""
-    think_end: Result[str | None] = None
+    think_end: Result[Annotated[str, Field(min_length=1)] | None] = None
     """For models that think before they answer: what closes the thought (``</think>``). Steps are
     cut up to there, it ends a step itself, and the answer after it is one step. A box inside the
     thought ends nothing, wherever the thought was opened (some templates open it in the prompt)."""

@@ -19,12 +19,20 @@ def load_plugin_model(name: str, load: Callable[..., Any], *args: Any) -> Reward
     return PluginRewardModel(name, model)
 
 
+def watched(model: RewardModel) -> RewardModel:
+    """A reward model as it is, or one of a program's own with what it says looked at."""
+    own = type(model)
+    if own.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return model
+    return PluginRewardModel(own.__qualname__, model)
+
+
 class PluginRewardModel:
     """What a user's own reward model raises, and what is no score, is a UserError. One that has
     nothing to free needs no ``release`` and no ``close``.
 
     Args:
-        name: of the plugin, as in the recipe.
+        name: of the plugin, as in the recipe, or of its class.
         model: what it loaded.
     """
 
@@ -54,7 +62,8 @@ class PluginRewardModel:
                 raise wrong(self._name, "score", score, "a Score of a number and its tokens")
         # One's own class of scores may not know the last field.
         return [
-            Score(s.logit, s.handle, s.tokens, bool(getattr(s, "too_long", False))) for s in scores
+            Score(float(s.logit), s.handle, int(s.tokens), bool(getattr(s, "too_long", False)))
+            for s in scores
         ]
 
     def release(self, handles: Sequence[Any]) -> None:

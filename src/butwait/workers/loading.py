@@ -11,6 +11,7 @@ from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
 from butwait.reward_models.load import Policy, fitted, load_reward_model
+from butwait.reward_models.plugin import watched
 from butwait.reward_models.reward_model import RewardModel
 
 
@@ -45,7 +46,9 @@ async def loaded(
         running = policy
     judge, judging = reward_model, None
     try:
-        if reward_model is not None and not isinstance(reward_model, RewardModel):
+        if isinstance(reward_model, RewardModel):
+            judge = watched(reward_model)
+        elif reward_model is not None:
             settings = fitted(reward_model, capacity)
             judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt, paths))
         # A search makes many small objects, and the collector would look at all of the libraries'

@@ -81,7 +81,7 @@ def write_note(folder: Path, tokenizer: Any, prompt: PromptSettings) -> None:
 def read_prompt(folder: Path) -> PromptSettings:
     """How the model was shown questions. Raises UserError where the folder holds no reward model
     of ours, or one of another version."""
-    path = folder / FILE
+    path = folder.expanduser() / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no reward model made by a prm stage: it has no {FILE}")
     try:
