@@ -31,7 +31,7 @@ from butwait.reward_models.load import (
     load_reward_model,
     reward_model_flops,
 )
-from butwait.reward_models.plugin import watched
+from butwait.reward_models.plugin import PluginRewardModel
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Score, Step
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.settings import RewardModelSettings
@@ -169,7 +169,7 @@ def test_logits_of_ones_own_are_clipped_and_counted(given: Any) -> None:
         async def score(self, problem: Problem, paths: list[Path]) -> list[Score]:
             return [Score(given, None, 0) for _ in paths]
 
-    model = watched(Sure())
+    model = PluginRewardModel("sure", Sure())
     expected = given if given == -np.inf else min(max(float(given), -12.0), 12.0)
     found = [score.logit for score in asyncio.run(model.score(PROBLEM, [Path(())] * 2))]
     assert found == [expected] * 2

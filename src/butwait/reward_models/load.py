@@ -115,8 +115,9 @@ def decoders(settings: Any, policy: ModelSettings | None) -> list[Decoder]:
         )
     model, head = found
     if model.name == THE_POLICY:
-        named = policy and {"name": policy.name, "revision": policy.revision}
-        model = named and model.model_copy(update=named)
+        if policy is None:
+            return [Decoder(settings, None, head)]
+        model = model.model_copy(update={"name": policy.name, "revision": policy.revision})
     return [Decoder(settings, model, head)]
 
 

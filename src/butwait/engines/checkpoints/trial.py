@@ -19,7 +19,7 @@ from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
 from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
-TRIAL = ((3, 6), (6, 2), (1, 1))
+TRIAL: tuple[tuple[int, int], ...] = ((3, 6), (6, 2), (1, 1))
 """New tokens of two rows, pass by pass."""
 
 MOST_OFF = 0.02
@@ -46,7 +46,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> int:
     """
     config = text_config(model.config)
     limit, passes = context_limit(config), TRIAL
-    length = max(map(sum, zip(*passes, strict=True)))
+    length = max(sum(row) for row in zip(*passes, strict=True))
     if limit is not None and limit < length:
         passes, length = TRIAL[-1:], 1
     ids = torch.arange(2 * length).reshape(2, length) * 7 + 3

@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+from contextlib import suppress
 from typing import Any
 
 from butwait.problems.prompts import Message, chat_template, render
@@ -49,10 +50,9 @@ def going_on(tokenizer: Any, chat: list[Message], text: str, prompt: PromptSetti
     """
     turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
     template = chat_template(tokenizer, prompt)
-    try:
+    whole: str | None = None
+    with suppress(Exception):  # the turn is not found in what the template made of it, or refused
         whole = render(tokenizer, turn, template, prompt, continue_final_message=True)
-    except Exception:  # the turn is not found in what the template made of it, or is refused
-        whole = None
     before = render(tokenizer, chat, template, prompt, add_generation_prompt=True)
     if whole is None or whole != before + text:
         raise UserError(
