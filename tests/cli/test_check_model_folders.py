@@ -10,6 +10,14 @@ from typing import Any
 import pytest
 
 from butwait.engines.checkpoints.folders import lacking_tokenizer, lacking_weights, odd_tokenizer
+from butwait.engines.models import (
+    checkpoint_eos_token_ids,
+    load_causal_lm,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
+from butwait.engines.settings import ModelSettings
+from butwait.records import UserError
 
 TINY = Path(str(files("butwait"))) / "models" / "tiny"
 RECIPE = """name: mine
@@ -124,6 +132,32 @@ def test_weights_that_a_server_has_need_not_be_here(
     assert "the folder own has no tokenizer" in command("check", "mine.yaml", *served)[2]
 
 
+def test_of_a_model_that_is_served_its_tokenizer_is_enough(
+    own: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a GGUF file: a folder without a configuration."""
+    monkeypatch.setattr("butwait.running.world._server", lambda url: None)
+    for file in own.iterdir():
+        if "token" not in file.name and file.suffix != ".jinja":
+            file.unlink()
+    served = ("--set", "engine={kind: openai, base_url: 'http://there/v1'}")
+    assert command("check", "mine.yaml", *served)[0] == 0
+    judge = JUDGE.replace("kind: classifier", "kind: pooling, base_url: 'http://a'")
+    judge = judge.replace("name: judge", "name: own")
+    assert command("check", "mine.yaml", *served, "--set", judge)[0] == 0
+    model = ModelSettings(name="own")
+    tokenizer = load_tokenizer(model)
+    expected = load_tokenizer(ModelSettings(name="tiny"))
+    assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(expected)
+    assert checkpoint_eos_token_ids(model, tokenizer) == {expected.eos_token_id}
+    for here in ((), (*served, "--set", JUDGE.replace("name: judge", "name: own"))):
+        code, _, said = command("check", "mine.yaml", *here)
+        assert code == 2
+        assert "the folder own holds no model but a tokenizer: it has no config.json" in said
+    with pytest.raises(UserError, match=r"it has no config\.json"):
+        load_causal_lm(model)
+
+
 def test_a_reward_model_is_looked_into_too(
     own: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -167,6 +201,7 @@ def test_what_other_models_have_is_let_pass(tmp_path: Path) -> None:
     assert odd_tokenizer(tmp_path, {"vocab_size": 4}) is None
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+    (tmp_path / "config.json").write_text("{}")
     assert lacking_tokenizer(tmp_path, {"vocab_size": 2}) is None
     (tmp_path / "consolidated.safetensors").write_bytes(b"")
     assert lacking_weights(tmp_path) is None

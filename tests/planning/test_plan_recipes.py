@@ -23,7 +23,7 @@ from butwait.problems.presets import PRESETS
 from butwait.problems.source import kind_of
 from butwait.recipe.load import checked_recipe, load_recipe
 from butwait.recipe.shipped import shipped_recipes
-from butwait.reward_models.load import decoder
+from butwait.reward_models.load import decoders
 from butwait.stages.kinds import STAGES
 from butwait.training.settings import LoraSettings, SftSettings
 
@@ -169,11 +169,8 @@ def test_facts_ship_for_all_that_shipped_recipes_and_presets_name() -> None:
     for name in shipped_recipes():
         asked = load_recipe(name, STAGES)
         judges = [getattr(stage, "reward_model", None) for stage in asked.stages.values()]
-        named = {asked.model.name}
-        for judge in judges:
-            for each in getattr(judge, "members", (judge,)):
-                pair = None if each is None else decoder(each)
-                named |= set() if pair is None else {pair[0].name}
+        run = [each for judge in judges if judge for each in decoders(judge, asked.model)]
+        named = {asked.model.name, *(each.model.name for each in run if each.model)}
         assert named - {"tiny"} <= models, name
         assert {settings.source for settings in asked.problems.values()} <= sources, name
     generated = {name for name in ("arithmetic", "sums") if kind_of(name).generated}
@@ -320,6 +317,38 @@ def test_a_reward_model_at_a_server_takes_no_memory_and_no_hours_here(
     assert there.fits == here.fits
     assert there.flops > here.flops + 1e13  # of 7 billion weights
     assert told == f"{plain}; not counted is what servers run: the reward model"
+
+
+CERTAINTY = {"kind": "confidence", "measure": "self_certainty", "centre": 14.0}
+LOGPROB = {"kind": "confidence"}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_copy_of_the_policy_that_judges_is_counted(inside: bool) -> None:
+    """In its own dtype; in an ensemble too, of whatever depth."""
+    given: dict[str, Any] = CERTAINTY
+    if inside:
+        given = {"kind": "ensemble", "members": [LOGPROB, LOGPROB]}
+        given = {"kind": "ensemble", "members": [given, CERTAINTY]}
+    model = {"name": "Qwen/Qwen2.5-7B-Instruct", "dtype": "bfloat16"}
+    stage, told = planned(model=model, stages=judged(given))
+    without, _ = planned(model=model, stages=judged(LOGPROB))
+    assert stage.parts["policy weights"] == pytest.approx(2 * 7.62e9, rel=0.01)
+    assert stage.parts["reward model weights"] == pytest.approx(4 * 7.62e9, rel=0.01)
+    assert stage.parts["reward model KV"] == 2 * stage.parts["policy KV"]
+    scored = stage.flops - without.flops
+    assert scored == pytest.approx(2 * 7.07e9 * stage.work.scored, rel=0.01)
+    assert (without.fits["A100-40"].verdict, stage.fits["A100-40"].verdict) == ("fits", "no")
+    assert "cannot be planned" not in told
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_is_assumed_of_a_judge_is_said(inside: bool) -> None:
+    own = {"kind": "custom", "factory": "mine:Judge"}
+    given = {"kind": "ensemble", "members": [own, LOGPROB]} if inside else own
+    told = "the reward model mine:Judge runs no model (butwait cannot know)"
+    assert told in plan_recipe(recipe(stages=judged(given))).assumed
+    assert not any("reward" in each for each in plan_recipe(recipe(stages=judged(LOGPROB))).assumed)
 
 
 def test_a_policy_at_servers_fits_every_device() -> None:

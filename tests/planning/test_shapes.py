@@ -148,10 +148,10 @@ def test_windows_end_the_cache_of_a_server_alone() -> None:
     assert found.cached(20) == 20 * found.windowed
 
 
-def test_latents_are_kept_by_a_server_alone() -> None:
+def test_latents_are_kept_in_place_of_keys_and_values() -> None:
     found = shape_of({"model_type": "deepseek_v3", **SMALL, **LATENT}, "d")
-    assert found.cached(1, served=True) == 4 * (16 + 8)
-    assert found.cached(1) == 4 * 4 * (24 + 16)
+    assert found.cached(1, served=True) == found.cached(1) == 4 * (16 + 8)
+    assert found.whole == 4 * 4 * (24 + 16)
 
 
 def test_the_text_of_a_model_that_sees_is_counted() -> None:
@@ -206,6 +206,27 @@ def test_every_fact_says_where_it_is_from() -> None:
     for held in (*facts()["models"].values(), *facts()["sets"].values()):
         assert held["source"]
         assert held["checked"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("qwen3", {"head_dim": 32}), ("gemma2", {}), ("deepseek_v3", LATENT)]
+)
+def test_a_cached_token_is_that_of_transformers_and_of_the_engine(
+    kind: str, more: dict[str, Any]
+) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    from butwait.engines.slots import SlotModel
+
+    config = CONFIG_MAPPING[kind](**{**SMALL, **more})
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    with torch.inference_mode():
+        cache = model(input_ids=torch.tensor([[3]]), use_cache=True).past_key_values
+    held = sum(part.numel() for layer in cache.layers for part in (layer.keys, layer.values))
+    content = json.loads(config.to_json_string(use_diff=False))
+    assert shape_of(content, kind).kv_numbers == held
+    assert SlotModel(model, 2, 32, most_bytes=40 * held).most_tokens == 10
 
 
 @pytest.mark.slow

@@ -19,17 +19,26 @@ from test_pooling import Server, server  # noqa: F401
 from test_qwen_prm import save_checkpoint
 from transformers import LlamaForTokenClassification
 
+from butwait.engines.flops import flops_of
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
 from butwait.reward_models.kinds.trained import write_note
-from butwait.reward_models.load import REWARD_MODELS, Policy, is_own, load_reward_model
+from butwait.reward_models.load import (
+    Policy,
+    decoders,
+    is_own,
+    load_reward_model,
+    reward_model_flops,
+)
+from butwait.reward_models.plugin import PluginRewardModel
 from butwait.reward_models.reward_model import Path, RewardModel, RewardModelError, Score, Step
 from butwait.reward_models.score_head import add_score_head
 from butwait.reward_models.settings import RewardModelSettings
 
 PROBLEM = Problem("q", "Calculate 3 + 5.", "8")
 TINY = ModelSettings(name="tiny", device="cpu")
+POLICY = Policy(TINY, PromptSettings())
 
 
 class Bare:
@@ -49,10 +58,16 @@ def settings(**given: Any) -> Any:
 
 
 @pytest.fixture
-def loaded(tokenizer: Any, tmp_path: Folder, save: Any) -> Callable[[str], RewardModel]:  # noqa: F811
+def loaded(tokenizer: Any, tmp_path: Folder, save: Any) -> Callable[..., RewardModel]:  # noqa: F811
     """A small reward model of a kind."""
 
-    def load(kind: str) -> RewardModel:
+    def load(
+        kind: str,
+        more: Any = None,
+        theirs: Any = tokenizer,
+        policy: Policy = POLICY,
+        member: bool = False,
+    ) -> RewardModel:
         folder, given = str(tmp_path), dict[str, Any](kind=kind)
         if kind == "trained":
             add_score_head(TINY, 0.5).save_pretrained(folder)
@@ -70,7 +85,10 @@ def loaded(tokenizer: Any, tmp_path: Folder, save: Any) -> Callable[[str], Rewar
             given["members"] = [{"kind": "confidence"}, certainty | {"device": "cpu"}]
         else:
             given |= {"measure": "self_certainty", "centre": 3.0, "device": "cpu"}
-        return load_reward_model(settings(**given), tokenizer, Policy(TINY, PromptSettings()))
+        given |= more or {}
+        if member:
+            given = {"kind": "ensemble", "members": [{"kind": "confidence"}, given]}
+        return load_reward_model(settings(**given), theirs, policy)
 
     return load
 
@@ -141,6 +159,23 @@ def test_a_reward_model_without_close_can_be_closed(monkeypatch: pytest.MonkeyPa
     asyncio.run(model.close())
 
 
+@pytest.mark.parametrize("given", [30.0, -12.5, 11.5, -np.inf, torch.tensor(13.0).bfloat16()])
+def test_logits_of_ones_own_are_clipped_and_counted(given: Any) -> None:
+    """But for minus infinity, which makes a path impossible."""
+
+    class Sure(Bare):
+        clipped = 3
+
+        async def score(self, problem: Problem, paths: list[Path]) -> list[Score]:
+            return [Score(given, None, 0) for _ in paths]
+
+    model = PluginRewardModel("sure", Sure())
+    expected = given if given == -np.inf else min(max(float(given), -12.0), 12.0)
+    found = [score.logit for score in asyncio.run(model.score(PROBLEM, [Path(())] * 2))]
+    assert found == [expected] * 2
+    assert model.clipped == 3 + 2 * (expected != given)
+
+
 def test_the_policy_itself_is_the_judge_in_confidence_alone() -> None:
     own, public = {"kind": "confidence"}, {"kind": "qwen_math_prm"}
     assert is_own(own)
@@ -152,25 +187,58 @@ def test_the_policy_itself_is_the_judge_in_confidence_alone() -> None:
 def test_what_is_run_for_a_score() -> None:
     def runs(**given: Any) -> Any:
         chosen = settings(**given)
-        found = REWARD_MODELS.of(chosen).decoder(chosen)
-        return found and (found[0].name, found[0].revision, found[1])
+        return [
+            run.model and (run.model.name, run.model.revision, run.model.dtype, run.head)
+            for run in decoders(chosen, ModelSettings(name="p", revision="r"))
+        ]
 
-    assert runs(kind="trained", model="a") == ("a", None, False)
-    assert runs(kind="qwen_math_prm", name="a", revision="b") == ("a", "b", False)
-    assert runs(kind="pooling", base_url="http://x", name="a") == ("a", None, False)
-    assert runs(kind="classifier", name="a") == ("a", None, False)
-    assert runs(kind="classifier", name="a", head="tokens") == ("a", None, True)
-    assert runs(kind="confidence") is None
-    assert runs(kind="custom", factory="a:b") is None
+    half = {"dtype": "bfloat16"}
+    assert runs(kind="trained", model="a") == [("a", None, "float32", False)]
+    assert runs(kind="qwen_math_prm", name="a", revision="b", **half) == [
+        ("a", "b", "bfloat16", False)
+    ]
+    assert runs(kind="pooling", base_url="http://x", name="a")[0][::3] == ("a", False)
+    assert runs(kind="classifier", name="a")[0][::3] == ("a", False)
+    assert runs(kind="classifier", name="a", head="tokens")[0][::3] == ("a", True)
+    assert runs(kind="confidence") == []
+    certain = {"kind": "confidence", "measure": "self_certainty", "centre": 3.0, **half}
+    assert runs(**certain) == [("p", "r", "bfloat16", True)]
+    custom = {"kind": "custom", "factory": "a:b"}
+    assert runs(**custom) == [None]
+    inner = {"kind": "ensemble", "members": [certain, {"kind": "confidence"}]}
+    both = {"kind": "ensemble", "members": [inner, custom]}
+    assert runs(**both) == [("p", "r", "bfloat16", True), None]
 
 
-def test_only_a_trained_model_has_room_for_the_policys_tokens() -> None:
-    def capacity(**given: Any) -> Any:
-        chosen = settings(capacity=7, **given)
-        return REWARD_MODELS.of(chosen).fitted(chosen, 90).capacity
+def test_operations_of_what_is_run_for_a_score() -> None:
+    certain = {"kind": "confidence", "measure": "self_certainty", "centre": 3.0}
+    alone = reward_model_flops(settings(**certain), TINY)
+    assert alone == flops_of(TINY)
+    free = {"kind": "confidence"}
+    both, none = [certain, certain], [free, free]
+    for members, known in (([certain, free], alone), (both, None), (none, None)):
+        assert reward_model_flops(settings(kind="ensemble", members=members), TINY) == known
 
-    assert capacity(kind="trained", model="a") == 90
-    assert capacity(kind="qwen_math_prm") == 7
+
+@pytest.mark.parametrize("member", [False, True])
+def test_a_trained_model_has_room_for_the_policys_tokens(
+    member: bool,
+    loaded: Callable[..., RewardModel],
+    tokenizer: Any,
+) -> None:
+    """Unless it is told another length, or reads other tokens than the policy wrote."""
+
+    def capacity(tokens: int, policys: Any = tokenizer, **given: Any) -> int:
+        policy = Policy(TINY, PromptSettings(), tokens=tokens)
+        model: Any = loaded("trained", given, policys, policy, member)
+        return (model._members[1] if member else model)._scorer._model.capacity
+
+    assert capacity(90) == 90
+    assert capacity(90, capacity=50) == 50
+    assert capacity(90, capacity=70, deterministic=True) == 70
+    assert capacity(90, None) == 1024
+    assert capacity(90, None, deterministic=True) == 90
+    assert capacity(90, None, capacity=50) == 50
 
 
 def test_kinds_are_read_without_torch() -> None:

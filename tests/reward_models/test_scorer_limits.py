@@ -155,14 +155,16 @@ async def outputs(scorer: IncrementalScorer, paths: int, steps: int) -> tuple[li
 def test_what_is_held_keeps_to_the_memory_that_there_is(scorer):
     """Slots for all, and tokens for a third of them."""
     plenty = IncrementalScorer(SlotModel(scorer, 40, 200))
+    token = plenty._model.token_bytes
     right, all_of_it = asyncio.run(outputs(plenty, 12, 20))
     assert plenty.run_tokens == 8 + 12 * 20 * 4
     third = all_of_it // 3
-    little = IncrementalScorer(SlotModel(scorer, 40, 200, most_tokens=third))
+    little = IncrementalScorer(SlotModel(scorer, 40, 200, most_bytes=third * token))
     found, most = asyncio.run(outputs(little, 12, 20))
     assert most <= third
     assert found == pytest.approx(right, abs=1e-5)
-    tiny = IncrementalScorer(SlotModel(scorer, 40, 200, most_tokens=1))  # one path all the same
+    one = SlotModel(scorer, 40, 200, most_bytes=token)
+    tiny = IncrementalScorer(one)  # one path all the same
     assert asyncio.run(outputs(tiny, 3, 4))[0] == pytest.approx(
         asyncio.run(outputs(plenty, 3, 4))[0], abs=1e-5
     )

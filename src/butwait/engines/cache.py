@@ -126,6 +126,16 @@ class BlockCache(Cache):
                 to = torch.from_numpy(targets).to(store.device)
                 store[:, to] = store[:, torch.from_numpy(sources).to(store.device)]
 
+    @property
+    def token_bytes(self) -> int:
+        """Of the keys and values of a token, in all layers, once keys arrived. A configuration
+        does not say it: some models keep them whole, some compressed (latent attention)."""
+        return sum(
+            store.shape[0] * store.shape[3] * store.element_size()
+            for stores in self._stores
+            for store in stores
+        )
+
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
         self._stores = [[] for _ in self._stores]
@@ -250,14 +260,6 @@ class AttentionKinds:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device has no memory left; a CPU says it in words."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def token_bytes(model: Any) -> int:
-    """Bytes of the keys and values of a token, in all layers."""
-    config = text_config(model.config)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def context_limit(config: Any) -> int | None:

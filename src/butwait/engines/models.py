@@ -66,8 +66,9 @@ _SCALES = re.compile(r"(scales?|scale_inv|qzeros|absmax|quant_state.*|weight_pac
 """Names of what goes with quantised weights."""
 
 
-def resolve(model: ModelSettings) -> str:
-    """The folder of a shipped, converted or local model, or the hub id as it is.
+def resolve(model: ModelSettings, *, tokenizer: bool = False) -> str:
+    """The folder of a shipped, converted or local model, or the hub id as it is. ``tokenizer``:
+    whether a folder with a tokenizer alone will do.
 
     Raises UserError for a name that can be neither, a folder without ``config.json``, and
     ``smollm2`` where its package is not installed.
@@ -81,7 +82,8 @@ def resolve(model: ModelSettings) -> str:
     if folder.is_dir():
         if (folder / ADAPTER).is_file():
             raise UserError(is_adapter(f"the folder {folder}", folder / ADAPTER))
-        if not (folder / "config.json").is_file():
+        alone = tokenizer and (folder / "tokenizer.json").is_file()
+        if not alone and not (folder / "config.json").is_file():
             instead = instead_of_a_model(folder)
             raise UserError(f"the folder {folder} holds no model: it has no config.json{instead}")
         return str(folder)
@@ -221,7 +223,7 @@ def load_tokenizer(model: ModelSettings) -> Any:
     attention masks are made from positions, never by comparing ids with the pad id.
     Raises UserError where it cannot be found or read, is empty, or has no EOS token.
     """
-    source = resolve(model)
+    source = resolve(model, tokenizer=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=model.revision, trust_remote_code=False
@@ -273,7 +275,7 @@ def eos_token_ids(named: int | Sequence[int] | None, tokenizer: Any) -> frozense
 def checkpoint_eos_token_ids(model: ModelSettings, tokenizer: Any) -> frozenset[int]:
     """``eos_token_ids`` of a checkpoint whose weights are not loaded here. One that names none, or
     holds a tokenizer alone, leaves it to the tokenizer."""
-    source = resolve(model)
+    source = resolve(model, tokenizer=True)
     with suppress(OSError, ValueError):
         named = GenerationConfig.from_pretrained(source, revision=model.revision).eos_token_id
         return eos_token_ids(named, tokenizer)

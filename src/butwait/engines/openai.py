@@ -26,6 +26,7 @@ from butwait.engines.engine import (
 )
 from butwait.engines.model_engine import RequestEngine
 from butwait.engines.scheduling.loads import Load
+from butwait.engines.servers.chats import check_template, going_on
 from butwait.engines.servers.figures import Figures
 from butwait.engines.servers.fleet import Fleet, Proof, session_of
 from butwait.engines.servers.metrics import MetricsPages
@@ -58,8 +59,8 @@ event for each token would take longer than to sample it."""
 MOST_CHATS = 1 << 16
 """Prompts whose messages are remembered; more than are searched at a time."""
 OTHERS = (
-    "its tokenizer or chat template is another one than that of model.name, or it cut the prompt; "
-    "serve the same model, or use engine.mode: completions"
+    "its tokenizer or chat template is another one than that of model.name, or writes another day, "
+    "or it cut the prompt; serve the same model, or use engine.mode: completions"
 )
 
 
@@ -303,23 +304,10 @@ class OpenAIEngine(RequestEngine):
         self._chats[key] = chat  # those that are searched stay
         if not text:
             return {"messages": chat}, prompt_ids.tolist()
-        render = partial(
-            self._tokenizer.apply_chat_template, tokenize=False, **self._prompt.template_options
-        )
+        whole = going_on(self._tokenizer, chat, text, self._prompt)
         turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
-        try:
-            whole = render(turn, continue_final_message=True)
-        except Exception:  # the turn is not found in what the template made of it, or is refused
-            whole = None
-        if whole != render(chat, add_generation_prompt=True) + text:
-            raise UserError(
-                f"the chat template of {self._tokenizer.name_or_path} edits a turn that is "
-                "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
-            )
-        going_on = {"continue_final_message": True, "add_generation_prompt": False}
-        return {"messages": turn, **going_on}, self._tokenizer.encode(
-            whole, add_special_tokens=False
-        )
+        ending = {"continue_final_message": True, "add_generation_prompt": False}
+        return {"messages": turn, **ending}, self._tokenizer.encode(whole, add_special_tokens=False)
 
     def _stops(self, served: Served, rule: StepRule, text: str) -> dict[str, Any]:
         """Strings at which a step ends for certain. A server that is not known to keep them in
@@ -381,7 +369,10 @@ class OpenAIEngine(RequestEngine):
                 limit = proof.pop("context")
                 if limit is not None:
                     self._capacity = min(self._capacity or limit, limit)
-                self._served = Served(**proof)
+                served = Served(**proof)
+                if served.path == CHAT:
+                    check_template(self._tokenizer, self._prompt)
+                self._served = served
         return self._served
 
     async def _proof(self, prefix: Prefix, server: RemoteServer) -> Proof:

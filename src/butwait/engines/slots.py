@@ -67,8 +67,13 @@ class SlotModel:
             sequence's numbers do not depend on which others are run with it, nor on its slot.
             Otherwise only the rows asked for are run, and the cache grows with what is held.
         prefill_chunk: the most tokens of a sequence in one forward pass.
-        most_tokens: that it is meant to hold, shared ones counted once; None: as many as the slots
-            take. Whoever gives its slots out keeps to it (``crowded``).
+        most_bytes: of keys and values that it is meant to hold, shared ones counted once; None: as
+            many as the slots take. Whoever gives its slots out keeps to it (``crowded``).
+        key: what the setting ``capacity`` is called, for messages.
+
+    Attributes:
+        token_bytes: of the keys and values of a token, in all layers.
+        most_tokens: as many as ``most_bytes`` hold; None: no bound.
 
     Raises UserError for a model whose cache is no list of keys and values per token, and for one
     whose rows would not get side by side the numbers that they get alone (``check_rows``).
@@ -81,17 +86,18 @@ class SlotModel:
         capacity: int | None = None,
         deterministic: bool = False,
         prefill_chunk: int = 64,
-        most_tokens: int | None = None,
+        most_bytes: float | None = None,
+        key: str = "engine.capacity",
     ) -> None:
         self.model = model
         self.slots = slots
-        self.most_tokens = most_tokens
         self.deterministic = deterministic
         self.prefill_chunk = prefill_chunk
         self._attention = AttentionKinds(model)
-        self.capacity = _capacity(model.config, capacity, deterministic)
+        self.capacity = _capacity(model.config, capacity, deterministic, key)
         """The most tokens a slot can hold."""
-        check_rows(model, self._attention)
+        self.token_bytes = check_rows(model, self._attention)
+        self.most_tokens = None if most_bytes is None else int(most_bytes / self.token_bytes)
         if not deterministic:
             self._attention.splits = can_split(model, self._attention)
         self.lengths = np.zeros(slots, np.int64)
@@ -99,8 +105,8 @@ class SlotModel:
         self._vocabulary = getattr(text_config(model.config), "vocab_size", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         most = slots * int(blocks_of(self.capacity))
-        if most_tokens is not None:
-            most = min(most, -(-most_tokens // BLOCK))
+        if self.most_tokens is not None:
+            most = min(most, -(-self.most_tokens // BLOCK))
         self._cache = BlockCache(self._attention.layers, most)
         self._blocks = BlockTable(slots)
         self._products: PackedProducts | None = None
@@ -364,15 +370,15 @@ def _ends(rows: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(slots, np.int64), np.array(starts, np.int64), np.array(counts, np.int64)
 
 
-def _capacity(config: Any, capacity: int | None, deterministic: bool) -> int:
+def _capacity(config: Any, capacity: int | None, deterministic: bool, key: str) -> int:
     limit = context_limit(config)
     if capacity is not None:
         return capacity if limit is None else min(capacity, limit)
     if limit is None:
-        raise UserError("the model's configuration names no context length: set engine.capacity")
+        raise UserError(f"the model's configuration names no context length: set {key}")
     if deterministic and limit > MAX_DEFAULT_CAPACITY:
         raise UserError(
             f"deterministic mode runs at full capacity, and the model's context is {limit} "
-            "tokens: set engine.capacity to what the prompt and the path's limit need"
+            f"tokens: set {key} to what the prompt and the path's limit need"
         )
     return limit

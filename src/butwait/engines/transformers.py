@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from butwait.engines.cache import token_bytes
 from butwait.engines.decoding import PolicyBatcher, ScoreJob
 from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.model_engine import Ask, ModelEngine
@@ -82,7 +81,7 @@ class TransformersEngine(ModelEngine):
         if self._cache_tokens is None:
             device = next(self._slots.model.parameters()).device
             memory = SHARE.get(device.type, SHARE["cpu"]) * free_memory(device)
-            most = int(memory / token_bytes(self._slots.model)) + self._slots.held_tokens
+            most = int(memory / self._slots.token_bytes) + self._slots.held_tokens
             self._cache_tokens = min(most, self._slots.slots * self._slots.capacity)
         return Load(self._cache_tokens, min(1.0, self._slots.held_tokens / self._cache_tokens))
 

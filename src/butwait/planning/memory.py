@@ -118,7 +118,7 @@ def search_parts(
         if policy.served:
             parts["logits"] = held * shape.vocabulary * 4 / spread
         else:
-            one_layer = policy.cache * shape.kv_numbers / max(1, shape.layers)
+            one_layer = policy.cache * shape.whole / max(1, shape.layers)
             columns = drawing.prompt + path
             parts["logits"] = held * shape.vocabulary * 4 * SAMPLED
             parts["passes"] = 2 * held * columns * one_layer
@@ -131,7 +131,7 @@ def search_parts(
 
 def lora_weights(shape: ModelShape, rank: int) -> float:
     """Weights of adapters on every linear layer: rank times (inputs + outputs) of each."""
-    size = shape.kv_numbers / (2 * max(1, shape.layers))
+    size = shape.whole / (2 * max(1, shape.layers))
     query = shape.attention / (4 * max(1, shape.layers))
     pairs = 2 * (shape.hidden + query) + 2 * (shape.hidden + size)
     pairs += 3 * (shape.hidden + shape.intermediate)
@@ -195,7 +195,7 @@ def _activations(shape: ModelShape, tokens: float, number: float, checkpointed: 
     """What the backward pass needs: of each layer its norms' inputs and outputs, queries, keys and
     values before and after their rotation, and four widths of the feed-forward part."""
     query = shape.attention / (4 * max(1, shape.layers))
-    size = shape.kv_numbers / (2 * max(1, shape.layers))
+    size = shape.whole / (2 * max(1, shape.layers))
     layer = 6 * shape.hidden + 3 * query + 6 * size + 4 * shape.intermediate
     if checkpointed:
         return tokens * number * (shape.layers * shape.hidden + layer)

@@ -30,7 +30,7 @@ from butwait.planning.memory import (
 from butwait.planning.shapes import ModelShape, refused_tensor_parallel
 from butwait.planning.stage_plan import Fit, Plan, StagePlan
 from butwait.planning.work import Work, side_by_side
-from butwait.reward_models.load import decoder
+from butwait.reward_models.load import decoders
 from butwait.stages.kinds.search import SearchStage
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
 from butwait.training.settings import OptimizerSettings, PrmSettings, SftSettings
@@ -57,7 +57,7 @@ def plan_recipe(recipe: Any, path_shares: Mapping[str, float] | None = None) -> 
     context = shape.context if isinstance(shape, ModelShape) else None
     works = count_stages(recipe, context, shares)
     stages = {name: planner.stage(name, work) for name, work in works.items()}
-    told = tuple(assumptions(recipe, works, shares))
+    told = (*assumptions(recipe, works, shares), *planner.assumed)
     return Plan(
         recipe.name, stages, told, tuple(dict.fromkeys(planner.missing)), tuple(planner.at_servers)
     )
@@ -69,6 +69,7 @@ class _Planner:
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe
         self.missing: list[str] = []
+        self.assumed: dict[str, None] = {}
         self.at_servers: dict[str, None] = {}
         self.engine = recipe.engine
         self.runs_model = ENGINES.of(self.engine).runs_model
@@ -155,14 +156,17 @@ class _Planner:
                 return []
             dtype = recipe.model.dtype
             return [Held(self.policy, dtype, float(NUMBER[dtype]), head=False)]
-        found = []
+        found: list[Held] = []
         given = getattr(recipe.stages[name], "reward_model", None)
-        for each in getattr(given, "members", (given,)):
-            pair = None if each is None else decoder(each)
-            if pair is not None and (shape := self._shape(pair[0])) is not None:
-                served = isinstance(each, ServerSettings)
-                dtype = pair[0].dtype
-                found.append(Held(shape, dtype, float(NUMBER[dtype]), head=pair[1], served=served))
+        if given is None:
+            return found
+        for settings, model, head in decoders(given, recipe.model if self.runs_model else None):
+            if model is None:
+                own = getattr(settings, "factory", settings.kind)
+                self.assumed[f"the reward model {own} runs no model (butwait cannot know)"] = None
+            elif (shape := self._shape(model)) is not None:
+                served, number = isinstance(settings, ServerSettings), float(NUMBER[model.dtype])
+                found.append(Held(shape, model.dtype, number, head=head, served=served))
         return found
 
     def spread(self, stage: Any) -> int:

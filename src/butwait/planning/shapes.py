@@ -30,8 +30,9 @@ class ModelShape:
         embedding: of the table that is looked up.
         tied: whether the head is that table.
         bits: of a weight of a linear layer in a quantised checkpoint; None: it is none.
-        kv: keys and values of a token, all layers that keep them for good.
-        latent: the same where a server keeps the compressed form (multi-head latent attention).
+        kv: what is cached of a token in all layers that keep it for good: keys and values, or what
+            these are made from (multi-head latent attention; transformers does so from 5.15 on).
+        whole: keys and values of a token as attention reads them, in all layers.
         windowed: of a token, in layers that see a window only.
         window: tokens of that window.
         state: of a sequence, whatever its length (Mamba).
@@ -53,7 +54,7 @@ class ModelShape:
     tied: bool
     bits: float | None
     kv: int
-    latent: int
+    whole: int
     windowed: int
     window: int
     state: int
@@ -61,15 +62,15 @@ class ModelShape:
 
     @property
     def kv_numbers(self) -> int:
-        """Keys and values of a token while it is inside of every window."""
+        """What is cached of a token while it is inside of every window."""
         return self.kv + self.windowed
 
     def cached(self, tokens: float, *, served: bool = False) -> float:
         """Numbers that are cached of a sequence of so many tokens. ``served``: by a server, which
-        lets go of what windows do not see and keeps latents."""
+        lets go of what windows do not see."""
         if not served:
             return self.kv_numbers * tokens + self.state
-        return self.latent * tokens + self.windowed * min(tokens, self.window) + self.state
+        return self.kv * tokens + self.windowed * min(tokens, self.window) + self.state
 
     def forward_flops(self, tokens: float, context: float, *, head: bool = True) -> float:
         """Operations to run so many tokens that see so many positions on average."""
@@ -147,7 +148,7 @@ def _shape(c: _Numbers, kind: str) -> ModelShape:
     vocabulary = c("vocab_size")
     kinds = _layer_kinds(c, kind, layers)
     mamba, windows = kinds.count("mamba"), kinds.count("sliding_attention")
-    attention, per_token, latent, per_position = _attention(c, kind, heads, kv_heads, size)
+    attention, per_token, whole_token, per_position = _attention(c, kind, heads, kv_heads, size)
     whole, own, width = _feed_forward(c, kind, layers)
     norms = _norms(kind, h) * layers + h
     blocks = attention * (layers - mamba) + (_mamba(c, h) if mamba else 0) * mamba
@@ -171,7 +172,7 @@ def _shape(c: _Numbers, kind: str) -> ModelShape:
         tied=tied,
         bits=_bits(c),
         kv=per_token * full,
-        latent=latent * full,
+        whole=whole_token * (full + windows),
         windowed=per_token * windows,
         window=int(c.get("sliding_window", 0)) if windows else 0,
         state=_mamba_state(c) * mamba,
@@ -228,8 +229,8 @@ def _layer_kinds(c: _Numbers, kind: str, layers: int) -> list[str]:
 def _attention(
     c: _Numbers, kind: str, heads: int, kv_heads: int, size: int
 ) -> tuple[int, int, int, int]:
-    """Of one layer: weights; cached numbers of a token, and as a server caches them; operations per
-    token and position."""
+    """Of one layer: weights; cached numbers of a token, and its keys and values whole; operations
+    per token and position."""
     h = c("hidden_size")
     if kind == "deepseek_v3":
         rank, rope = c("kv_lora_rank"), c("qk_rope_head_dim")
@@ -238,7 +239,7 @@ def _attention(
         query = h * heads * key if q_rank is None else q_rank * (h + 1 + heads * key)
         up = rank * heads * (key - rope + value)
         weights = query + h * (rank + rope) + rank + up + heads * value * h
-        return weights, heads * (key + value), rank + rope, 2 * heads * (key + value)
+        return weights, rank + rope, heads * (key + value), 2 * heads * (key + value)
     q, kv = heads * size, kv_heads * size
     weights = 2 * h * q + 2 * h * kv
     biased = bool(c.get("attention_bias", False))

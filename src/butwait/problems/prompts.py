@@ -103,7 +103,7 @@ def turn_end(tokenizer: Any, prompt: PromptSettings) -> int:
     said = [asked, {"role": "assistant", "content": _ANSWER}]
     try:
         template = chat_template(tokenizer, prompt)
-        text = _render(tokenizer, said, template, prompt, opened=False)
+        text = render(tokenizer, said, template, prompt)
     except Exception:  # what is wrong with the template is said where a prompt is made
         return eos
     special = special_tokens(tokenizer)
@@ -153,9 +153,9 @@ def chat_template(tokenizer: Any, prompt: PromptSettings) -> str:
 def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: PromptSettings) -> str:
     """The conversation as text, up to where the assistant begins."""
 
-    def render(messages: list[Message]) -> str:
+    def made(messages: list[Message]) -> str:
         try:
-            return _render(tokenizer, messages, template, prompt)
+            return render(tokenizer, messages, template, prompt, add_generation_prompt=True)
         except Exception as error:  # whatever it is, the template made it
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(
@@ -163,10 +163,10 @@ def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: Prompt
                 "some templates take no system message: see prompt.system"
             ) from error
 
-    text, last = render(chat), chat[-1]
+    text, last = made(chat), chat[-1]
     if last["content"].strip() not in text:
         other = [*chat[:-1], {**last, "content": last["content"] + "?"}]
-        if render(other) == text:
+        if made(other) == text:
             raise UserError(
                 f"the chat template of {tokenizer.name_or_path} leaves the question out (it may "
                 "want contents in parts): give another one, prompt.template_options: "
@@ -175,21 +175,17 @@ def _rendered(tokenizer: Any, chat: list[Message], template: str, prompt: Prompt
     return text
 
 
-def _render(
-    tokenizer: Any,
-    chat: list[Message],
-    template: str,
-    prompt: PromptSettings,
-    opened: bool = True,
+def render(
+    tokenizer: Any, chat: list[Message], template: str, prompt: PromptSettings, **ending: bool
 ) -> str:
-    """What the template makes of a conversation, with the assistant's turn ``opened`` at its end.
-    Raises whatever the template does."""
+    """What the template makes of a conversation, on the prompt's day. ``ending``: how it ends
+    (``add_generation_prompt``, ``continue_final_message``). Raises whatever the template does."""
     if "strftime_now" in template:
         template = _dated(prompt.date) + template
     options = {k: v for k, v in prompt.template_options.items() if k != "chat_template"}
     with _bounded():
         text: str = tokenizer.apply_chat_template(
-            chat, chat_template=template, add_generation_prompt=opened, tokenize=False, **options
+            chat, chat_template=template, tokenize=False, **ending, **options
         )
     return text
 

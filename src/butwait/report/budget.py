@@ -166,10 +166,9 @@ def _shapes(
     if base is not None and engine is not None and engine in ENGINES and ENGINES[engine].runs_model:
         policy = flops_of(base)
     if given := settings.get("reward_model"):
-        from butwait.reward_models.load import REWARD_MODELS, decoder
+        from butwait.reward_models.load import REWARD_MODELS, reward_model_flops
 
-        pair = decoder(REWARD_MODELS.parse(given))
-        return policy, None if pair is None else flops_of(pair[0], head=pair[1])
+        return policy, reward_model_flops(REWARD_MODELS.parse(given), base)
     trained = any(
         kind_of(records.get(name, {}), kinds).gives == "reward model"
         for name in record.get("from") or ()

@@ -1,10 +1,11 @@
 """The kinds of reward models, and loading one."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from butwait.engines.flops import DecoderFlops, flops_of
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Settings
@@ -14,14 +15,18 @@ from butwait.running.kinds import Kinds
 from butwait.running.log import say
 from butwait.running.plugins import wrong
 
+THE_POLICY = "the policy"
+"""The name, in ``RewardModelKind.decoder``, of the policy's own weights, run once more."""
+
 
 class Policy(NamedTuple):
-    """The weights of a policy, how it is shown questions, and how many of its paths and prompts are
-    in flight at a time (None: nobody knows)."""
+    """The weights of a policy, how it is shown questions, how many of its paths and prompts are in
+    flight at a time, and the tokens of its longest path, prompt included (None: nobody knows)."""
 
     model: ModelSettings
     prompt: PromptSettings
     paths: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,20 @@ class RewardModelKind:
         load: as ``load_reward_model``.
         own: whether the policy itself is the judge, by these settings: then a search has no
             signal from outside.
-        decoder: the language model that is run, and whether with its language-model head, for
-            the cost in floating-point operations; None: there is none, or it is not known.
+        decoder: the language model that is run (``THE_POLICY``: a copy of it), and whether with
+            its language-model head, for memory and the cost in floating-point operations; one that
+            gives None runs none. None: not known.
+        members: the reward models that it is made of.
         aggregates: whether a score is of a whole path by these settings, its steps put together
             already; then the product of the scores along a path would count them again and again.
-        fitted: the settings with room for the policy's longest path, in tokens (None: no bound).
-            For a model that takes the policy's tokens.
     """
 
     settings: type[Settings]
     load: Callable[[Any, Any, Policy | None], RewardModel]
     own: Callable[[Any], bool] = lambda settings: False
     aggregates: Callable[[Any], bool] = lambda settings: False
-    decoder: Callable[[Any], tuple[ModelSettings, bool] | None] = lambda settings: None
-    fitted: Callable[[Any, int | None], Settings] = lambda settings, tokens: settings
+    decoder: Callable[[Any], tuple[ModelSettings, bool] | None] | None = None
+    members: Callable[[Any], Sequence[Settings]] = lambda settings: ()
 
 
 REWARD_MODELS = Kinds("reward model", "butwait.reward_models.kinds", RewardModelKind)
@@ -73,24 +78,56 @@ def load_reward_model(
     return load(settings, policy_tokenizer, policy)
 
 
-def fitted(settings: Any, tokens: int | None) -> Any:
-    """``RewardModelKind.fitted`` of these settings. UserError for a plugin that gives none."""
-    found = REWARD_MODELS.of(settings).fitted(settings, tokens)
-    if not isinstance(found, Settings):
-        raise wrong(settings.kind, "its fitted", found, "settings")
-    return found
+class Decoder(NamedTuple):
+    """What is run for a score.
+
+    Attributes:
+        settings: of the reward model, or of a member of it.
+        model: the language model; None: not known.
+        head: whether with its language-model head.
+    """
+
+    settings: Any
+    model: ModelSettings | None
+    head: bool
 
 
-def decoder(settings: Any) -> tuple[ModelSettings, bool] | None:
-    """``RewardModelKind.decoder`` of these settings. UserError for a plugin that gives something
-    else."""
-    found: Any = REWARD_MODELS.of(settings).decoder(settings)
-    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], ModelSettings)
-    if found is not None and not pair:
+def decoders(settings: Any, policy: ModelSettings | None) -> list[Decoder]:
+    """All that is run for a score, that of an ensemble's members one by one.
+
+    Args:
+        settings: of a reward model.
+        policy: which model the policy is.
+
+    Raises UserError for a plugin whose ``decoder`` gives something else.
+    """
+    kind = REWARD_MODELS.of(settings)
+    if members := kind.members(settings):
+        return [each for member in members for each in decoders(member, policy)]
+    if kind.decoder is None:
+        return [Decoder(settings, None, False)]
+    found: Any = kind.decoder(settings)
+    if found is None:
+        return []
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], ModelSettings)):
         raise wrong(
             settings.kind, "its decoder", found, "a ModelSettings and true or false, or None"
         )
-    return found
+    model, head = found
+    if model.name == THE_POLICY:
+        if policy is None:
+            return [Decoder(settings, None, head)]
+        model = model.model_copy(update={"name": policy.name, "revision": policy.revision})
+    return [Decoder(settings, model, head)]
+
+
+def reward_model_flops(settings: Any, policy: ModelSettings | None) -> DecoderFlops | None:
+    """Of a pass for a score; None where none is run, where it is not known, and where members run
+    several, whose tokens are counted together. Arguments as for ``decoders``."""
+    found = decoders(settings, policy)
+    if len(found) != 1 or found[0].model is None:
+        return None
+    return flops_of(found[0].model, head=found[0].head)
 
 
 def aggregates(settings: Any) -> bool:

@@ -187,23 +187,22 @@ def in_slots(model: Any, settings: LocalModelSettings, policy: Policy | None) ->
     from butwait.engines.slots import SlotModel
 
     if settings.slots == "auto":
-        slots, tokens = _automatic(model, policy)
+        slots, memory = _automatic(model, policy)
     else:
-        slots, tokens = settings.slots, None
+        slots, memory = settings.slots, None
     return SlotModel(
         model,
         slots=slots,
         capacity=settings.capacity,
         deterministic=settings.deterministic,
         prefill_chunk=settings.prefill_chunk,
-        most_tokens=tokens,
+        most_bytes=memory,
+        key="the reward model's capacity",
     )
 
 
-def _automatic(model: Any, policy: Policy | None) -> tuple[int, int]:
-    """Slots for all paths in flight, and the tokens that the memory holds for them."""
-    from butwait.engines.cache import token_bytes
-
+def _automatic(model: Any, policy: Policy | None) -> tuple[int, float]:
+    """Slots for all paths in flight, and the memory for them, in bytes."""
     memory = SHARE.get(model.device.type, SHARE["cpu"]) * free_memory(model.device)
     wanted = SLOTS if policy is None or policy.paths is None else policy.paths
-    return wanted, int(memory / token_bytes(model))
+    return wanted, memory

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from butwait.records import Problem
-from butwait.reward_models.reward_model import Path, RewardModel, Score
+from butwait.reward_models.reward_model import MAX_LOGIT, Path, RewardModel, Score
 from butwait.running.plugins import calling, wrong
 
 
@@ -28,8 +28,9 @@ def watched(model: RewardModel) -> RewardModel:
 
 
 class PluginRewardModel:
-    """What a user's own reward model raises, and what is no score, is a UserError. One that has
-    nothing to free needs no ``release`` and no ``close``.
+    """What a user's own reward model raises, and what is no score, is a UserError. Logits are
+    clipped as those of all others. One that has nothing to free needs no ``release`` and no
+    ``close``.
 
     Args:
         name: of the plugin, as in the recipe, or of its class.
@@ -38,6 +39,7 @@ class PluginRewardModel:
 
     def __init__(self, name: str, model: Any) -> None:
         self._name, self._model = name, model
+        self._clips = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -46,7 +48,7 @@ class PluginRewardModel:
     def clipped(self) -> int:
         """See ``RewardModel``."""
         with calling(self._name, "clipped"):
-            return int(self._model.clipped)
+            return self._clips + int(self._model.clipped)
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
         """See ``RewardModel``."""
@@ -62,9 +64,22 @@ class PluginRewardModel:
                 raise wrong(self._name, "score", score, "a Score of a number and its tokens")
         # One's own class of scores may not know the last field.
         return [
-            Score(float(s.logit), s.handle, int(s.tokens), bool(getattr(s, "too_long", False)))
+            Score(
+                self._bounded(float(s.logit)),
+                s.handle,
+                int(s.tokens),
+                bool(getattr(s, "too_long", False)),
+            )
             for s in scores
         ]
+
+    def _bounded(self, logit: float) -> float:
+        """Clipped, which is counted; an impossible path stays impossible."""
+        if logit == -math.inf:
+            return logit
+        clipped = min(max(logit, -MAX_LOGIT), MAX_LOGIT)
+        self._clips += clipped != logit
+        return clipped
 
     def release(self, handles: Sequence[Any]) -> None:
         """See ``RewardModel``."""

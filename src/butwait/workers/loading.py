@@ -10,7 +10,7 @@ from butwait.engines.load import EngineSettings, load_engine
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
-from butwait.reward_models.load import Policy, fitted, load_reward_model
+from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.plugin import watched
 from butwait.reward_models.reward_model import RewardModel
 
@@ -49,8 +49,8 @@ async def loaded(
         if isinstance(reward_model, RewardModel):
             judge = watched(reward_model)
         elif reward_model is not None:
-            settings = fitted(reward_model, capacity)
-            judge = judging = load_reward_model(settings, tokenizer, Policy(model, prompt, paths))
+            known = Policy(model, prompt, paths, capacity)
+            judge = judging = load_reward_model(reward_model, tokenizer, known)
         # A search makes many small objects, and the collector would look at all of the libraries'
         # objects again and again.
         gc.collect()

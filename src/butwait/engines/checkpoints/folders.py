@@ -82,6 +82,8 @@ def odd_tokenizer(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 def lacking_weights(folder: Path) -> str | None:
     """What is wrong with the weights of a folder; None: nothing that can be seen."""
+    if not (folder / "config.json").is_file():
+        return f"the folder {folder} holds no model but a tokenizer: it has no config.json"
     for single in SINGLE:
         index = folder / f"{single}.index.json"
         if (folder / single).is_file():

@@ -19,8 +19,8 @@ from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
 from butwait.engines.kv.passes import run_pass
 from butwait.records import UserError
 
-TRIAL = 10
-"""Tokens of a row."""
+TRIAL: tuple[tuple[int, int], ...] = ((3, 6), (6, 2), (1, 1))
+"""New tokens of two rows, pass by pass."""
 
 MOST_OFF = 0.02
 """The largest share by which logits may differ in float32. What goes wrong by itself is mostly off
@@ -30,22 +30,27 @@ MOST_OFF_ROUNDED = 0.5
 
 
 @torch.inference_mode()
-def check_rows(model: Any, attention: AttentionKinds) -> None:
+def check_rows(model: Any, attention: AttentionKinds) -> int:
     """Tries two rows of different lengths side by side, with padding before, between and after,
     against passes of their own without a cache.
 
     An architecture may make positions or masks of its own from the shape of a batch, or from one
     length of the cache: it would fail in the middle of a search, or go wrong without a word
     (GPT-Neo). Windows longer than these few tokens are not tried; those that a configuration
-    names are known to ``AttentionKinds``.
+    names are known to ``AttentionKinds``. A model whose context is shorter gets one token.
+
+    Returns:
+        Bytes of the keys and values of a token, in all layers.
 
     Raises UserError where the numbers differ, or the model fails.
     """
     config = text_config(model.config)
-    limit = context_limit(config)
-    if limit is not None and limit < TRIAL:
-        return
-    ids = (torch.arange(2 * TRIAL).reshape(2, TRIAL) * 7 + 3) % getattr(config, "vocab_size", TRIAL)
+    limit, passes = context_limit(config), TRIAL
+    length = max(sum(row) for row in zip(*passes, strict=True))
+    if limit is not None and limit < length:
+        passes, length = TRIAL[-1:], 1
+    ids = torch.arange(2 * length).reshape(2, length) * 7 + 3
+    ids %= getattr(config, "vocab_size", length)
     cache, blocks, both = BlockCache(attention.layers, 0), BlockTable(2), np.arange(2)
     rows: tuple[list[torch.Tensor], ...] = ([], [])
     starts = np.zeros(2, np.int64)
@@ -53,7 +58,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
         alone = [
             model(input_ids=row[None].to(model.device), use_cache=False).logits[0] for row in ids
         ]
-        for counts in ((3, 6), (6, 2), (1, 1)):
+        for counts in passes:
             width = max(counts)
             offsets = np.arange(width)
             real = offsets < np.array(counts)[:, None]
@@ -88,6 +93,7 @@ def check_rows(model: Any, attention: AttentionKinds) -> None:
             f"the in-process engine does not run {model.config.model_type} models: beside rows of "
             f"other lengths their logits change by {off:.0%}; use another engine for this model"
         )
+    return cache.token_bytes
 
 
 @torch.inference_mode()

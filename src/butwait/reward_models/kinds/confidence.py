@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.records.settings import Result
 from butwait.reward_models.aggregate import logit_of_log
-from butwait.reward_models.load import Policy, RewardModelKind
+from butwait.reward_models.load import THE_POLICY, Policy, RewardModelKind
 from butwait.reward_models.local import Layout, LocalRewardModel, in_slots
 from butwait.reward_models.reward_model import (
     BaseRewardModel,
@@ -152,6 +153,15 @@ def _load(settings: ConfidenceSettings, tokenizer: Any, policy: Policy | None) -
     return SelfCertainty(slots, tokenizer, policy.prompt, settings.scale, centre)
 
 
+def _decoder(settings: ConfidenceSettings) -> tuple[ModelSettings, bool] | None:
+    certainty = settings.measure == "self_certainty"
+    return (settings.checkpoint(THE_POLICY), True) if certainty else None
+
+
 CONFIDENCE = RewardModelKind(
-    ConfidenceSettings, _load, own=lambda settings: True, aggregates=lambda settings: True
+    ConfidenceSettings,
+    _load,
+    own=lambda settings: True,
+    decoder=_decoder,
+    aggregates=lambda settings: True,
 )

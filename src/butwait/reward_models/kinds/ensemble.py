@@ -121,5 +121,6 @@ ENSEMBLE = RewardModelKind(
     EnsembleSettings,
     _load,
     own=lambda settings: all(map(is_own, settings.members)),
+    members=lambda settings: settings.members,
     aggregates=lambda settings: any(map(aggregates, settings.members)),
 )

@@ -108,10 +108,10 @@ def _load(settings: TrainedSettings, policy_tokenizer: Any, policy: Policy | Non
     same = policy_tokenizer is not None and (
         tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(policy_tokenizer)
     )
-    # It was fitted to the policy's tokens, behind the policy's prompt.
-    other = not same or (policy is not None and prompt != policy.prompt)
-    if other and not settings.deterministic:
-        settings = settings.model_copy(update={"capacity": None})
+    if settings.capacity is None and policy is not None:
+        as_written = same and prompt == policy.prompt  # then its paths are as long as the policy's
+        if as_written or settings.deterministic:  # fixed shapes need a length
+            settings = settings.model_copy(update={"capacity": policy.tokens})
     slots = in_slots(load_scorer(checkpoint), settings, policy)
     return TrainedRewardModel(slots, tokenizer, prompt, same)
 
@@ -120,5 +120,4 @@ TRAINED = RewardModelKind(
     TrainedSettings,
     _load,
     decoder=lambda settings: (settings.checkpoint(settings.model), False),
-    fitted=lambda settings, tokens: settings.model_copy(update={"capacity": tokens}),
 )
