@@ -72,7 +72,7 @@ def plan(material: Material[BacktrackSettings], question: Question) -> list[Plan
     """At most ``per_question`` solutions of one question, with detours into their own trees.
     Solutions that no dead branch leaves are passed over."""
     settings, key = material.settings, question.key
-    pool = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     solved = {id(solution.source): solution.source for solution in pool}
     dead = {place: DeadBranches(stored) for place, stored in solved.items()}
     left = [s for s in pool if dead[id(s.source)].forks(s.leaf)]

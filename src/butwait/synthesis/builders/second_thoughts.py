@@ -57,7 +57,7 @@ def build_second_thoughts(material: Material[SecondThoughtsSettings]) -> Built:
 
 def _examples(material: Material[SecondThoughtsSettings], question: Question) -> list[Example]:
     settings, facts = material.settings, question.counts.facts
-    found = correct_solutions(question.trees, material.prompting, question.counts)
+    found = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     pool = [solution for solution in found if _thought_again(solution)]
     if settings.first == "wrong":
         pool = [s for s in pool if _grade_of(s, _thoughts(s)[0]).status == "wrong"]

@@ -49,7 +49,7 @@ def _examples(
     material: Material[StitchSettings], question: Question, phrases: Phrases
 ) -> list[Example]:
     settings, key = material.settings, question.key
-    pool = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     solutions = choose(pool, settings, key.derive("choose"))
     keys = [key.derive("example", i) for i in range(len(solutions))]
     wanted = [settings.attempts.draw(own.derive("number").generator()) for own in keys]
