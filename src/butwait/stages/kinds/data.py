@@ -27,6 +27,7 @@ from butwait.synthesis.builder import (
     Searcher,
 )
 from butwait.synthesis.given import checked_build, checked_preparation
+from butwait.synthesis.searches import no_rewards, unfit
 from butwait.synthesis.settings import SubsetSettings
 
 PROVED = 4
@@ -212,6 +213,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
 def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:
     settings = recipe.stages[name]
     yield from settings.subset.check(recipe, name)
+    if getattr(settings, "choose", None) == "reward":
+        yield from unfit(recipe, name, settings, no_rewards, "choose")
     yield from builder.check(recipe, name, settings) or ()
 
 
