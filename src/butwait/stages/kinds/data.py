@@ -94,7 +94,7 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     by_id = {problem.id: problem for problem in material.problems}
     judged = None
-    if verifier := getattr(settings, "verifier", None):
+    if searches and (verifier := getattr(settings, "verifier", None)):
         judged = JudgedTrees(searches, _verdicts(run, trees, material, verifier))
         material = replace(material, trees=judged)
     cost: dict[str, int] = {}
