@@ -81,6 +81,9 @@ def test_as_a_set_of_a_recipe() -> None:
         ("4 + 7 + 2 = 11 + 2 = 13", "13", 1),
         ("3 * 3 + 4 = 13\n2 - 3 * 2 = 2 - 6", "13", 1),
         ("\\boxed{13}", "13", 1),
+        ("4 + 7 = 11.\n11 + 2 = 13;\nso 13.", "13", 1),
+        ("4 + 7 = 12.\n12 + 2 = 13.", "13", 0),
+        ("4 + 7 = 11, 11 + 2 = 13", "13", 0),
         ("4 + 7 = 12\n12 + 2 = 13\n\\boxed{13}", "13", 0),
         ("4 + 7 = 11 + 2 = 13", "13", 0),
         ("the sum = 13", "13", 0),
@@ -93,3 +96,19 @@ def test_as_a_set_of_a_recipe() -> None:
 def test_steps_that_are_right(response: str, answer: str | None, right: int) -> None:
     asked = {"gold": "13", "response": response}
     assert every_line("4 + 7 + 2", answer, asked) == right
+
+
+@pytest.mark.parametrize(
+    ("line", "answer", "right"),
+    [
+        ("1,200 + 34 = 1,234.", "1,234", 1),
+        ("1200 + 34 = 1234", "1,234.", 1),
+        ("1,200 + 34 = 1,235", "1,234", 0),
+        ("1,20 + 1114 = 1234", "1234", 0),
+        ("1200,034 = 1200034", "1234", 0),
+        ("1200 + 34 = 1234", "12,34", 0),
+    ],
+)
+def test_numbers_with_separators_are_those_without(line: str, answer: str, right: int) -> None:
+    asked = {"gold": "1234", "response": line}
+    assert every_line("1200 + 34", answer, asked) == right

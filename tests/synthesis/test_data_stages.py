@@ -1,18 +1,22 @@
 """Every data stage in one recipe, on a policy that is written down."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import load_recipe
-from butwait.records import UserError
+from butwait.records import Grade, Problem, UserError
 from butwait.search.storage import read_trees
 from butwait.stages.kinds import STAGES
 from butwait.synthesis.branches import Confirmation, read_confirmations
 from butwait.synthesis.dataset import load_examples
+from butwait.synthesis.stored import JudgedTrees, SearchedTrees
+from butwait.synthesis.verdicts import judged_again, read_verdicts
 
 PLUGIN = '''
 """A policy that is right or wrong by its first step, may go on for ever, and thinks again."""
@@ -69,6 +73,8 @@ stages:
   thoughts: {kind: but_wait, from: [again], first: wrong}
   all_ways: {kind: verified, from: [again]}
   at_once: {kind: verified, from: [again], verifier: "data_toys:at_once"}
+  of_hard_ones: {kind: verified, from: [again], verifier: "data_toys:at_once",
+    subset: {solve_rate: [0, 0.75]}}
   strictly_back: {kind: backtrack, from: [hunt], separator: "\\n", confirm: {completions: 4},
     verifier: "data_toys:at_once"}
   limo: {kind: external, problems: train}
@@ -133,6 +139,76 @@ def test_a_verifier_of_a_data_stage_judges_correct_paths_once_more(run: Path) ->
     assert refused > 0
     card = (run / "at_once" / "card.md").read_text()
     assert f"| right answers that the verifier refuses | {refused} |" in card
+
+
+def test_only_questions_of_the_subset_are_judged_once_more(run: Path) -> None:
+    trees = {tree.problem_id: tree for tree in read_trees(run / "again" / "trees")}
+    rates = SearchedTrees({"again": run / "again" / "trees"}).rates()
+    hard = {i for i, rate in rates.items() if rate <= 0.75}
+    assert 0 < len(hard) < len(trees)
+    for stage in ("at_once", "of_hard_ones"):
+        shards = (run / stage / "verdicts").glob("shard-*.jsonl")
+        paths = sum(len(question) for shard in shards for question in read_verdicts(shard))
+        right = {i: sum(g.correct for g in tree.grades.values()) for i, tree in trees.items()}
+        assert paths == sum(n for i, n in right.items() if stage == "at_once" or i in hard)
+
+
+class Verifier:
+    """A grader that notes what it is asked, and is killed at some question."""
+
+    workers = 2
+
+    def __init__(self, answers: float = float("inf")) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.answers = answers
+
+    async def agrade(self, text: str, problem: Problem, finish: str) -> Grade:
+        assert (problem.verifier, finish) == ("data_toys:at_once", "box")
+        if len(self.asked) >= self.answers:
+            raise RuntimeError("killed")
+        self.asked.append((problem.id, text))
+        await asyncio.sleep(0)
+        return Grade("3", "wrong" if "b\n" in text else "correct")
+
+
+def test_what_was_judged_before_a_kill_is_not_asked_again(run: Path, tmp_path: Path) -> None:
+    folders = {"again": run / "again" / "trees"}
+    problems = [Problem(f"q{i}", f"question {i}", "3") for i in range(9)]
+
+    def judge(folder: str, verifier: Any) -> dict:
+        trees, name = SearchedTrees(folders), "data_toys:at_once"
+        return asyncio.run(judged_again(trees, problems, name, verifier, tmp_path / folder, 4))
+
+    whole, killed, after = Verifier(), Verifier(answers=10), Verifier()
+    verdicts = judge("whole", whole)
+    assert len(set(whole.asked)) == len(whole.asked) < len(verdicts)  # equal texts once
+    with pytest.raises(RuntimeError, match="killed"):
+        judge("killed", killed)
+    assert judge("killed", after) == verdicts
+    again = {problem_id for problem_id, _ in after.asked}
+    finished = {problem_id for problem_id, _ in killed.asked} - again
+    assert finished
+    assert len({problem_id for problem_id, _ in killed.asked} & again) <= Verifier.workers
+    assert set(whole.asked) == set(after.asked) | {a for a in killed.asked if a[0] in finished}
+    for shard in (tmp_path / "whole").glob("shard-*"):
+        assert shard.read_bytes() == (tmp_path / "killed" / shard.name).read_bytes()
+    assert judge("killed", Verifier(answers=0)) == verdicts
+    refused = sum(status == "wrong" for status in verdicts.values())
+    assert (JudgedTrees(folders, verdicts).refused, refused > 0) == (refused, True)
+
+
+def test_a_verifier_that_can_judge_nothing_is_asked_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    monkeypatch.syspath_prepend(str(run.parent))
+    Path("away.py").write_text("def judge(*case):\n    raise OSError('no server')\n")
+    more = '  lost: {kind: verified, from: [again], verifier: "away:judge"}\n'
+    Path("lost.yaml").write_text(RECIPE + more)
+    with pytest.raises(UserError, match=r"away:judge could judge none of the \d+ right.*no server"):
+        run_recipe(load_recipe("lost.yaml", STAGES), run)
+    sys.modules.pop("data_toys", None)
+    assert not (run / "lost" / "verdicts").exists()
 
 
 def test_matched_pairs_hold_the_same_questions(run: Path) -> None:

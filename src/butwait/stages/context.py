@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from butwait.workers.crew import Crew, at_work
 from butwait.workers.host import Figures
 from butwait.workers.job import Job, Work
 from butwait.workers.loading import loaded
+
+VERDICTS = "verdicts"
+"""In a data stage's folder: what its verifier says. No workers have a part in it."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,8 @@ class StageRun:
             threads=self.recipe.threads,
             concurrency=concurrency,
         )
-        proven = any(self.folder.rglob("shard-*")) or any(self.folder.rglob(".spool/*"))
+        kept = chain(self.folder.rglob("shard-*"), self.folder.rglob(".spool/*"))
+        proven = any(VERDICTS not in file.relative_to(self.folder).parts for file in kept)
         run = self.folder.parent
         async with at_work(job, self.recipe.workers, run=run, proven=proven) as crew:
             try:

@@ -18,6 +18,8 @@ from butwait.synthesis.builder import Prompting, StoredTree
 from butwait.synthesis.settings import InsertionSettings
 
 THINK, THINK_END = "<think>", "</think>"
+UNBOXED = "solutions without an answer to box"
+"""Left out of the format ``think``, as a card calls them."""
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n")
 _OPENED = re.compile(r"(?:\\\[|\$\$|\\begin\{[a-z]+\*?\})\s*$")
@@ -117,11 +119,16 @@ def phrase_piece(
     return text_piece("doubt", text, prompting, settings.train_phrases)
 
 
-def thinking(pieces: Sequence[Piece], answer: str, prompting: Prompting) -> list[Piece]:
+def thinking(pieces: Sequence[Piece], answer: str | None, prompting: Prompting) -> list[Piece]:
     """The pieces in ``<think>...</think>``, and the final answer in a box after them.
 
-    Raises UserError for text that holds such tags itself.
+    Raises UserError for text that holds such tags itself, and where there is no answer.
     """
+    if not answer:
+        raise UserError(
+            "format: think ends in the answer, and no answer can be read in a solution that was "
+            "taken; use format: plain, or a builder that leaves such solutions out"
+        )
     if any(THINK in piece.text or THINK_END in piece.text for piece in pieces):
         raise UserError(
             "the solutions hold <think> tags of their own; use format: plain, which keeps them"

@@ -134,9 +134,10 @@ class SolutionsSettings(DataSettings):
     each in turn, the first one of the list first; else from all together, where the search that
     solved it more often gives more."""
     verifier: Content[str | None] = None
-    """Judges the correct paths once more, each as a whole: ``module:function``, as a problem set's
-    ``verifier``. What it gives less than 1, such as a right answer by wrong steps, is no solution
-    here, and no mistake either. ``subset`` goes by the verdicts of the search."""
+    """Judges the correct paths once more, each as a whole, earlier thoughts included:
+    ``module:function``, as a problem set's ``verifier``. What it gives less than 1, such as a right
+    answer by wrong steps, is no solution here, and no mistake either. ``subset`` goes by the
+    verdicts of the search."""
 
     @field_validator("verifier")
     @classmethod

@@ -20,8 +20,8 @@ from butwait.records import (
     UserError,
 )
 from butwait.synthesis.builder import BuildCounts, Material, Prompting, StoredTree
-from butwait.synthesis.pieces import Piece, assemble, thinking
-from butwait.synthesis.settings import SolutionsSettings
+from butwait.synthesis.pieces import UNBOXED, Piece, assemble, thinking
+from butwait.synthesis.settings import Format, SolutionsSettings
 
 if TYPE_CHECKING:
     from butwait.problems.grading import Grader
@@ -70,18 +70,25 @@ class Solution:
 
 
 def correct_solutions(
-    trees: Sequence[StoredTree], prompting: Prompting, counts: BuildCounts
+    trees: Sequence[StoredTree],
+    prompting: Prompting,
+    counts: BuildCounts,
+    format: Format = "plain",
 ) -> list[Solution]:
     """The unique correct solutions of one question, counted.
 
     A finished particle that resampling killed counts; a path cut by a token limit never does.
     Solutions are unique by their token ids and by their text with runs of white space taken as
-    one space.
+    one space. For the format ``think`` those are left out, and counted, that a verifier of one's
+    own called correct though no answer can be read in them: nothing would stand in the box.
     """
     found = [s for stored in trees for s in _graded(stored, "correct", prompting.eos_token_id)]
     kept = _unique(found)
     counts.correct += len(found)
     counts.duplicates_dropped += len(found) - len(kept)
+    if format == "think" and (unboxed := sum(not s.grade.answer for s in kept)):
+        counts.facts[UNBOXED] += unboxed
+        kept = [solution for solution in kept if solution.grade.answer]
     counts.candidate_lengths += [len(solution.token_ids) for solution in kept]
     return kept
 
@@ -144,10 +151,12 @@ def solved_example(
         pieces: the completion, in order.
         key: what its draws came from, for the provenance.
         known: more for the provenance, which names the builder and the path's place.
+
+    Raises UserError for the format ``think`` where the path has no answer to box.
     """
     stored = solution.source
     if material.settings.format == "think":
-        pieces = thinking(pieces, solution.grade.answer or "", material.prompting)
+        pieces = thinking(pieces, solution.grade.answer, material.prompting)
     provenance = {
         "builder": material.settings.kind,
         "problem": problem.id,

@@ -1,16 +1,18 @@
 """The trees of search stages, question by question, and the questions that a subset keeps."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from butwait.problems.grading import Grader
-from butwait.records import Grade, Problem, SearchTree
+from butwait.records import Status
 from butwait.search.storage import problem_ids, read_tree
 from butwait.synthesis.builder import StoredTree
 from butwait.synthesis.settings import SubsetSettings
+
+Place = tuple[str, str, int]
+"""Where a tree is kept: stage, file name of the shard, row."""
+PathPlace = tuple[str, str, int, int]
+"""A path of it: its last node besides."""
 
 
 class SearchedTrees:
@@ -84,52 +86,36 @@ class JudgedTrees(SearchedTrees):
 
     Args:
         folders: as above.
-        problems: theirs, by id.
-        verifier: ``module:function``.
-        grader: asks it.
+        verdicts: of every path that it judged.
 
     Attributes:
         refused, unjudged: paths that the search calls correct and the verifier does not, and those
             for which it has no verdict.
     """
 
-    def __init__(
-        self,
-        folders: Mapping[str, Path],
-        problems: Mapping[str, Problem],
-        verifier: str,
-        grader: Grader,
-    ) -> None:
+    def __init__(self, folders: Mapping[str, Path], verdicts: Mapping[PathPlace, Status]) -> None:
         super().__init__(folders)
-        self._verdicts: dict[tuple[str, str, int], dict[int, Grade]] = {}
-        self.refused = self.unjudged = 0
-
-        def judged(tree: SearchTree, leaf: int) -> Grade:
-            problem = replace(problems[tree.problem_id], verifier=verifier)
-            return grader.grade(tree.path_text(leaf), problem, tree.nodes[leaf].finish)
-
-        with ThreadPoolExecutor(grader.workers) as threads:
-            for stored in self:
-                tree = stored.tree
-                right = [leaf for leaf, grade in tree.grades.items() if grade.correct]
-                grades = zip(right, threads.map(partial(judged, tree), right), strict=True)
-                others = {leaf: grade for leaf, grade in grades if not grade.correct}
-                failed = sum(grade.status == "ungradable" for grade in others.values())
-                self.unjudged += failed
-                self.refused += len(others) - failed
-                self._verdicts[_place(stored)] = {
-                    leaf: replace(tree.grades[leaf], status="ungradable") for leaf in others
-                }
+        others = {place: status for place, status in verdicts.items() if status != "correct"}
+        self.unjudged = sum(status == "ungradable" for status in others.values())
+        self.refused = len(others) - self.unjudged
+        self._others: dict[Place, list[int]] = {}
+        for stage, shard, row, leaf in others:
+            self._others.setdefault((stage, shard, row), []).append(leaf)
 
     def of(self, problem_id: str) -> list[StoredTree]:
-        return [
-            replace(each, tree=replace(each.tree, grades=each.tree.grades | verdicts))
-            for each in super().of(problem_id)
-            for verdicts in [self._verdicts.get(_place(each), {})]
-        ]
+        return [self._judged(stored) for stored in super().of(problem_id)]
+
+    def _judged(self, stored: StoredTree) -> StoredTree:
+        grades = stored.tree.grades
+        changed = {
+            leaf: replace(grades[leaf], status="ungradable")
+            for leaf in self._others.get(place_of(stored), ())
+        }
+        return replace(stored, tree=replace(stored.tree, grades=grades | changed))
 
 
-def _place(stored: StoredTree) -> tuple[str, str, int]:
+def place_of(stored: StoredTree) -> Place:
+    """Where a tree is kept."""
     return stored.stage, stored.shard, stored.row
 
 

@@ -123,7 +123,8 @@ def _worked(terms: Sequence[int], operations: Sequence[str]) -> Iterator[tuple[s
 def every_line(question: str, answer: str | None, metadata: dict[str, Any]) -> float:
     """A verifier (docs/how_to/verifier.md) that asks for right steps as well: 1 if the answer is
     the gold one and what stands on both sides of every ``=`` of the response is the same number,
-    else 0. Terms that were left out or taken twice are not noticed."""
+    else 0. Numbers may be written 1,234, and a line may end in a mark. Terms that were left out or
+    taken twice are not noticed."""
     if answer is None or _value(answer) != int(metadata["gold"]):
         return 0.0
     equations = [line.split("=") for line in metadata["response"].splitlines() if "=" in line]
@@ -135,11 +136,13 @@ def _value(side: str) -> int | None:
     """Of numbers and signs, products first; None for anything else."""
     if not _SIDE.fullmatch(side):
         return None
-    numbers, signs = [int(n) for n in re.findall(r"\d+", side)], re.findall(r"[-+*]", side)
+    numbers = [int(n.replace(",", "")) for n in re.findall(_NUMBER, side)]
+    signs = re.findall(r"[-+*]", side)
     return [numbers[0], *(result for _, result in _worked(numbers, signs))][-1]
 
 
-_SIDE = re.compile(r"\s*\d+(\s*[-+*]\s*\d+)*\s*", re.ASCII)
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
+_SIDE = re.compile(rf"\s*{_NUMBER}(\s*[-+*]\s*{_NUMBER})*\s*[.,;]?\s*", re.ASCII)
 
 
 def _candidates(settings: SumsSettings) -> Iterator[tuple[list[int], list[str]]]:

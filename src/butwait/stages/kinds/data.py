@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
@@ -17,8 +17,9 @@ from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind, Stag
 from butwait.records import UserError
 from butwait.records.settings import Result, Unfit
 from butwait.report.lineage import supervision_of
+from butwait.running.files import remove
 from butwait.running.plugins import wrong
-from butwait.stages.context import StageRun
+from butwait.stages.context import VERDICTS, StageRun
 from butwait.synthesis.builder import (
     BUILDERS,
     Builder,
@@ -27,7 +28,12 @@ from butwait.synthesis.builder import (
     Searcher,
 )
 from butwait.synthesis.given import checked_build, checked_preparation
+from butwait.synthesis.searches import no_rewards, unfit
 from butwait.synthesis.settings import SubsetSettings
+
+if TYPE_CHECKING:
+    from butwait.synthesis.stored import SearchedTrees
+    from butwait.synthesis.verdicts import Verdicts
 
 PROVED = 4
 """Examples that are made again from their provenance before a data set is written."""
@@ -65,7 +71,8 @@ def data_stage(builder: Builder[Any]) -> StageKind:
 def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     """Runs a builder over the trees of the stage's searches, or over its problem set.
 
-    What the builder asks of the policy that searched is kept in ``confirmations/``.
+    What the builder asks of the policy that searched is kept in ``confirmations/``, what its
+    verifier says of paths in ``verdicts/``.
     """
     from butwait.synthesis.card import Origin, write_card
     from butwait.synthesis.dataset import save_examples
@@ -87,8 +94,8 @@ def build_data(builder: Builder[Any], run: StageRun) -> Outcome:
     )
     by_id = {problem.id: problem for problem in material.problems}
     judged = None
-    if verifier := getattr(settings, "verifier", None):
-        judged = JudgedTrees(searches, by_id, verifier, run.grader)
+    if searches and (verifier := getattr(settings, "verifier", None)):
+        judged = JudgedTrees(searches, _verdicts(run, trees, material, verifier))
         material = replace(material, trees=judged)
     cost: dict[str, int] = {}
     if prepare := builder.prepare(settings):
@@ -132,6 +139,27 @@ def allowed(run: StageRun, subset: SubsetSettings) -> set[str] | None:
     trees = SearchedTrees({stage.path.name: stage.path / "trees" for stage in run.inputs("trees")})
     data = {stage.path.name: stage.path for stage in run.inputs("data")}
     return allowed_questions(subset, trees, data)
+
+
+def _verdicts(
+    run: StageRun, trees: "SearchedTrees", material: Material[Any], verifier: str
+) -> "Verdicts":
+    """What the stage's verifier says of the paths of its questions. UserError where it has no
+    verdict on any of them, of which nothing is kept."""
+    from butwait.synthesis.verdicts import judged_again
+
+    by_id, folder = {problem.id: problem for problem in material.problems}, run.folder / VERDICTS
+    asked = [by_id[i] for i in trees.questions if i in by_id]
+    if material.allowed is not None:
+        asked = [problem for problem in asked if problem.id in material.allowed]
+    search: Any = run.recipe.stages[trees.stages[0]]
+    given = (verifier, run.grader, folder, search.shard_size)
+    found = asyncio.run(judged_again(trees, asked, *given))
+    if found and set(found.values()) == {"ungradable"}:
+        remove(folder)  # or nobody would ask again
+        told = f"{verifier} could judge none of the {len(found)} right answers"
+        raise UserError("; ".join([told, *run.grader.untold()]))
+    return found
 
 
 async def _prepared(
@@ -212,6 +240,8 @@ def _headline(metrics: Metrics) -> Iterator[str]:
 def _check(builder: Builder[Any], recipe: Any, name: str) -> Iterator[Unfit]:
     settings = recipe.stages[name]
     yield from settings.subset.check(recipe, name)
+    if getattr(settings, "choose", None) == "reward":
+        yield from unfit(recipe, name, settings, no_rewards, "choose")
     yield from builder.check(recipe, name, settings) or ()
 
 

@@ -15,6 +15,7 @@ from butwait.reward_models.settings import RewardModelSettings
 from butwait.search.samplers.samples import IndependentSettings
 from butwait.stages.context import StageRun
 from butwait.stages.kinds.data import allowed
+from butwait.synthesis.searches import no_branches, no_rewards
 from butwait.training.grpo.settings import GrpoDirectSettings, GrpoSettings
 
 
@@ -160,6 +161,27 @@ def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     yield from recipe.stages[name].subset.check(recipe, name)
 
 
+_OF_DATA_STAGES = ("verifier", "subset", "limit", "loss_tokens")
+"""Settings of ``backtrack`` that have no meaning in the loop, tree by tree."""
+
+
+def _check_direct(recipe: Any, name: str) -> Iterator[Unfit]:
+    """As ``_check``, and the detours that its searches are to give."""
+    yield from _check(recipe, name)
+    stage = recipe.stages[name]
+    if stage.backtrack is None:
+        return
+    told = f"stage {name!r}: backtrack"
+    if (why := no_branches(stage.sampler)) is not None:
+        yield ("backtrack",), f"{told} learns from its own searches, whose {why}"
+    if stage.backtrack.choose == "reward" and (why := no_rewards(stage.sampler)) is not None:
+        yield ("backtrack", "choose"), f"{told} chooses from its own searches, whose {why}"
+    for key in _OF_DATA_STAGES:
+        default = type(stage.backtrack).model_fields[key].get_default(call_default_factory=True)
+        if getattr(stage.backtrack, key) != default:
+            yield ("backtrack", key), f"{told}.{key} is for data stages; leave it out in the loop"
+
+
 GRPO = StageKind(
     settings=GrpoStage,
     gives="model",
@@ -177,7 +199,7 @@ GRPO_DIRECT = StageKind(
     gives="model",
     takes=frozenset({"model", "trees", "reward model"}),
     sets="training",
-    check=_check,
+    check=_check_direct,
     run=grpo,
     headline=_headline,
     label="GRPO-Direct",

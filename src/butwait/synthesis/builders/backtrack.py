@@ -4,12 +4,12 @@ Cf. "Stream of Search" (Gandhi et al. 2024, arXiv:2404.03683), which writes down
 Here the branches are the policy's own, from the tree in which the correct path was found.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from butwait.engines.settings import Sampling, StepRule
 from butwait.records import Example, Key
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.running.progress import task
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.synthesis.branches import (
@@ -37,6 +37,7 @@ from butwait.synthesis.builder import (
 from butwait.synthesis.phrases import PhraseKind, Phrases, load_phrases
 from butwait.synthesis.pieces import Piece, path_pieces, phrase_piece, tree_piece
 from butwait.synthesis.questions import Question, by_question
+from butwait.synthesis.searches import no_branches, unfit
 from butwait.synthesis.solutions import (
     Solution,
     choose,
@@ -72,7 +73,7 @@ def plan(material: Material[BacktrackSettings], question: Question) -> list[Plan
     """At most ``per_question`` solutions of one question, with detours into their own trees.
     Solutions that no dead branch leaves are passed over."""
     settings, key = material.settings, question.key
-    pool = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     solved = {id(solution.source): solution.source for solution in pool}
     dead = {place: DeadBranches(stored) for place, stored in solved.items()}
     left = [s for s in pool if dead[id(s.source)].forks(s.leaf)]
@@ -209,6 +210,10 @@ def _work(settings: BacktrackSettings, rule: StepRule, sampling: Sampling) -> Wo
     return Completing(rule, sampling, settings.confirm.completions)
 
 
+def _check(recipe: Any, name: str, settings: BacktrackSettings) -> Iterator[Unfit]:
+    yield from unfit(recipe, name, settings, no_branches)
+
+
 def _prepare(settings: BacktrackSettings) -> Prepare | None:
     return confirm_branches if settings.confirm else None
 
@@ -217,6 +222,7 @@ BACKTRACK = Builder(
     BacktrackSettings,
     build_backtrack,
     label="backtracking traces of its own search",
+    check=_check,
     prepare=_prepare,
     work=_work,
 )

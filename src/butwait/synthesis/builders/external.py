@@ -5,7 +5,7 @@ from typing import Literal
 from butwait.records import Example, Problem, UserError
 from butwait.records.settings import Result
 from butwait.synthesis.builder import BuildCounts, Builder, Built, Material
-from butwait.synthesis.pieces import assemble, text_piece, thinking
+from butwait.synthesis.pieces import UNBOXED, assemble, text_piece, thinking
 from butwait.synthesis.questions import select
 from butwait.synthesis.settings import DataSettings
 
@@ -48,18 +48,22 @@ def _examples(
     material: Material[ExternalSettings], problem: Problem, solution: str, counts: BuildCounts
 ) -> list[Example]:
     settings, prompting = material.settings, material.prompting
-    answer = problem.answer or ""
+    answer = problem.answer
     if settings.verify:
         assert material.grader is not None, "solutions are to be verified"
         grade = material.grader.grade(solution, problem)
         status = grade.status
-        if problem.also:  # the solution says which of the accepted answers it gives
-            answer = grade.answer or answer
+        # Of several answers that are accepted, or that a verifier accepts, it has one of its own.
+        if problem.also or problem.verifier is not None:
+            answer = grade.answer
         if status != "correct":
             counts.facts[f"solutions whose answer is {status.replace('_', ' ')}"] += 1
             return []
     counts.correct += 1
     plain = settings.format == "plain"
+    if not plain and not answer:
+        counts.facts[UNBOXED] += 1
+        return []
     pieces = [text_piece("solution", solution, prompting, True, first=plain)]
     if not plain:
         pieces = thinking(pieces, answer, prompting)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from butwait.records import COMPLETE, Example, Grade, UserError
 from butwait.records.settings import Result, Unfit
-from butwait.search.settings import SAMPLERS
 from butwait.synthesis.builder import Builder, Built, Material, Prompting
 from butwait.synthesis.pieces import BOX, Piece, before_box, tree_piece
 from butwait.synthesis.questions import Question, by_question
+from butwait.synthesis.searches import forcing, no_second_thoughts, unfit
 from butwait.synthesis.settings import MistakeSettings
 from butwait.synthesis.solutions import (
     Solution,
@@ -50,14 +50,14 @@ def build_second_thoughts(material: Material[SecondThoughtsSettings]) -> Built:
     if not phrases_seen:
         raise UserError(
             "no path of these trees was made to think again; take them from a search with "
-            f"sampler.kind: {_forcing()}"
+            f"sampler.kind: {forcing()}"
         )
     return built
 
 
 def _examples(material: Material[SecondThoughtsSettings], question: Question) -> list[Example]:
     settings, facts = material.settings, question.counts.facts
-    found = correct_solutions(question.trees, material.prompting, question.counts)
+    found = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     pool = [solution for solution in found if _thought_again(solution)]
     if settings.first == "wrong":
         pool = [s for s in pool if _grade_of(s, _thoughts(s)[0]).status == "wrong"]
@@ -143,17 +143,8 @@ def _pieces(
     return pieces
 
 
-def _forcing() -> str:
-    return " | ".join(kind for kind in SAMPLERS if SAMPLERS[kind].second_thoughts)
-
-
 def _check(recipe: Any, name: str, settings: SecondThoughtsSettings) -> Iterator[Unfit]:
-    for search in recipe.inputs(name, "trees"):
-        sampler = recipe.stages[search].sampler
-        if not SAMPLERS.of(sampler).second_thoughts:
-            told = f"stage {name!r} ({settings.kind}) takes from {search!r}, whose sampler is "
-            told += f"{sampler.kind}; it needs a search with sampler.kind: {_forcing()}"
-            yield ("from",), told
+    yield from unfit(recipe, name, settings, no_second_thoughts)
 
 
 BUT_WAIT = Builder(

@@ -6,14 +6,15 @@ them. ("Stream of Search", Gandhi et al. 2024, arXiv:2404.03683, writes the sear
 
 from collections.abc import Iterator
 from itertools import cycle, islice
-from typing import Literal
+from typing import Any, Literal
 
 from butwait.records import Example
-from butwait.records.settings import Result
+from butwait.records.settings import Result, Unfit
 from butwait.synthesis.builder import Builder, Built, Material
 from butwait.synthesis.phrases import PhraseKind, Phrases, load_phrases
 from butwait.synthesis.pieces import Piece, before_box, path_pieces, phrase_piece, tree_piece
 from butwait.synthesis.questions import Question, by_question
+from butwait.synthesis.searches import no_other_path, unfit
 from butwait.synthesis.settings import FixedNumber, InsertionSettings, Number
 from butwait.synthesis.solutions import (
     choose,
@@ -49,7 +50,7 @@ def _examples(
     material: Material[StitchSettings], question: Question, phrases: Phrases
 ) -> list[Example]:
     settings, key = material.settings, question.key
-    pool = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = correct_solutions(question.trees, material.prompting, question.counts, settings.format)
     solutions = choose(pool, settings, key.derive("choose"))
     keys = [key.derive("example", i) for i in range(len(solutions))]
     wanted = [settings.attempts.draw(own.derive("number").generator()) for own in keys]
@@ -85,4 +86,14 @@ def _attempts(material: Material[StitchSettings], question: Question) -> Iterato
             yield piece
 
 
-STITCH = Builder(StitchSettings, build_stitch, label="stitched attempts of its own search")
+def _check(recipe: Any, name: str, settings: StitchSettings) -> Iterator[Unfit]:
+    if len(recipe.inputs(name, "trees")) == 1:  # attempts may be another search's
+        yield from unfit(recipe, name, settings, no_other_path)
+
+
+STITCH = Builder(
+    StitchSettings,
+    build_stitch,
+    label="stitched attempts of its own search",
+    check=_check,
+)

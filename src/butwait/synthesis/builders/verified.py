@@ -31,7 +31,9 @@ def build_verified(material: Material[VerifiedSettings]) -> Built:
 
 
 def _examples(material: Material[VerifiedSettings], question: Question) -> list[Example]:
-    pool = correct_solutions(question.trees, material.prompting, question.counts)
+    pool = correct_solutions(
+        question.trees, material.prompting, question.counts, material.settings.format
+    )
     examples = []
     for solution in choose(pool, material.settings, question.key.derive("choose")):
         pieces = path_pieces("solution", solution.source, solution.nodes, train_phrases=False)
