@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # Behind "&" a shell has Ctrl-C ignored, in the processes that tests start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

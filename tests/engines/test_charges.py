@@ -141,7 +141,7 @@ Ask = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(Ask, min_size=1, max_size=12), st.integers(1, 120), st.data())
 def test_everybody_passes_in_the_end(asks: list[Any], bound: int, data: st.DataObject) -> None:
     changes = data.draw(st.lists(st.integers(1, 120), max_size=5))

@@ -79,7 +79,6 @@ def attack(dialect: str, examples: int, run: Run) -> None:
 
         @settings(
             max_examples=examples,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -130,7 +129,6 @@ def attack_probe(examples: int, run: Run) -> None:
 
         @settings(
             max_examples=examples,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),

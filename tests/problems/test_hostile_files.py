@@ -51,7 +51,6 @@ NUMBERED = 120
 FOUND = settings(
     max_examples=40,
     derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

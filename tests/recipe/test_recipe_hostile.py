@@ -102,13 +102,13 @@ def check(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_damaged_recipe_is_told_in_sentences(seed: int) -> None:
     check(seed)
 
 
 @pytest.mark.slow
 @given(st.integers(0, 2**32))
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=700)
 def test_many_damaged_recipes_are_told_in_sentences(seed: int) -> None:
     check(seed)

@@ -89,7 +89,7 @@ def trees(draw: st.DrawFn) -> SearchTree:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(trees(), min_size=1, max_size=3, unique_by=lambda tree: tree.problem_id))
 def test_any_tree_comes_back_exactly(tmp_path_factory, written: list[SearchTree]) -> None:
     path = tmp_path_factory.mktemp("trees") / "shard-00000.parquet"

@@ -28,7 +28,6 @@ def test_generated_requests_find_no_fault_of_the_server(strict: Served) -> None:
             @hypothesis.seed(0)
             @hypothesis.settings(
                 max_examples=EXAMPLES // 2,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(hypothesis.HealthCheck),
             )

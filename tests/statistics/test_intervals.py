@@ -161,7 +161,7 @@ def chance_below(rates, attempts, weights, mu):
     return np.average(below, weights=np.exp(np.array(likelihood) - max(likelihood)))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(2, 30), st.integers(0, 10**6))
 def test_the_score_interval_holds_the_means_that_are_not_too_far(n, seed):
     rng = np.random.default_rng(seed)

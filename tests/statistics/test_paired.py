@@ -29,7 +29,7 @@ def split(wins, losses, ties=0):
     return np.array([1] * wins + [-1] * losses + [0] * ties)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(differences)
 def test_sign_flip_equals_enumeration(d):
     assert sign_flip(np.array(d)) == pytest.approx(sign_flip_by_enumeration(d), abs=1e-12)
@@ -75,7 +75,7 @@ unequal = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(unequal)
 def test_rates_with_different_denominators_are_summed_as_they_are(pairs):
     d, m = (np.array(column) for column in zip(*pairs, strict=True))
@@ -83,7 +83,7 @@ def test_rates_with_different_denominators_are_summed_as_they_are(pairs):
     assert sign_flip(d, m) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(unequal)
 def test_where_the_grid_is_too_large_p_is_an_upper_bound(pairs):
     d, m = (np.array(column) for column in zip(*pairs, strict=True))
@@ -114,7 +114,7 @@ def test_the_rates_are_tested_and_not_the_counts():
     assert sign_flip(b - a) == pytest.approx(1.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5
@@ -197,7 +197,7 @@ def stratified_by_enumeration(a, b, k):
     return sum(w for d, w in sums.items() if abs(d) >= observed) / sum(sums.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 8), st.data())
 def test_stratified_equals_enumeration(k, n, data):
     counts = st.lists(st.integers(0, k), min_size=n, max_size=n)

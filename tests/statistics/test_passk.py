@@ -44,7 +44,7 @@ def test_majority_by_hand():
     assert majority_at_k(3, [3, 1], 1, 4) == pytest.approx(67 / 140, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 4), st.lists(st.integers(1, 3), max_size=4), st.integers(0, 2), st.data())
 def test_majority_equals_enumeration(correct, others, blank, data):
     attempts = correct + sum(others) + blank
