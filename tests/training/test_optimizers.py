@@ -14,7 +14,7 @@ from butwait.records import UserError
 from butwait.running import packages
 from butwait.training.grpo.settings import GrpoSettings
 from butwait.training.optimizers import Beginning, choose_optimizer
-from butwait.training.settings import LoraSettings, PrmSettings, SftSettings
+from butwait.training.settings import LaunchSettings, LoraSettings, PrmSettings, SftSettings
 from butwait.training.sft import train_sft
 
 SMALL = SftSettings(
@@ -116,6 +116,24 @@ def test_torchao_is_asked_for_before_anything_is_computed(
 def test_deepspeed_has_masters_of_its_own() -> None:
     with pytest.raises(ValueError, match=r"adamw_8bit is not for launch\.config: zero2"):
         GrpoSettings(optimizer="adamw_8bit", launch={"processes": 2, "config": "zero2"})
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "is_refused"),
+    [
+        ("zero2", "bfloat16", True),
+        ("zero3", "bfloat16", True),
+        ("zero3", "mixed", False),
+        ("fsdp2", "bfloat16", False),
+        ("ddp", "bfloat16", False),
+    ],
+)
+def test_deepspeed_takes_no_bfloat16_weights(config: str, precision: Any, is_refused: bool) -> None:
+    launch = LaunchSettings(processes=2, config=config)
+    told = [*launch.refused(SftSettings(precision=precision))]
+    assert [t.partition(", ")[0] for t in told] == is_refused * [
+        f"precision: bfloat16 is not for launch.config: {config}"
+    ]
 
 
 def low_bit(name: str, seed: int = 0) -> tuple[torch.nn.Parameter, Any]:

@@ -36,6 +36,12 @@ def plain(value: Any, argument: str, *, stored: bool) -> Any:
         kind = {"kind": value.kind} if hasattr(value, "kind") else {}
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True) | kind
     if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str | int | float | None):
+                raise UserError(
+                    f"{argument or 'the recipe'}: the key {key!r:.60} cannot be written into a "
+                    "recipe; give a text"
+                )
         return {
             key: plain(inner, f"{argument}.{key}" if argument else str(key), stored=stored)
             for key, inner in value.items()

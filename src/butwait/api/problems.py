@@ -1,11 +1,12 @@
 """Questions as a program gives them: texts, ``Problem``s, a source, a problem set of a recipe."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from butwait.api.objects import Verifier, plain, verifier_place
 from butwait.api.question import Given, written
@@ -13,7 +14,7 @@ from butwait.problems.answers import answer_kind, gold_text, read_gold
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
-from butwait.records import Problem, UserError
+from butwait.records import AnswerKind, Problem, UserError
 from butwait.records.settings import Settings
 from butwait.running.expected import nearest
 from butwait.running.files import atomic_path
@@ -32,6 +33,7 @@ def problem_of(
     """A question with its gold answer, if it has one: of a whole solution the answer it ends in,
     but where a verifier judges (``verified``). UserError for what is no question."""
     if isinstance(question, Problem):
+        _check_fields(question)
         verified = verified or question.verifier is not None
         if gold is None:
             return question if verified or question.answer_kind == "text" else _read(question)
@@ -42,6 +44,31 @@ def problem_of(
     found = None if gold is None else _gold(gold, verified)
     kind = "math" if found is None else answer_kind(found)
     return Problem(text_id(question), question, found, kind)
+
+
+def _check_fields(problem: Problem) -> None:
+    """UserError for fields that no file could hold, before anything is computed."""
+    told = f"problems: of Problem(id={problem.id!r:.60}, ...)"
+    for name in ("id", "question"):
+        if not isinstance(value := getattr(problem, name), str) or not value.strip():
+            raise UserError(f"{told} {name} must be a text, not {value!r:.60}")
+    for name in ("answer", "solution", "verifier"):
+        if not isinstance(value := getattr(problem, name), str | None):
+            raise UserError(f"{told} {name} must be a text or None, not {value!r:.60}")
+    for gold in problem.also:
+        if not isinstance(gold, str):
+            raise UserError(f"{told} also must hold texts, not {gold!r:.60}")
+    if problem.answer_kind not in get_args(AnswerKind):
+        kinds = ", ".join(get_args(AnswerKind))
+        raise UserError(
+            f"{told} answer_kind must be one of {kinds}, not {problem.answer_kind!r:.60}"
+        )
+    try:
+        written = json.dumps(problem.metadata, default=str)
+    except Exception as error:  # a class of the caller's own may fail at anything
+        raise UserError(f"{told} metadata cannot be written as JSON ({error})") from error
+    if not written.startswith("{"):
+        raise UserError(f"{told} metadata must be a dict, not {problem.metadata!r:.60}")
 
 
 def _gold(gold: str | float, verified: bool) -> str:

@@ -12,6 +12,7 @@ from butwait.evaluation.storage import read_attempts
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Problem, UserError
 from butwait.running.expected import meant
+from butwait.running.files import expanded
 from butwait.running.run_state import read_json
 from butwait.running.stages import read_stage
 from butwait.stages.kinds import STAGES
@@ -178,7 +179,7 @@ class Reader:
                 f"compare: evaluations are what evaluate gave, or their folders, and this is a "
                 f"{type(stored).__name__}"
             )
-        path = Path(stored).expanduser()
+        path = expanded(stored)
         chosen = None
         if path.parent.parent.name == "attempts" and (path.parents[2] / "stage.json").is_file():
             path, chosen = path.parents[2], f"{path.parent.name}/{path.name}"

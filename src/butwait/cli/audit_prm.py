@@ -27,7 +27,7 @@ from butwait.reward_models.audit.read_settings import read_settings
 from butwait.reward_models.audit.rescore import as_steps, node_logits, step_logits
 from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import PathTooLongError, RewardModel
-from butwait.running.files import check_output, write_json
+from butwait.running.files import check_output, expanded, write_json
 from butwait.running.progress import task
 from butwait.running.tables import names_file
 from butwait.running.terminal import console
@@ -114,7 +114,7 @@ def _load(path: Path, stage: RecordedStage | None) -> tuple[RewardModel, Any]:
 
 
 def _solutions(source: str, limit: int | None) -> list[LabelledSolution]:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.exists() or names_file(source):
         rows = [(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1)]
     else:

@@ -55,7 +55,8 @@ from butwait.engines.checkpoints.folders import holds_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.records import UserError
 from butwait.running.devices import missing_device
-from butwait.running.files import atomic_path
+from butwait.running.files import atomic_path, expanded
+from butwait.running.plugins import beside_recipe
 from butwait.running.terminal import heard
 from butwait.running.world import HUB_ID
 
@@ -78,7 +79,7 @@ def resolve(model: ModelSettings, *, tokenizer: bool = False) -> str:
     if model.name == "smollm2":
         with no_progress_bars():
             return str(smollm2_checkpoint())
-    folder = Path(model.name).expanduser()
+    folder = expanded(model.name)
     if folder.is_dir():
         if (folder / ADAPTER).is_file():
             raise UserError(is_adapter(f"the folder {folder}", folder / ADAPTER))
@@ -94,7 +95,7 @@ def resolve(model: ModelSettings, *, tokenizer: bool = False) -> str:
     if folder.exists() or not HUB_ID.fullmatch(model.name):
         raise UserError(
             f"there is no model {model.name!r}: no such folder, and not a Hugging Face id "
-            "(tiny and smollm2 are the names that butwait itself knows)"
+            f"(tiny and smollm2 are the names that butwait itself knows){beside_recipe(model.name)}"
         )
     return model.name
 
@@ -325,8 +326,8 @@ def no_progress_bars() -> Iterator[None]:
 def cache_folder() -> Path:
     """Where converted models are kept."""
     if "BUTWAIT_CACHE" in os.environ:
-        return Path(os.environ["BUTWAIT_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "butwait"
+        return expanded(os.environ["BUTWAIT_CACHE"])
+    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "butwait"
 
 
 def find_gguf() -> tuple[Path, str]:

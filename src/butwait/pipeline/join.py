@@ -18,6 +18,7 @@ from typing import Any
 from butwait.pipeline.launch import JOB, command, wait_for
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
+from butwait.running.files import expanded
 from butwait.running.plugins import find_modules_in
 from butwait.running.run_state import PROGRESS, read_json
 from butwait.running.stages import is_held, read_stage
@@ -75,7 +76,7 @@ def _machines(launch: LaunchSettings) -> int:
         return launch.machines
     from accelerate.commands.config.config_args import load_config_from_file
 
-    own = load_config_from_file(str(Path(launch.config).expanduser()))
+    own = load_config_from_file(str(expanded(launch.config)))
     return int(getattr(own, "num_machines", 1))
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from butwait.recipe.stages import Outcome
 from butwait.records import UserError
-from butwait.running.files import write_json
+from butwait.running.files import expanded, write_json
 from butwait.running.packages import require
 from butwait.running.plugins import folders
 from butwait.running.terminal import loudness
@@ -103,7 +103,7 @@ def command(folder: Path, stage: str, launch: LaunchSettings, machine: int = 0) 
         own += ["--nproc_per_node", str(launch.processes // launch.machines)]
     else:
         shipped = files("butwait.pipeline") / "accelerate" / f"{launch.config}.yaml"
-        config = str(shipped if shipped.is_file() else Path(launch.config).expanduser())
+        config = str(shipped if shipped.is_file() else expanded(launch.config))
         if not Path(config).is_file():
             raise UserError(
                 f"launch.config: {config!r} is no file, and none of {', '.join(SHIPPED)}"

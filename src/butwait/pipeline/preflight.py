@@ -17,6 +17,7 @@ from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Problem, UserError
 from butwait.running.devices import missing_device
+from butwait.running.files import expanded
 from butwait.running.mistakes import one_line
 from butwait.running.stages import Stage, read_stage
 from butwait.running.world import Lack, Place, World, context_limit, settings_in
@@ -113,7 +114,7 @@ def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]
     for name in dict.fromkeys(s for stage in recipe.stages.values() for s in stage.problem_sets):
         settings = with_preset(recipe.problems[name])
         place = ("problems", name, "source")
-        on_disk = os.path.isdir(os.path.expanduser(settings.source))
+        on_disk = os.path.isdir(expanded(settings.source))
         if kind_of(settings.source).remote and not on_disk:
             world.look(settings, ("problems", name), _nothing)
             world.dataset(settings.source, settings.revision, place)

@@ -13,6 +13,7 @@ from butwait.planning.shapes import ModelShape, shape_of
 from butwait.problems.settings import ProblemSetSettings
 from butwait.problems.source import kind_of
 from butwait.records import UserError
+from butwait.running.files import expanded
 from butwait.running.tables import read_table
 
 UNKNOWN_SIZE = 1000
@@ -55,7 +56,7 @@ def find_shape(model: ModelSettings) -> ModelShape | str:
 def _config(model: ModelSettings) -> dict[str, Any] | None:
     if model.name == "tiny":
         return _read(Path(str(files("butwait"))) / "models" / "tiny" / "config.json")
-    folder = Path(model.name).expanduser()
+    folder = expanded(model.name)
     if folder.is_dir():
         file = folder / "config.json"
         if not file.is_file():
@@ -127,7 +128,7 @@ def set_facts(name: str, settings: ProblemSetSettings) -> SetFacts:
 
 def _rows(source: str) -> int | None:
     """Of a local JSONL, CSV or Parquet file; None where they cannot be counted quickly."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     try:
         if path.suffix == ".parquet" and path.is_file():
             from pyarrow.parquet import read_metadata

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from butwait.problems.verifying import Verify, verdict
+from butwait.problems.verifying import Verify, handed, verdict
+from butwait.records import UserError
 
 _LOOK_S = 1.0
 """Seconds between looks at whether the process that forked a judge still lives."""
@@ -41,9 +42,12 @@ class HeldVerifier:
             name: what the function is called in sentences.
             case: ``question``, ``answer`` and ``metadata``.
         """
+        try:
+            asked = json.dumps(handed(name, case, reward=False))
+        except UserError as error:
+            return {"failed": str(error)}
         judge = self._idle.get()
         try:
-            asked = json.dumps({**case, "name": name, "reward": False}, default=str)
             return dict(json.loads(judge.ask(asked)))
         except (OSError, ValueError, RecursionError) as error:
             judge.close()

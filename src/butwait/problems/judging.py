@@ -17,7 +17,7 @@ import psutil
 
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool, WorkerStuckError
 from butwait.problems.held import HeldVerifier
-from butwait.problems.verifying import Verify
+from butwait.problems.verifying import Verify, handed
 from butwait.records import Status, UserError
 from butwait.running.identity import content
 from butwait.running.plugins import TIMEOUT, folders, time_limit
@@ -85,9 +85,9 @@ class Judges:
             return found["score"], found["status"]
         limit = time_limit(LIMIT_S)
         try:
-            asked = json.loads(json.dumps({**case, "name": name, "reward": reward}, default=str))
-        except Exception as error:  # a class of the caller's own may fail at anything
-            return self._fail(name, reward, f"its metadata cannot be handed to {name!r} ({error})")
+            asked = handed(name, case, reward=reward)
+        except UserError as error:
+            return self._fail(name, reward, str(error))
         try:
             said = json.loads(self._pool.ask(asked, self._load(name), limit))
         except WorkerStuckError:

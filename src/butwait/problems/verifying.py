@@ -25,7 +25,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any, get_args
@@ -102,6 +102,16 @@ def _called(asked: dict[str, Any]) -> tuple[str, bool]:
         failed = {"failed": _ADDRESS.sub("", told), "traceback": trace}
         causes = (error, error.__cause__)
         return json.dumps(failed), any(isinstance(cause, MemoryError) for cause in causes)
+
+
+def handed(name: str, case: Mapping[str, Any], *, reward: bool) -> dict[str, Any]:
+    """A case as another process gets it: what JSON has no form for is its text. Raises UserError
+    for metadata that cannot be handed over, such as those with a tuple as a key."""
+    try:
+        asked = json.dumps({**case, "name": name, "reward": reward}, default=str)
+        return dict(json.loads(asked))
+    except Exception as error:  # a class of the caller's own may fail at anything
+        raise UserError(f"its metadata cannot be handed to {name!r} ({error})") from error
 
 
 def verdict(name: str, called: Verify, asked: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from butwait.problems.kinds.hub import read_hub_rows
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
 from butwait.records import COMPLETE, UserError
+from butwait.running.files import expanded
 from butwait.running.stages import Stage, read_stage
 from butwait.running.tables import names_file, suffixes
 
@@ -72,7 +73,7 @@ def read_source(spec: str, column: str | None = None) -> list[Source]:
         name, place = "", spec
     elif not name or not place:
         raise UserError(f"{spec!r} names no source; write NAME=PATH")
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.is_dir():
         sources = _of_stage(path, name)
     elif names_file(place):

@@ -23,6 +23,7 @@ from butwait.recipe.written import (
 )
 from butwait.records import UserError
 from butwait.running.expected import choices, keys_of, meant, types_at
+from butwait.running.files import expanded
 from butwait.running.kinds import Kinds
 from butwait.running.mistakes import Mistake, in_order, misread, refused
 from butwait.running.plugins import find_modules_in
@@ -45,7 +46,8 @@ def read_recipe(
 
     ``extends: NAME`` (or a list of names) takes other recipes as the beginning: mappings are
     joined key by key, and what stands in the recipe itself, or later in the list, wins. ``name``
-    is not taken over.
+    is not taken over. A NAME is a path from the folder of the recipe that says it, or that of a
+    shipped recipe. Modules are found beside all of these recipes.
 
     With it come the places in its file, for mistakes that are found later.
 
@@ -61,8 +63,7 @@ def read_recipe(
             file and the line, or the ``--set`` word, that it comes from.
     """
     path, wrong = find_recipe(name_or_path), Wrong()
-    find_modules_in([path.parent])
-    text = _read(path, (), wrong)
+    text = _read_with_modules(path, wrong)
     changed = _with_overrides(text, overrides, wrong)
     recipe, mistakes = _checked(changed, path, kinds)
     if recipe is not None and not wrong:
@@ -91,9 +92,7 @@ def settable(name_or_path: str, dotted: str, kinds: Kinds[StageKind]) -> list[st
     behind them and others with ``=``; behind that, the words that a key takes. Of a recipe that
     cannot be read, the keys that any has."""
     try:
-        path = find_recipe(name_or_path)
-        find_modules_in([path.parent])
-        content = _read(path, (), Wrong()).plain()
+        content = _read_with_modules(find_recipe(name_or_path), Wrong()).plain()
     except UserError:
         content = {}
     usual = Recipe.model_fields["engine"].get_default(call_default_factory=True)
@@ -134,26 +133,28 @@ def _plain_types(types: Sequence[Any]) -> Iterator[Any]:
 
 
 def checked_recipe(content: dict[str, Any], kinds: Kinds[StageKind], origin: str) -> Recipe:
-    """A recipe that a program wrote. UserError tells all mistakes, each with ``origin``."""
-    wrong = Wrong()
-    find_modules_in([])
+    """A recipe that a program wrote. What it ``extends`` is a path from the current folder, or a
+    shipped recipe. UserError tells all mistakes, each with ``origin``."""
+    wrong, files = Wrong(), list[Path]()
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    recipe, mistakes = _checked(
-        parse_written(text, origin, wrong, lines=False), Path(str(content["name"])), kinds
-    )
+    written = parse_written(text, origin, wrong, lines=False)
+    written = _extended(written, (), wrong, files)
+    find_modules_in([file.parent for file in files])
+    recipe, mistakes = _checked(written, Path(str(content["name"])), kinds)
     if recipe is None or wrong:
         raise UserError("\n".join(in_order([*wrong, *((origin, m.sentence) for m in mistakes)])))
     return recipe
 
 
-def find_recipe(name_or_path: str) -> Path:
-    """The file of a recipe: a path as given, else a shipped recipe's name."""
-    path = Path(name_or_path)
+def find_recipe(name_or_path: str, child: Path | None = None) -> Path:
+    """The file of a recipe: a path as given, or from the folder of the ``child`` that extends it;
+    else a shipped recipe's name."""
     if "\n" in name_or_path:
         raise UserError(
             "this is the text of a recipe, and a file or a name is asked for: write it to a file, "
             "or give what yaml.safe_load makes of it"
         )
+    path = Path(name_or_path) if child is None else child.parent / expanded(name_or_path)
     if os.path.isfile(path):  # a text may be longer than a name can be
         return path
     shipped = shipped_recipes()
@@ -161,35 +162,60 @@ def find_recipe(name_or_path: str) -> Path:
         return shipped[name_or_path]
     if os.path.isdir(path):
         raise UserError(f"{name_or_path!r} is a folder, and a recipe is a YAML file")
+    if child is not None and os.path.isfile(name_or_path):
+        there = os.path.relpath(name_or_path, child.parent)
+        raise UserError(
+            f"there is no {name_or_path!r} where this recipe is, from whose folder a path is "
+            f"taken; write {there!r}"
+        )
     raise UserError(
         f"there is no recipe {name_or_path!r}: give a file, or one of the shipped recipes "
         f"({', '.join(sorted(shipped))}){meant(name_or_path, list(shipped))}"
     )
 
 
-def _read(path: Path, children: tuple[Path, ...], wrong: Wrong) -> Written:
-    """The content of a recipe's file on top of what it extends. ``children`` extend it."""
-    if path in children:
+def _read_with_modules(path: Path, wrong: Wrong) -> Written:
+    """``_read``; from now on modules are found beside the recipe, and those that it extends."""
+    files: list[Path] = []
+    try:
+        return _read(path, (), wrong, files)
+    finally:
+        find_modules_in([file.parent for file in files])
+
+
+def _read(path: Path, children: tuple[Path, ...], wrong: Wrong, files: list[Path]) -> Written:
+    """The content of a recipe's file on top of what it extends. ``children`` extend it; ``files``
+    takes it and those that it extends."""
+    if path.resolve() in [child.resolve() for child in children]:
         raise UserError(f"{path} extends itself (by way of {children[-1]})")
+    files.append(path)
     content = read_written(path, wrong)
     if not isinstance(content.value, dict):
         raise UserError(f"{path} holds no recipe: a mapping with `model` and `stages` is expected")
+    return _extended(content, (*children, path), wrong, files)
+
+
+def _extended(
+    content: Written, children: tuple[Path, ...], wrong: Wrong, files: list[Path]
+) -> Written:
+    """A recipe's content on top of what it extends. The last of ``children`` is its own file."""
     own = dict(content.value)
-    parents = own.pop("extends", Written([], str(path)))
+    parents = own.pop("extends", Written([], content.origin))
     names = parents.plain()
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{parents.origin}: `extends` must name a recipe, or a list of them")
-    whole = Written({}, str(path))
+    whole = Written({}, content.origin)
     for i, name in enumerate(names):
         try:
-            parent = _read(find_recipe(name), (*children, path), wrong)
+            parent = find_recipe(name, children[-1] if children else None)
+            below = _read(parent, children, wrong, files)
         except YamlError:
             raise
         except UserError as error:
             raise UserError(f"{parents.at([i]).origin}: `extends`: {error}") from error
-        taken = {key: held for key, held in parent.value.items() if key != "name"}
-        whole = Written(taken, parent.origin).on_top_of(whole)
+        taken = {key: held for key, held in below.value.items() if key != "name"}
+        whole = Written(taken, below.origin).on_top_of(whole)
     return Written(own, content.origin).on_top_of(whole)
 
 
@@ -210,6 +236,9 @@ def _with_overrides(content: Written, words: Sequence[str], wrong: Wrong) -> Wri
         if value.value is None:
             value = Written(None, origin)
         keys = dotted.split(".")
+        if keys[0] == "extends":
+            wrong.append((origin, "`extends` is a word of a recipe's file alone; write it there"))
+            continue
         lacking = _no_section(content, keys[:-1])
         if lacking is not None:
             wrong.append((origin, f"{lacking!r} is not a section of the recipe"))

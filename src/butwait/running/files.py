@@ -34,6 +34,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
             yield temporary
 
 
+def expanded(name: str | Path) -> Path:
+    """The path, with ``~`` and ``~user`` as their folders. As it stands where there is no such
+    user: it leads nowhere, which whoever looks there tells."""
+    with suppress(ValueError):  # a zero byte
+        return Path(os.path.expanduser(name))
+    return Path(name)
+
+
 def check_output(target: Path, *inputs: Path, option: str = "--out") -> None:
     """Whether a file can be written there, before what is to be in it is computed.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.records.settings import Mark, Settings
+from butwait.running.files import expanded
 from butwait.running.plugins import PLUGIN, source_file
 
 SHIPPED = ("tiny", "smollm2")  # found by their names, whatever folders there are
@@ -89,7 +90,7 @@ def content(name: str) -> Any:
     if PLUGIN.fullmatch(name):
         source = source_file(name)
         return [name.partition(":")[2], file_digest(source)] if source else name
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name in SHIPPED or not os.path.exists(path):
         return name
     if path.is_file():

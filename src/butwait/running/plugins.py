@@ -210,6 +210,16 @@ def folders() -> list[str]:
     return list(dict.fromkeys([str(Path.cwd()), *_places]))
 
 
+def beside_recipe(name: str) -> str:
+    """The end of the sentence about a path that leads nowhere: what to write where it was meant
+    from the recipe's folder; "" where nothing is there either."""
+    there = (os.path.join(place, name) for place in _places if not name.startswith(("~", os.sep)))
+    found = next(filter(os.path.exists, there), None)
+    if found is None or not name or os.path.exists(name):
+        return ""
+    return f"; a path is taken from the current folder: write {os.path.relpath(found)!r}"
+
+
 def _find_modules_here() -> None:
     find_modules_first(folders())
 

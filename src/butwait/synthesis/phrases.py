@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
 from butwait.records import Key, UserError
+from butwait.running.files import expanded
 
 PhraseKind = Literal["doubt", "return", "check"]
 KINDS: tuple[PhraseKind, ...] = get_args(PhraseKind)
@@ -36,7 +36,7 @@ def load_phrases(source: str | Mapping[PhraseKind, Sequence[str]] | None) -> Phr
     if source is None:
         return Phrases(shipped)
     if isinstance(source, str):
-        return Phrases(shipped | _read(Path(source).expanduser(), source))
+        return Phrases(shipped | _read(expanded(source), source))
     return Phrases(shipped | _checked({k: list(v) for k, v in source.items()}, "the recipe"))
 
 

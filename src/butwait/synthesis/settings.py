@@ -1,14 +1,14 @@
 """What all builders of training data take. Imports nothing heavy."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from butwait.records.settings import Content, Result, Settings, Unfit
-from butwait.running.plugins import PLUGIN
+from butwait.running.files import expanded
+from butwait.running.plugins import PLUGIN, beside_recipe
 from butwait.synthesis.phrases import PhraseKind, load_phrases
 
 Choice = Literal["random", "shortest", "median", "longest", "reward", "diverse"]
@@ -179,7 +179,7 @@ class InsertionSettings(MistakeSettings):
     @classmethod
     def _can_be_used(cls, phrases: Any) -> Any:
         # Now, and not after a search of hours.
-        if isinstance(phrases, str) and not Path(phrases).expanduser().is_file():
-            raise ValueError(f"there is no file {phrases!r}")
+        if isinstance(phrases, str) and not expanded(phrases).is_file():
+            raise ValueError(f"there is no file {phrases!r}{beside_recipe(phrases)}")
         load_phrases(phrases)
         return phrases

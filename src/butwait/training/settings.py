@@ -1,7 +1,6 @@
 """What training takes. Imports nothing heavy."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,6 +10,7 @@ from butwait.engines.settings import Sampling, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records.settings import Resource, Result, Settings, refuse_all
 from butwait.running.devices import missing_gpus
+from butwait.running.files import expanded
 from butwait.running.identity import device_kind
 from butwait.statistics.plateau import PlateauRule
 
@@ -84,7 +84,7 @@ class LaunchSettings(Settings):
         """What is not there of what the processes need: GPUs, or a configuration of one's own; None
         where nothing is known to be missing."""
         if self.config not in SHIPPED:
-            return None if Path(self.config).expanduser().is_file() else "no such file"
+            return None if expanded(self.config).is_file() else "no such file"
         return None if self.config == "cpu" else missing_gpus(self.processes // self.machines)
 
     def wrong_device(self, device: str) -> str | None:
@@ -112,6 +112,12 @@ class LaunchSettings(Settings):
             yield (
                 f"optimizer: {training.optimizer} is not for launch.config: {self.config}, {why}; "
                 "take optimizer: adamw, or launch.config: ddp"
+            )
+        if training.precision == "bfloat16" and self.config in ("zero2", "zero3"):
+            # Its engine refuses other weights where no mixed arithmetic is asked for.
+            yield (
+                f"precision: bfloat16 is not for launch.config: {self.config}, whose DeepSpeed "
+                "takes float32 weights; take precision: mixed, or launch.config: ddp or fsdp2"
             )
         lora, validation = (getattr(training, name, None) for name in ("lora", "validation"))
         if self.in_parts and lora is not None and lora.four_bit:

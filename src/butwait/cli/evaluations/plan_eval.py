@@ -14,7 +14,7 @@ from butwait.evaluation.metrics import outcomes
 from butwait.evaluation.planned import ALIKE, MOST_SAMPLES, Design, plan
 from butwait.planning.known import facts
 from butwait.records import UserError
-from butwait.running.files import check_output, write_json
+from butwait.running.files import check_output, expanded, write_json
 from butwait.running.tables import names_file, read_table
 from butwait.running.terminal import console, plain
 from butwait.statistics import power
@@ -99,7 +99,7 @@ def questions_of(name: str) -> int:
     known = facts()["sets"]
     if name in known:
         return int(known[name]["problems"])
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists() or names_file(name):
         size = len(read_table(path))
         if size < 2:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from butwait.running.files import expanded
 from butwait.running.identity import SHIPPED
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -40,7 +41,7 @@ def look_into(world: Any, name: str, revision: str | None, key: str, *, weights:
 
 def local_folder(name: str) -> Path | None:
     """The folder that a model's name means; None where it means none that is here."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return folder if name not in SHIPPED and folder.is_dir() else None
 
 

@@ -5,7 +5,9 @@ import re
 
 from butwait.problems.source import COLUMNS, Asked, Source
 from butwait.records import UserError
+from butwait.running.files import expanded
 from butwait.running.json_lines import Row
+from butwait.running.plugins import beside_recipe
 from butwait.running.tables import rows_of_arrow, suffixes
 
 _ID = re.compile(r"(?![.-])[\w.-]+(/[\w.-]+)?")
@@ -14,7 +16,7 @@ _ID = re.compile(r"(?![.-])[\w.-]+(/[\w.-]+)?")
 def read_hub_rows(asked: Asked) -> list[Row]:
     """All rows of one split. Raises UserError where the dataset, its configuration or its split
     cannot be had."""
-    place = os.path.expanduser(asked.source)
+    place = str(expanded(asked.source))
     if os.path.isfile(place):
         raise UserError(
             f"the file {asked.source} is no table by its name; let it end in {suffixes()}"
@@ -23,7 +25,7 @@ def read_hub_rows(asked: Asked) -> list[Row]:
     if not local and not _ID.fullmatch(asked.source):
         raise UserError(
             f"there is no file or folder {asked.source}, and it is no id of a Hugging Face dataset "
-            "(owner/name)"
+            f"(owner/name){beside_recipe(asked.source)}"
         )
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

@@ -1,18 +1,16 @@
 """Finished problems that a program wrote down: ``NAME.problems.jsonl``, a ``Problem`` a line with
 all that it has."""
 
-import os
-from pathlib import Path
-
 from butwait.problems.source import Asked, Source
 from butwait.records import Problem, UserError
+from butwait.running.files import expanded
 from butwait.running.json_lines import read_rows
 
 SUFFIX = ".problems.jsonl"
 
 
 def _load(asked: Asked) -> list[Problem]:
-    path = Path(os.path.expanduser(asked.source))
+    path = expanded(asked.source)
     if not path.is_file():
         raise UserError(f"the problem file {path} does not exist")
     try:

@@ -14,7 +14,7 @@ from butwait.reward_models.load import Policy, RewardModelKind
 from butwait.reward_models.local import Layout, LocalRewardModel, in_slots, step_ids
 from butwait.reward_models.reward_model import RewardModel, Step
 from butwait.reward_models.settings import LocalModelSettings
-from butwait.running.files import write_json
+from butwait.running.files import expanded, write_json
 
 FILE = "butwait_reward_model.json"
 """The note beside a trained checkpoint that says how it is scored."""
@@ -81,7 +81,7 @@ def write_note(folder: Path, tokenizer: Any, prompt: PromptSettings) -> None:
 def read_prompt(folder: Path) -> PromptSettings:
     """How the model was shown questions. Raises UserError where the folder holds no reward model
     of ours, or one of another version."""
-    path = folder.expanduser() / FILE
+    path = expanded(folder) / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no reward model made by a prm stage: it has no {FILE}")
     try:
