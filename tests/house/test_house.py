@@ -85,6 +85,7 @@ OTHER_THINGS = {
     "butwait.api.evaluating": {"evaluate", "search"},
     "butwait.api.searching": {"search"},
     "butwait.api.training": {"verified", "sft", "grpo", "prm"},
+    "butwait.stages.kinds.grpo": {"backtrack"},  # a setting of GRPO-Direct
 }
 """Words that are the name of a kind and stand for something else."""
 
