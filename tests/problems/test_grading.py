@@ -40,7 +40,7 @@ def children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
 
 
-def wait_until(condition, seconds: float = 10.0) -> bool:
+def wait_until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -271,7 +271,7 @@ def test_no_process_survives_close() -> None:
         family = set(children()) - before
         assert len(family) == 2  # the grading process and the child on its case
         grader.close()
-        assert hanging.exception(timeout=10) is not None
+        assert hanging.exception(timeout=60) is not None
     assert wait_until(lambda: not any(p.is_running() for p in family))
     with pytest.raises(RuntimeError, match="closed"):
         grader.grade(boxed("x^2"), problem("x^3"))
@@ -282,7 +282,7 @@ def test_no_process_survives_the_death_of_its_parent() -> None:
     script = (
         "from butwait.problems.grading import Grader\n"
         "from butwait.records import Problem\n"
-        "g = Grader(workers=1, time_limit=1.0)\n"
+        "g = Grader(workers=1, time_limit=10.0)\n"
         "assert g.equal('x+1', '1+x', 'math')\n"
         "print('ready', flush=True)\n"
         rf"g.grade(r'\boxed{{{SLOW}}}', Problem('p', '', r'\sqrt{{2}}'))"
@@ -294,7 +294,7 @@ def test_no_process_survives_the_death_of_its_parent() -> None:
         assert wait_until(lambda: len(me.children(recursive=True)) == 2)
         family = me.children(recursive=True)
         parent.kill()
-    assert wait_until(lambda: not any(p.is_running() for p in family), seconds=5.0)
+    assert wait_until(lambda: not any(p.is_running() for p in family))
 
 
 def test_a_grader_belongs_to_its_process(grader: Grader) -> None:
