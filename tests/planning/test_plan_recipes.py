@@ -254,6 +254,18 @@ def test_a_model_that_is_not_at_hand_is_told_and_the_rest_planned() -> None:
     assert "cannot be planned whole" in verdict(planned)
 
 
+def test_seeds_that_take_the_same_are_one_row(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.json"
+    code, said, _ = command("plan", "small/limo_380", "--json", str(out))
+    assert code == 0
+    first = [line.split("  ")[1].strip() for line in said.splitlines() if line.startswith("  ")]
+    assert first.count("sft_own_380 ×3") == 2  # a row for memory, one for work
+    assert not [name for name in first if name.startswith("sft_own_380-")]
+    assert {f"sft_own_380-{seed}" for seed in (1, 2, 3)} <= {*json.loads(out.read_text())["stages"]}
+
+
 def test_the_command_writes_json_and_keeps_to_80_columns(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

@@ -1,8 +1,11 @@
 """``butwait plan``: what a recipe takes before it begins, as tables of 80 columns and as JSON."""
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +50,7 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
     if out is not None:
         write_json(out, found)
     screen = console(highlight=False, width=min(WIDTH, console().width))
-    _show(screen, planned, found)
+    _show(screen, recipe, planned, found)
     if refused := [(n, s.refused) for n, s in planned.stages.items() if s.refused]:
         told = "; ".join(dict.fromkeys(why for _, why in refused))
         names = ", ".join(name for name, _ in refused)
@@ -61,12 +64,11 @@ def plan(recipe: Recipe, pilot: int | None, out: Path | None, run_dir: Path | No
         )
 
 
-def _show(screen: Console, planned: Plan, found: dict[str, Any]) -> None:
+def _show(screen: Console, recipe: Recipe, planned: Plan, found: dict[str, Any]) -> None:
     screen.print(plain(f"{found['verdict']}."))
     for told in planned.missing:
         screen.print(plain(f"{told}."))
-    rows = {name: s for name, s in planned.stages.items() if s.parts or s.work.drawn or s.disk}
-    if rows:
+    if rows := _rows(recipe, planned):
         screen.print(_memory_table(rows))
         screen.print(_work_table(rows))
     screen.print(_device_table(planned))
@@ -75,13 +77,32 @@ def _show(screen: Console, planned: Plan, found: dict[str, Any]) -> None:
         screen.print(plain(f"- {told}"), style="dim")
 
 
-def _memory_table(stages: dict[str, StagePlan]) -> Table:
-    table = Table(title="Memory of one device, GB (10^9 bytes)", title_justify="left")
+def _rows(recipe: Recipe, planned: Plan) -> list[tuple[str, StagePlan]]:
+    """The stages that take anything, by what they are called; seeds that take the same are one."""
+    taking = [
+        (recipe.stages[name].arm or name, name, stage)
+        for name, stage in planned.stages.items()
+        if stage.parts or stage.work.drawn or stage.disk
+    ]
+    rows = []
+    for (arm, stage), same in groupby(taking, lambda row: (row[0], row[2])):
+        names = [name for _, name, _ in same]
+        rows.append((f"{arm} ×{len(names)}" if len(names) > 1 else names[0], stage))
+    return rows
+
+
+def _table(title: str) -> Table:
+    """Without lines between its columns, which leave names no room."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+
+
+def _memory_table(rows: Sequence[tuple[str, StagePlan]]) -> Table:
+    table = _table("Memory of one device, GB (10^9 bytes)")
     table.add_column("stage", overflow="fold")
     for title in ("weights", "cache", "rest", "all", "one path", "KV B/token"):
         table.add_column(title, justify="right")
     table.add_column("fits on")
-    for name, stage in stages.items():
+    for name, stage in rows:
         weights = sum(v for k, v in stage.parts.items() if "weights" in k)
         cache = sum(v for k, v in stage.parts.items() if "KV" in k)
         whole = stage.bytes_on(False)
@@ -104,12 +125,12 @@ def _fits_on(stage: StagePlan) -> str:
     return stage.best or (f"({stage.tight})" if stage.tight else "none")
 
 
-def _work_table(stages: dict[str, StagePlan]) -> Table:
-    table = Table(title="Work: tokens, operations, disk, time", title_justify="left")
+def _work_table(rows: Sequence[tuple[str, StagePlan]]) -> Table:
+    table = _table("Work of each: tokens, operations, disk, time")
     table.add_column("stage", overflow="fold")
     for title in ("drawn", "scored", "in training", "PFLOP", "disk GB", "on an H100"):
         table.add_column(title, justify="right")
-    for name, stage in stages.items():
+    for name, stage in rows:
         work, spent = stage.work, stage.fits["H100"].hours
         table.add_row(
             plain(name),
@@ -122,7 +143,7 @@ def _work_table(stages: dict[str, StagePlan]) -> Table:
 
 
 def _device_table(planned: Plan) -> Table:
-    table = Table(title="The whole recipe, by the device", title_justify="left")
+    table = _table("The whole recipe, by the device")
     for title in ("device", "stages that fit", "tight", "do not", "time"):
         table.add_column(title, justify="left" if title == "device" else "right")
     for device in DEVICES:
@@ -137,7 +158,7 @@ def _device_table(planned: Plan) -> Table:
 
 
 def _pilot_table(measured: dict[str, Any]) -> Table:
-    table = Table(title="Projected from the pilot", title_justify="left")
+    table = _table("Projected from the pilot")
     table.add_column("stage", overflow="fold")
     for title in ("problems", "tokens", "seconds", "solved, %", "peak GB"):
         table.add_column(title, justify="right")
