@@ -110,7 +110,11 @@ def test_stages_and_logs_of_all_packages_in_one_table(own_folder, command):
 def test_groups_of_ten(own_folder, command):
     for i, c in enumerate([1, 1, 4, 4, 4, 6]):
         stage(own_folder / f"r{i}" / "x", [c] * 15 + [c + 1] * 15, 8)
-    command("compare", *(f"r{i}/x" for i in range(6)), "--json", "found.json")
+    _, out, _ = command("compare", *(f"r{i}/x" for i in range(6)), "--json", "found.json")
+    assert "\n…/x/aime/plain" in out  # once, above
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith("r5 ")] == [
+        ["r5", "81.2%"]
+    ]
     found = json.loads((own_folder / "found.json").read_text())
     names = [f"r{i}/x/aime/plain" for i in range(6)]
     assert found["groups"] == [[names[5]], names[2:5], names[:2]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def compare(options: CompareOptions, out: Path | None, html: Path | None) -> Non
 
 
 def _table(found: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for heading in ("correct", "95% CI", "n x k", "cut", "no answer", "wins-losses", "p"):
+    ending = _common_ending([model["name"] for model in found["models"]])
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column(plain(f"…{ending}" if ending else ""), overflow="fold")
+    for heading in ("correct", "95% CI", "n x k", "cut", "no answer", "won-lost", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     of_first = {c["b"]: c for c in found["comparisons"] if c["a"] == found["models"][0]["name"]}
     several = len(found["models"]) > 2
@@ -83,7 +85,7 @@ def _table(found: dict[str, Any]) -> Table:
         total = sum(status.values())
         against = of_first.get(model["name"])
         table.add_row(
-            plain(model["name"]),
+            plain(model["name"].removesuffix(ending)),
             f"{100 * model['pass_at_1']:.1f}%",
             plain(f"[{100 * low:.1f}, {100 * high:.1f}]"),
             f"{model['n']} x {model['k']}"
@@ -94,6 +96,15 @@ def _table(found: dict[str, Any]) -> Table:
             p_text(against["p_holm" if several else "p"])[2:].strip("= ") if against else "",
         )
     return table
+
+
+def _common_ending(names: Sequence[str]) -> str:
+    """What all names end in, the problem set and the method mostly: it would take their column's
+    room in every row."""
+    parts = [name.split("/")[::-1] for name in names]
+    shared = list(takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False)))
+    shared = shared[: min(map(len, parts)) - 1]  # something is left of each
+    return "".join(f"/{same[0]}" for same in reversed(shared))
 
 
 def _print_questions(screen: Any, compared: Compared) -> None:
