@@ -22,7 +22,7 @@ from butwait.engines.engine import (
 from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
 from butwait.engines.servers import remote_server
-from butwait.engines.settings import ModelSettings, Sampling, StepRule
+from butwait.engines.settings import ModelSettings, Sampling, StepRule, StoppedRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 
@@ -398,3 +398,17 @@ def test_another_event_loop_is_refused() -> None:
 )
 def test_retry_after_gives_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert remote_server._retry_after(header) == seconds
+
+
+def test_a_stop_ends_the_answer_behind_a_thought(run: Run) -> None:
+    """The server is told to stop there too."""
+    rule = StoppedRule(think_end="</think>", max_tokens=60, stop=("END",))
+    with serving(Toy(script=["a</think>", "So\n\nEND of it all, and more"])) as toy:
+        engine = engine_of(toy)
+        [thought] = run(engine.extend([engine.start(PROBLEM)], rule, GREEDY, [KEY]))
+        [answer] = run(engine.extend([thought.prefix], rule, GREEDY, [KEY]))
+        run(engine.close())
+    assert thought.text == "a</think>"
+    assert answer.text.startswith("So\n\nEND")
+    assert "more" not in answer.text
+    assert [asked["stop"] for asked in toy.asked] == [["\n\n", "</think>", "END"], ["END"]]

@@ -11,6 +11,7 @@ from butwait.engines.engine import (
     ScoringUnsupportedError,
 )
 from butwait.engines.scripted import ScriptedEngine
+from butwait.engines.steps import StepEndError
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -279,6 +280,19 @@ def test_what_the_server_behind_this_one_cannot_do_is_the_clients_to_change(
     assert told in said.error["message"]
     assert "secret" not in said.error["message"]
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(("stop", "status"), [("<|x|>", 400), ("END", 502)])
+def test_a_stop_is_not_blamed_for_the_owners_own_delimiters(stop: str, status: int) -> None:
+    class Special(ScriptedEngine):
+        async def extend(self, *given: Any) -> Any:
+            raise StepEndError("<|x|>", "<|x|>")
+
+    async def asked() -> Any:
+        async with served(Special(LINES)) as it:
+            return await ask(it.app, CHAT, chat(stop=stop))
+
+    assert asyncio.run(asked()).status == status
 
 
 def test_a_server_that_ends_finishes_what_is_under_way_or_says_so() -> None:

@@ -143,8 +143,8 @@ class Answering:
                     problem_key = key.derive(ask.problem.id)
                     judge = opened.reward_model
                     tree = await run_sampler(ask.problem, engine, judge, ask.sampler, problem_key)
-        except StepEndError:
-            if not ask.stop:
+        except StepEndError as error:
+            if error.end not in ask.stop:
                 raise  # the owner's own delimiters
             told = "a stop names a special token, which no text shows; leave it out"
             return Refused("stop", told)
@@ -283,8 +283,8 @@ def _text(tree: TreeBuilder, node: int) -> str:
 
 
 class StoppingEngine:
-    """An engine whose paths are complete where they hold one of the stops, which its step rule has
-    as delimiters."""
+    """An engine whose paths are complete where they hold one of the stops, which end its steps
+    (``StoppedRule``)."""
 
     def __init__(self, engine: Engine, stop: tuple[str, ...]) -> None:
         self._engine, self._stop = engine, stop
@@ -302,4 +302,4 @@ class StoppingEngine:
         return [replace(s, finish="eos") if self._stops(s) else s for s in steps]
 
     def _stops(self, step: Continuation) -> bool:
-        return step.finish in OPEN and any(stop in step.prefix.text for stop in self._stop)
+        return step.finish not in COMPLETE and any(s in step.prefix.text for s in self._stop)
