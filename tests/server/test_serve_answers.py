@@ -118,6 +118,13 @@ def test_a_stop_with_the_last_token_completes_a_path() -> None:
     assert said["choices"][0]["butwait"]["answer"] == "2"
 
 
+def test_without_temperature_all_choices_are_the_same_and_each_is_counted() -> None:
+    one_of, three = (run(one(chat(seed=0, temperature=0, n=n))) for n in (1, 3))
+    texts = {choice["message"]["content"] for choice in three["choices"]}
+    assert texts == {one_of["choices"][0]["message"]["content"]}
+    assert three["usage"]["completion_tokens"] == 3 * one_of["usage"]["completion_tokens"]
+
+
 @pytest.mark.parametrize("method", ["pf", "sc", "bon", "pg"])
 def test_what_stands_behind_a_stop_is_no_answer(method: str) -> None:
     table = {"": {"\\boxed{2}END \\boxed{3}": 1.0}}
