@@ -15,14 +15,16 @@ from random_models import EOS
 from butwait.engines.engine import (
     Continuation,
     Engine,
+    GoingOnUnsupportedError,
     Prefix,
+    PromptUnsupportedError,
     SamplingUnsupportedError,
     ScoringUnsupportedError,
 )
 from butwait.engines.kinds.openai import OpenAISettings, start_openai
 from butwait.engines.openai import OpenAIEngine
 from butwait.engines.servers import remote_server
-from butwait.engines.settings import ModelSettings, Sampling, StepRule
+from butwait.engines.settings import ModelSettings, Sampling, StepRule, StoppedRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 
@@ -205,7 +207,7 @@ def test_a_template_that_edits_the_turn_is_refused(run: Run) -> None:
         engine = engine_of(toy, TURNS)
         [first] = run(engine.extend([engine.start(PROBLEM)], STEPS, GREEDY, [KEY]))
         engine._tokenizer.chat_template = trimming
-        with pytest.raises(UserError, match="edits a turn that is to be continued"):
+        with pytest.raises(GoingOnUnsupportedError, match="edits a turn that is to be continued"):
             run(engine.extend([first.prefix], STEPS, GREEDY, [KEY]))
         run(engine.close())
 
@@ -235,7 +237,7 @@ def test_a_chat_of_an_unknown_prompt_is_refused(run: Run) -> None:
     with serving(Toy(completions=False)) as toy:
         engine = engine_of(toy, TURNS)
         stranger = Prefix(np.array([1, 2], np.int32), 2)
-        with pytest.raises(UserError, match=r"none of this run's problems"):
+        with pytest.raises(PromptUnsupportedError, match=r"the messages of the run's problems"):
             run(engine.extend([stranger], STEPS, GREEDY, [KEY]))
         run(engine.close())
 
@@ -377,9 +379,26 @@ def test_chat_mode_needs_a_chat_prompt() -> None:
 
 def test_chats_cannot_go_on_with_a_text_as_it_stands() -> None:
     engine = engine_of(Toy(url="http://x/v1"), TURNS, mode="chat")
-    with pytest.raises(UserError, match="ask by a chat"):
+    with pytest.raises(PromptUnsupportedError, match="ask by a chat"):
         engine.start(replace(PROBLEM, plain=True))
     assert engine.start(PROBLEM).token_ids.size
+
+
+def test_a_server_that_turns_out_to_take_chats_alone_is_asked_for_no_text(run: Run) -> None:
+    """Nothing is sampled for it, and the chat of the same tokens beside it goes on."""
+    with serving(Toy(completions=False, script=["One.\n\n"])) as toy:
+        engine = engine_of(toy, TURNS)
+        chat = engine.start(PROBLEM)
+        text = tokenizer_with_chat().decode(chat.token_ids)
+        same = engine.start(Problem("t", text, None, plain=True))
+        other = engine.start(replace(PROBLEM, plain=True))
+        with pytest.raises(PromptUnsupportedError):
+            run(engine.extend([other], STEPS, GREEDY, [KEY]))
+        assert toy.asked == []
+        assert same.token_ids.tolist() == chat.token_ids.tolist()
+        [step] = run(engine.extend([chat], STEPS, GREEDY, [KEY]))
+        assert step.text == "One.\n\n"
+        run(engine.close())
 
 
 def test_another_event_loop_is_refused() -> None:
@@ -398,3 +417,17 @@ def test_another_event_loop_is_refused() -> None:
 )
 def test_retry_after_gives_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert remote_server._retry_after(header) == seconds
+
+
+def test_a_stop_ends_the_answer_behind_a_thought(run: Run) -> None:
+    """The server is told to stop there too."""
+    rule = StoppedRule(think_end="</think>", max_tokens=60, stop=("END",))
+    with serving(Toy(script=["a</think>", "So\n\nEND of it all, and more"])) as toy:
+        engine = engine_of(toy)
+        [thought] = run(engine.extend([engine.start(PROBLEM)], rule, GREEDY, [KEY]))
+        [answer] = run(engine.extend([thought.prefix], rule, GREEDY, [KEY]))
+        run(engine.close())
+    assert thought.text == "a</think>"
+    assert answer.text.startswith("So\n\nEND")
+    assert "more" not in answer.text
+    assert [asked["stop"] for asked in toy.asked] == [["\n\n", "</think>", "END"], ["END"]]

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from random_models import EOS, tokenizer
 
 from butwait.engines.kinds.vllm import VllmSettings, _arguments, _device, start_vllm
 from butwait.engines.models import checkpoint_eos_token_ids
-from butwait.engines.settings import ModelSettings
+from butwait.engines.settings import ModelSettings, StoppedRule
+from butwait.engines.steps import MOST_RULES
+from butwait.engines.vllm import VllmEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 
@@ -91,3 +94,12 @@ def test_the_cpu_build_is_refused_in_a_path_that_it_cannot_run_from(
         return
     with pytest.raises(UserError, match=r"path with a space \('/home/me/my work.*VLLM_VENV="):
         _device(ModelSettings(name="tiny"))
+
+
+def test_the_stops_of_a_servers_clients_are_not_remembered_for_ever() -> None:
+    engine = VllmEngine(None, tokenizer(), PromptSettings(style="plain"), [EOS], 96)
+    last = tokenizer().encode("END", add_special_tokens=False)[-1]
+    for i in range(MOST_RULES + 5):
+        rule = StoppedRule(think_end="</t>", stop=("END", str(i)))
+        assert last in engine._stops(rule, "a</t>b")
+    assert len(engine._stop_ids) == MOST_RULES

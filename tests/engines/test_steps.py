@@ -8,7 +8,7 @@ from random_models import EOS, tokenizer
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText
 from butwait.engines.engine import Prefix
-from butwait.engines.settings import StepRule
+from butwait.engines.settings import StepRule, StoppedRule
 from butwait.engines.steps import GrowingStep, StepDetector, ends_sentence
 
 DETOKENIZER = Detokenizer(tokenizer())
@@ -28,7 +28,8 @@ def steps_of(
 ) -> list[tuple[str, str]]:
     """The (text, finish) of all steps of a path, as an engine would ask for them: only at
     candidates and at limits."""
-    detector = StepDetector(DETOKENIZER, StepRule(**rule), [EOS])
+    made = StoppedRule(**rule) if "stop" in rule else StepRule(**rule)
+    detector = StepDetector(DETOKENIZER, made, [EOS])
     done, text, steps = 0, "", []
     while done < len(token_ids):
         room = None if context_room is None else context_room - done
@@ -254,3 +255,26 @@ def test_a_server_can_stop_at_every_end_that_text_makes() -> None:
     assert rule.stop_strings("so far") == ("\n\n", ";", ".", "!", "?", "</think>")
     assert rule.stop_strings("a thought</think> and") == ()
     assert StepRule(delimiters=()).stop_strings("") == ()
+    stopped = StoppedRule(think_end="</think>", stop=("END",))
+    assert stopped.stop_strings("so far") == ("\n\n", "</think>", "END")
+    assert stopped.stop_strings("a thought</think> and") == ("END",)
+
+
+def test_a_stop_ends_a_step_in_a_thought_and_in_the_answer_behind_it() -> None:
+    rule = {"think_end": "</think>", "stop": ("END",)}
+    ids = encode("a\n\nb</think>") + encode("So\n\nEND") + encode(" x\n\n")
+    assert steps_of(ids, **rule)[:3] == [
+        ("a\n\n", "step"),
+        ("b</think>", "step"),
+        ("So\n\nEND", "step"),
+    ]
+    assert steps_of(encode("aEND") + encode("b</think>"), **rule)[0] == ("aEND", "step")
+    assert steps_of(encode("aEND") + encode("b"), delimiters=(), stop=("END",)) == [
+        ("aEND", "step")
+    ]
+
+
+def test_a_stop_may_begin_in_the_step_before() -> None:
+    ids = encode("a\n\n") + encode("Q:") + encode(" b\n\n")
+    assert steps_of(ids, stop=("\n\nQ:",))[:2] == [("a\n\n", "step"), ("Q:", "step")]
+    assert steps_of(ids)[1] == ("Q: b\n\n", "step")

@@ -8,9 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from butwait.engines.detokenizer import Detokenizer, GrowingText, text_tokens
 from butwait.engines.engine import Prefix
-from butwait.engines.settings import StepRule
-from butwait.engines.steps import ArrivingStep, StepDetector
-from butwait.records import UserError
+from butwait.engines.settings import StepRule, StoppedRule
+from butwait.engines.steps import ArrivingStep, StepDetector, StepEndError
 from tokenizer_layouts import bytewise, sentencepiece
 
 EOS = "<|im_end|>"
@@ -26,7 +25,8 @@ def tokenizer_of(*tags: str, special: bool = True, **flags: bool) -> PreTrainedT
 
 def steps_of(tokenizer, text: str, **rule) -> list[tuple[str, str]]:
     """(text, finish) of the steps of a completion whose special tokens ``text`` names."""
-    detector = StepDetector(Detokenizer(tokenizer), StepRule(**rule), [tokenizer.eos_token_id])
+    made = StoppedRule(**rule) if "stop" in rule else StepRule(**rule)
+    detector = StepDetector(Detokenizer(tokenizer), made, [tokenizer.eos_token_id])
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
     prefix, steps = Prefix(np.zeros(0, np.int32), 0), []
     while len(prefix.token_ids) < len(ids):
@@ -110,10 +110,19 @@ def test_an_eos_that_is_named_like_a_tag_is_not_shown() -> None:
     assert Detokenizer(tokenizer).decode(ids) == "a"
 
 
-@pytest.mark.parametrize("rule", [{"think_end": "<|fim|>\n"}, {"delimiters": ("\n", "<|fim|>")}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"think_end": "<|fim|>\n"},
+        {"delimiters": ("\n", "<|fim|>")},
+        {"stop": ("a", "<|fim|>")},
+    ],
+)
 def test_a_step_cannot_end_with_a_token_that_texts_leave_out(rule: dict) -> None:
-    with pytest.raises(UserError, match=r"'<\|fim\|>' is a special token of the tokenizer"):
+    told = r"'<\|fim\|>' is a special token of the tokenizer"
+    with pytest.raises(StepEndError, match=told) as found:
         steps_of(tokenizer_of(), "a", **rule)
+    assert found.value.end == rule.get("think_end", "<|fim|>")
 
 
 def test_inserted_tags_are_the_tokens_that_a_model_writes() -> None:

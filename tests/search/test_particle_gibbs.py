@@ -20,7 +20,7 @@ from table_frontier import assert_invariant
 
 from butwait.engines.engine import ScoringUnsupportedError
 from butwait.engines.scripted import EOS, ScriptedEngine
-from butwait.engines.settings import Sampling
+from butwait.engines.settings import Sampling, StoppedRule
 from butwait.records import Key
 from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.search.resampling import (
@@ -241,6 +241,15 @@ def test_where_steps_end_depends_on_what_came_before(think_end, before, text, en
     rule = RULE.model_copy(update={"think_end": think_end})
     assert ends_by_text(rule, before, text) == ends
     assert ends_by_text(rule.model_copy(update={"stop_at_box": False}), before, text)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "ends"),
+    [("a", "bEND", [3]), ("aE", "ND END", [1]), ("END", "ND", []), ("a", "\\boxed{2}END", [8, 11])],
+)
+def test_stops_end_steps_too_and_may_begin_in_what_came_before(before, text, ends) -> None:
+    rule = StoppedRule(**dict(RULE), stop=("END",))
+    assert ends_by_text(rule, before, text) == (None, ends)
 
 
 def test_an_extinct_sweep_is_begun_anew() -> None:

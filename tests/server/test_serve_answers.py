@@ -87,6 +87,44 @@ def test_a_stop_ends_the_paths_and_is_no_part_of_the_answer() -> None:
     assert said["usage"]["completion_tokens"] == 16
 
 
+@pytest.mark.parametrize("method", ["pf", "sc"])
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [
+        ("END", "hm\n</t>One.", 4),
+        ("two", "hm\n</t>One.END ", 5),
+        ("</t>On", "hm\n", 3),
+        ("m", "h", 1),
+    ],
+)
+def test_a_stop_ends_the_answer_behind_a_thought_too(
+    method: str, stop: str, text: str, tokens: int
+) -> None:
+    """And what would follow is not sampled."""
+    pieces = ["hm\n", "</t>", "One.", "END", " two", "\n", "\\boxed{2}"]
+    table = {"".join(pieces[:i]): {piece: 1.0} for i, piece in enumerate(pieces)}
+    body = chat(model=f"tiny@{method}-4", stop=[stop])
+    step = {"delimiters": ["\n"], "max_tokens": 64, "think_end": "</t>"}
+    said = run(one(body, engine=ScriptedEngine(table), step=step))
+    (choice,) = said["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+    assert said["usage"]["completion_tokens"] == 4 * tokens
+
+
+def test_a_stop_with_the_last_token_completes_a_path() -> None:
+    table = {"": {"\\boxed{2}": 1.0}, "\\boxed{2}": {" END": 1.0}}
+    step = {"delimiters": ["\n"], "stop_at_box": False}
+    said = run(one(chat(stop="END", max_tokens=2), engine=ScriptedEngine(table), step=step))
+    assert said["choices"][0]["butwait"]["answer"] == "2"
+
+
+def test_without_temperature_all_choices_are_the_same_and_each_is_counted() -> None:
+    one_of, three = (run(one(chat(seed=0, temperature=0, n=n))) for n in (1, 3))
+    texts = {choice["message"]["content"] for choice in three["choices"]}
+    assert texts == {one_of["choices"][0]["message"]["content"]}
+    assert three["usage"]["completion_tokens"] == 3 * one_of["usage"]["completion_tokens"]
+
+
 @pytest.mark.parametrize("method", ["pf", "sc", "bon", "pg"])
 def test_what_stands_behind_a_stop_is_no_answer(method: str) -> None:
     table = {"": {"\\boxed{2}END \\boxed{3}": 1.0}}

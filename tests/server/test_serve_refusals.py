@@ -6,18 +6,21 @@ from typing import Any
 import pytest
 
 from butwait.engines.engine import (
+    GoingOnUnsupportedError,
     PromptTooLongError,
+    PromptUnsupportedError,
     SamplingUnsupportedError,
     ScoringUnsupportedError,
 )
 from butwait.engines.scripted import ScriptedEngine
+from butwait.engines.steps import StepEndError
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
 from serve_cases import LINES, ask, chat, scripted, served
 
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 
 def refused(content: Any, *, path: str = CHAT, headers: Any = None, **settings: Any) -> Any:
@@ -111,6 +114,9 @@ def test_limits_of_size() -> None:
     assert (long.status, long.error["code"]) == (400, "context_length_exceeded")
     longer = refused(chat("word " * 1000), max_prompt_tokens=50)
     assert (longer.status, longer.error["code"]) == (400, "context_length_exceeded")
+    assert longer.error["param"] == "messages"
+    text = {"model": "tiny", "prompt": "word " * 100}
+    assert refused(text, path=COMPLETION, max_prompt_tokens=50).error["param"] == "prompt"
     large = refused(chat("word " * 1000), max_body_bytes=1000)
     assert (large.status, large.error["code"]) == (413, "request_too_large")
     kind = refused(chat(), headers={"content-type": "text/plain"})
@@ -244,7 +250,7 @@ def test_an_engine_that_fails_is_told_without_its_words(caplog: pytest.LogCaptur
 
 
 SHAPED = "tokens can be drawn here at temperature 1 or 0, with top_p 1 and top_k 0 alone"
-LACKING = "the server behind this one cannot; ask for another method"
+LACKING = "the server behind this one cannot; ask for another method, such as self_consistency"
 NO_ROOM = "the prompt leaves no room"
 
 
@@ -255,6 +261,7 @@ NO_ROOM = "the prompt leaves no room"
         (SamplingUnsupportedError, {"top_k": 5}, "invalid_value", "temperature", SHAPED),
         (SamplingUnsupportedError, {"model": "tiny@power-4"}, "invalid_value", "model", LACKING),
         (ScoringUnsupportedError, {"model": "tiny@pg-4"}, "invalid_value", "model", LACKING),
+        (GoingOnUnsupportedError, {}, "invalid_value", "model", LACKING),
         (PromptTooLongError, {}, "context_length_exceeded", "messages", NO_ROOM),
     ],
 )
@@ -279,6 +286,50 @@ def test_what_the_server_behind_this_one_cannot_do_is_the_clients_to_change(
     assert told in said.error["message"]
     assert "secret" not in said.error["message"]
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["at once", "at the first step"])
+def test_a_text_is_refused_where_the_server_behind_takes_chats_alone(
+    known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Chats(ScriptedEngine):
+        def start(self, problem: Any) -> Any:
+            self.plain = problem.plain
+            if known and problem.plain:
+                raise PromptUnsupportedError("the server at http://secret takes chats")
+            return super().start(problem)
+
+        async def extend(self, *given: Any) -> Any:
+            if self.plain:
+                raise PromptUnsupportedError("the server at http://secret takes chats")
+            return await super().extend(*given)
+
+    async def asked() -> Any:
+        async with served(Chats(LINES)) as it:
+            text = {"model": "tiny", "prompt": "What is it?"}
+            said = await ask(it.app, COMPLETION, text)
+            return said, it.engine.counters.policy_tokens, await ask(it.app, CHAT, chat())
+
+    said, sampled, other = asyncio.run(asked())
+    error = said.error
+    assert (said.status, error["code"], error["param"]) == (400, "invalid_value", "prompt")
+    assert error["message"].endswith("ask by a chat (/v1/chat/completions)")
+    assert "secret" not in error["message"]
+    assert "secret" in caplog.text
+    assert (sampled, other.status) == (0, 200)
+
+
+@pytest.mark.parametrize(("stop", "status"), [("<|x|>", 400), ("END", 502)])
+def test_a_stop_is_not_blamed_for_the_owners_own_delimiters(stop: str, status: int) -> None:
+    class Special(ScriptedEngine):
+        async def extend(self, *given: Any) -> Any:
+            raise StepEndError("<|x|>", "<|x|>")
+
+    async def asked() -> Any:
+        async with served(Special(LINES)) as it:
+            return await ask(it.app, CHAT, chat(stop=stop))
+
+    assert asyncio.run(asked()).status == status
 
 
 def test_a_server_that_ends_finishes_what_is_under_way_or_says_so() -> None:

@@ -10,11 +10,17 @@ import pytest
 from worker_runs import FILTER, REWARD, prepare
 
 import butwait
+from butwait.engines.kinds.scripted import ScriptedSettings
 from butwait.engines.scripted import ScriptedEngine
+from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from butwait.running.plugins import find_modules_in, load_plugin
 from butwait.search.rows import to_row
-from butwait.workers.job import Opened, Worker
+from butwait.workers.crew import at_work
+from butwait.workers.job import Job, Opened, Worker
+from butwait.workers.settings import WorkersSettings
 
 TWO = {"kind": "processes", "count": 2}
 EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
@@ -67,6 +73,45 @@ def test_work_that_cancels_itself_is_a_mistake_and_work_that_is_cancelled_is_non
                 assert type(await outcome(worker, item)) is kind  # and the only place is free
 
     asyncio.run(both())
+
+
+WAITING = """
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+@dataclass(frozen=True)
+class Waiting:
+    async def __call__(self, opened, item):
+        if item == "endless":
+            Path("begun").touch()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                Path("ended").touch()
+        return item
+"""
+
+
+def test_work_of_another_process_ends_where_nobody_waits_for_it_any_more(own_folder: Path) -> None:
+    prepare(own_folder, {})
+    Path("waiting.py").write_text(WAITING)
+    find_modules_in([own_folder])
+    work = load_plugin("waiting:Waiting", "work")()
+    engine = ScriptedSettings(kind="scripted", script="hard:policy")
+    given = (engine, ModelSettings(name="none"), PromptSettings(), None, [], [])
+    job = Job(work, *given, graders=1, concurrency=1)
+
+    async def asked() -> Any:
+        async with at_work(job, WorkersSettings(kind="processes", count=1)) as crew:
+            endless = asyncio.create_task(crew.do("endless"))
+            while not Path("begun").exists():
+                await asyncio.sleep(0.01)
+            endless.cancel()
+            return await crew.do("next")  # the only place is free again
+
+    assert asyncio.run(asked()) == "next"
+    assert Path("ended").exists()
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,24 @@ class EngineCounters:
             self.prefilled_tokens += step.prefilled_tokens
 
 
-class ScoringUnsupportedError(UserError):
+class UnsupportedError(UserError):
+    """The engine can never do what it is asked for, however often it is asked."""
+
+
+class ScoringUnsupportedError(UnsupportedError):
     """The engine cannot give log-probabilities of given tokens."""
 
 
-class SamplingUnsupportedError(UserError):
+class SamplingUnsupportedError(UnsupportedError):
     """The engine cannot draw tokens in this way and say how likely they were."""
+
+
+class PromptUnsupportedError(UnsupportedError):
+    """The engine cannot be asked to go on with such a prompt."""
+
+
+class GoingOnUnsupportedError(UnsupportedError):
+    """The engine answers a prompt, and cannot go on with a part of an answer."""
 
 
 class PromptTooLongError(UserError):

@@ -22,6 +22,7 @@ from butwait.engines.engine import (
     Continuation,
     Prefix,
     PromptTooLongError,
+    PromptUnsupportedError,
     ScoringUnsupportedError,
 )
 from butwait.engines.model_engine import RequestEngine
@@ -58,6 +59,10 @@ TOKENS_AT_A_TIME = 8
 event for each token would take longer than to sample it."""
 MOST_CHATS = 1 << 16
 """Prompts whose messages are remembered; more than are searched at a time."""
+NO_CHAT = (
+    "a path's prompt is a text as it stands, and the server is asked by chats, which are known by "
+    "the messages of the run's problems; ask by a chat, or use engine.mode: completions"
+)
 OTHERS = (
     "its tokenizer or chat template is another one than that of model.name, or writes another day, "
     "or it cut the prompt; serve the same model, or use engine.mode: completions"
@@ -83,6 +88,8 @@ class OpenAIEngine(RequestEngine):
         seeds: whether a request has the seed of its key.
         any_logprobs: whether log-probabilities before temperature, top-k and top-p will do.
         metrics: where the server says how full it is; None: nobody asks.
+
+    Raises UserError where chats are all that is asked for, and have a template of their own.
     """
 
     def __init__(
@@ -104,6 +111,8 @@ class OpenAIEngine(RequestEngine):
         self._paths = [COMPLETIONS] if mode != "chat" else []
         if mode != "completions" and prompt.style == "chat":
             self._paths.append(CHAT)
+        if self._paths == [CHAT]:
+            check_template(tokenizer, prompt)
         self._seeds, self._any_logprobs = seeds, any_logprobs
         self._chats: dict[bytes, list[Message]] = {}
         self._served: Served | None = None
@@ -112,16 +121,15 @@ class OpenAIEngine(RequestEngine):
         self._metrics = metrics
 
     def start(self, problem: Problem) -> Prefix:
-        """See ``Engine.start``. UserError for no chat, where chats are all that is asked for."""
+        """See ``Engine.start``. PromptUnsupportedError for no chat, where chats are all that is
+        asked for; where that is not known yet, the first step raises it."""
         paths = self._paths if self._served is None else [self._served.path]
         if problem.plain and paths == [CHAT]:
-            told = "the server is asked by chats, which cannot go on with a text as it stands"
-            told += "; ask by a chat (/v1/chat/completions), or use engine.mode: completions"
-            raise UserError(told)
+            raise PromptUnsupportedError(NO_CHAT)
         start = super().start(problem)
-        key = start.token_ids.tobytes()
-        self._chats.pop(key, None)
         if not problem.plain:
+            key = start.token_ids.tobytes()
+            self._chats.pop(key, None)
             self._chats[key] = messages(problem, self._prompt)
         if len(self._chats) > MOST_CHATS:
             del self._chats[next(iter(self._chats))]
@@ -291,16 +299,14 @@ class OpenAIEngine(RequestEngine):
         return body
 
     def _turn(self, prefix: Prefix, text: str) -> tuple[dict[str, Any], list[int]]:
-        """Messages of a chat whose last turn is to be continued. Raises UserError where the chat
-        template does not leave that turn as it is."""
+        """Messages of a chat whose last turn is to be continued. Raises PromptUnsupportedError for
+        a prompt that came from no chat, and GoingOnUnsupportedError where the chat template does
+        not leave that turn as it is."""
         prompt_ids = prefix.token_ids[: prefix.prompt_length]
         key = prompt_ids.tobytes()
         chat = self._chats.pop(key, None)
         if chat is None:
-            raise UserError(
-                "a path's prompt is none of this run's problems: engine.mode: chat knows prompts "
-                "by their messages; use engine.mode: completions"
-            )
+            raise PromptUnsupportedError(NO_CHAT)
         self._chats[key] = chat  # those that are searched stay
         if not text:
             return {"messages": chat}, prompt_ids.tolist()
@@ -370,7 +376,7 @@ class OpenAIEngine(RequestEngine):
                 if limit is not None:
                     self._capacity = min(self._capacity or limit, limit)
                 served = Served(**proof)
-                if served.path == CHAT:
+                if served.path == CHAT and self._paths != [CHAT]:
                     check_template(self._tokenizer, self._prompt)
                 self._served = served
         return self._served

@@ -49,6 +49,12 @@ class StepRule(Settings):
     r"""End the path when a ``\boxed{...}`` outside ``<think>`` closes (finish ``box``). It holds
     for every method, base evaluation included."""
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end a step wherever they come, in the answer behind ``think_end`` too: no
+        recipe has any (``StoppedRule``)."""
+        return ()
+
     def room(self, completion_length: int) -> int:
         """The most tokens that the next step may take after so many of the completion."""
         left = max(0, self.max_tokens - completion_length)
@@ -58,9 +64,22 @@ class StepRule(Settings):
         """Strings for a server to stop at after the completion ``text``: every step that text
         ends, but for a box, ends with one of them. Not every one of them ends a step."""
         if self.think_end is not None and self.think_end in text:
-            return ()
+            return self.stops
         marks = tuple(SENTENCE_MARKS) if self.sentences else ()
-        return (*self.delimiters, *marks, *([self.think_end] if self.think_end else []))
+        think_end = [self.think_end] if self.think_end else []
+        return (*self.delimiters, *marks, *think_end, *self.stops)
+
+
+class StoppedRule(StepRule):
+    """A step rule, and the texts at which a client of a server wants its paths to end. The engine
+    ends a step there; that the path goes no further is the server's to see to."""
+
+    stop: Result[tuple[Annotated[str, Field(min_length=1)], ...]]
+    """What ends a path."""
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return self.stop
 
 
 class ModelSettings(Settings):

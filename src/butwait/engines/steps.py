@@ -57,7 +57,18 @@ def ends_sentence(text: str) -> bool:
 
 
 class StepEndError(UserError):
-    """A step cannot end where it is to."""
+    """A step cannot end where it is to.
+
+    Attributes:
+        end: the text at which it is to end.
+    """
+
+    def __init__(self, end: str, special: str) -> None:
+        super().__init__(
+            f"no step can end with {end!r}: {special!r} is a special token of the tokenizer, which "
+            "texts leave out; mend the step's think_end or delimiters"
+        )
+        self.end = end
 
 
 class StepDetector:
@@ -76,12 +87,9 @@ class StepDetector:
         self.rule = rule
         self.eos_ids = frozenset(eos_ids)
         for special, name in detokenizer.left_out.items():
-            for end in filter(None, (rule.think_end, *rule.delimiters)):
+            for end in filter(None, (rule.think_end, *rule.delimiters, *rule.stops)):
                 if special not in self.eos_ids and name.strip() and name in end:
-                    raise StepEndError(
-                        f"no step can end with {end!r}: {name!r} is a special token of the "
-                        "tokenizer, which texts leave out; mend the step's think_end or delimiters"
-                    )
+                    raise StepEndError(end, name)
         self._can_end = _tokens_that_can_end(detokenizer.pieces, rule, self.eos_ids)
 
     def may_end(self, token_ids: np.ndarray) -> np.ndarray:
@@ -163,6 +171,9 @@ class GrowingStep:
 
     def _delimited(self) -> bool:
         rule, text = self._detector.rule, self.text
+        # One may begin in the step before: a delimiter is often the beginning of a stop.
+        if any(stop in self._path.text for stop in rule.stops):
+            return True
         if rule.think_end is not None:
             if rule.think_end in self._path.text[: self._text_start]:
                 return False  # the answer is one step
@@ -292,13 +303,13 @@ class ArrivingStep:
 
 
 def _tokens_that_can_end(pieces: list[str], rule: StepRule, eos_ids: frozenset[int]) -> np.ndarray:
-    """bool (vocabulary + 1,): tokens with the last character of a delimiter, a thought, a box or a
-    sentence, and EOS.
+    """bool (vocabulary + 1,): tokens with the last character of a delimiter, a thought, a stop, a
+    box or a sentence, and EOS.
 
     A token completes a delimiter only if it brings the delimiter's last character. Part of a
     character is never ASCII, so an unfinished piece matters only to other delimiters.
     """
-    endings = {d[-1] for d in (*rule.delimiters, rule.think_end) if d}
+    endings = {d[-1] for d in (*rule.delimiters, *rule.stops, rule.think_end) if d}
     if rule.stop_at_box:
         endings.add("}")
     if rule.sentences:

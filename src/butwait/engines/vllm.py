@@ -25,7 +25,7 @@ from butwait.engines.engine import Continuation, Prefix
 from butwait.engines.model_engine import RequestEngine
 from butwait.engines.scheduling.loads import Load, together
 from butwait.engines.settings import Sampling, StepRule
-from butwait.engines.steps import ArrivingStep, StepDetector
+from butwait.engines.steps import MOST_RULES, ArrivingStep, StepDetector
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
 
@@ -224,6 +224,8 @@ class VllmEngine(RequestEngine):
         """
         strings = rule.stop_strings(text) + ((PARAGRAPH,) if rule.stop_at_box else ())
         if strings not in self._stop_ids:
+            if len(self._stop_ids) >= MOST_RULES:
+                del self._stop_ids[next(iter(self._stop_ids))]
             completing = tokens_that_complete(self._detokenizer.pieces, strings)
             self._stop_ids[strings] = sorted({*completing, *self._eos_ids})
         return self._stop_ids[strings]

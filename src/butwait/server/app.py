@@ -176,7 +176,7 @@ class Service:
             if found.why == "timeout":
                 self.figures.timed_out()
                 raise ApiError(504, found.sentence, "timeout", headers=NO_RETRY)
-            raise refusal(found)
+            raise refusal(found, "prompt" if ask.problem.plain else "messages")
         assert isinstance(found, Answer)
         if found.timed_out:
             self.figures.timed_out()

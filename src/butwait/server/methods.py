@@ -20,6 +20,7 @@ from butwait.api.question import (
     told_by,
     with_rules,
 )
+from butwait.engines.settings import StoppedRule
 from butwait.problems.overlap import text_id
 from butwait.recipe.load import checked_recipe
 from butwait.recipe.recipe import Recipe
@@ -207,8 +208,9 @@ class Methods:
                 told = f"a path has {self.max_tokens} tokens at most; ask for no more"
                 raise ApiError(400, told, "invalid_value", "max_tokens")
             most = asked
-        ends = tuple(dict.fromkeys((*rule.delimiters, *request.stops)))
-        rule = rule.model_copy(update={"max_tokens": most, "delimiters": ends})
+        rule = rule.model_copy(update={"max_tokens": most})
+        if request.stops:
+            rule = StoppedRule(**dict(rule), stop=request.stops)
         return sampler.model_copy(update={"step": rule})
 
     def _check_own(self, content: dict[str, Any], name: str, method: Any) -> None:

@@ -81,11 +81,12 @@ class ApiError(Exception):
         return {"error": told}
 
 
-def refusal(found: Refused) -> ApiError:
-    """What no search can be made of, for another reason than time."""
+def refusal(found: Refused, prompt: str) -> ApiError:
+    """What no search can be made of, for another reason than time; ``prompt``: the field that has
+    it."""
     code = "context_length_exceeded" if found.why == "long" else "invalid_value"
     params = {"stop": "stop", "sampling": "temperature", "method": "model"}
-    return ApiError(400, found.sentence, code, params.get(found.why, "messages"))
+    return ApiError(400, found.sentence, code, params.get(found.why, prompt))
 
 
 def unavailable() -> ApiError:

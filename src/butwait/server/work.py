@@ -15,8 +15,9 @@ from butwait.engines.engine import (
     Engine,
     Prefix,
     PromptTooLongError,
+    PromptUnsupportedError,
     SamplingUnsupportedError,
-    ScoringUnsupportedError,
+    UnsupportedError,
 )
 from butwait.engines.settings import Sampling, StepRule
 from butwait.engines.steps import StepEndError
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 LONGEST_TOKEN = 32
 """Characters of a token at most, as good as always: a text that is longer by that is not read."""
 NO_ROOM = "the prompt leaves no room for an answer in the model's context"
+NO_TEXTS = (
+    "the server behind this one takes chats alone, and cannot go on with a text as it stands; ask "
+    "by a chat (/v1/chat/completions)"
+)
 
 
 @dataclass
@@ -143,13 +148,12 @@ class Answering:
                     problem_key = key.derive(ask.problem.id)
                     judge = opened.reward_model
                     tree = await run_sampler(ask.problem, engine, judge, ask.sampler, problem_key)
-        except StepEndError:
-            if not ask.stop:
+        except StepEndError as error:
+            if error.end not in ask.stop:
                 raise  # the owner's own delimiters
             told = "a stop names a special token, which no text shows; leave it out"
             return Refused("stop", told)
-        except (PromptTooLongError, SamplingUnsupportedError, ScoringUnsupportedError) as error:
-            logger.warning("%s was refused: %s", ask, error)
+        except (PromptTooLongError, UnsupportedError) as error:
             return _beyond(error, ask)
         except TimeoutError:
             if not limit.expired():
@@ -182,6 +186,8 @@ def _unfit(engine: Engine, ask: Ask) -> Refused | None:
         tokens = len(engine.start(problem).token_ids)
     except PromptTooLongError:
         return Refused("long", NO_ROOM)
+    except PromptUnsupportedError as error:
+        return _beyond(error, ask)
     except UserError as error:
         return Refused("prompt", str(error))
     if tokens == 0:
@@ -192,13 +198,17 @@ def _unfit(engine: Engine, ask: Ask) -> Refused | None:
 def _beyond(error: UserError, ask: Ask) -> Refused:
     """What is told where the engine found only on the way that it cannot do what was asked for.
     Its own words name addresses, which are for the log."""
+    logger.warning("%s was refused: %s", ask, error)
     if isinstance(error, PromptTooLongError):
         return Refused("long", NO_ROOM)
+    if isinstance(error, PromptUnsupportedError):
+        return Refused("prompt", NO_TEXTS)
     if isinstance(error, SamplingUnsupportedError) and ask.sampler.sampling != Sampling():
         told = "tokens can be drawn here at temperature 1 or 0, with top_p 1 and top_k 0 alone"
         return Refused("sampling", f"{told}; ask for that")
-    told = "this method scores tokens, or draws them at a temperature of its own, which the server "
-    return Refused("method", f"{told}behind this one cannot; ask for another method")
+    told = "this method scores tokens, draws them at a temperature of its own, or goes on with a "
+    told += "part of an answer, which the server behind this one cannot"
+    return Refused("method", f"{told}; ask for another method, such as self_consistency")
 
 
 def _answer(ask: Ask, solved: Solved, timed_out: bool) -> Answer:
@@ -283,8 +293,8 @@ def _text(tree: TreeBuilder, node: int) -> str:
 
 
 class StoppingEngine:
-    """An engine whose paths are complete where they hold one of the stops, which its step rule has
-    as delimiters."""
+    """An engine whose paths are complete where they hold one of the stops, which end its steps
+    (``StoppedRule``)."""
 
     def __init__(self, engine: Engine, stop: tuple[str, ...]) -> None:
         self._engine, self._stop = engine, stop
@@ -302,4 +312,4 @@ class StoppingEngine:
         return [replace(s, finish="eos") if self._stops(s) else s for s in steps]
 
     def _stops(self, step: Continuation) -> bool:
-        return step.finish in OPEN and any(stop in step.prefix.text for stop in self._stop)
+        return step.finish not in COMPLETE and any(s in step.prefix.text for s in self._stop)

@@ -5,6 +5,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from butwait.engines.engine import GoingOnUnsupportedError
 from butwait.problems.prompts import Message, chat_template, render
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
@@ -46,7 +47,7 @@ def check_template(tokenizer: Any, prompt: PromptSettings) -> None:
 def going_on(tokenizer: Any, chat: list[Message], text: str, prompt: PromptSettings) -> str:
     """The chat with an assistant's turn that begins with ``text``, as the template writes it.
 
-    Raises UserError where the template does not leave that turn as it is.
+    Raises GoingOnUnsupportedError where the template does not leave that turn as it is.
     """
     turn: list[Message] = [*chat, {"role": "assistant", "content": text}]
     template = chat_template(tokenizer, prompt)
@@ -55,7 +56,7 @@ def going_on(tokenizer: Any, chat: list[Message], text: str, prompt: PromptSetti
         whole = render(tokenizer, turn, template, prompt, continue_final_message=True)
     before = render(tokenizer, chat, template, prompt, add_generation_prompt=True)
     if whole is None or whole != before + text:
-        raise UserError(
+        raise GoingOnUnsupportedError(
             f"the chat template of {tokenizer.name_or_path} edits a turn that is "
             "to be continued (a <think>, or spaces at its end): use engine.mode: completions"
         )

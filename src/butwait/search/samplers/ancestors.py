@@ -111,9 +111,9 @@ def ends_by_text(rule: StepRule, before: str, text: str) -> tuple[int | None, li
     Returns:
         The position in ``text`` after the end of the thought (0 where that came before it), None
         where the rule knows no thoughts or this one goes on; and the positions of those closing
-        braces at which the path has a closed box.
+        braces at which the path has a closed box, and of the ends of stops.
     """
-    whole, thought, boxes = before + text, None, []
+    whole, thought, ends = before + text, None, []
     if rule.think_end is not None and rule.think_end in whole:
         end = whole.index(rule.think_end) + len(rule.think_end)
         thought = max(0, end - len(before))
@@ -121,8 +121,11 @@ def ends_by_text(rule: StepRule, before: str, text: str) -> tuple[int | None, li
     if rule.stop_at_box and openings:
         for at in range(max(len(before), min(openings)), len(whole)):
             if whole[at] == "}" and _has_box(rule, whole[: at + 1]):
-                boxes.append(at - len(before))
-    return thought, boxes
+                ends.append(at - len(before))
+    for stop in rule.stops:  # one may begin in what came before
+        if (at := whole.find(stop, max(0, len(before) - len(stop) + 1))) >= 0:
+            ends.append(at + len(stop) - 1 - len(before))
+    return thought, ends
 
 
 def _has_box(rule: StepRule, text: str) -> bool:
