@@ -10,12 +10,19 @@ import pytest
 from worker_runs import FILTER, REWARD, prepare
 
 import butwait
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.scripted import ScriptedEngine
+from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
+from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.search.rows import to_row
-from butwait.workers.job import Opened, Worker
+from butwait.workers import crew
+from butwait.workers.job import Job, Opened, Worker
+from butwait.workers.settings import WorkersSettings
 
+MODEL = ModelSettings(name="tiny")
 TWO = {"kind": "processes", "count": 2}
 EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
 
@@ -67,6 +74,54 @@ def test_work_that_cancels_itself_is_a_mistake_and_work_that_is_cancelled_is_non
                 assert type(await outcome(worker, item)) is kind  # and the only place is free
 
     asyncio.run(both())
+
+
+def test_a_worker_tells_what_it_has_begun() -> None:
+    """Two at a time: with each of five there is one more, but with the last."""
+
+    async def work(opened: Opened, item: int) -> int:
+        await turns[item].wait()
+        return item
+
+    async def all_of_them() -> list[int]:
+        with Grader(workers=1) as grader:
+            engine = ScriptedEngine({"": {"\\boxed{3}": 1.0}})
+            worker = Worker(work, Opened(engine, None, grader), 2)
+            asked = [asyncio.ensure_future(worker.reply(item)) for item in range(5)]
+            begun = []
+            for turn, each in zip(turns, asked, strict=True):
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                turn.set()
+                begun.append((await each).begun)
+            return begun
+
+    turns = [asyncio.Event() for _ in range(5)]
+    assert asyncio.run(all_of_them()) == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "slots", "most"),
+    [("auto", 4096, 400), ("auto", 8, 64), (64, 4096, 64), (3, 4096, 3)],
+)
+def test_auto_is_as_many_problems_as_a_worker_lets_in(
+    concurrency: Concurrency, slots: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "_host", lambda *_: (Nobody(), 2))
+    given: Any = (None, TransformersSettings(slots=slots), MODEL, PromptSettings(), None)
+    asked = [Problem(str(i), "1 + 2", "3") for i in range(400)]
+    job = Job(*given, asked, (), concurrency=concurrency)
+
+    async def size() -> int:
+        async with crew.at_work(job, WorkersSettings(kind="processes", count=2)) as found:
+            return found.size
+
+    assert asyncio.run(size()) == 2 * most
+
+
+class Nobody:
+    async def start(self, index: int) -> Any:
+        await asyncio.get_running_loop().create_future()
 
 
 @pytest.mark.parametrize(

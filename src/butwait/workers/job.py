@@ -59,6 +59,7 @@ class Worker:
         self._work, self._opened = work, opened
         self._places = places(concurrency, opened.engine)
         self._counted = opened.engine.counters.policy_tokens
+        self._begun = 0
 
     @property
     def policy_tokens(self) -> int:
@@ -69,6 +70,7 @@ class Worker:
         """The result for an item; several may be under way at a time. Raises whatever the work
         raises, and a UserError where that cancels itself: nobody asked it to."""
         async with self._places:
+            self._begun += 1
             try:
                 return await self._work(self._opened, item)
             except asyncio.CancelledError as error:
@@ -78,6 +80,8 @@ class Worker:
                 raise UserError(BY_ITSELF) from error
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from errors
+            finally:
+                self._begun -= 1
 
     @property
     def figures(self) -> Figures:
@@ -93,7 +97,7 @@ class Worker:
         result = await self.do(item)
         before, self._counted = self._counted, self.policy_tokens
         unjudged = self._opened.grader.judges.failures()
-        return Reply(result, self._counted - before, unjudged, self.figures)
+        return Reply(result, self._counted - before, unjudged, self.figures, self._begun)
 
 
 @dataclass(frozen=True)
