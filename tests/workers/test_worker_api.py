@@ -10,6 +10,7 @@ import pytest
 from worker_runs import FILTER, REWARD, prepare
 
 import butwait
+from butwait.engines.kinds.scripted import ScriptedSettings
 from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.scripted import ScriptedEngine
@@ -17,12 +18,15 @@ from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from butwait.running import plugins
+from butwait.running.plugins import load_plugin
 from butwait.search.rows import to_row
 from butwait.workers import crew
-from butwait.workers.job import Job, Opened, Worker
+from butwait.workers.job import Job, Opened, Worker, unpacked
 from butwait.workers.settings import WorkersSettings
 
 MODEL = ModelSettings(name="tiny")
+SCRIPTED = ScriptedSettings(kind="scripted", script="x:y")
 TWO = {"kind": "processes", "count": 2}
 EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
 
@@ -74,6 +78,57 @@ def test_work_that_cancels_itself_is_a_mistake_and_work_that_is_cancelled_is_non
                 assert type(await outcome(worker, item)) is kind  # and the only place is free
 
     asyncio.run(both())
+
+
+OWN = """
+import sys
+import numpy as np
+async def work(opened, item):
+    if item == "exit":
+        sys.exit(3)
+    if item == "engine":
+        await opened.engine.extend(None, None, None, None)
+    if item == "numpy":
+        np.zeros(2) @ np.zeros(3)
+    return {}[item]
+"""
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("exit", "failed in work: SystemExit (3) at own_work.py, line 6"),
+        ("numpy", "failed in work: ValueError (matmul: "),
+        ("else", "failed in work: KeyError ('else') at own_work.py, line 11"),
+        ("engine", None),
+    ],
+)
+@pytest.mark.parametrize("handed", [False, True])
+def test_a_plugin_that_fails_is_a_mistake_and_an_engine_that_fails_is_none(
+    own_folder: Path, item: str, told: str | None, handed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``handed``: to another process, which imports the module without loading a plugin."""
+    (own_folder / "own_work.py").write_text(OWN)
+    work = load_plugin("own_work:work", "work")
+    if handed:
+        job = Job(work, SCRIPTED, MODEL, PromptSettings(), None, (), ())
+        packed = job.packed()
+        monkeypatch.setattr(plugins, "_loaded", {})
+        work = unpacked(packed).work
+
+    async def outcome() -> BaseException:
+        with Grader(workers=1) as grader:
+            opened = Opened(ScriptedEngine({"": {"\\boxed{3}": 1.0}}), None, grader)
+            try:
+                await Worker(work, opened, 1).reply(item)
+            except BaseException as error:
+                return error
+            raise AssertionError
+
+    error = asyncio.run(outcome())
+    assert isinstance(error, UserError) == (told is not None)
+    if told is not None:
+        assert f"the plugin 'own_work:work' {told}" in str(error)
 
 
 def test_a_worker_tells_what_it_has_begun() -> None:
