@@ -74,6 +74,31 @@ def test_a_run_at_work(half: Path, command: Run) -> None:
     assert found["workers"] is None
 
 
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_what_an_older_recipe_finished_waits(state: str, half: Path, command: Run) -> None:
+    """Where the run says that it is due again."""
+    said(half, state=state, due=["search", "sft"])
+    record(half, "sft", servers={"http://a/v1": {"requests": 1}, "http://b/v1": {"requests": 1}})
+    _, out, _ = command("status")
+    found = json.loads(command("status", "--json")[1])
+    assert "[1/3] base    evaluate  finished, 1 min" in out
+    assert "[3/3] sft     sft       waits" in out
+    assert "http://" not in out
+    last = found["stages"][2]
+    assert (last["state"], last["seconds"], found["stages_done"]) == ("waits", 0.0, 1)
+    assert json.loads(command("runs", "--json")[1])[0]["stages_done"] == 1
+
+
+def test_what_this_recipe_finished_is_finished(half: Path) -> None:
+    """The stage at work is of this recipe, and so is all of a finished run."""
+    record(half, "search")
+    said(half, due=["search", "sft"])
+    assert [stage.state for stage in read_run(half).stages] == ["finished", "finished", "waits"]
+    record(half, "sft")
+    said(half, state="finished", stage=None, due=["sft"])
+    assert read_run(half).finished == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "state", "told"),
     [

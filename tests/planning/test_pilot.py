@@ -1,10 +1,18 @@
 """Pilots, and plans that runs store."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from butwait.pipeline import pilot as pilots
+from butwait.recipe.load import load_recipe
+from butwait.recipe.recipe import Recipe
+from butwait.records import UserError
+from butwait.running.stages import Stage
+from butwait.stages.kinds import STAGES
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -93,6 +101,40 @@ def test_a_plan_that_fails_stops_no_run(
     assert "Planned and actual" not in (run / "report.html").read_text()
     (run / "plan.json").write_text("[]")
     assert command("run", "toy.yaml", "--set", "seed=2", "-q")[0] == 0
+
+
+def test_a_pilot_takes_only_what_this_recipe_finished(
+    toy: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what an older recipe left; and what was put aside, where it is that recipe's."""
+    seen: dict[str, Path] = {}
+
+    def runnable(recipe: Recipe, name: str, done: dict[str, Stage]) -> None:
+        seen.update({stage: found.path for stage, found in done.items()})
+
+    def found(*overrides: str) -> dict[str, str]:
+        seen.clear()
+        recipe = load_recipe(str(toy / "toy.yaml"), STAGES, overrides)
+        with pytest.raises(UserError, match="no stage of toy can be piloted"):
+            pilots.run_pilot(recipe, 2, run)
+        return {name: path.parent.name for name, path in seen.items()}
+
+    run, other = toy / "runs" / "toy", "stages.search.sampler.samples=3"
+    assert command("run", "toy.yaml", "-q")[0] == 0
+    monkeypatch.setattr(pilots, "_runnable", runnable)
+    assert found() == {"search": "toy", "late": "toy", "report": "toy"}
+    assert found(other) == {"late": "toy"}
+    assert command("run", "toy.yaml", "-q", "--set", other)[0] == 0
+    assert found() == {"search": ".superseded", "late": "toy", "report": ".superseded"}
+
+
+def test_a_stage_that_comes_out_as_before_leaves_nothing_due(toy: Path, command: Command) -> None:
+    """An input that was removed is made again; what was made of it is as it was."""
+    run = toy / "runs" / "toy"
+    assert command("run", "toy.yaml", "-q")[0] == 0
+    shutil.rmtree(run / "search")
+    assert command("run", "toy.yaml", "-q")[0] == 0
+    assert json.loads((run / ".progress.json").read_text())["due"] == []
 
 
 def test_a_pilot_needs_two_problems(toy: Path, command: Command) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from butwait.records import Example, Span, UserError
+from butwait.running import plugins
 from butwait.synthesis.builder import BuildCounts, Built
 from butwait.synthesis.given import checked_build
 
@@ -335,6 +336,30 @@ def test_a_plugin_that_hangs_ends_the_run(
     assert f"has not come back from {call} for 1 s" in ended.stderr
     assert place in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_what_is_said_of_a_plugin_that_hangs_is_known_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the run, of a worker in another process that says so and ends."""
+
+    class EndedError(Exception):
+        pass
+
+    def end(code: int) -> None:
+        raise EndedError(code)
+
+    waited = plugins._Waited([("score", False)], told=0.002)
+    monkeypatch.setattr(plugins, "_waited", {"mine:factory": waited})
+    monkeypatch.setattr(plugins.os, "_exit", end)
+    monkeypatch.setenv("BUTWAIT_PLUGIN_TIMEOUT", "0.004")
+    with pytest.raises(EndedError, match="2"):
+        plugins._look()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(plugins.WAITING)
+    assert said[-1].startswith("butwait: the plugin 'mine:factory' has not come back from score")
+    assert plugins.overdue(said) == said[-1].removeprefix("butwait: ")
+    assert plugins.overdue(said[:-1]) is None
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan"])

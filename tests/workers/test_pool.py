@@ -1,13 +1,16 @@
 """A pool without processes: workers of this process that are lost when a test says so."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from butwait.records import UserError
+from butwait.running import progress
 from butwait.running.shards import SetAsideError
 from butwait.workers import pool as pools
 from butwait.workers.host import Reply, WorkerLostError
@@ -24,6 +27,8 @@ class Toy:
         self.lost = asyncio.get_running_loop().create_future()
 
     async def call(self, item: Any) -> Reply:
+        if self.lost.done():  # it is known: as the real ones, without a turn of the loop
+            raise WorkerLostError(str(self.lost.result()), begun=False)
         self.at += 1
         self.host.most = max(self.host.most, self.at)
         work = asyncio.ensure_future(self.host.act(self, item))
@@ -32,7 +37,7 @@ class Toy:
             if self.lost.done():
                 raise WorkerLostError(str(self.lost.result()))
             self.host.done[item] += 1
-            return Reply(work.result(), policy_tokens=2)
+            return Reply(work.result(), policy_tokens=2, begun=self.host.begun(self.at - 1))
         finally:
             self.at -= 1
 
@@ -50,11 +55,14 @@ class Host:
         self.started = Counter[int]()
         self.done = Counter[Any]()
         self.most = self.closed = 0
+        self.made: list[Toy] = []
+        self.begun: Callable[[int], int] = lambda others: 0
 
     async def start(self, index: int) -> Toy:
         self.started[index] += 1
         self.starts(index, self.started[index])
-        return Toy(self, index)
+        self.made.append(Toy(self, index))
+        return self.made[-1]
 
 
 async def square(worker: Toy, item: int) -> int:
@@ -101,6 +109,141 @@ def test_items_go_to_the_worker_that_has_the_least_to_do() -> None:
 
     run(Host(act), 4, 5)
     assert seen == {0: 5, 1: 5, 2: 5, 3: 5}
+
+
+def test_workers_that_are_ready_later_get_their_part() -> None:
+    """Eight items for four workers, the first of which could be at all of them."""
+    seen, ready = Counter[int](), asyncio.Event()
+
+    class Slow(Host):
+        async def start(self, index: int) -> Toy:
+            for _ in range(10 * index):
+                await asyncio.sleep(0)
+            return await super().start(index)
+
+    async def act(worker: Toy, item: int) -> None:
+        seen[worker.index] += 1
+        if seen.total() == 8:
+            ready.set()
+        await ready.wait()
+
+    run(Slow(act), 4, 64, items=8)
+    assert seen == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
+def test_nobody_waits_for_a_worker_that_gets_no_place() -> None:
+    """Once another has done something: then it is given as much as it takes."""
+
+    class Full(Host):
+        async def start(self, index: int) -> Toy:
+            if index:
+                await asyncio.get_running_loop().create_future()
+            return await super().start(index)
+
+    host = Full(square)
+    found, _ = run(host, 2, 64)
+    assert found == [i * i for i in range(20)]
+    assert host.most == 10
+
+
+@pytest.mark.parametrize(("begins", "most"), [(64, 12), (4, 6), (0, 4)])
+def test_a_worker_is_given_more_where_it_begins_what_it_has(begins: int, most: int) -> None:
+    """Up to what it may be at; no more than it takes, which others could do."""
+    done = [asyncio.Event() for _ in range(40)]
+
+    async def act(worker: Toy, item: int) -> int:
+        await done[item].wait()
+        return item
+
+    host = Host(act)
+    host.begun = lambda others: min(others + 1, begins)
+
+    async def work() -> list[Any]:
+        async with Pool(host, 1, 4, most=12) as pool:
+            assert pool.size == 12
+            asked = [asyncio.ensure_future(pool.do(item)) for item in range(40)]
+            for event, each in zip(done, asked, strict=True):
+                event.set()
+                await each
+                for _ in range(5):  # what it makes room for is handed out
+                    await asyncio.sleep(0)
+            return [each.result() for each in asked]
+
+    assert asyncio.run(work()) == list(range(40))
+    assert host.most == most
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_that_ends_while_it_has_nothing_to_do_holds_up_nothing(count: int) -> None:
+    """Several items are handed to it in one turn before the first finds that it is gone."""
+    host = Host(square)
+
+    async def work() -> tuple[list[Any], Pool]:
+        async with Pool(host, count, 4) as pool:
+            first = await asyncio.gather(*map(pool.do, range(6)))
+            host.made[0].lose()
+            return first + await asyncio.wait_for(
+                asyncio.gather(*map(pool.do, range(6, 14))), timeout=60
+            ), pool
+
+    found, pool = asyncio.run(work())
+    assert found == [i * i for i in range(14)]
+    assert (pool.health.restarts, pool.health.set_aside) == (1, {})
+    assert host.started == {0: 2} | dict.fromkeys(range(1, count), 1)
+
+
+def test_an_item_that_is_handed_out_as_its_worker_ends_is_done_by_the_next() -> None:
+    """The call of the one before finds the loss, and the seat is empty, before its own begins."""
+
+    async def act(worker: Toy, item: int) -> int:
+        if worker is host.made[0]:
+            await asyncio.sleep(60)
+        return item
+
+    host = Host(act)
+
+    async def work() -> list[int]:
+        async with Pool(host, 1, 4) as pool:
+            first = asyncio.ensure_future(pool.do(1))
+            while not (host.made and host.made[0].at):
+                await asyncio.sleep(0)
+            handle = host.made[0]
+            handle.lose()
+            while pool._seats[0].handle is handle:  # every turn one more
+                others.append(asyncio.ensure_future(pool.do(2)))
+                await asyncio.sleep(0)
+            return await asyncio.wait_for(asyncio.gather(first, *others), timeout=60)
+
+    others: list[asyncio.Future[int]] = []
+    assert asyncio.run(work()) == [1, *[2] * len(others)]
+
+
+def test_a_fault_of_the_pool_itself_leaves_nobody_waiting() -> None:
+    def heard(reply: Reply) -> None:
+        raise ZeroDivisionError("of its own")
+
+    async def work() -> list[Any]:
+        async with Pool(Host(square), 2, 2, heard=heard) as pool:
+            asked = asyncio.gather(*map(pool.do, range(9)), return_exceptions=True)
+            return await asyncio.wait_for(asked, timeout=60)
+
+    assert [repr(error) for error in asyncio.run(work())] == ["ZeroDivisionError('of its own')"] * 9
+
+
+def test_workers_that_have_ended_are_told_of_no_more(tmp_path: Path) -> None:
+    def told() -> Any:
+        return json.loads((tmp_path / ".progress.json").read_text())["workers"]
+
+    async def work() -> Any:
+        async with Pool(Host(square), 2, 2) as pool:
+            await pool.do(3)
+            with progress.task("searching", 1) as task:
+                task.advance(1)  # which writes
+            return told()
+
+    with progress.reported(tmp_path, "mine", {"search": "search"}):
+        assert [worker["state"] for worker in asyncio.run(work())] == ["healthy"] * 2
+        assert told() is None
 
 
 def test_a_lost_workers_items_are_done_elsewhere() -> None:

@@ -108,6 +108,32 @@ def test_nobody_gives_up_while_one_loads_its_models(
     assert "1 of the workers wait" in told[-1]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_the_time_limit_of_a_plugin_is_no_loss_of_its_worker(
+    actors: list[Actor], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """``late``: its last words come after it is known to be gone, and after others."""
+    monkeypatch.setattr(workers, "_LAST_WORDS_S", 60.0)
+    waits = "butwait: waiting for score of the plugin 'a:b', 60 s (at a.py, line 2)"
+    told = "the plugin 'a:b' has not come back from score for 600 s (at a.py, line 2); mend it"
+
+    async def sleep(seconds: float) -> None:
+        handle.said.append(f"butwait: {told}")
+
+    monkeypatch.setattr(workers.asyncio, "sleep", sleep)
+    handle = workers.RayHandle(0, None, set())
+    handle.said.extend([waits] if late else [waits, f"butwait: {told}"])
+    reply = Future[Any]()
+    reply.set_exception(LostError("gone"))
+
+    async def ask() -> Any:
+        return await handle.asked(SimpleNamespace(future=lambda: reply))
+
+    with pytest.raises(UserError) as error:
+        asyncio.run(ask())
+    assert str(error.value) == told
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_one_that_was_lost_while_it_loaded_has_no_place_any_more(
     actors: list[Actor], clock: Clock, refused: bool

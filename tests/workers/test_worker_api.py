@@ -11,17 +11,23 @@ from worker_runs import FILTER, REWARD, prepare
 
 import butwait
 from butwait.engines.kinds.scripted import ScriptedSettings
+from butwait.engines.kinds.transformers import TransformersSettings
+from butwait.engines.scheduling.rows import Concurrency
 from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
+from butwait.running import plugins
 from butwait.running.plugins import find_modules_in, load_plugin
 from butwait.search.rows import to_row
+from butwait.workers import crew
 from butwait.workers.crew import at_work
-from butwait.workers.job import Job, Opened, Worker
+from butwait.workers.job import Job, Opened, Worker, unpacked
 from butwait.workers.settings import WorkersSettings
 
+MODEL = ModelSettings(name="tiny")
+SCRIPTED = ScriptedSettings(kind="scripted", script="x:y")
 TWO = {"kind": "processes", "count": 2}
 EXACT = {"kind": "transformers", "slots": 16, "prefill_chunk": 8, "deterministic": True}
 
@@ -112,6 +118,105 @@ def test_work_of_another_process_ends_where_nobody_waits_for_it_any_more(own_fol
 
     assert asyncio.run(asked()) == "next"
     assert Path("ended").exists()
+
+
+OWN = """
+import sys
+import numpy as np
+async def work(opened, item):
+    if item == "exit":
+        sys.exit(3)
+    if item == "engine":
+        await opened.engine.extend(None, None, None, None)
+    if item == "numpy":
+        np.zeros(2) @ np.zeros(3)
+    return {}[item]
+"""
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("exit", "failed in work: SystemExit (3) at own_work.py, line 6"),
+        ("numpy", "failed in work: ValueError (matmul: "),
+        ("else", "failed in work: KeyError ('else') at own_work.py, line 11"),
+        ("engine", None),
+    ],
+)
+@pytest.mark.parametrize("handed", [False, True])
+def test_a_plugin_that_fails_is_a_mistake_and_an_engine_that_fails_is_none(
+    own_folder: Path, item: str, told: str | None, handed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``handed``: to another process, which imports the module without loading a plugin."""
+    (own_folder / "own_work.py").write_text(OWN)
+    work = load_plugin("own_work:work", "work")
+    if handed:
+        job = Job(work, SCRIPTED, MODEL, PromptSettings(), None, (), ())
+        packed = job.packed()
+        monkeypatch.setattr(plugins, "_loaded", {})
+        work = unpacked(packed).work
+
+    async def outcome() -> BaseException:
+        with Grader(workers=1) as grader:
+            opened = Opened(ScriptedEngine({"": {"\\boxed{3}": 1.0}}), None, grader)
+            try:
+                await Worker(work, opened, 1).reply(item)
+            except BaseException as error:
+                return error
+            raise AssertionError
+
+    error = asyncio.run(outcome())
+    assert isinstance(error, UserError) == (told is not None)
+    if told is not None:
+        assert f"the plugin 'own_work:work' {told}" in str(error)
+
+
+def test_a_worker_tells_what_it_has_begun() -> None:
+    """Two at a time: with each of five there is one more, but with the last."""
+
+    async def work(opened: Opened, item: int) -> int:
+        await turns[item].wait()
+        return item
+
+    async def all_of_them() -> list[int]:
+        with Grader(workers=1) as grader:
+            engine = ScriptedEngine({"": {"\\boxed{3}": 1.0}})
+            worker = Worker(work, Opened(engine, None, grader), 2)
+            asked = [asyncio.ensure_future(worker.reply(item)) for item in range(5)]
+            begun = []
+            for turn, each in zip(turns, asked, strict=True):
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                turn.set()
+                begun.append((await each).begun)
+            return begun
+
+    turns = [asyncio.Event() for _ in range(5)]
+    assert asyncio.run(all_of_them()) == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "slots", "most"),
+    [("auto", 4096, 400), ("auto", 8, 64), (64, 4096, 64), (3, 4096, 3)],
+)
+def test_auto_is_as_many_problems_as_a_worker_lets_in(
+    concurrency: Concurrency, slots: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "_host", lambda *_: (Nobody(), 2))
+    given: Any = (None, TransformersSettings(slots=slots), MODEL, PromptSettings(), None)
+    asked = [Problem(str(i), "1 + 2", "3") for i in range(400)]
+    job = Job(*given, asked, (), concurrency=concurrency)
+
+    async def size() -> int:
+        async with crew.at_work(job, WorkersSettings(kind="processes", count=2)) as found:
+            return found.size
+
+    assert asyncio.run(size()) == 2 * most
+
+
+class Nobody:
+    async def start(self, index: int) -> Any:
+        await asyncio.get_running_loop().create_future()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +125,52 @@ def test_what_cannot_be_opened_is_told_once(own_folder: Path, command: Command) 
     assert told[0] == told[1]
     assert told[0][0] == 2
     assert len(told[0][1].splitlines()) == 1
+
+
+SAMPLER = """
+from butwait.search.settings import CommonSettings, Sampler
+async def sample(problem, engine, reward_model, settings, key):
+    1 / 0
+SAMPLER = Sampler(CommonSettings, sample, needs_reward_model=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_sampler_of_ones_own_that_fails_is_the_same_sentence(
+    own_folder: Path, command: Command
+) -> None:
+    """And no worker is lost."""
+    prepare(own_folder, {}, search={**SEARCH, "sampler": {"kind": "own_sampler:SAMPLER"}})
+    (own_folder / "own_sampler.py").write_text(SAMPLER)
+    told = [
+        command("run", "mine.yaml", "--run-dir", run, *words)[::2]
+        for run, words in (("here", ()), ("there", PROCESSES))
+    ]
+    assert told[0] == told[1]
+    assert told[0][0] == 2
+    assert "'own_sampler:SAMPLER' failed in sample: ZeroDivisionError" in told[0][1]
+    assert "is lost" not in (own_folder / "there" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["in score", "in its start"])
+def test_a_plugin_that_hangs_in_a_worker_ends_the_run(tmp_path: Path, where: str) -> None:
+    """It is not tried again on another, which would wait for as long."""
+    prepare(tmp_path, {0: "sleep here"} if where == "in score" else {})
+    if where == "in its start":
+        plugin = tmp_path / "hard.py"
+        hangs = "def reward():\n    while 'child' in sys.argv[0]: time.sleep(1)\n"
+        plugin.write_text(plugin.read_text().replace("def reward():\n", hangs))
+    words = [sys.executable, "-m", "butwait", "run", "mine.yaml", "--run-dir", "run", *PROCESSES]
+    limit = os.environ | {"BUTWAIT_PLUGIN_TIMEOUT": "5"}
+    ended = subprocess.run(words, cwd=tmp_path, env=limit, capture_output=True, text=True)
+    assert ended.returncode == 2
+    # Which of the calls under way it names is not this test's matter; the place is.
+    told = (
+        r"butwait: the plugin 'hard:\w+' has not come back from .+ for 5 s \(at hard.py, line \d+\)"
+    )
+    assert re.match(rf"{told}; mend it, .+\n$", ended.stderr)
+    assert "is lost" not in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.slow

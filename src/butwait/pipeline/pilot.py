@@ -19,6 +19,7 @@ import numpy as np
 from butwait.engines.scheduling.rows import Concurrency, most_problems, rows_that_pay
 from butwait.evaluation.settings import EvaluateSettings
 from butwait.pipeline.identity import recorded_versions, stage_header
+from butwait.pipeline.preflight import finished_stages
 from butwait.planning.json_form import stage_json
 from butwait.planning.known import find_shape, set_facts
 from butwait.planning.memory import GB
@@ -38,7 +39,7 @@ from butwait.recipe.recipe import Recipe
 from butwait.records import Key, UserError
 from butwait.running.files import remove
 from butwait.running.log import say
-from butwait.running.stages import Stage, locked, open_stage, read_stage
+from butwait.running.stages import Stage, locked, open_stage
 from butwait.stages.context import StageRun
 from butwait.stages.problem_sets import LoadedSet, load_problem_sets
 from butwait.workers.crew import Crew
@@ -83,7 +84,7 @@ def run_pilot(
         for loaded in sets.values():
             grader.expect(loaded.problems)
         few = {name: _part(recipe, name, loaded, count) for name, loaded in sets.items()}
-        done = _finished(recipe, folder)
+        done = finished_stages(recipe, folder, sets, recorded_versions())
         found: dict[str, dict[str, Any]] = {}
         shares: dict[str, float] = {}
         for name in recipe.order():
@@ -112,12 +113,6 @@ def _part(recipe: Recipe, name: str, loaded: LoadedSet, count: int) -> LoadedSet
     chosen = np.sort(draw.choice(len(problems), count, replace=False))
     kept = [problems[i] for i in chosen]
     return LoadedSet(kept, Counter(), f"{loaded.fingerprint}-{count}")
-
-
-def _finished(recipe: Recipe, folder: Path) -> dict[str, Stage]:
-    """The stages of the run that are complete."""
-    found = {name: read_stage(folder / name) for name in recipe.stages}
-    return {name: stage for name, stage in found.items() if stage is not None and stage.complete}
 
 
 def _runnable(recipe: Recipe, name: str, done: dict[str, Stage]) -> Recipe | None:

@@ -90,6 +90,15 @@ def due_stages(
     recipe: Recipe, run: Path, problems: dict[str, LoadedSet], versions: dict[str, str]
 ) -> list[str]:
     """The stages that are not finished, in order: only what these need must be there."""
+    done = finished_stages(recipe, run, problems, versions)
+    return [name for name in recipe.order() if name not in done]
+
+
+def finished_stages(
+    recipe: Recipe, run: Path, problems: dict[str, LoadedSet], versions: dict[str, str]
+) -> dict[str, Stage]:
+    """The stages that this recipe finds finished, also those that were put aside and would come
+    back."""
     done: dict[str, Stage] = {}
     for name in recipe.order():
         if not all(source in done for source in recipe.sources(name)):
@@ -101,7 +110,7 @@ def due_stages(
             if stage and stage.complete and stage.record["fingerprint"] == header["fingerprint"]:
                 done[name] = stage
                 break
-    return [name for name in recipe.order() if name not in done]
+    return done
 
 
 def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]:

@@ -118,9 +118,10 @@ def _run_stages(
             with peak_noted(run, name) if here else nullcontext():
                 outcome = _outcome(StageRun(recipe, name, stage, done, problems, grader))
             stage.finish(*outcome)
-            due = [other for other in due if other != name]
-            show_due(due)
             say(f"  {stage.record['seconds']:.1f} s, {stage.record['cost']}", logging.DEBUG)
+        if name in due:  # also one whose input was removed and came out as before
+            due.remove(name)
+            show_due(due)
         if others := other_versions(stage.record["versions"], versions):
             say(f"  made by {', '.join(others)}")
         if recipe.kind(name).gives == "report":

@@ -9,7 +9,7 @@ import sysconfig
 import threading
 import time
 from asyncio import CancelledError, current_task
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -159,6 +159,16 @@ def failed_plugin(error: BaseException) -> str | None:
     return None
 
 
+def loaded_plugins() -> list[str]:
+    """As the recipe names them."""
+    return list(_loaded.values())
+
+
+def tell_loaded(names: Iterable[str]) -> None:
+    """Another process has loaded these plugins, and this one imports their modules otherwise."""
+    _loaded.update({name.partition(":")[0]: name for name in names})
+
+
 def source_file(name: str) -> Path | None:
     """The file of the module in ``module:function``; None where there is none."""
     _find_modules_here()
@@ -274,6 +284,10 @@ def _one_line(text: str) -> str:
 
 # Calls that do not come back.
 
+WAITING = "butwait: waiting for "
+"""Begins a line of a process that waits for a plugin."""
+_OVERDUE = re.compile("butwait: (the plugin .* has not come back from .*)")
+
 
 @dataclass
 class _Waited:
@@ -367,6 +381,11 @@ def _users_frame() -> FrameType | None:
     while frame is not None and not _is_users(frame):
         frame = frame.f_back
     return frame
+
+
+def overdue(said: Iterable[str]) -> str | None:
+    """The sentence of a process that a plugin's time limit ended, if these lines of it have one."""
+    return next((found[1] for line in said if (found := _OVERDUE.fullmatch(line))), None)
 
 
 def _say(sentence: str) -> None:

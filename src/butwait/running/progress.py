@@ -205,10 +205,12 @@ def show_due(names: Sequence[str]) -> None:
         _report.write({"due": list(names)}, now=True)
 
 
-def show_workers(workers: Sequence[Mapping[str, Any]]) -> None:
-    """Puts what the workers do into the report: ``index``, ``state``, ``done``, ``restarts``."""
+def show_workers(workers: Sequence[Mapping[str, Any]] | None) -> None:
+    """Puts what the workers do into the report: ``index``, ``state``, ``done``, ``restarts``. None:
+    they have ended, which is written at once."""
     if _report is not None:
-        _report.write({"workers": [dict(worker) for worker in workers]})
+        told = None if workers is None else [dict(worker) for worker in workers]
+        _report.write({"workers": told}, now=workers is None)
 
 
 _NO_TASK: dict[str, Any] = {

@@ -131,6 +131,8 @@ def read_run(run: Path) -> RunState:
     at = at if isinstance(at, str) and at in known else ""
     if not progress and not known:
         state, told = ("running", told) if state == "running" else ("stopped", "nothing finished")
+    for name in _outdated(progress, records, at):
+        del records[name]
     stages = [
         _stage(run / name, kind, records.get(name, {}), state == "running" and name == at)
         for name, kind in known.items()
@@ -171,6 +173,20 @@ def _state(run: Path, progress: Mapping[str, Any], held: bool) -> tuple[State, s
     if said == "finished":
         return "finished", "finished"
     return "stopped", "stopped"
+
+
+def _outdated(
+    progress: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], at: str
+) -> list[str]:
+    """Stages that are finished by an older recipe, and will be computed anew. That ``at`` which the
+    run is has been begun anew."""
+    due = progress.get("due")
+    due = due if isinstance(due, list) and progress.get("state") != "finished" else []
+    return [
+        name
+        for name, record in records.items()
+        if name in due and name != at and record.get("status") == "complete"
+    ]
 
 
 def _stage(path: Path, kind: str, record: Mapping[str, Any], running: bool) -> StageState:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from butwait.engines.scheduling.rows import FIXED
+from butwait.engines.scheduling.rows import FIXED, most_problems, rows_that_pay
 from butwait.records import Problem
 from butwait.workers.host import Figures, Host, Reply
 from butwait.workers.job import Job, Worker
@@ -100,9 +100,11 @@ async def at_work(
             job.grader.judges.add(reply.unjudged)
 
     placement = Placement.of(settings, job.engine, job.model, job.reward_model)
+    # As if a problem had one path: the worker sees how many it has, and begins what it can hold.
+    most = most_problems(job.concurrency, len(job.problems), 1, rows_that_pay(job.engine))
     room = FIXED if job.concurrency == "auto" else job.concurrency
     host, count = _host(job, settings, placement, run)
-    async with Pool(host, count, room, _name, heard, proven) as pool:
+    async with Pool(host, count, room, _name, heard, proven, most) as pool:
         yield pool
 
 

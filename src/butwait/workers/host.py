@@ -46,12 +46,14 @@ class Reply(NamedTuple):
         policy_tokens: that its engine sampled since its last reply.
         unjudged: why functions of one's own gave no verdict since then (``Grader.failures``).
         figures: of the worker until now.
+        begun: other items that it was at and that did not wait for a place in it (``places``).
     """
 
     result: Any
     policy_tokens: int = 0
     unjudged: Any = None
     figures: Figures = Figures({}, {})
+    begun: int = 0
 
 
 class Handle(Protocol):

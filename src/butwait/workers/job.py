@@ -1,12 +1,14 @@
 """What a worker opens, and what it does with an item."""
 
 import asyncio
+import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Protocol
 
 from butwait.engines.engine import Engine
@@ -18,10 +20,20 @@ from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem, UserError
 from butwait.reward_models.reward_model import RewardModel
-from butwait.running.plugins import find_modules_in, folders
+from butwait.running.plugins import (
+    failed_plugin,
+    find_modules_in,
+    folders,
+    loaded_plugins,
+    tell_loaded,
+)
 from butwait.running.shards import BY_ITSELF, first_of
 from butwait.workers.host import Figures, Reply
 from butwait.workers.loading import loaded
+
+_MODELS = tuple(
+    f"{Path(__file__).parents[1] / package}{os.sep}" for package in ("engines", "reward_models")
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Worker:
         self._work, self._opened = work, opened
         self._places = places(concurrency, opened.engine)
         self._counted = opened.engine.counters.policy_tokens
+        self._begun = 0
 
     @property
     def policy_tokens(self) -> int:
@@ -69,6 +82,7 @@ class Worker:
         """The result for an item; several may be under way at a time. Raises whatever the work
         raises, and a UserError where that cancels itself: nobody asked it to."""
         async with self._places:
+            self._begun += 1
             try:
                 return await self._work(self._opened, item)
             except asyncio.CancelledError as error:
@@ -78,6 +92,8 @@ class Worker:
                 raise UserError(BY_ITSELF) from error
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from errors
+            finally:
+                self._begun -= 1
 
     @property
     def figures(self) -> Figures:
@@ -89,11 +105,20 @@ class Worker:
         return shown(self._opened.engine)
 
     async def reply(self, item: Any) -> Reply:
-        """``do``, and what another process is to be told besides."""
-        result = await self.do(item)
+        """``do``, and what another process is to be told besides. Raises UserError for a plugin
+        that fails: another worker would not help."""
+        try:
+            result = await self.do(item)
+        except (UserError, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            told = failed_plugin(error)
+            if told is None or _of_models(error):
+                raise
+            raise UserError(told) from error
         before, self._counted = self._counted, self.policy_tokens
         unjudged = self._opened.grader.judges.failures()
-        return Reply(result, self._counted - before, unjudged, self.figures)
+        return Reply(result, self._counted - before, unjudged, self.figures, self._begun)
 
 
 @dataclass(frozen=True)
@@ -173,7 +198,8 @@ class Job:
             verifiers |= self.grader.judges.held_to
         there = replace(self, engine=engine, problems=(), grader=None, verifiers=verifiers)
         try:
-            return pickle.dumps((folders(), pickle.dumps(there, protocol=5)), protocol=5)
+            job = pickle.dumps(there, protocol=5)
+            return pickle.dumps((folders(), loaded_plugins(), job), protocol=5)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(
                 f"what workers are to do cannot be handed to them ({error}); name functions as "
@@ -181,13 +207,21 @@ class Job:
             ) from error
 
 
+def _of_models(error: BaseException) -> bool:
+    """Whether it comes out of our own engines or reward models: what a plugin called may be broken,
+    and the worker with it."""
+    frames = walk_tb(first_of(error).__traceback__)
+    return any(frame.f_code.co_filename.startswith(_MODELS) for frame, _ in frames)
+
+
 def unpacked(packed: bytes) -> Job:
     """The job of ``Job.packed``. Modules are looked for where the run looked for them.
 
     Raises UserError for what cannot be imported here.
     """
-    places, job = pickle.loads(packed)
+    places, plugins, job = pickle.loads(packed)
     find_modules_in([Path(place) for place in places])
+    tell_loaded(plugins)
     try:
         found = pickle.loads(job)
     except (AttributeError, ImportError) as error:

@@ -2,13 +2,15 @@
 
 Plain asyncio: it knows neither processes nor Ray (``host.py``), neither engines nor searches.
 
-An item goes to the healthy worker that has the least to do. Where a worker is lost, its unfinished
-items go elsewhere. One of them may be what ended it: they are *suspects* from then on, and each is
-done alone on a worker. One that ends two workers which did nothing else is set aside.
+An item goes to the healthy worker that has the least to do, and none is given more than its part
+while others load their models. Where a worker is lost, its unfinished items go elsewhere. One of
+them may be what ended it: they are *suspects* from then on, and each is done alone on a worker. One
+that ends two workers which did nothing else is set aside.
 """
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +28,9 @@ STARTS, RESTARTS = 3, 10
 """Times in a row that a worker may end before it is ready: at first, and after it has run."""
 ENDINGS = 2
 """Workers that an item may end while it is alone on them."""
+AHEAD = 1.5
+"""Items that a worker is given for each that it has begun: the others wait in it for a place, and
+go to no other worker."""
 WAITS = (0.0, 1.0, 5.0)
 """Seconds before a worker is started again, after so many failed starts in a row; then the last."""
 
@@ -46,6 +51,7 @@ class _Seat:
     """The place of one worker, which may be taken by another after it."""
 
     index: int
+    room: int
     handle: Handle | None = None
     state: str = "starting"
     at: set[_Asked] = field(default_factory=set)
@@ -87,6 +93,8 @@ class Pool:
         heard: is told each reply.
         proven: whether such work was done before: then it is no fault of the work where items end
             workers.
+        most: items that a worker is at where it says that it has begun nearly as many as it was
+            given (``Reply.begun``): it lets in what it has room for.
     """
 
     def __init__(
@@ -97,11 +105,14 @@ class Pool:
         name: Callable[[Any], str] = str,
         heard: Callable[[Reply], None] = lambda reply: None,
         proven: bool = False,
+        most: int = 0,
     ) -> None:
         self._host, self._room, self._name, self._heard = host, room, name, heard
-        self._seats = [_Seat(index) for index in range(count)]
+        self._most = max(room, most)
+        self._seats = [_Seat(index, room) for index in range(count)]
         self._waiting: deque[_Asked] = deque()
         self._suspects: deque[_Asked] = deque()
+        self._open: set[_Asked] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._restarts, self._proven = 0, proven
@@ -112,7 +123,7 @@ class Pool:
     @property
     def size(self) -> int:
         """Items that can be under way at a time."""
-        return len(self._seats) * self._room
+        return len(self._seats) * self._most
 
     @property
     def health(self) -> Health:
@@ -149,7 +160,10 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         handles = [seat.handle for seat in self._seats if seat.handle is not None]
-        await asyncio.gather(*(handle.close() for handle in handles))
+        try:
+            await asyncio.gather(*(handle.close() for handle in handles))
+        finally:
+            show_workers(None)
 
     async def do(self, item: Any) -> Any:
         """The result of the work on an item. Where this is cancelled, so is the work.
@@ -161,11 +175,13 @@ class Pool:
         if self._failure is not None:
             raise self._failure
         asked = _Asked(item, asyncio.get_running_loop().create_future())
+        self._open.add(asked)
         self._waiting.append(asked)
-        self._hand_out()
         try:
+            self._hand_out()
             return await asked.answer
         finally:
+            self._open.discard(asked)
             if asked.answer.cancelled() and asked.call is not None:
                 asyncio.get_running_loop().call_soon(asked.call.cancel)  # once it has begun
 
@@ -181,31 +197,41 @@ class Pool:
     def _spawn(self, work: Any) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A fault of the pool's own must not leave anybody waiting."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     def _hand_out(self) -> None:
         """Gives what waits to the workers that have room: suspects first, to idle ones."""
         for seat in self._seats:
             if seat.state == "healthy" and not seat.at and (asked := _next(self._suspects)):
                 self._give(seat, asked)
-        while open_seats := [seat for seat in self._seats if self._takes(seat)]:
+        part = self._part()
+        while open_seats := [s for s in self._seats if _takes(s) and len(s.at) < part]:
             if (asked := _next(self._waiting)) is None:
                 return
             self._give(min(open_seats, key=lambda seat: len(seat.at)), asked)
 
-    def _takes(self, seat: _Seat) -> bool:
-        """Whether it has room. One that does a suspect does nothing else."""
-        alone = any(asked.suspect for asked in seat.at)
-        return seat.state == "healthy" and not alone and len(seat.at) < self._room
+    def _part(self) -> float:
+        """Items for each worker, until one has done its first: the others load their models for
+        about as long. One that takes longer may have to wait for its place in a cluster."""
+        if any(seat.done for seat in self._seats):
+            return math.inf
+        there = sum(seat.state != "dead" for seat in self._seats)
+        return max(1, math.ceil(len(self._open) / max(1, there)))
 
     def _give(self, seat: _Seat, asked: _Asked) -> None:
         seat.at.add(asked)
-        asked.call = self._spawn(self._call(seat, asked))
+        assert seat.handle is not None, "it is healthy"
+        # By its handle: the seat may be another worker's before the call begins.
+        asked.call = self._spawn(self._call(seat, seat.handle, asked))
 
-    async def _call(self, seat: _Seat, asked: _Asked) -> None:
-        handle = seat.handle
-        assert handle is not None, "it is healthy"
+    async def _call(self, seat: _Seat, handle: Handle, asked: _Asked) -> None:
         try:
             reply = await handle.call(asked.item)
         except WorkerLostError as lost:
@@ -219,6 +245,7 @@ class Pool:
         else:
             self._proven = True
             seat.done += 1
+            seat.room = min(self._most, max(self._room, math.ceil(AHEAD * reply.begun)))
             self._report()
             self.policy_tokens += reply.policy_tokens
             self._figures[handle] = reply.figures
@@ -290,10 +317,16 @@ class Pool:
     def _fail(self, error: BaseException) -> None:
         """Nothing more will be done: everybody who waits is told."""
         self._failure = self._failure or error
-        for asked in [*self._waiting, *self._suspects, *(a for s in self._seats for a in s.at)]:
+        for asked in self._open:
             _tell(asked, error)
         self._waiting.clear()
         self._suspects.clear()
+
+
+def _takes(seat: _Seat) -> bool:
+    """Whether it has room. One that does a suspect does nothing else."""
+    alone = any(asked.suspect for asked in seat.at)
+    return seat.state == "healthy" and not alone and len(seat.at) < seat.room
 
 
 def _next(line: deque[_Asked]) -> _Asked | None:

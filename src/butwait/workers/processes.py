@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from butwait.records import UserError
 from butwait.running.log import note
+from butwait.running.plugins import overdue
 from butwait.workers.frames import GIVEN_UP, framed, read
 from butwait.workers.host import Reply, WorkerLostError
 
@@ -99,7 +100,7 @@ class ProcessHandle:
             self._writer.write(framed(packed))
             refused = await read(self._reader)
         except (OSError, asyncio.IncompleteReadError):
-            raise WorkerLostError(await self._last_words()) from None
+            raise await self._end_of() from None
         if refused is not None:
             raise UserError(refused)
         self._reading = asyncio.create_task(self._read())
@@ -138,6 +139,7 @@ class ProcessHandle:
 
     async def _read(self) -> None:
         """Hands replies to those who wait for them, until the worker is gone."""
+        end: UserError | WorkerLostError
         try:
             while True:
                 number, reply, refused = await read(self._reader)
@@ -149,13 +151,14 @@ class ProcessHandle:
                 else:
                     answer.set_exception(UserError(refused))
         except (OSError, asyncio.IncompleteReadError):
-            self._lost = WorkerLostError(await self._last_words())
+            end = await self._end_of()
         except Exception as error:  # of a class that only the worker could import
             self._end()
-            self._lost = WorkerLostError(f"its reply cannot be read ({error})")
+            end = WorkerLostError(f"its reply cannot be read ({error})")
+        self._lost = WorkerLostError(str(end))
         for answer in self._asked.values():
             if not answer.done():
-                answer.set_exception(WorkerLostError(self._lost.why))
+                answer.set_exception(type(end)(str(end)))
 
     async def _listen(self) -> None:
         """What the worker says goes to the run's log."""
@@ -163,6 +166,13 @@ class ProcessHandle:
             if text := line.decode(errors="replace").rstrip():
                 self._said.append(text)
                 note(f"worker {self._index}: {text}", logging.INFO)
+
+    async def _end_of(self) -> UserError | WorkerLostError:
+        """What the end of the worker is for those who wait: a plugin that did not come back to one
+        does not come back to another."""
+        words = await self._last_words()
+        told = overdue(self._said)
+        return UserError(told) if told else WorkerLostError(words)
 
     async def _last_words(self) -> str:
         """Why the worker ended: what it said last, or how it ended."""

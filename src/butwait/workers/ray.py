@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from butwait.records import UserError
 from butwait.running.log import note, say
+from butwait.running.plugins import WAITING, overdue
 from butwait.workers.host import Reply, WorkerLostError
 from butwait.workers.placement import Placement
 from butwait.workers.ray_actor import Actor, ActorJob, Place, installed_version
@@ -200,12 +201,15 @@ class RayHandle:
                 ) from error
             how = _how(error)
             begun = how not in (NODE_LOST, UNREACHABLE)
-            raise WorkerLostError(await self._last_words(how), begun=begun) from error
+            words = await self._last_words(how)
+            if told := overdue(self.said):  # it does not come back to another worker either
+                raise UserError(told) from error
+            raise WorkerLostError(words, begun=begun) from error
 
     async def _last_words(self, how: str) -> str:
         """Why it ended: on which node, how, and what it said last."""
         for _ in range(10):  # what it printed comes by another way
-            if self.said:
+            if self.said and not self.said[-1].startswith(WAITING):
                 break
             await asyncio.sleep(_LAST_WORDS_S / 10)
         where = f" on node {self.place.node}" if self.place else ""
