@@ -145,6 +145,14 @@ def wrong(name: str, call: str, given: Any, meant: str) -> UserError:
     return UserError(f"the plugin {name!r} gives {what} in {call}; it must return {meant}")
 
 
+def own_class(thing: Any, scripted: type) -> str | None:
+    """What an object that a program made is called in sentences: its class. None for one that ships
+    with butwait, unless it runs a function of the program (``scripted``)."""
+    kind = type(thing)
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return None if ours and not isinstance(thing, scripted) else kind.__qualname__
+
+
 def failed_plugin(error: BaseException) -> str | None:
     """The sentence for an error that came through the code of a plugin; None for another."""
     first = first_of(error)
