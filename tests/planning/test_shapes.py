@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from butwait.engines.settings import ModelSettings, allowed_tensor_parallel
+from butwait.planning.devices import DECODE_BANDWIDTH, SERVED_PASS_S, Device, decode_seconds
 from butwait.planning.known import facts, find_shape
-from butwait.planning.memory import Held
+from butwait.planning.memory import Held, drawing_parts
 from butwait.planning.shapes import (
     ModelShape,
     refused_tensor_parallel,
     shape_of,
 )
+from butwait.planning.work import Drawing
 from butwait.records import UserError
 
 SMALL = {
@@ -152,6 +154,64 @@ def test_latents_are_kept_in_place_of_keys_and_values() -> None:
     found = shape_of({"model_type": "deepseek_v3", **SMALL, **LATENT}, "d")
     assert found.cached(1, served=True) == found.cached(1) == 4 * (16 + 8)
     assert found.whole == 4 * 4 * (24 + 16)
+
+
+# What each of several devices holds of a cache (tensor parallel), by vLLM's own count:
+# `ModelConfig.get_num_kv_heads` (config/model.py) is max(1, heads // devices), and 1 for latents;
+# `mamba2_state_shape` (layers/mamba/mamba_utils.py) parts states by Mamba's heads.
+LATENTS = {"model_type": "deepseek_v3", **SMALL, **LATENT}
+HYBRID = {"model_type": "granitemoehybrid", **SMALL, **MAMBA, "num_local_experts": 0}
+STATE = 3 * (128 * 16 + (128 + 2 * 16) * 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "held"),
+    [
+        ({"model_type": "llama", **SMALL}, 1, 10 * 4 * 2 * 2 * 16),
+        ({"model_type": "llama", **SMALL}, 2, 10 * 4 * 2 * 1 * 16),
+        ({"model_type": "llama", **SMALL}, 4, 10 * 4 * 2 * 1 * 16),  # two have the same head
+        ({"model_type": "mistral", **SMALL, "sliding_window": 8}, 2, 8 * 4 * 2 * 1 * 16),
+        (LATENTS, 1, 10 * 4 * (16 + 8)),
+        (LATENTS, 2, 10 * 4 * (16 + 8)),
+        (LATENTS, 4, 10 * 4 * (16 + 8)),
+        (HYBRID, 1, 10 * 2 * 2 * 16 + STATE),
+        (HYBRID, 2, 10 * 2 * 1 * 16 + STATE / 2),
+        (HYBRID, 4, 10 * 2 * 1 * 16 + STATE / 4),
+    ],
+)
+def test_what_each_device_holds(config: dict[str, Any], devices: int, held: float) -> None:
+    found = shape_of(config, "s")
+    assert found.cached(10, served=True, devices=devices) == held
+    policy = Held(found, "bfloat16", 2.0, served=True)
+    beginning = found.cached(10, served=True, devices=devices) - found.state / devices
+    longer = found.cached(15, served=True, devices=devices)
+    both = 3 * beginning + 12 * (longer - beginning)
+    assert policy.kv(prompts=3, prompt=10, rows=12, path=5, devices=devices) == 2 * both
+
+
+def test_each_device_reads_latents_whole() -> None:
+    card = Device("card", memory=1.0, flops=1e30, bandwidth=1e9, source="")
+    sizes = {"tokens": 6.0, "rows": 3.0, "context": 10.0, "weight_bytes": 8000.0}
+    given = sizes | {"number_bytes": 2.0, "served": True}
+
+    def reading(config: dict[str, Any], spread: int) -> float:
+        took = decode_seconds(card, shape_of(config, "s"), spread=spread, **given)
+        return 1e9 * DECODE_BANDWIDTH * (took / 2 - SERVED_PASS_S)  # bytes of each of two passes
+
+    assert reading(LATENTS, 1) == pytest.approx(8000 + 3 * 10 * 4 * 24 * 2)
+    assert reading(LATENTS, 4) == pytest.approx(2000 + 3 * 10 * 4 * 24 * 2)
+    assert reading({"model_type": "llama", **SMALL}, 4) == pytest.approx(2000 + 3 * 10 * 4 * 32 * 2)
+
+
+def test_every_device_holds_all_logits() -> None:
+    drawing = Drawing(paths=8, prompts=2, prompt=10, path=5, longest=20)
+    held = Held(shape_of(LATENTS, "d"), "bfloat16", 2.0, served=True)
+    one, four = (
+        drawing_parts(held, [], drawing, False, n, rows=None, at_limit=False) for n in (1, 4)
+    )
+    assert one["logits"] == four["logits"] == 8 * 131 * 4  # gathered (logits_processor.py)
+    assert one["policy KV"] == four["policy KV"] == (2 * 10 + 8 * 5) * 4 * 24 * 2
+    assert four["policy weights"] == one["policy weights"] / 4
 
 
 def test_the_text_of_a_model_that_sees_is_counted() -> None:

@@ -32,7 +32,6 @@ WORKED = {
     "Roots: $\\boxed{2}$ and $\\boxed{3}$.": "2, 3",
     "\\boxed{12}": "12",
     "The area is \\fbox{3}.": "3",
-    "#### ": "####",
     "1/2": "1/2",
 }
 

@@ -161,7 +161,7 @@ def test_several_accepted_answers(tmp_path: Path) -> None:
     assert (problem.golds, problem.answer_kind) == (("1/2", "0.5", "half"), "math")
     with pytest.raises(UserError, match="holds a mapping"):
         load(write(tmp_path, [{"question": "a", "answer": [{"x": 1}]}]), accept_any=True)
-    with pytest.raises(UserError, match="has no gold answer"):
+    with pytest.raises(UserError, match="1 of 1 problems have no gold answer: row 1; mend it"):
         load(write(tmp_path, [{"question": "a", "answer": []}]), accept_any=True)
 
 
@@ -243,7 +243,7 @@ def test_a_problem_without_an_answer_is_an_error_or_dropped(
 ) -> None:
     blank = [{"question": q, "answer": a, "id": q} for q, a in (("x", None), ("y", " "))]
     source = write(tmp_path, [{**ROWS[0], "id": "r"}, *blank])
-    with pytest.raises(UserError, match="problem x has no gold answer; mend it, or set drop_un"):
+    with pytest.raises(UserError, match="2 of 3 problems have no gold answer: row 2, row 3; mend"):
         load(source, columns=Columns(id="id"))
     with caplog.at_level(logging.WARNING):
         assert [p.id for p in load(source, columns=Columns(id="id"), drop_unanswered=True)] == ["r"]
@@ -251,8 +251,54 @@ def test_a_problem_without_an_answer_is_an_error_or_dropped(
     assert [p.id for p in load(source, columns=Columns(id="id"), limit=1)] == ["r"]
 
 
+BLANK = ["", " ", None, "\u200b", "$$", "$ $", "\\boxed{}", "so \\boxed{ }", "####", "$\\boxed{}$"]
+SAID = ["7", "-", "?", "()", "[]", "{}", "\\{\\}", "\\emptyset", "$7$", "\\boxed{7}", "#### 7"]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_blank_answer_is_none_wherever_it_comes_from(tmp_path: Path, blank: str | None) -> None:
+    rows = [
+        {"question": "a", "answer": "7", "id": "r"},
+        {"question": "b", "answer": blank, "id": "b"},
+    ]
+    told = "1 of 2 problems have no gold answer: "
+    with pytest.raises(UserError, match=f"{told}row 2; mend it"):
+        load(write(tmp_path, rows))
+    assert [p.id for p in load(write(tmp_path, rows), drop_unanswered=True)] == ["r"]
+    kept = tmp_path / "mine.problems.jsonl"  # as a program gives them
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{told}problem b; mend it"):
+        load(str(kept))
+    assert [p.id for p in load(str(kept), drop_unanswered=True)] == ["r"]
+
+
+@pytest.mark.parametrize("gold", SAID)
+def test_what_says_something_is_an_answer(tmp_path: Path, gold: str) -> None:
+    (problem,) = load(write(tmp_path, [{"question": "b", "answer": gold}]))
+    assert problem.judged
+
+
+def test_a_text_is_blank_where_nothing_is_seen(tmp_path: Path) -> None:
+    given = [{"question": q, "answer": a} for q, a in (("a", "$$"), ("b", "\\boxed{}"))]
+    texts = load(write(tmp_path, given), answer_kind="text")
+    assert [p.answer for p in texts] == ["$$", "\\boxed{}"]
+    with pytest.raises(UserError, match="1 of 1 problems have no gold answer"):
+        load(write(tmp_path, [{"question": "a", "answer": "\u200b"}]), answer_kind="text")
+
+
+def test_many_rows_without_an_answer_are_counted(tmp_path: Path) -> None:
+    lines = [f"question {n},{'' if n % 2 else n}" for n in range(1, 25)]
+    file = tmp_path / "half.csv"
+    file.write_text("question,answer\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UserError) as told:
+        load(str(file))
+    rows = ", ".join(f"row {n} (line {n + 1})" for n in (1, 3, 5, 7, 9))
+    assert f"12 of 24 problems have no gold answer: {rows} and 7 more; mend" in str(told.value)
+    assert len(load(str(file), drop_unanswered=True)) == 12
+
+
 def test_an_answer_without_the_mark_is_no_answer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no gold answer"):
+    with pytest.raises(UserError, match="1 of 1 problems have no gold answer: row 1; mend it"):
         load(write(tmp_path, [{"question": "a", "answer": "72"}]), answer_after="####")
 
 

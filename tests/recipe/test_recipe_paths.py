@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from butwait.pipeline.preflight import check_sets, look_around
+from butwait.pipeline.run import run_recipe
 from butwait.recipe.load import checked_recipe, load_recipe, read_recipe, settable
 from butwait.records import UserError
 from butwait.running.files import expanded
@@ -118,6 +119,44 @@ def test_the_home_of_somebody_who_is_not_there_is_a_path_that_leads_nowhere(what
     Path("near/mine.yaml").write_text(RECIPE + MORE)
     word = next(word for name, _, word in PLACES if name == what)
     assert "~nobody_here/them" in _told_of(word.format("~nobody_here/them"))
+
+
+BLANK = """problems:
+  base: {source: near/base.csv}
+  hunt: {source: near/hunt.csv}
+  judge: {source: near/judge.csv}
+  loop: {source: near/loop.csv}
+stages:
+  judge: {kind: prm, problems: judge}
+  base: {kind: evaluate, problems: [base], methods: {sample: {k: 4}}}
+  hunt: {kind: search, problems: hunt, from: [judge], sampler: {kind: particle_filter}}
+  verified: {kind: verified, from: [hunt]}
+  back: {kind: backtrack, from: [hunt]}
+  loop: {kind: grpo, problems: loop}
+"""
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["check", "run"])
+def test_blank_answers_are_told_of_every_stage_before_anything_runs(stored: bool) -> None:
+    sets = ("base", "hunt", "judge", "loop")
+    for name in sets:
+        rows = f"question,answer\n{name} one?,1\n{name} two?,\n{name} three?,$$\n"
+        (Path("near") / f"{name}.csv").write_text(rows)
+    Path("near/mine.yaml").write_text("model: {name: tiny}\n" + BLANK)
+    recipe, where = read_recipe("near/mine.yaml", STAGES)
+    if stored:
+        with pytest.raises(UserError) as error:
+            run_recipe(recipe, Path("run"), where)
+        found = str(error.value)
+        assert not [name for name in recipe.stages if (Path("run") / name).exists()]
+    else:
+        found = _told_of("seed=1")
+    lines = sorted(line for line in found.splitlines() if "no gold answer" in line)
+    assert lines == [
+        f"near/mine.yaml:{line}: near/{name}.csv: 2 of 3 problems have no gold answer: row 2 "
+        "(line 3), row 3 (line 4); mend it, or set drop_unanswered: true (a verifier needs none)"
+        for line, name in enumerate(sets, 3)
+    ]
 
 
 def test_homes() -> None:

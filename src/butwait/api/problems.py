@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from butwait.api.objects import Verifier, plain, verifier_place
 from butwait.api.question import Given, written
-from butwait.problems.answers import answer_kind, gold_text, read_gold
+from butwait.problems.answers import answer_kind, gold_text, read_gold, without_blanks
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
@@ -119,7 +119,7 @@ def set_content(problems: Problems, run: Path, verifier: Verifier | None) -> dic
     else:
         asked = problems_of(problems)
         for problem in asked:
-            if problem.answer is None and problem.verifier is None and verifier is None:
+            if verifier is None and not without_blanks(problem).judged:
                 raise UserError(
                     f"problems: {problem.question[:80]!r} has no gold answer, which a stage on "
                     "disk needs; give Problem(id, question, answer), or a verifier"

@@ -43,7 +43,7 @@ from butwait.stages.kinds.search import SearchStage
 from butwait.stages.searching import Growing, grown
 from butwait.workers.crew import Crew, at_work
 from butwait.workers.job import Job
-from butwait.workers.loading import loaded
+from butwait.workers.loading import loaded, watched
 
 Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]]
 """Takes what a search is about to use and gives what it uses in its place."""
@@ -69,7 +69,7 @@ async def asolve(
     (problem,) = plan.problems
     with plan.grader() as grader:
         async with plan.loaded() as both:
-            policy, judge = watch(*both) if watch is not None else both
+            policy, judge = watched(*watch(*both)) if watch is not None else both
             began = time.perf_counter()
             tree = await grown(problem, policy, judge, plan.stage.sampler, plan.key, grader)
             seconds = time.perf_counter() - began

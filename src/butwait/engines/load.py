@@ -2,7 +2,8 @@
 anyone's own): its settings, and how it is started."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple, get_args
@@ -14,6 +15,7 @@ from butwait.engines.engine import Continuation, Engine, Prefix, token_character
 from butwait.engines.gate import TELLS_NOTHING, GatedEngine, TokenGate, Watch
 from butwait.engines.scheduling.loads import TellsLoad
 from butwait.engines.scheduling.rows import ROWS_THAT_PAY, Rows, asking, rows_that_pay
+from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import (
     BaseEngineSettings,
     ModelEngineSettings,
@@ -26,7 +28,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import Finish, Key, Problem
 from butwait.running.kinds import Kinds
 from butwait.running.log import say
-from butwait.running.plugins import calling, wrong
+from butwait.running.plugins import calling, own_class, wrong
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,13 @@ def start_plugin(name: str, start: Callable[..., Any], *args: Any) -> "PluginEng
     return PluginEngine(name, engine)
 
 
+def watched(engine: Engine) -> Engine:
+    """An engine as it is, or one of a program's own with what it says looked at."""
+    name = own_class(engine, ScriptedEngine)
+    return engine if name is None else PluginEngine(name, engine)
+
+
+_LARGEST_ID = np.iinfo(np.int32).max
 _NEEDED = ("start", "extend", "release", "close", "turn", "counters")
 
 
@@ -152,13 +161,15 @@ class PluginEngine(Engine):
     """An ``Engine`` of a user's own: what it raises, and what is no answer, is a UserError.
 
     Args:
-        name: of the plugin, as in the recipe.
-        engine: what it started.
+        name: of the plugin, as in the recipe, or of its class.
+        engine: what it started. Rows of its own are counted by itself.
     """
 
     def __init__(self, name: str, engine: Any) -> None:
         self.counters = engine.counters
-        self.rows = Rows(ROWS_THAT_PAY["cpu"])
+        own = getattr(engine, "rows", None)
+        self._counts = not isinstance(own, Rows)
+        self.rows = own if isinstance(own, Rows) else Rows(ROWS_THAT_PAY["cpu"])
         self._name, self._engine = name, engine
 
     def __getattr__(self, name: str) -> Any:
@@ -167,7 +178,8 @@ class PluginEngine(Engine):
     def turn(self) -> Engine:
         with calling(self._name, "turn"):
             turn = PluginEngine(self._name, self._engine.turn())
-        turn.rows = self.rows
+        if self._counts:
+            turn.rows = self.rows
         return turn
 
     def start(self, problem: Problem) -> Prefix:
@@ -195,25 +207,40 @@ class PluginEngine(Engine):
     async def extend(
         self, prefixes: Sequence[Prefix], rule: StepRule, sampling: Sampling, keys: Sequence[Key]
     ) -> list[Continuation]:
-        self.rows.add(len(prefixes))
-        try:
-            with asking(len(prefixes)), calling(self._name, "extend", awaited=True):
-                steps = await self._engine.extend(prefixes, rule, sampling, keys)
-        finally:
-            self.rows.add(-len(prefixes))
+        with self._asking(len(prefixes)), calling(self._name, "extend", awaited=True):
+            steps = await self._engine.extend(prefixes, rule, sampling, keys)
         if not isinstance(steps, Sequence) or len(steps) != len(prefixes):
             meant = f"a list of {len(prefixes)} Continuations, one a prefix"
             raise wrong(self._name, "extend", steps, meant)
-        for step in steps:
+        for prefix, step in zip(prefixes, steps, strict=True):
             if not isinstance(step, Continuation) or not isinstance(step.prefix, Prefix):
                 raise wrong(self._name, "extend", step, "a Continuation with its prefix")
             if not _are_ids(step.token_ids) or not _are_logprobs(step.logprobs, step.token_ids):
                 meant = "token ids, int32 (n,), with log-probabilities, float32 (n,), none NaN"
                 raise wrong(self._name, "extend", step, meant)
+            if not np.isfinite(step.logprobs).all():
+                meant = "the log-probabilities of tokens that were drawn, none infinite"
+                raise wrong(self._name, "extend", step, meant)
+            if not _goes_on(step.prefix, prefix, step.token_ids):
+                meant = "as prefix the one that was given and the step's tokens (prefix.extended)"
+                raise wrong(self._name, "extend", step, meant)
             if step.finish not in get_args(Finish) or not isinstance(step.text, str):
                 meant = f"a text and a finish ({', '.join(get_args(Finish))})"
                 raise wrong(self._name, "extend", step, meant)
         return list(steps)
+
+    @contextmanager
+    def _asking(self, paths: int) -> Iterator[None]:
+        """Counts the rows of an engine that does not by itself."""
+        if not self._counts:
+            yield
+            return
+        self.rows.add(paths)
+        try:
+            with asking(paths):
+                yield
+        finally:
+            self.rows.add(-paths)
 
     async def score(
         self, prefixes: Sequence[Prefix], continuations: Sequence[np.ndarray]
@@ -237,12 +264,28 @@ class PluginEngine(Engine):
 
 
 def _are_ids(ids: Any) -> bool:
-    return isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu"
+    """Whether these can be tokens. How many there are is known to the engine alone."""
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        return False
+    return not len(ids) or bool(ids.min() >= 0 and ids.max() <= _LARGEST_ID)
 
 
 def _are_logprobs(logprobs: Any, ids: np.ndarray) -> bool:
     numbers = isinstance(logprobs, np.ndarray) and logprobs.dtype.kind == "f"
-    return numbers and logprobs.shape == ids.shape and not bool(np.isnan(logprobs).any())
+    if not numbers or logprobs.shape != ids.shape or bool(np.isnan(logprobs).any()):
+        return False
+    return not bool((logprobs == np.inf).any())  # minus infinity: a token that cannot come
+
+
+def _goes_on(longer: Prefix, path: Prefix, ids: np.ndarray) -> bool:
+    """Whether a prefix is a path and these tokens after it."""
+    told = longer.token_ids
+    return (
+        _are_ids(told)
+        and longer.prompt_length == path.prompt_length
+        and np.array_equal(told[: len(path.token_ids)], path.token_ids)
+        and np.array_equal(told[len(path.token_ids) :], ids)
+    )
 
 
 def _are_characters(found: Any, ids: np.ndarray, text: str) -> bool:

@@ -109,8 +109,8 @@ def decode_seconds(
     if not tokens:
         return 0.0
     rows = max(1.0, rows)
-    read = weight_bytes + rows * shape.cached(context, served=served) * number_bytes
-    reading = read / (device.bandwidth * DECODE_BANDWIDTH * spread)
+    cached = shape.cached(context, served=served, devices=spread) * number_bytes
+    reading = (weight_bytes / spread + rows * cached) / (device.bandwidth * DECODE_BANDWIDTH)
     computing = shape.forward_flops(rows, context) / (device.flops * DECODE_FLOPS * spread)
     if served:
         host = SERVED_PASS_S

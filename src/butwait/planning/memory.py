@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from butwait.planning.shapes import ModelShape
@@ -69,11 +70,13 @@ class Held:
         inner = shape.parameters - shape.embedding - (0 if shape.tied else shape.head)
         return (inner + (shape.head if self.head else 0)) * NUMBER[self.dtype]
 
-    def kv(self, prompts: float, prompt: float, rows: float, path: float) -> float:
-        """Bytes of the cache of so many prompts, each held once, and paths."""
-        shape, served = self.shape, self.served
-        whole = shape.cached(prompt + path, served=served)
-        beginning = shape.cached(prompt, served=served) - shape.state
+    def kv(
+        self, prompts: float, prompt: float, rows: float, path: float, devices: int = 1
+    ) -> float:
+        """Bytes of the cache of so many prompts, each held once, and paths, on each of so many
+        devices that hold the model together."""
+        cached = partial(self.shape.cached, served=self.served, devices=devices)
+        whole, beginning = cached(prompt + path), cached(prompt) - cached(0)
         return (prompts * beginning + rows * (whole - beginning)) * self.cache
 
 
@@ -113,10 +116,9 @@ def search_parts(
     if policy is not None:
         shape = policy.shape
         parts["policy weights"] = policy.weights / spread
-        apart = max(1, min(spread, shape.kv_heads))  # beyond that devices hold copies
-        parts["policy KV"] = policy.kv(prompts, drawing.prompt, held, own) / apart
+        parts["policy KV"] = policy.kv(prompts, drawing.prompt, held, own, spread)
         if policy.served:
-            parts["logits"] = held * shape.vocabulary * 4 / spread
+            parts["logits"] = held * shape.vocabulary * 4  # vLLM gathers them on every device
         else:
             one_layer = policy.cache * shape.whole / max(1, shape.layers)
             columns = drawing.prompt + path

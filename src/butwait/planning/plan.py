@@ -323,9 +323,11 @@ class _Planner:
         drawing = learning = 0.0
         drawers, trainers = self.on_one_cpu(stage) if device.is_cpu else (1, 1)
         if held is not None and work.drawing is not None:
+            spread = self.spread(stage)
             beside = side_by_side(work.drawing.paths, rows)
             room = (device.memory * GB - plan.least_on(device.is_cpu)) / drawers
-            each = held.kv(0, 0, 1, max(1.0, work.drawing.path)) * (1 - work.drawing.shared)
+            each = held.kv(0, 0, 1, max(1.0, work.drawing.path), spread)
+            each *= 1 - work.drawing.shared
             beside = max(1, min(beside, int(max(0.0, room) / max(1.0, each)) + 1))
             drawing += decode_seconds(
                 device,
@@ -336,9 +338,9 @@ class _Planner:
                 weight_bytes=held.shape.active * NUMBER[held.dtype],
                 number_bytes=held.cache,
                 served=held.served,
-                spread=self.spread(stage),
+                spread=spread,
             )
-            reading = held.shape.forward_flops(work.read, context)
+            reading = held.shape.forward_flops(work.read, context) / spread
             drawing += reading / (device.flops * cards.READ_FLOPS)
         for judge in judges:
             flops = judge.shape.forward_flops(work.scored, context, head=judge.head)

@@ -65,12 +65,23 @@ class ModelShape:
         """What is cached of a token while it is inside of every window."""
         return self.kv + self.windowed
 
-    def cached(self, tokens: float, *, served: bool = False) -> float:
-        """Numbers that are cached of a sequence of so many tokens. ``served``: by a server, which
-        lets go of what windows do not see."""
-        if not served:
-            return self.kv_numbers * tokens + self.state
-        return self.kv * tokens + self.windowed * min(tokens, self.window) + self.state
+    @property
+    def latent(self) -> bool:
+        """Whether less is cached than attention reads: latents, which all heads share."""
+        return self.kv_numbers < self.whole
+
+    def cached(self, tokens: float, *, served: bool = False, devices: int = 1) -> float:
+        """Numbers that are cached of a sequence of so many tokens, on each device.
+
+        Args:
+            served: by a server, which lets go of what windows do not see.
+            devices: that hold one model together (tensor parallel). Keys and values are parted by
+                their heads, and beyond these devices hold copies; each has latents whole; Mamba's
+                states are parted by the heads of its own.
+        """
+        apart = 1 if self.latent else max(1, min(devices, self.kv_heads))
+        seen = min(tokens, self.window) if served else tokens
+        return (self.kv * tokens + self.windowed * seen) / apart + self.state / devices
 
     def forward_flops(self, tokens: float, context: float, *, head: bool = True) -> float:
         """Operations to run so many tokens that see so many positions on average."""

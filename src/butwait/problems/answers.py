@@ -13,6 +13,7 @@ An answer that is text, or that a verifier judges, is what stands in 2 or 3 char
 """
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 from butwait.problems.cells import number_text
@@ -53,6 +54,7 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
 _PLAIN_INTEGER = re.compile(r"\s*([+-]?)0*(\d{1,1000})\s*")
 _INTEGER = re.compile(r"[+-]?\d+")
 _BEHIND = re.compile(r"[\s$.,;!*\\)\]]*")
+_UNSEEN = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]")
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?")
 _CALCULATED = re.compile(
     r"\\(?:log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|sum|prod|int|lim|sqrt"
@@ -211,6 +213,30 @@ def read_gold(gold: str | float | Decimal, *, several: bool = True) -> str:
     if "####" not in text and not count_boxes(text):
         return text
     return (several and joined_boxes(text)) or extract_answer(text, "math") or text
+
+
+def says_nothing(gold: str, kind: AnswerKind) -> bool:
+    """Whether a gold answer is blank: no character that is seen; where the rules of equality judge,
+    also ``$$``, and a box or a ``####`` with nothing behind it."""
+    if gold.isalnum():
+        return False
+    seen = _UNSEEN.sub("", gold)
+    if kind == "text":
+        return not seen
+    if not seen.strip("$"):
+        return True
+    marked = "####" in gold or count_boxes(gold) > 0
+    return marked and extract_answer(gold, "math") in (None, "", gold.strip())
+
+
+def without_blanks(problem: Problem) -> Problem:
+    """The problem without gold answers that are blank; as it is where a verifier judges."""
+    if problem.verifier is not None:
+        return problem
+    golds = tuple(gold for gold in problem.golds if not says_nothing(gold, problem.answer_kind))
+    if golds == problem.golds:
+        return problem
+    return replace(problem, answer=golds[0] if golds else None, also=golds[1:])
 
 
 def gold_text(gold: str | float | Decimal | None) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from butwait.problems.answers import read_gold
+from butwait.problems.answers import read_gold, says_nothing, without_blanks
 from butwait.problems.cells import NOTHING, cell, text_of, whole
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
@@ -28,7 +28,8 @@ MAX_DIGITS = 1_000
 
 _SHOWN = 60
 _MOST_NAMES = 30
-"""Characters of a value, and names of columns, that a sentence shows."""
+_MOST_ROWS = 5
+"""Characters of a value, names of columns, and rows that a sentence shows."""
 _INTEGER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
 _NO_ANSWERS = frozenset({"proof", "notfound", "not found", "n/a", "nan", "null", "unknown"})
 """What data sets write where they have no answer."""
@@ -50,11 +51,16 @@ def load_problems(settings: ProblemSetSettings) -> list[Problem]:
         params = {"size": full.offset + full.limit, **params}
     loaded = kind.load(full.model_copy(update={"params": params}))
     problems = [problem for problem in loaded if isinstance(problem, Problem)]
+    places: dict[str, str] = {}
     if rows := _placed(loaded):
-        problems = _Table(settings.source, full, rows).problems()
+        placed = _Table(settings.source, full, rows).problems()
+        problems = [*placed.values()]
+        places = {problem.id: place for place, problem in placed.items()}
     if verifier := full.verifier or kind.verifier(full.source):
         problems = [replace(problem, verifier=verifier) for problem in problems]
-    problems = _selected(problems, full)
+    elif not rows:  # of a table they were looked at where they were read
+        problems = [without_blanks(problem) for problem in problems]
+    problems = _selected(problems, full, settings.source, places)
     if not problems:
         raise UserError(
             f"{settings.source} gives no problems: it has none, none has a gold answer, or there "
@@ -88,7 +94,8 @@ class _Table:
     settings: ProblemSetSettings
     rows: Mapping[str, Row]
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> dict[str, Problem]:
+        """By their places."""
         columns = self._columns()
         found = {place: self._problem(row, place, columns) for place, row in self.rows.items()}
         self._log(
@@ -211,13 +218,13 @@ class _Table:
         )
         return kept
 
-    def _unique(self, problems: Mapping[str, Problem], *, by_id: bool) -> list[Problem]:
+    def _unique(self, problems: Mapping[str, Problem], *, by_id: bool) -> dict[str, Problem]:
         """One problem an id: what occurs again is left out, numbered or an error."""
         ids = {problem.id for problem in problems.values()}
         first: dict[str, tuple[str, Problem]] = {}
         again: set[tuple[str, str, tuple[str, ...]]] = set()
         numbers: dict[str, int] = {}
-        kept = []
+        kept: dict[str, Problem] = {}
         for place, problem in problems.items():
             before, _ = first.setdefault(problem.id, (place, problem))
             content = (
@@ -226,7 +233,7 @@ class _Table:
                 problem.golds if by_id else (),
             )
             if before == place:
-                kept.append(problem)
+                kept[place] = problem
             elif by_id and self.settings.repeated_ids == "error":
                 raise UserError(
                     f"{self.source}: the id {problem.id[:_SHOWN]!r} occurs more than once "
@@ -239,21 +246,21 @@ class _Table:
                     name = f"{problem.id}-{number}"
                 numbers[problem.id] = number
                 ids.add(name)
-                kept.append(replace(problem, id=name))
+                kept[place] = replace(problem, id=name)
             again.add(content)
         self._log(len(problems) - len(kept), "repeated questions are left out")
         return kept
 
-    def _typed(self, problems: list[Problem]) -> list[Problem]:
+    def _typed(self, problems: dict[str, Problem]) -> dict[str, Problem]:
         """The problems with their answer kind; integers without separators and leading zeros."""
         kind: str = self.settings.answer_kind
         if kind == "auto":
-            kind = self._kind([gold for problem in problems for gold in problem.golds])
+            kind = self._kind([gold for problem in problems.values() for gold in problem.golds])
         if kind == "text":
-            return [replace(p, answer_kind="text") for p in problems]
+            return {place: replace(p, answer_kind="text") for place, p in problems.items()}
         if kind == "math":
-            return [replace(p, answer_kind="math") for p in problems]
-        return [self._with_integers(problem) for problem in problems]
+            return {place: replace(p, answer_kind="math") for place, p in problems.items()}
+        return {place: self._with_integers(problem) for place, problem in problems.items()}
 
     def _kind(self, golds: Sequence[str]) -> AnswerKind:
         """What ``answer_kind: auto`` is. What a verifier is given stays as it is written, so that
@@ -297,7 +304,9 @@ def _cut(text: str | None, settings: ProblemSetSettings) -> list[str]:
     if settings.answer_kind != "text" and not judged:
         text = read_gold(text, several=settings.answer_separator is None)
     parts = text.split(settings.answer_separator) if settings.answer_separator else [text]
-    return [part.strip() for part in parts if part.strip()]
+    golds = [part.strip() for part in parts if part.strip()]
+    kind: AnswerKind = "text" if settings.answer_kind == "text" else "math"
+    return golds if judged else [gold for gold in golds if not says_nothing(gold, kind)]
 
 
 def _is_integer(gold: str) -> bool:
@@ -313,8 +322,15 @@ def _written(value: Any) -> Any:
     return str(value)
 
 
-def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Problem]:
-    """Shuffled, cut to offset and limit, without unanswered problems."""
+def _selected(
+    problems: list[Problem], settings: ProblemSetSettings, source: str, places: Mapping[str, str]
+) -> list[Problem]:
+    """Shuffled, cut to offset and limit, without unanswered problems.
+
+    Args:
+        source: what the recipe calls it.
+        places: of problems in it, by their ids.
+    """
     if settings.drop_unanswered:
         answered = [p for p in problems if p.judged]
         if len(answered) < len(problems):
@@ -330,10 +346,12 @@ def _selected(problems: list[Problem], settings: ProblemSetSettings) -> list[Pro
         problems = [problems[i] for i in order]
     end = None if settings.limit is None else settings.offset + settings.limit
     chosen = problems[settings.offset : end]
-    for problem in chosen:
-        if not problem.judged:
-            raise UserError(
-                f"{problem.source}: problem {visible(problem.id)[:_SHOWN]} has no gold answer; "
-                "mend it, or set drop_unanswered: true (a verifier needs none)"
-            )
+    if lacking := [problem.id for problem in chosen if not problem.judged]:
+        shown = [places.get(name, f"problem {visible(name)[:_SHOWN]}") for name in lacking]
+        more = f" and {len(shown) - _MOST_ROWS} more" if len(shown) > _MOST_ROWS else ""
+        raise UserError(
+            f"{visible(source)}: {len(lacking)} of {len(chosen)} problems have no gold answer: "
+            f"{', '.join(shown[:_MOST_ROWS])}{more}; mend it, or set drop_unanswered: true "
+            "(a verifier needs none)"
+        )
     return chosen

@@ -7,7 +7,8 @@ from typing import Any
 
 from butwait.records import Problem
 from butwait.reward_models.reward_model import MAX_LOGIT, Path, RewardModel, Score
-from butwait.running.plugins import calling, wrong
+from butwait.reward_models.scripted import ScriptedRewardModel
+from butwait.running.plugins import calling, own_class, wrong
 
 
 def load_plugin_model(name: str, load: Callable[..., Any], *args: Any) -> RewardModel:
@@ -21,10 +22,8 @@ def load_plugin_model(name: str, load: Callable[..., Any], *args: Any) -> Reward
 
 def watched(model: RewardModel) -> RewardModel:
     """A reward model as it is, or one of a program's own with what it says looked at."""
-    own = type(model)
-    if own.__module__.partition(".")[0] == __name__.partition(".")[0]:
-        return model
-    return PluginRewardModel(own.__qualname__, model)
+    name = own_class(model, ScriptedRewardModel)
+    return model if name is None else PluginRewardModel(name, model)
 
 
 class PluginRewardModel:

@@ -58,7 +58,7 @@ def load_plugin(name: str, what: str) -> Any:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name.strip(".") or module_name[0] == "." or not attribute:
         raise UserError(f"{what}: {name!r} is not of the form module:function")
-    _find_modules_here()
+    find_modules_first(folders())
     _loaded[module_name] = name
     try:
         with _watched(name, "its import"):
@@ -145,6 +145,14 @@ def wrong(name: str, call: str, given: Any, meant: str) -> UserError:
     return UserError(f"the plugin {name!r} gives {what} in {call}; it must return {meant}")
 
 
+def own_class(thing: Any, scripted: type) -> str | None:
+    """What an object that a program made is called in sentences: its class. None for one that ships
+    with butwait, unless it runs a function of the program (``scripted``)."""
+    kind = type(thing)
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return None if ours and not isinstance(thing, scripted) else kind.__qualname__
+
+
 def failed_plugin(error: BaseException) -> str | None:
     """The sentence for an error that came through the code of a plugin; None for another."""
     first = first_of(error)
@@ -171,7 +179,7 @@ def tell_loaded(names: Iterable[str]) -> None:
 
 def source_file(name: str) -> Path | None:
     """The file of the module in ``module:function``; None where there is none."""
-    _find_modules_here()
+    find_modules_first(folders())
     try:
         spec = find_spec(name.partition(":")[0])
     except (Exception, SystemExit):  # of the package around it; told where it is loaded
@@ -184,7 +192,7 @@ def find_modules_in(places: Sequence[Path]) -> None:
     installed. A module that an earlier recipe of this process loaded is loaded again where its file
     has changed since, or another file has its name now."""
     _places[:] = [str(place.resolve()) for place in places]
-    _find_modules_here()
+    find_modules_first(folders())
     importlib.invalidate_caches()
     for top in {module.partition(".")[0] for module in _loaded}:
         parts = [name for name in sys.modules if name == top or name.startswith(f"{top}.")]
@@ -228,10 +236,6 @@ def beside_recipe(name: str) -> str:
     if found is None or not name or os.path.exists(name):
         return ""
     return f"; a path is taken from the current folder: write {os.path.relpath(found)!r}"
-
-
-def _find_modules_here() -> None:
-    find_modules_first(folders())
 
 
 def find_modules_first(places: list[str]) -> None:

@@ -7,12 +7,20 @@ from typing import Any
 
 from butwait.engines.engine import Engine
 from butwait.engines.load import EngineSettings, load_engine
+from butwait.engines.load import watched as watched_engine
 from butwait.engines.settings import ModelSettings, StepRule
 from butwait.problems.settings import PromptSettings
 from butwait.records import Problem
 from butwait.reward_models.load import Policy, load_reward_model
-from butwait.reward_models.plugin import watched
+from butwait.reward_models.plugin import watched as watched_reward_model
 from butwait.reward_models.reward_model import RewardModel
+
+
+def watched(engine: Engine, reward_model: RewardModel | None) -> tuple[Engine, RewardModel | None]:
+    """Both as a search uses them: what those of a program's own raise, and what is no answer, is a
+    UserError."""
+    judge = None if reward_model is None else watched_reward_model(reward_model)
+    return watched_engine(engine), judge
 
 
 @asynccontextmanager
@@ -46,9 +54,7 @@ async def loaded(
         running = policy
     judge, judging = reward_model, None
     try:
-        if isinstance(reward_model, RewardModel):
-            judge = watched(reward_model)
-        elif reward_model is not None:
+        if reward_model is not None and not isinstance(reward_model, RewardModel):
             known = Policy(model, prompt, paths, capacity)
             judge = judging = load_reward_model(reward_model, tokenizer, known)
         # A search makes many small objects, and the collector would look at all of the libraries'
@@ -58,7 +64,7 @@ async def loaded(
         if not frozen:
             gc.freeze()
         try:
-            yield policy, judge
+            yield watched(policy, judge)
         finally:
             if not frozen:
                 gc.unfreeze()
