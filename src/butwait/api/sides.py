@@ -69,7 +69,7 @@ class StageSide:
         """The metrics of a row. Raises UserError where there is no such row, or another one is
         named by its folder."""
         known, place = list(self.record["metrics"]), self.path
-        if self.chosen in known:
+        if self.chosen is not None and self.chosen in known:
             known, place = [self.chosen], self.path / "attempts" / self.chosen
         if row not in known:
             told = f"{place} has no row {row!r}{meant(row, known)}"
