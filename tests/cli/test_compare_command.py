@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_stages import changed, inspect_log, stage
+from stored_stages import changed, inspect_log, stage, with_row
 
 import butwait
 from butwait.evaluation.compare import compare
@@ -278,7 +278,8 @@ def test_what_is_not_finished_is_left_out_of_runs_and_told(own_folder, command):
     assert (code, err.count("\n")) == (2, 1)
     assert "b/after/aime/plain is one evaluation; name two" in err
     assert "(b/later is not finished)" in err
-    with pytest.raises(butwait.UserError, match=r"several evaluations; name one \(.*b/later\)"):
+    told = r"b/later is not finished; run its stage first, or name what is finished \(b/after\)"
+    with pytest.raises(butwait.UserError, match=told):
         butwait.compare("a", "b")
     code, _, err = command("compare", "a", "b/later")
     assert code == 2
@@ -377,6 +378,80 @@ def test_seeds_that_are_none(own_folder, command, b, words, told):
     assert told in " ".join((out + err).split())
     assert code == (0 if told == "30/30" else 2)
     assert err.count("\n") <= 1
+
+
+def test_a_run_of_several_evaluations_is_no_seed(own_folder, command):
+    """Its base and its trained model were averaged as two seeds."""
+    for run in "abcd":
+        stage(own_folder / run / "base", NINE, 1)
+        stage(own_folder / run / "after", TEN, 1)
+    told = "a is a run with several evaluations; name one (a/after, a/base)"
+    for words in (
+        ("compare", "a,b", "c,d"),
+        ("compare", "c/after", "a,b"),
+        ("plan-eval", "--detect", "3", "--problems", "30", "--pilot", "a,b"),
+    ):
+        code, out, err = command(*words)
+        assert (code, out, err) == (2, "", f"butwait: compare: {told}\n")
+    with pytest.raises(butwait.UserError, match=r"a is a run with several .*\(a/after, a/base\)"):
+        butwait.compare("c/after", "a,b")
+    # Runs of one evaluation each are seeds.
+    for run in "ef":
+        stage(own_folder / run / "after", TEN, 1)
+    _, out, _ = command("compare", "a/base", "e,f")
+    assert "after/aime/plain 33.3% (30 x 1, 2 seeds)" in " ".join(out.split())
+
+
+def test_an_arm_with_an_unfinished_seed_is_no_run_of_several(own_folder):
+    stage(own_folder / "base", NINE, 1)
+    for seed in range(3):
+        changed(stage(own_folder / f"run/after-{seed}", TEN, 1), arm="after")
+    changed(own_folder / "run/after-1", status="running")
+    told = (
+        "compare: the evaluation run/after-1 is not finished; run its stage first, or name what is "
+        "finished (run/after-0, run/after-2)"
+    )
+    for arm in ("run/after", "run/after,"):
+        with pytest.raises(butwait.UserError) as raised:
+            butwait.compare("base", arm)
+        assert str(raised.value) == told
+
+
+def test_export_writes_what_is_named_and_nothing_else(own_folder, command):
+    """Of a run it took the first stage by name; what it could not take was called a log."""
+    with_row(stage(own_folder / "run/after", TEN, 1), "filter", [1] * 15 + [0] * 15, 1)
+    stage(own_folder / "run/base", NINE, 1)
+    for seed in range(2):
+        changed(stage(own_folder / f"run/sft-{seed}", TEN, 1), arm="sft")
+    words = ("--hub", "hub.yaml", "--dataset", "o/d")
+    seeds = "is an arm of several seeds; name one of them (run/sft-0, run/sft-1)"
+    for named, more, told in (
+        ("run", (), "run is a run with several evaluations; name one (run/after, run/base, "),
+        ("run/sft", (), f"run/sft {seeds}"),
+        ("run/sft-0,run/sft-1", (), f"run/sft-0,run/sft-1 {seeds}"),
+        ("run/after", (), "run/after has several rows; name one by --row (aime/plain, aime/filter"),
+        (
+            "run/after/attempts/aime/filtr",
+            (),
+            "run/after has no row 'aime/filtr'; did you mean aime/filter?",
+        ),
+        (
+            "run/after/attempts/aime/plain",
+            ("--row", "aime/filter"),
+            "run/after/attempts/aime/plain has no row 'aime/filter' (there are: aime/plain)",
+        ),
+    ):
+        code, _, err = command("export", named, *words, *more)
+        assert (code, err.count("\n")) == (2, 1), named
+        assert told in err
+        assert not (own_folder / "hub.yaml").exists()
+    for named, rate in (("run/base", "30.0%"), ("run/after/attempts/aime/filter", "50.0%")):
+        code, out, err = command("export", named, *words)
+        assert (code, out, err) == (0, f"hub.yaml: {rate} of o/d\n", "")
+    changed(own_folder / "run/sft-0", status="running")
+    code, _, err = command("export", "run/sft", *words)
+    assert code == 2
+    assert "run/sft-0 is not finished; run its stage first, or name what is finished (r" in err
 
 
 @pytest.mark.slow

@@ -16,8 +16,10 @@ import pytest
 from butwait.cli import ending
 from butwait.cli.ending import run_to_end
 from butwait.records import UserError
+from butwait.running import stops
 
-STOPPED = "\nbutwait: stopped; the same command goes on where it was\n"
+STOPPED = "\nbutwait: stopped\n"
+GOES_ON = "\nbutwait: stopped; the same command goes on where it was\n"
 
 
 def raises(error: BaseException) -> Callable[[], Any]:
@@ -37,6 +39,11 @@ async def send_awaiting(number: int) -> None:
     await asyncio.sleep(5)
 
 
+def stop_in_a_run() -> None:
+    stops.keep()
+    send(signal.SIGINT)
+
+
 def close_badly() -> None:
     try:
         send(signal.SIGINT)
@@ -51,7 +58,8 @@ def close_badly() -> None:
         (raises(UserError("one\ntwo")), 2, "butwait: one\nbutwait: two\n"),
         (raises(SystemExit(0)), 0, ""),
         (raises(SystemExit(5)), 5, ""),
-        (raises(KeyboardInterrupt()), 130, STOPPED),
+        (stop_in_a_run, 130, GOES_ON),
+        (raises(KeyboardInterrupt()), 130, STOPPED),  # whatever the command before it was
         (lambda: send(signal.SIGINT), 130, STOPPED),
         (lambda: asyncio.run(send_awaiting(signal.SIGINT)), 130, STOPPED),
         (lambda: send(signal.SIGTERM), 143, STOPPED),
@@ -74,6 +82,33 @@ def test_every_end_has_its_code_and_sentence(
     assert end.value.code == code
     assert capsys.readouterr().err == said
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "said"),
+    [
+        ("run quickstart", "butwait.pipeline.run._run_stages", GOES_ON),
+        ("plan quickstart --pilot 2", "butwait.pipeline.pilot.load_problem_sets", GOES_ON),
+        ("compare a b", "butwait.cli.evaluations.compare.compare_stored", STOPPED),
+        ("plan-eval --detect 3 --problems 30", "butwait.evaluation.planned.Design.found", STOPPED),
+        ("import a --out run/b", "butwait.evaluation.logs.detect._start", STOPPED),
+        ("export a --inspect b.jsonl", "butwait.api.sides.Reader.sides", STOPPED),
+    ],
+)
+def test_only_what_works_in_a_run_is_promised_to_go_on(
+    words: str,
+    place: str,
+    said: str,
+    own_folder: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, stop)
+    code, _, err = command(*words.split())
+    assert (code, err) == (130, said)
 
 
 def test_a_fault_of_butwaits_own_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:

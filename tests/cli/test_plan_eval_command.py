@@ -96,6 +96,18 @@ def test_one_pilot_is_one_side_whatever_it_holds(own_folder, command):
     assert "assumed" not in found["told"]
 
 
+def test_an_unfinished_seed_of_a_pilot_is_left_out_and_told(own_folder, command):
+    for seed, counts in enumerate(([2] * 30, [4] * 15 + [2] * 15, [1] * 30)):
+        changed(stage(own_folder / f"run/after-{seed}", counts, 4), arm="after")
+    changed(own_folder / "run/after-2", status="running")
+    found = plan(command, "--detect", "9", "--problems", "60", "--pilot", "run/after")
+    assert found["variance"] == pytest.approx((1 / 3 + 1 / 6) / 2)
+    assert found["notes"] == ["the evaluation run/after-2 is not finished and was left out."]
+    assert f"Note: {found['notes'][0]}" in found["told"]
+    whole = plan(command, "--detect", "9", "--problems", "60", "--pilot", "run/after-0")
+    assert whole["notes"] == []
+
+
 def test_the_pilot_that_could_not_be_scored_is_named(own_folder, command):
     no_gold = {"id": "b", "target": "", "text": "It is 7."}
     inspect_log(own_folder / "some.json", {"id": "a", "text": "It is 7."}, no_gold)
@@ -112,6 +124,23 @@ def test_samples_that_are_not_looked_for_are_not_called_hopeless(own_folder, com
     assert "30 questions cannot find a gain of 0.5 points with 1,000 samples each." in found["told"]
     assert "alone, k = 1,000 is not enough" in found["told"]
     assert "whatever k" not in found["told"]
+
+
+def test_a_set_that_finds_no_gain_has_no_smallest_one(own_folder, command):
+    """Not one of 100 points."""
+    few = plan(command, "--problems", "5", "--detect", "3")
+    # Five wins of five are p = 0.0625 in the exact test.
+    smallest = [step["minimum_detectable_effect"] for step in few["curve"]]
+    assert smallest[0] is None
+    assert smallest[1] == pytest.approx(0.6203, abs=1e-4)
+    assert few["smallest_of_all"] == pytest.approx(0.1682, abs=1e-4)
+    assert " 1 0% 0% – " in few["told"]
+    two = plan(command, "--problems", "2", "--detect", "3")
+    assert two["minimum_detectable_effect"] is two["smallest_of_all"] is None
+    assert (
+        "2 questions cannot find a gain of 3 points, whatever k: questions like them find no gain, "
+        "however large."
+    ) in two["told"]
 
 
 def test_a_file_of_problems_is_counted(own_folder, command):

@@ -346,3 +346,19 @@ def test_parts_attachments_and_strange_characters_are_read(tmp_path):
 def test_one_log_in_a_folder_is_found(tmp_path):
     shutil.copy(INSPECT, tmp_path / "only.eval")
     assert read_log(tmp_path).path == tmp_path / "only.eval"
+
+
+def test_a_log_in_json_is_found_in_a_folder_by_what_it_holds(tmp_path):
+    (results,) = (LOGS / "lm_eval" / "org__small").glob("results_*.json")
+    (tmp_path / "results.json").write_bytes(results.read_bytes())
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(UserError, match="holds no log of an evaluation"):
+        read_log(tmp_path)
+    (tmp_path / "inner").mkdir()
+    shutil.copy(INSPECT_JSON, tmp_path / "inner" / "one.json")
+    assert read_log(tmp_path).path == tmp_path / "inner" / "one.json"
+    shutil.copy(INSPECT_JSON, tmp_path / "two.json")
+    with pytest.raises(UserError, match=r"several logs \(inner/one.json, two.json\); name one"):
+        read_log(tmp_path)
+    shutil.copy(INSPECT, tmp_path / "only.eval")
+    assert read_log(tmp_path).path == tmp_path / "only.eval"

@@ -33,9 +33,12 @@ def test_an_evaluation_with_seeds_is_an_arm_of_the_report(
     arm = summary["evaluations"]["several/train/sample"]
     assert arm["seed_rates"] == pytest.approx(rates)
     assert list(summary["evaluations"]) == ["one/train/sample", "several/train/sample"]
-    assert summary["comparisons"] == []  # the same model by the same method
+    (comparison,) = summary["comparisons"]  # the same model by the same method, in two stages
+    assert (comparison["a"], comparison["b"]) == tuple(summary["evaluations"])
     (ranking,) = summary["rankings"]
     assert {a["arm"]: a["seeds"] for a in ranking["arms"]} == {"one": 1, "several": 3}
+    told = {a["arm"]: a["not_told_apart_from"] for a in ranking["arms"]}
+    assert told == {"one": ["several"], "several": ["one"]}
     verdict, title, first, _ = STAGES["report"].headline(records["report"]["metrics"])
     assert verdict == summary["verdict"]
     assert title == "Arms on train by sample:"

@@ -90,6 +90,48 @@ def test_without_arms_there_is_no_ranking(ablation: tuple[Path, list, list, dict
     assert rankings(evaluations(records, KINDS), []) == []
 
 
+def test_arms_that_were_not_compared_are_not_called_alike(
+    ablation: tuple[Path, list, list, dict],
+) -> None:
+    run, records, comparisons, pooled = ablation
+    rows = evaluations(records, KINDS, pooled)
+    poor = "poor/heldout/plain"
+    known = [c for c in comparisons if poor not in (c["a"], c["b"])]
+    (ranking,) = rankings(rows, known)
+    told = {
+        arm.arm: (arm.better_than, arm.worse_than, arm.not_told_apart_from) for arm in ranking.arms
+    }
+    assert told == {"good": (["base"], [], []), "base": ([], ["good"], []), "poor": ([], [], [])}
+    write_report(run, records, "ablation", known, pooled, KINDS)
+    html = (run / "report.html").read_text()
+    section = html.partition('<section id="ranking">')[2].partition("</section>")[0]
+    cells = [cell.partition("</td>")[0] for cell in section.split('<td class="wrap small">')[1:]]
+    assert cells == ["–" if arm.arm == "poor" else "none" for arm in ranking.arms]
+
+
+def test_one_policy_by_one_method_in_two_stages_is_compared(
+    ablation: tuple[Path, list, list, dict],
+) -> None:
+    """As with two reward models; the arm's seeds are still one side."""
+    run, records, _, _ = ablation
+    arms = {"base": None, "poor-1": "poor", "poor-2": "poor"}
+    recipe = SimpleNamespace(
+        stages={name: SimpleNamespace(arm=arm) for name, arm in arms.items()},
+        inputs=lambda name, gives: [],
+    )
+    inputs = {"evaluation": [read_stage(run / name) for name in arms]}.__getitem__
+    given: Any = SimpleNamespace(inputs=inputs, recipe=recipe, model_of=lambda name: "policy")
+    pooled, comparisons = compared(given)
+    base, poor = ([f"{arm}/heldout/{m}" for m in ("plain", "filter8")] for arm in ("base", "poor"))
+    pairs = [(c["a"], c["b"]) for c in comparisons]
+    assert len(pairs) == 6  # of four rows of one model every pair
+    assert set(zip(base, poor, strict=True)) < set(pairs)
+    kept = [record for record in records if record["name"] in arms]
+    found = rankings(evaluations(kept, KINDS, pooled), comparisons)
+    told = {arm.arm: arm.not_told_apart_from for arm in found[0].arms}
+    assert told == {"base": ["poor"], "poor": ["base"]}
+
+
 def test_the_cost_of_an_arm_is_that_of_all_its_seeds(
     ablation: tuple[Path, list, list, dict],
 ) -> None:

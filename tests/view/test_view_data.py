@@ -107,6 +107,19 @@ def test_an_example_of_an_id_of_two_questions_shows_the_one_it_asks(
     ]  # fmt: skip
 
 
+def test_long_questions_are_told_apart_by_what_they_end_in(seen_run: Path, tmp_path: Path) -> None:
+    """Prompts with the same examples begin alike, further than the page holds them."""
+    run, examples = own(seen_run, tmp_path), "Q: 1 + 1? A: 2. " * 200
+    texts = [f"{examples}3 + 4?", f"{examples}3 + 5?", f"{examples}\n 3 + 4?", ""]
+    rows = [{"id": f"p{i}", "question": text, "answer": "7"} for i, text in enumerate(texts)]
+    (run / "problems" / "test.jsonl").write_text(dump_rows(rows))
+    told = library(run).get("attempts/0/after")["problems"]
+    assert told[0]["question"] == told[1]["question"] == examples[:1999] + "…"
+    first, other, spaced, none = (one["same"] for one in told)
+    assert first == spaced != other
+    assert none == ""
+
+
 def test_a_piece_of_data_is_one_statement_that_no_text_can_end() -> None:
     texts = [HOSTILE, "\u2029 \ud800 \x7f é", float("nan"), {"deep": [float("-inf"), 1]}]
     statement = script("a/</script>", texts)

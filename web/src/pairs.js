@@ -1,12 +1,10 @@
 /** Which questions of two evaluations are the same. */
 
-const told = (problem) => (problem.question ?? "").normalize("NFKC").replace(/\s+/g, " ").trim();
-
-/** What tells questions apart, the surest first. An id alone does so where no text is known. */
+/** What tells questions apart, the surest first: the digest of the whole text, as `question` is but its beginning. An id alone does so where no text is known. */
 const KEYS = [
-  (problem) => told(problem) && JSON.stringify([problem.set, told(problem)]),
-  told,
-  (problem) => (told(problem) ? "" : JSON.stringify([problem.set, problem.id])),
+  (problem) => problem.same && JSON.stringify([problem.set, problem.same]),
+  (problem) => problem.same,
+  (problem) => (problem.same ? "" : JSON.stringify([problem.set, problem.id])),
 ];
 
 /** The questions that both have: Map of a place in `own` -> its place in `others`. Of equal ones the first is the first. */

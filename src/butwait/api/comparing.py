@@ -9,12 +9,12 @@ from typing import Any
 from butwait.api.matching import matched
 from butwait.api.sides import (
     Answered,
-    ArmSide,
     LogSide,
     Reader,
     Side,
     StageSide,
     Stored,
+    seeds_of,
 )
 from butwait.evaluation.arms import compare_arms
 from butwait.evaluation.compare import compare as compare_two
@@ -106,7 +106,7 @@ def compare(
     with Grader() as grader:
         reader = Reader(grader)
         sides = [
-            [seed for stored in _listed(each) for seed in _seeds_of(_one(reader, stored))]
+            [seed for stored in _listed(each) for seed in seeds_of(reader.one(stored))]
             for each in (a, b)
         ]
         rows = _rows([each[0] for each in sides], row)
@@ -161,7 +161,7 @@ def compare_stored(
     with Grader() as grader:
         reader = Reader(grader, theirs, scorer)
         groups = [reader.sides(each) for each in stored]
-        seeds = [seed for group in groups for side in group for seed in _seeds_of(side)]
+        seeds = [seed for group in groups for side in group for seed in seeds_of(side)]
         if theirs and not any(isinstance(seed, LogSide) for seed in seeds):
             raise UserError("compare: --theirs is of logs of other packages, and none is named")
         answered = _chosen(groups, row)
@@ -190,8 +190,11 @@ def _told(unfinished: Sequence[Path]) -> str:
     return f" ({', '.join(map(str, unfinished))} is not finished)"
 
 
-def read_stored(stored: Sequence[str | Path], row: str | None = None) -> list[list[list[Attempt]]]:
-    """The attempts of one or several evaluations of the same questions, of each those of its seeds.
+def read_stored(
+    stored: Sequence[str | Path], row: str | None = None
+) -> tuple[list[list[list[Attempt]]], list[Path]]:
+    """The attempts of one or several evaluations of the same questions, of each those of its
+    seeds; and the seeds, or evaluations of a run, that are not finished and were left out.
 
     Args:
         stored: evaluations, arms or logs, one row of each.
@@ -201,34 +204,30 @@ def read_stored(stored: Sequence[str | Path], row: str | None = None) -> list[li
     """
     with Grader() as grader:
         reader = Reader(grader)
-        sides = _one_each(_meant([[_one(reader, each)] for each in stored], row))
+        sides = _one_each(_meant([[reader.one(each, partly=True)] for each in stored], row))
         arms = [(side, *side.others) for side in sides]
         parts = iter(matched([seed for arm in arms for seed in arm], grader)[0])
-    return [[next(parts) for _ in arm] for arm in arms]
+    return [[next(parts) for _ in arm] for arm in arms], reader.left_out
 
 
-def read_row(
-    stage: Path, row: str | None
-) -> tuple[Mapping[str, Any], dict[str, Any], list[Attempt]]:
-    """The record of an evaluation, and figures and attempts of a row of it, with texts.
+def read_row(stage: Path, row: str | None) -> tuple[StageSide, dict[str, Any], list[Attempt]]:
+    """An evaluation, and figures and attempts of a row of it, with texts.
 
-    Raises UserError where there is no finished evaluation, no such row, or several.
+    Raises UserError where there is no finished evaluation, no such row, or several of either.
     """
     with Grader() as grader:
-        side = Reader(grader).sides(stage)[0]
-    if not isinstance(side, StageSide):
+        side = Reader(grader).one(stage)
+    if isinstance(side, LogSide):
         raise UserError(f"{stage} is a log: make a stage of it first (butwait import)")
+    if not isinstance(side, StageSide):
+        seeds = ", ".join(str(seed.path) for seed in side.seeds)
+        raise UserError(f"{stage} is an arm of several seeds; name one of them ({seeds})")
     if row is None and len(side.rows) > 1:
         raise UserError(f"{stage} has several rows; name one by --row ({', '.join(side.rows)})")
     chosen = row or side.rows[0]
-    if chosen not in side.record["metrics"]:
-        raise UserError(
-            f"{stage} has no row {chosen!r}{meant(chosen, side.rows)} (there are: "
-            f"{', '.join(side.rows)})"
-        )
+    figures = side.figures(chosen)
     name, _, method = chosen.partition("/")
-    attempts = read_attempts(side.path / "attempts" / name / method)
-    return side.record, dict(side.record["metrics"][chosen]), attempts
+    return side, figures, read_attempts(side.path / "attempts" / name / method)
 
 
 def _chosen(groups: Sequence[Sequence[Side]], row: str | None) -> list[Answered]:
@@ -278,7 +277,7 @@ class _Option:
 
 
 def _options(side: Side) -> list[_Option]:
-    first = _seeds_of(side)[0]
+    first = seeds_of(side)[0]
     if isinstance(first, LogSide):
         return [_Option(side, "", first.log.log.task, ())]
     assert not isinstance(side, LogSide)
@@ -323,20 +322,6 @@ def _place(group: Sequence[_Option]) -> Path:
 
 def _answered(side: Side, row: str) -> Answered:
     return side.answered() if isinstance(side, LogSide) else side.answered(row)
-
-
-def _seeds_of(side: Side) -> Sequence[StageSide | LogSide]:
-    return side.seeds if isinstance(side, ArmSide) else [side]
-
-
-def _one(reader: Reader, stored: Stored) -> Side:
-    before = len(reader.left_out)
-    sides = reader.sides(stored)
-    if len(sides) > 1 or len(reader.left_out) > before:
-        places = [seed.path for side in sides for seed in _seeds_of(side)]
-        names = ", ".join(map(str, [*places, *reader.left_out[before:]]))
-        raise UserError(f"compare: {stored} is a run with several evaluations; name one ({names})")
-    return sides[0]
 
 
 def _names(sides: Sequence[Answered]) -> list[str]:

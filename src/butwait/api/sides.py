@@ -65,13 +65,21 @@ class StageSide:
     def arm(self) -> str:
         return str(self.record["settings"].get("arm") or self.path.name)
 
-    def answered(self, row: str) -> Answered:
-        """The attempts of a row. Raises UserError where there is no such row, or the run does not
-        hold its questions any more."""
-        if row not in self.record["metrics"]:
-            known = list(self.record["metrics"])
-            told = f"{self.path} has no row {row!r}{meant(row, known)}"
+    def figures(self, row: str) -> dict[str, Any]:
+        """The metrics of a row. Raises UserError where there is no such row, or another one is
+        named by its folder."""
+        known, place = list(self.record["metrics"]), self.path
+        if self.chosen is not None and self.chosen in known:
+            known, place = [self.chosen], self.path / "attempts" / self.chosen
+        if row not in known:
+            told = f"{place} has no row {row!r}{meant(row, known)}"
             raise UserError(f"compare: {told} (there are: {', '.join(known)})")
+        return dict(self.record["metrics"][row])
+
+    def answered(self, row: str) -> Answered:
+        """The attempts of a row. Raises UserError as ``figures`` does, and where the run does not
+        hold its questions any more."""
+        self.figures(row)
         name, _, method = row.partition("/")
         file = self.path.parent / "problems" / f"{name}.jsonl"
         stored = stored_problem_set(file) if file.is_file() else None
@@ -153,6 +161,11 @@ class ArmSide:
 Side = StageSide | LogSide | ArmSide
 
 
+def seeds_of(side: Side) -> Sequence[StageSide | LogSide]:
+    """Of an arm its seeds; of another side itself."""
+    return side.seeds if isinstance(side, ArmSide) else [side]
+
+
 @dataclass
 class Reader:
     """Reads evaluations; logs are graded, or by their own scores where ``theirs`` says so.
@@ -200,12 +213,37 @@ class Reader:
         scored = score_log(log, self.scorer) if self.theirs else grade_log(log, self.grader)
         return [LogSide(path, scored)]
 
+    def one(self, stored: Stored, partly: bool = False) -> Side:
+        """The only evaluation, or arm, that is meant.
+
+        Args:
+            stored: as ``sides`` takes it.
+            partly: whether what is not finished may be missing (it is in ``left_out``).
+
+        Raises UserError as ``sides`` does, and where there are several, or some are not finished.
+        """
+        before = len(self.left_out)
+        sides = self.sides(stored)
+        places = [str(seed.path) for side in sides for seed in seeds_of(side)]
+        lacking = list(map(str, self.left_out[before:]))
+        if len(sides) > 1:
+            names = ", ".join([*places, *lacking])
+            raise UserError(
+                f"compare: {stored} is a run with several evaluations; name one ({names})"
+            )
+        if lacking and not partly:
+            raise UserError(
+                f"compare: {unfinished(', '.join(lacking))}; run its stage first, or name what is "
+                f"finished ({', '.join(places)})"
+            )
+        return sides[0]
+
     def _stage(self, path: Path, chosen: str | None) -> StageSide:
         stage = read_stage(path)
         if stage is None or not (path / "attempts").is_dir():
             raise UserError(f"compare: {path} is no folder of an evaluation (RUN/STAGE)")
         if not stage.complete:
-            raise UserError(f"compare: the evaluation {path} is not finished; run its stage first")
+            raise UserError(f"compare: {unfinished(path)}; run its stage first")
         return StageSide(path, stage.record, chosen)
 
     def _run(self, path: Path, stages: Sequence[Path]) -> list[Side]:
@@ -255,8 +293,7 @@ class Reader:
         """Evaluations that are the seeds of one arm."""
         seeds: list[StageSide | LogSide] = []
         for place in filter(None, map(str.strip, given.split(","))):
-            for side in self.sides(place):
-                seeds += side.seeds if isinstance(side, ArmSide) else [side]
+            seeds += seeds_of(self.one(place, partly=True))
         places = [seed.path.resolve() for seed in seeds]
         if twice := next((path for path in places if places.count(path) > 1), None):
             raise UserError(f"compare: {twice} is named twice among the seeds of {given}")
@@ -269,6 +306,11 @@ class Reader:
             return first
         name = first.name if isinstance(first, StageSide) else first.log.log.model
         return ArmSide(name, given, seeds)
+
+
+def unfinished(place: str | Path) -> str:
+    """What is said of an evaluation that is left out, or may not be."""
+    return f"the evaluation {place} is not finished"
 
 
 def _gives(record: Mapping[str, Any]) -> str:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from butwait.running import stops
+
 TRACEBACK = "BUTWAIT_TRACEBACK"
 """Names the environment variable that shows the whole traceback before the sentence."""
 GRACE = 10.0
 """Seconds after SIGTERM in which what is open is closed. What is finished is on disk."""
-STOPPED = "stopped; the same command goes on where it was"
 
 
 def run_to_end(command: Callable[[], Any]) -> None:
@@ -26,12 +27,13 @@ def run_to_end(command: Callable[[], Any]) -> None:
     run's log, or on stderr where there is none.
     """
     terminated = threading.Event()
+    stops.begin()
     try:
         with _terminable(terminated):
             command()
     except BaseException as error:
         if _is_stop(error):
-            print(f"\nbutwait: {STOPPED}", file=sys.stderr)
+            print(f"\nbutwait: {stops.told()}", file=sys.stderr)
             _leave(143 if terminated.is_set() else 130)
         told = _told(error)
         if told is None and not isinstance(error, Exception):
@@ -118,7 +120,7 @@ def _give_up() -> None:
     from butwait.running.log import note
 
     note("left without closing what was open")
-    print(f"\nbutwait: {STOPPED}", file=sys.stderr, flush=True)
+    print(f"\nbutwait: {stops.told()}", file=sys.stderr, flush=True)
     os._exit(143)
 
 

@@ -77,12 +77,15 @@ class Design:
             self.detect, k, self.variance, self.spread, level=self.level, power=self.power
         )
 
-    def smallest(self, k: float, spread: float | None = None) -> float:
-        """The gain that the set finds with k samples and this power."""
+    def smallest(self, k: float) -> float | None:
+        """The gain that the set finds with k samples and this power; None where it finds none, not
+        even one of 100 points."""
+        if self.found(self.n, k, 1.0) < self.power:
+            return None
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = (low + high) / 2
-            if self.found(self.n, k, middle, spread) >= self.power:
+            if self.found(self.n, k, middle) >= self.power:
                 high = middle
             else:
                 low = middle

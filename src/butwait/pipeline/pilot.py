@@ -37,6 +37,7 @@ from butwait.planning.work import Counting, paths_of
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.records import Key, UserError
+from butwait.running import stops
 from butwait.running.files import remove
 from butwait.running.log import say
 from butwait.running.stages import Stage, locked, open_stage
@@ -80,6 +81,7 @@ def run_pilot(
         UserError: what running the stages raises; no stage can be run.
     """
     with locked(folder), Grader() as grader:
+        stops.keep()
         sets = load_problem_sets(recipe, folder / FOLDER / "problems", say)
         for loaded in sets.values():
             grader.expect(loaded.problems)

@@ -17,6 +17,7 @@ from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import Outcome
 from butwait.records import UserError
+from butwait.running import stops
 from butwait.running.devices import give_memory_back
 from butwait.running.files import atomic_path
 from butwait.running.log import RESULT, logged, note, say
@@ -64,6 +65,7 @@ def run_recipe(
         reported(run, recipe.name, kinds),
         refusals_told(f"{run} could not be read or written"),
     ):
+        stops.keep()
         note(f"{recipe.name} in {run}", logging.INFO)
         with Grader() as grader:
             return _run_stages(recipe, run, where, grader, versions, finished)

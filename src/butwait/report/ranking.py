@@ -19,7 +19,7 @@ class Ranked:
         pass_at_1, interval: over questions and seeds.
         seed_rates: of each seed.
         better_than, worse_than: arms that it differs from, by Holm's p below ``ALPHA``.
-        not_told_apart_from: the others.
+        not_told_apart_from: the others that it was compared with.
     """
 
     arm: str
@@ -60,15 +60,16 @@ def rankings(rows: Sequence[Evaluation], comparisons: Iterable[dict[str, Any]]) 
 
 
 def _against(comparisons: Iterable[dict[str, Any]]) -> dict[tuple[str, str], int]:
-    """(row, another) -> 1 where it is better, -1 where it is worse; without those not told
-    apart."""
+    """(row, another) -> 1 where it is better, -1 where it is worse, 0 where they are not told
+    apart; without those that were not compared."""
     found = {}
     for comparison in comparisons:
         p, delta = finite(comparison.get("p_holm")), finite(comparison.get("delta"))
+        better = 0
         if p is not None and p < ALPHA and delta:
             better = 1 if delta > 0 else -1
-            found[comparison["b"], comparison["a"]] = better
-            found[comparison["a"], comparison["b"]] = -better
+        found[comparison["b"], comparison["a"]] = better
+        found[comparison["a"], comparison["b"]] = -better
     return found
 
 
@@ -77,8 +78,8 @@ def _ranked(
 ) -> Ranked:
     by_result: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for other in members:
-        if other is not row:
-            by_result[against.get((row.key, other.key), 0)].append(other.stage)
+        if (row.key, other.key) in against:
+            by_result[against[row.key, other.key]].append(other.stage)
     return Ranked(
         arm=row.stage,
         seeds=max(1, len(row.seeds)),

@@ -46,8 +46,9 @@ def compared(run: StageRun) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Returns:
         key -> what the seeds of an arm add up to, for every arm of several seeds;
         the comparisons of any two rows on the same set that share the method or the model: two
-        models by one method, or two methods of one model. The earlier one is the baseline. The
-        seeds of an arm are not compared with one another.
+        models by one method, two methods of one model, or one model by one method in two stages,
+        as with two reward models. The earlier one is the baseline. The seeds of an arm are not
+        compared with one another.
     """
     attempts = lru_cache(maxsize=128)(lambda folder: read_attempts(folder, texts=False))
     rows = _rows(run)
@@ -76,8 +77,7 @@ def _rows(run: StageRun) -> list[Row]:
 
 
 def _comparable(run: StageRun, a: Row, b: Row) -> bool:
-    same_model = _model(run, a) == _model(run, b)
-    return a.set == b.set and (a.method == b.method) != same_model
+    return a.set == b.set and (a.method == b.method or _model(run, a) == _model(run, b))
 
 
 def _model(run: StageRun, row: Row) -> Any:

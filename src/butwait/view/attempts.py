@@ -72,7 +72,13 @@ def attempt_table(folder: Folder, stage: str) -> dict[str, Any]:
         "made": folder.made(stage),
         "notes": notes,
         "problems": [
-            {"id": p, "question": clip(known.question, QUESTION), "gold": known.gold, "set": s}
+            {
+                "id": p,
+                "question": clip(known.question, QUESTION),
+                "gold": known.gold,
+                "set": s,
+                "same": known.same,
+            }
             for s, p, known in listed
         ],
         "sets": sets,

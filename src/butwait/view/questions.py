@@ -1,5 +1,7 @@
 """The questions of a run, by their ids."""
 
+import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,14 @@ class Asked:
         question: its text.
         gold: the gold answer.
         set: the problem set.
+        same: a digest of the whole text, by which a page knows the same question of another run,
+            whatever its blanks: it has but the beginning of a long one. "" of no text.
     """
 
     question: str = ""
     gold: str | None = None
     set: str = ""
+    same: str = ""
 
 
 class Questions:
@@ -87,11 +92,16 @@ def _sets_of(folder: Folder, stage: str, seen: set[str]) -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Asked]:
-    return {
-        str(row.get("id")): Asked(
-            str(row.get("question") or ""),
-            None if row.get("answer") is None else str(row["answer"]),
-            path.stem,
-        )
-        for row in read_log(path)
-    }
+    found = {}
+    for row in read_log(path):
+        question = str(row.get("question") or "")
+        gold = None if row.get("answer") is None else str(row["answer"])
+        found[str(row.get("id"))] = Asked(question, gold, path.stem, _same(question))
+    return found
+
+
+def _same(question: str) -> str:
+    # Not ``overlap.text_id``, which takes milliseconds for a long prompt.
+    text = " ".join(unicodedata.normalize("NFKC", question).split())
+    whole = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(whole, digest_size=8).hexdigest() if text else ""

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from butwait.api.comparing import Compared, compare_stored
-from butwait.api.sides import Answered
+from butwait.api.sides import Answered, unfinished
 from butwait.evaluation.compare import ALPHA, p_text
 from butwait.evaluation.flags import flags
 from butwait.evaluation.logs.grading import answered, disagreements
@@ -163,7 +163,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 def _notes(compared: Compared) -> Iterator[str]:
     found = compared.figures
     for stage in compared.unfinished:
-        yield f"the evaluation {stage} is not finished and was left out."
+        yield f"{unfinished(stage)} and was left out."
     if compared.left_out:
         yield f"{compared.left_out} questions are not on all sides and were left out."
     for model in found["models"]:

@@ -33,15 +33,15 @@ def export(
     for option, target in (("--inspect", inspect), ("--hub", hub)):
         if target is not None:
             check_output(target, option=option)
-    record, figures, attempts = read_row(stage, row)
+    side, figures, attempts = read_row(stage, row)
     if inspect is not None:
         rows = list(precomputed_scores(attempts))
         with atomic_path(inspect) as path:
             path.write_text(dump_rows(rows), encoding="utf-8")
         say(f"{inspect}: {len(rows)} scores", RESULT)
     if hub is not None:
-        imported = record.get("imported") or {}
-        day = time.localtime((stage / "stage.json").stat().st_mtime)
+        imported = side.record.get("imported") or {}
+        day = time.localtime((side.path / "stage.json").stat().st_mtime)
         date = imported.get("date") or time.strftime("%Y-%m-%d", day)
         by = f"sampled by {imported['package']}, " if imported else ""
         judge = imported.get("graded_by", BUTWAIT)

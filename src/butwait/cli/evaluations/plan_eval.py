@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from butwait.api.comparing import read_stored
+from butwait.api.sides import unfinished
 from butwait.evaluation.compare import TYPICAL_SPREAD, Outcomes
 from butwait.evaluation.metrics import outcomes
 from butwait.evaluation.planned import ALIKE, MOST_SAMPLES, Design, plan
@@ -43,11 +44,13 @@ class Noise:
     variance: of one attempt.
     spread: of true gains; None where it was not measured.
     bound: whether the variance is an upper bound, as of one attempt a question.
+    left_out: evaluations of the pilot's runs and arms that are not finished.
     """
 
     variance: float
     spread: float | None
     bound: bool = False
+    left_out: Sequence[Path] = ()
 
 
 def plan_eval(options: PlanOptions, out: Path | None) -> None:
@@ -78,6 +81,7 @@ def plan_eval(options: PlanOptions, out: Path | None) -> None:
     margin = None if options.margin is None else options.margin / 100
     found = plan(design, margin)
     found["set"] = {"name": options.problems} | found["set"]
+    found["notes"] = [f"{unfinished(stage)} and was left out." for stage in noise.left_out]
     if out is not None:
         write_json(out, found)
     screen = console()
@@ -118,9 +122,8 @@ def _noise(options: PlanOptions) -> Noise:
     if not options.pilot:
         rate = options.rate / 100
         return Noise(rate * (1 - rate) * ALIKE / (ALIKE + 1), None)
-    pilots = [
-        [outcomes(seed) for seed in seeds] for seeds in read_stored(options.pilot, options.row)
-    ]
+    stored, left_out = read_stored(options.pilot, options.row)
+    pilots = [[outcomes(seed) for seed in seeds] for seeds in stored]
     variances, made = [], []
     for place, seeds in zip(options.pilot, pilots, strict=True):
         of_seeds = []
@@ -143,7 +146,7 @@ def _noise(options: PlanOptions) -> Noise:
     spread = None
     if len(pilots) == 2 and not bound:
         spread = _gain_spread(pilots[0], pilots[1], variance)
-    return Noise(variance, spread, bound=bound)
+    return Noise(variance, spread, bound, left_out)
 
 
 def _gain_spread(a: Sequence[Outcomes], b: Sequence[Outcomes], variance: float) -> float:
@@ -171,9 +174,12 @@ def _told(
         yield f"{on} with k = {found['k']} samples each find a gain of {gain} with {chance}."
     else:
         limit = found["smallest_of_all"]
-        why = f", whatever k: questions like them stop at {100 * limit:.1f} points"
-        if limit < found["detect"]:  # more samples than are looked for would do
+        if limit is None:
+            why = ", whatever k: questions like them find no gain, however large"
+        elif limit < found["detect"]:  # more samples than are looked for would do
             why = f" with {MOST_SAMPLES:,} samples each"
+        else:
+            why = f", whatever k: questions like them stop at {100 * limit:.1f} points"
         yield (
             f"NOT ENOUGH: {on} cannot find a gain of {gain}{why}. {found['n']:,} questions with k "
             f"= {found['k']} find it with {chance}."
@@ -201,6 +207,8 @@ def _told(
         f"Noise {of}: a sampling variance of {found['variance']:.3f} an attempt; true gains vary "
         f"by {100 * found['spread']:.1f} points over questions{varied}."
     )
+    for note in found["notes"]:
+        yield f"Note: {note}"
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -211,11 +219,12 @@ def _table(found: dict[str, Any]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for step in found["curve"]:
+        smallest = step["minimum_detectable_effect"]
         cells = [
             str(step["k"]),
             f"{100 * step['power']:.0f}%",
             f"{100 * step['power_these_problems']:.0f}%",
-            f"{100 * step['minimum_detectable_effect']:.1f}",
+            "–" if smallest is None else f"{100 * smallest:.1f}",
             f"{step['n']:,}",
         ]
         if "no_loss" in found:

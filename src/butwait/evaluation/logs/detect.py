@@ -26,6 +26,8 @@ def read_log(path: Path) -> Log:
     file = path
     if path.is_dir():
         found = sorted(file for pattern in PATTERNS for file in path.rglob(pattern))
+        # A run's folder is full of .json, of which none is a log's by its name.
+        found = found or [file for file in sorted(path.rglob("*.json")) if _is_inspects(file)]
         if not found:
             raise UserError(f"{path} holds no log of an evaluation ({READ})")
         if len(found) > 1:
@@ -33,11 +35,22 @@ def read_log(path: Path) -> Log:
             raise UserError(f"{path} holds several logs ({names}); name one of them")
         file = found[0]
     try:
-        with file.open("rb") as handle:
-            start = handle.read(_LOOKED_AT)
-        return _reader(file, start)(file)
+        return _reader(file, _start(file))(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as handle:
+        return handle.read(_LOOKED_AT)
+
+
+def _is_inspects(file: Path) -> bool:
+    """Whether a .json is a log of inspect; what cannot be read is none."""
+    try:
+        return file.is_file() and _reader(file, _start(file)) is read_inspect
+    except (UserError, OSError):
+        return False
 
 
 def _reader(path: Path, start: bytes) -> Callable[[Path], Log]:
