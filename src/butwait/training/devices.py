@@ -180,6 +180,11 @@ class SharedTrainer(Trainer):
             blank=self._rows is not None,
         )
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0  # or the only step would have a learning rate of 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def count(self, tokens: int) -> None:
         """Counts tokens of a forward pass, those of all devices; all of them must call it."""
         if self.accelerator.num_processes > 1:
