@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from butwait.cli import audit_prm
 from butwait.records import Counts, Grade, Node, SearchTree
 from butwait.running.files import write_json
 from butwait.search.storage import write_shard
@@ -109,6 +110,15 @@ def test_a_model_on_trees_and_solutions(audit, folder: Path) -> None:
     assert figures["f1"] == pytest.approx(2 / 3)
     assert "strong: within-question AUC 1.00 [1.00, 1.00]" in out
     assert "First error: 4 solutions of 4 questions" in out
+
+
+def test_solutions_are_read_before_the_model_is_loaded(
+    audit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_prm, "_load", lambda *_: pytest.fail("it was loaded"))
+    code, _, said = audit("--model", "prm.yaml", "--processbench", "gone.jsonl")
+    assert code == 2
+    assert "gone.jsonl" in said
 
 
 def test_a_limit_is_the_same_subset_every_time(audit, folder: Path) -> None:

@@ -143,10 +143,23 @@ MISSING = [
     ),
     (
         [
-            "stages.rl={kind: grpo, problems: sums, questions: 4, group: 4, step: {max_tokens: 8}, "
+            "stages.rl={kind: grpo, problems: sums, questions: 2, group: 8, step: {max_tokens: 8}, "
             "launch: {processes: 2}}"
         ],
         "`stages.rl.launch.processes`: 2 processes need a GPU each, and this machine has none",
+    ),
+    (
+        ["stages.rl={kind: grpo, problems: sums, questions: 3, group: 16}"],
+        "`stages.rl.questions`: a generation asks 3 questions and 'sums' has 2 with an answer: lo",
+    ),
+    (
+        ["stages.rl={kind: grpo_direct, problems: sums, reward_model: {kind: confidence}}"],
+        "`stages.rl.questions`: a generation asks 32 questions and 'sums' has 2 with an answer: lo",
+    ),
+    (
+        ["stages.judge={kind: prm, problems: sums, validation: {}}"],
+        "`stages.judge.problems`: a reward model needs 3 questions with an answer, one to train "
+        "on, one for the audit, one for validation, and 'sums' has 2: give more problems",
     ),
     (["stages.trained.report_to=[trackio]"], "the package trackio is needed and not installed"),
     (["problems.sums={source: gone.jsonl}"], "gone.jsonl"),
@@ -157,7 +170,7 @@ MISSING = [
     ),
     (
         [
-            "stages.rl={kind: grpo, problems: sums, questions: 4, group: 4, step: {max_tokens: 8}, "
+            "stages.rl={kind: grpo, problems: sums, questions: 2, group: 8, step: {max_tokens: 8}, "
             "launch: {processes: 2, config: gone.yaml}}"
         ],
         "`stages.rl.launch.config`: there is no file 'gone.yaml'",

@@ -4,6 +4,7 @@ losses and weights are compared, and only the first process writes."""
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ import torch
 from forks import environment, in_parts, on_devices
 from safetensors.torch import load_file
 from sft_cases import save_model, sums
+from transformers import TrainingArguments
 
 from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.settings import PromptSettings
 from butwait.records import Key, UserError
+from butwait.training import devices, weights
+from butwait.training.arguments import training_arguments
+from butwait.training.devices import LONGEST_WAIT, Devices, own_device
 from butwait.training.fit import Log
 from butwait.training.prm import train_prm
 from butwait.training.rollouts import Rollout
@@ -213,3 +218,42 @@ def test_accelerate_reads_the_shipped_configurations() -> None:
         assert spread["ACCELERATE_USE_DEEPSPEED"] == "true"
         assert spread["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == stage
         assert spread["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"] == str(stage == "3").lower()
+
+
+def met(folder: Path) -> None:
+    """How long the processes of a training wait for each other."""
+    tiny = ModelSettings(name="tiny", device="cpu")
+    assert Devices.of(tiny).processes == 2
+    training_arguments(TrainingArguments, SftSettings(), tiny, folder, 0)  # it has a limit too
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    assert group._get_backend(torch.device("cpu")).options._timeout == LONGEST_WAIT
+    Devices.here().wait()  # the first one holds the store that the others meet by
+
+
+def test_devices_wait_for_one_that_works_alone(tmp_path: Path) -> None:
+    on_devices(2, met, tmp_path, told=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "processes", "expected"),
+    [("cuda", 1, "cuda"), ("cuda:1", 1, "cuda"), ("cuda", 2, "cuda:1")],
+)
+def test_weights_in_four_bits_are_where_accelerate_says_that_the_training_is(
+    named: str, processes: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compares the two, and knows no number where there is one process."""
+    current: list[str] = []
+    given: list[Any] = []
+    state = SimpleNamespace(num_processes=processes, device=torch.device("cuda:1"))
+    kind = SimpleNamespace(from_pretrained=lambda *_, **words: given.append(words["device_map"]))
+    monkeypatch.setattr(devices, "device_of", lambda model: torch.device(named))
+    monkeypatch.setattr(devices, "PartialState", lambda: state)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+    for name in ("require", "BitsAndBytesConfig"):
+        monkeypatch.setattr(weights, name, lambda *_, **__: None)
+    monkeypatch.setattr(weights, "causal_lm_class", lambda config: kind)
+    weights.load_four_bit(ModelSettings(name="tiny", device="cpu"))
+    assert given == [{"": torch.device(expected)}]
+    assert current == ([named] if named == "cuda:1" else [])
+    assert own_device(ModelSettings(name="tiny", device="cpu")) == torch.device(expected)

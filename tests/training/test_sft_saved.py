@@ -312,16 +312,21 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_resumed(
 
 def test_a_training_that_is_all_warm_up_is_refused(tmp_path: Path) -> None:
     model, tokenizer = save_model(tmp_path / "base")
-    one = SHORT.model_copy(update={"max_steps": 1})
-    with pytest.raises(UserError, match=r"all steps \(1\) would be warm-up"):
-        train_sft(model, sums(tokenizer, 4), one, tmp_path / "out", seed=0)
-    train_sft(
-        model,
-        sums(tokenizer, 4),
-        one.model_copy(update={"warmup_ratio": 0.0}),
-        tmp_path / "out",
-        seed=0,
-    )
+    two = SHORT.model_copy(update={"max_steps": 2, "warmup_ratio": 0.9})
+    with pytest.raises(UserError, match=r"all steps \(2\) would be warm-up"):
+        train_sft(model, sums(tokenizer, 4), two, tmp_path / "out", seed=0)
+
+
+def test_a_single_step_has_no_warm_up(tmp_path: Path) -> None:
+    """Whatever share of the steps it is to be: one step of a learning rate of 0 trains nothing."""
+    model, tokenizer = save_model(tmp_path / "base")
+    one = SHORT.model_copy(update={"max_steps": 1, "logging_steps": 1})
+    assert one.warmup_ratio > 0
+    train_sft(model, sums(tokenizer, 4), one, tmp_path / "out", seed=0)
+    (line,) = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    assert json.loads(line)["learning_rate"] == one.learning_rate
+    base, trained = on_disk(tmp_path / "base"), on_disk(tmp_path / "out/model")
+    assert not torch.equal(base.lm_head.weight, trained.lm_head.weight)
 
 
 def test_an_adapter_names_its_base_by_the_whole_path(

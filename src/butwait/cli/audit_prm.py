@@ -69,6 +69,7 @@ def audit_prm(
     if out is not None:
         check_output(out, *[Path(read) for read in (model, processbench) if read is not None])
     stage = None if trees is None else read_recorded_stage(trees)
+    solutions = None if processbench is None else _solutions(processbench, limit)
     loaded, tokenizer = (None, None) if model is None else _load(model, stage)
 
     async def logits(item: LabelledSolution) -> np.ndarray | None:
@@ -82,8 +83,7 @@ def audit_prm(
     async def figures() -> dict[str, Any]:
         found: dict[str, Any] = {"reward_model": str(model or "recorded")}
         try:
-            if processbench is not None:
-                solutions = _solutions(processbench, limit)
+            if solutions is not None:
                 found["processbench"] = await _first_errors(solutions, logits, threshold)
             if stage is not None:
                 found["trees"] = await _trees(_some(stage.trees, limit), stage, loaded)

@@ -73,6 +73,8 @@ def look_around(
         unused = (*place, "reward_model") if recipe.inputs(name, "reward model") else ()
         world.look(recipe.stages[name], place, partial(operator.eq, unused))
         world.lacks += [*_unrewarded(recipe, name), *_too_long(recipe, name, world, problems)]
+        unfit = recipe.kind(name).lacks(recipe.stages[name], problems)
+        world.lacks += [Lack((*place, *key), told) for key, told in unfit]
     world.lacks += _unplaceable(recipe, names, world)
     told: dict[bool, dict[str, None]] = {False: {}, True: {}}
     for lack in world.lacks:

@@ -3,12 +3,13 @@
 The kinds themselves are the modules of ``butwait.stages``; a recipe is parsed with them handed in.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from butwait.records import Problem
 from butwait.records.settings import Resource, Result, Settings, Unfit
 from butwait.report.kinds import Section
 
@@ -58,6 +59,10 @@ def _nothing(recipe: Any, name: str) -> Iterable[Unfit]:
     return ()
 
 
+def _no_lacks(settings: Any, problems: Any) -> Iterable[Unfit]:
+    return ()
+
+
 def _asks(settings: Any) -> bool:
     return True
 
@@ -87,6 +92,8 @@ class StageKind:
             stage that does not do so.
         check: of a ``Recipe`` and a stage's name: gives all that does not fit between that stage
             and the others; or raises ValueError for one thing.
+        lacks: of its settings and the problem sets that are known, by name: gives what the stage
+            would else find out after hours of work: the keys below it, and a sentence.
         run: does the stage (a ``stages.context.StageRun``). It may be called again after a kill:
             what it finds on disk it does not repeat.
         before_launch: what the run itself does first where its ``launch`` starts processes for the
@@ -110,6 +117,7 @@ class StageKind:
     gathers: bool = False
     takes_all: bool = False
     check: Callable[[Any, str], Iterable[Unfit] | None] = _nothing
+    lacks: Callable[[Any, Mapping[str, Sequence[Problem]]], Iterable[Unfit]] = _no_lacks
     before_launch: Callable[[Any], Any] = _nothing_first
     headline: Callable[[Metrics], Iterable[str]] = _no_lines
     label: str = ""

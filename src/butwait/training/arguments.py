@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
-from butwait.engines.models import device_of
 from butwait.engines.settings import ModelSettings
+from butwait.training.devices import own_device
 from butwait.training.settings import OptimizationSettings, OptimizerSettings
 
 
@@ -53,9 +52,7 @@ def training_arguments(
         seed: order of the examples, dropout, new weights.
         own: keywords of this kind of training; they replace those that all share.
     """
-    device = device_of(model)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+    device = own_device(model)
     shared = {
         "output_dir": str(work),
         "seed": seed % 2**32,

@@ -9,6 +9,7 @@ loss, so that an optimiser step has the loss and the gradient of the same batch 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from transformers import Trainer
 
 from butwait.engines.models import device_of
 from butwait.engines.settings import ModelSettings
+
+LONGEST_WAIT = timedelta(days=1)
+"""How long devices wait for one that works alone: at a look, a search, a saved model. NCCL's own
+limit is 10 minutes. A process that dies ends the others at once, by their launcher."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Devices:
     @classmethod
     def of(cls, model: ModelSettings) -> "Devices":
         """Those that this process was started with. It meets the others here."""
-        PartialState(cpu=device_of(model).type == "cpu")
+        # The first call makes the process group: TrainingArguments' `ddp_timeout` comes too late.
+        PartialState(cpu=device_of(model).type == "cpu", timeout=LONGEST_WAIT)
         return cls.here()
 
     @classmethod
@@ -85,6 +91,19 @@ class Devices:
 
 
 ONE = Devices(1)
+
+
+def own_device(model: ModelSettings) -> torch.device:
+    """The device of this process as accelerate names it, which compares it with that of weights in
+    four bits: with a number only where there are several processes. Where the settings have a
+    number, that device is made the current one."""
+    device = device_of(model)
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    state = PartialState()
+    return state.device if state.num_processes > 1 else torch.device("cuda")
 
 
 class Order(Sampler[int]):
@@ -160,6 +179,11 @@ class SharedTrainer(Trainer):
             lambda: int(self.state.epoch or 0),
             blank=self._rows is not None,
         )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0  # or the only step would have a learning rate of 0
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def count(self, tokens: int) -> None:
         """Counts tokens of a forward pass, those of all devices; all of them must call it."""

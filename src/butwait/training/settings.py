@@ -162,7 +162,8 @@ class OptimizerSettings(Settings):
     schedule: Result[Literal["linear", "cosine", "constant"]] = "linear"
     """The learning rate after warm-up: down to 0, or constant."""
     warmup_ratio: Result[Fraction] = 0.05
-    """Share of the steps over which the learning rate rises from 0."""
+    """Share of the steps over which the learning rate rises from 0; a single step has no
+    warm-up."""
     weight_decay: Result[NonNegative] = 0.0
     """AdamW's decoupled weight decay (not on biases and norms)."""
     max_grad_norm: Result[Positive] = 1.0

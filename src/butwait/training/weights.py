@@ -13,7 +13,6 @@ from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 from butwait.engines.checkpoints.configs import causal_lm_class, check_trainable
 from butwait.engines.checkpoints.failures import reason
 from butwait.engines.models import (
-    device_of,
     eos_token_ids,
     load_causal_lm,
     no_progress_bars,
@@ -26,7 +25,7 @@ from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
 from butwait.running.files import atomic_path, write_json
 from butwait.running.packages import require
-from butwait.training.devices import is_sharded, parts_are_held
+from butwait.training.devices import is_sharded, own_device, parts_are_held
 from butwait.training.saved import Probe
 from butwait.training.settings import LoraSettings
 
@@ -203,7 +202,7 @@ def load_four_bit(model: ModelSettings) -> PreTrainedModel:
                 config=config,
                 revision=model.revision,
                 dtype=dtype,
-                device_map={"": device_of(model)},
+                device_map={"": own_device(model)},
                 quantization_config=four_bits,
                 trust_remote_code=False,
             )

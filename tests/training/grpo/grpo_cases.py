@@ -64,7 +64,7 @@ def direct_sampler(
     """The whole of what ``grpo_direct`` does but for the training."""
     shared: dict[str, Any] = {"prompting": prompting(engine), "grader": grader}
     search = LoopSearch(settings, folder=folder or NoFolder(), key=Key.of(0, "search"), **shared)
-    guide = SimpleNamespace(at=lambda step: reward_model, auc=None)
+    guide = SimpleNamespace(at=lambda step, wanted: reward_model, auc=None)
     return DirectSampler(
         settings,
         search=search,

@@ -3,11 +3,17 @@
 import asyncio
 
 import numpy as np
+import torch
 from grpo_searching import EASY, HARD, KEY, searched, settings
 
 from butwait.engines.scripted import ScriptedEngine
 from butwait.problems.grading import Grader
-from butwait.training.grpo.completions import completion_of, particles_as_group, sample_group
+from butwait.training.grpo.completions import (
+    completion_of,
+    particles_as_group,
+    sample_group,
+    weights_fingerprint,
+)
 
 
 def test_fresh_samples_are_the_policys_and_graded(engine: ScriptedEngine, grader: Grader) -> None:
@@ -66,3 +72,16 @@ def test_particles_of_equal_weight_come_evenly(engine: ScriptedEngine, grader: G
     tree.log_weights = np.full(n, -np.inf)
     again = asyncio.run(particles_as_group(tree, EASY, 2 * n, grader, KEY, 0))
     assert [row.text for row in again] == texts
+
+
+def test_weights_packed_in_bytes_have_a_fingerprint_too() -> None:
+    """As bitsandbytes holds those of four bits, beside adapters."""
+    packed = torch.tensor([[3], [4], [250]], dtype=torch.uint8)
+    adapter = torch.tensor([0.5, -0.25], dtype=torch.float32)
+    name = weights_fingerprint([packed, adapter])
+    assert len(name) == 16
+    assert weights_fingerprint([packed.clone(), adapter.clone()]) == name
+    assert weights_fingerprint([packed, adapter * 2]) != name
+    assert weights_fingerprint([packed + 1, adapter]) != name
+    # Weights that are numbers have the one that they had.
+    assert weights_fingerprint([adapter]) == "59af8eb67cf9bfef"

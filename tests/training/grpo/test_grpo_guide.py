@@ -1,6 +1,7 @@
 """Labels for a reward model from the loop's own trees, and which one guides a step."""
 
 import json
+import logging
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,18 +12,28 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from grpo_cases import direct_sampler, draw
+from grpo_searching import EASY, NEVER, scripted
+from grpo_searching import settings as searching
+from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from butwait.engines.models import load_tokenizer
+from butwait.engines.scripted import ScriptedEngine
 from butwait.engines.settings import ModelSettings
+from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
 from butwait.records import Counts, Grade, Key, Node, Problem, SearchTree, UserError
 from butwait.reward_models.kinds.confidence import ConfidenceSettings
 from butwait.reward_models.kinds.trained import TrainedSettings
+from butwait.reward_models.load import Policy
+from butwait.reward_models.scripted import ScriptedRewardModel
 from butwait.training.grpo import direct
 from butwait.training.grpo.direct import Guide, tree_rollouts
 from butwait.training.grpo.searches import SearchFolder
 from butwait.training.grpo.settings import GrpoDirectSettings
+from butwait.training.prm import train_prm
+from butwait.training.settings import PrmSettings
 
 
 def node(parent: int, tokens: list[int], finish: str) -> Node:
@@ -138,6 +149,9 @@ class Trainings:
         monkeypatch.setattr(direct, "load_reward_model", self.load)
         monkeypatch.setattr(direct, "read_prompt", lambda folder: None)  # the policy's
 
+    refuses: frozenset[str] = frozenset()
+    """Steps whose trainings end with a mistake, once the model is written."""
+
     def train(
         self,
         start: Any,
@@ -157,6 +171,8 @@ class Trainings:
         (folder / "model").mkdir(parents=True)
         audit = {"within_question_auc": 0.8 if folder.name < "00000006" else None}
         (folder / "audit.json").write_text(json.dumps(audit))
+        if folder.name in self.refuses:
+            raise UserError("the loss became nan")
 
     def load(self, chosen: TrainedSettings, *_: Any) -> str:
         self.loads.append(chosen.model)
@@ -263,3 +279,89 @@ def test_the_training_around_it_goes_on_as_if_it_had_not_been(
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+def test_a_training_that_cannot_be_done_leaves_the_model_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told once, and tried again at the next time, or in the next session."""
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr(direct, "say", lambda *words: said.append(words))
+    trainings = Trainings(monkeypatch)
+    trainings.refuses = frozenset({"00000004"})
+    chosen = settings(prm={"every": 2, "window": 9})
+    guide = make(chosen, TrainedSettings(model="first"), tmp_path)
+    for step, name in enumerate("abcdef"):
+        guide.trees.keep(made_by_hand(name), step)
+    second = str(tmp_path / "prm/00000002/model")
+    assert [guide.at(step) for step in (2, 4, 5)] == [second] * 3
+    assert not (tmp_path / "prm/00000004").exists()
+    assert guide.at(6) == str(tmp_path / "prm/00000006/model")
+    assert [(start, name) for start, name, _ in trainings.calls] == [
+        ("first", "00000002"), (second, "00000004"), (second, "00000006")
+    ]  # fmt: skip
+    ((line, level),) = said
+    assert level == logging.WARNING
+    assert "prm: at step 4" in line
+    assert "the loss became nan" in line
+    trainings.refuses = frozenset()
+    resumed = make(chosen, TrainedSettings(model="first"), tmp_path)
+    assert resumed.at(5) == str(tmp_path / "prm/00000004/model")
+
+
+def test_few_rollouts_train_a_reward_model_in_one_step(tmp_path: Path) -> None:
+    """The real training: the warm-up's share of one step is no mistake, and no step is lost."""
+    tiny, prompt = ModelSettings(name="tiny", device="cpu"), PromptSettings()
+    rollouts = [row for name in "abc" for row in tree_rollouts(made_by_hand(name))]
+    train_prm(tiny, rollouts, PrmSettings(save_steps=None), prompt, tmp_path / "own", Key.of(1))
+    first = TrainedSettings(model=str(tmp_path / "own/model"), device="cpu")
+    guide = Guide(
+        settings(prm={"every": 2, "save_steps": None, "logging_steps": 1}),
+        first,
+        Policy(tiny, prompt),
+        load_tokenizer(tiny),
+        SearchFolder(tmp_path / "searches"),
+        tmp_path / "prm",
+        Key.of(0, "prm"),
+    )
+    for name in "ab":
+        guide.trees.keep(made_by_hand(name), 1)
+    before = guide.at(1)
+    assert guide.at(2) is not before
+    (line,) = (tmp_path / "prm/00000002/log.jsonl").read_text().splitlines()
+    assert json.loads(line)["learning_rate"] == 1e-5
+    old, new = (
+        load_file(folder / "model/model.safetensors")
+        for folder in (tmp_path / "own", tmp_path / "prm/00000002")
+    )
+    assert old.keys() == new.keys()
+    assert any(not torch.equal(weight, new[name]) for name, weight in old.items())
+
+
+def test_where_nothing_is_searched_no_reward_model_is_trained_or_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: ScriptedEngine, grader: Grader
+) -> None:
+    trainings = Trainings(monkeypatch)
+    guide = make(settings(prm={"every": 2, "window": 9}), TrainedSettings(model="first"), tmp_path)
+    for step, name in enumerate("abcd"):
+        guide.trees.keep(made_by_hand(name), step)
+    assert guide.at(3, wanted=False) is None
+    assert (trainings.calls, trainings.loads, guide.auc) == ([], [], None)
+    assert guide.at(3) == str(tmp_path / "prm/00000002/model")
+    # What was trained before a kill is known to the log of a resume.
+    resumed = make(guide.settings, TrainedSettings(model="first"), tmp_path)
+    assert resumed.at(3, wanted=False) is None
+    assert resumed.auc == 0.8
+    assert len(trainings.calls) == 1
+
+    asked: list[bool] = []
+    sampler = direct_sampler(searching(search_below=0.0), engine, None, grader)
+
+    def at(step: int, wanted: bool) -> ScriptedRewardModel:
+        asked.append(wanted)
+        return scripted()
+
+    sampler.guide = SimpleNamespace(at=at, auc=None)
+    for problem in (EASY, NEVER):
+        draw(sampler, engine, [problem])
+    assert asked == [False, True]

@@ -56,20 +56,31 @@ def test_steps_without_a_reward_are_passed_over(arguments: Any) -> None:
 
 
 def test_the_accuracy_of_looks_is_followed(arguments: Any) -> None:
-    """Looks every 5 steps; in between nothing is new, and the reward does not count."""
+    """Looks every 5 steps, lines of the log every 3; in between nothing is new, and the reward does
+    not count. The verdict is that of the rule on all looks."""
     facts: dict[str, Any] = {"looks": []}
     callback = StopAtPlateau(StopSettings(signal="accuracy", horizon=150, delta=0.1), facts)
     state, control = TrainerState(), TrainerControl()
     for step in range(1, 400):
         state.global_step = step
-        state.log_history.append({"step": step, "loss": 0.0, "reward": step / 400})
         if step % 5 == 0:
             facts["looks"].append({"step": step, "accuracy": 0.4 + 0.001 * (step % 2)})
-        callback.on_log(arguments, state, control)
+        control.should_save = True
+        callback.on_step_end(arguments, state, control)
         if control.should_training_stop:
             break
+        if step % 3 == 0:
+            state.log_history.append({"step": step, "loss": 0.0, "reward": step / 400})
+            callback.on_log(arguments, state, control)
+            assert not control.should_training_stop
     assert control.should_training_stop
-    assert state.global_step % 5 == 0
+    assert not control.should_save
+    steps, values = zip(*((look["step"], look["accuracy"]) for look in facts["looks"]), strict=True)
+    rule = callback.settings.rule()
+    assert state.global_step == rule.replay(steps, values)[-1].step == steps[-1]
+    assert facts["stopped"]["step"] == steps[-1]
+    before = rule.look(steps[:-1], values[:-1])
+    assert before is None or not before.stop
 
 
 def test_a_budget_ends_a_training_behind_a_whole_generation(arguments: Any) -> None:

@@ -42,7 +42,8 @@ class ConfidenceSettings(LocalModelSettings):
     measure: Result[Literal["logprob", "self_certainty"]] = "logprob"
     """``logprob``: log(p / (1 - p)) of the geometric mean p of the sampled tokens' probabilities;
     costs nothing. ``self_certainty``: mean over tokens of KL(uniform || policy), in nats (Kang et
-    al. 2025, arXiv:2502.18581); runs the policy's weights in this process once more."""
+    al. 2025, arXiv:2502.18581); runs the policy's weights in this process once more (in
+    ``grpo_direct`` those that the training began with, throughout)."""
     scale: Result[Annotated[float, Field(gt=0)]] = 1.0
     """Logits per unit of the measure."""
     centre: Result[float | None] = None

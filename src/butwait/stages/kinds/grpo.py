@@ -1,7 +1,7 @@
 """Reinforcement learning: ``model/``, ``log.jsonl``, ``samples.jsonl``, ``looks.jsonl``, and the
 trees of GRPO-Direct in ``searches/``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from butwait.engines.engine import Engine
@@ -161,6 +161,19 @@ def _check(recipe: Any, name: str) -> Iterator[Unfit]:
     yield from recipe.stages[name].subset.check(recipe, name)
 
 
+def _too_few(settings: Any, problems: Mapping[str, Sequence[Problem]]) -> Iterator[Unfit]:
+    """A generation that asks more questions than there are; what ``subset`` leaves of them is known
+    later."""
+    asked = problems.get(settings.problems)
+    found = sum(p.judged for p in asked or ())
+    if asked and found < settings.questions:
+        yield (
+            ("questions",),
+            f"a generation asks {settings.questions} questions and {settings.problems!r} has "
+            f"{found} with an answer: lower `questions`, or give more problems",
+        )
+
+
 _OF_DATA_STAGES = ("verifier", "subset", "limit", "loss_tokens")
 """Settings of ``backtrack`` that have no meaning in the loop, tree by tree."""
 
@@ -188,6 +201,7 @@ GRPO = StageKind(
     takes=frozenset({"model", "trees"}),
     sets="training",
     check=_check,
+    lacks=_too_few,
     run=grpo,
     headline=_headline,
     label="GRPO",
@@ -200,6 +214,7 @@ GRPO_DIRECT = StageKind(
     takes=frozenset({"model", "trees", "reward model"}),
     sets="training",
     check=_check_direct,
+    lacks=_too_few,
     run=grpo,
     headline=_headline,
     label="GRPO-Direct",

@@ -3,12 +3,13 @@
 import asyncio
 import glob
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from butwait.recipe.stages import Metrics, OneSetStage, Outcome, StageKind
-from butwait.records.settings import Result
+from butwait.records import Problem
+from butwait.records.settings import Result, Unfit
 from butwait.report.sections import REWARD_MODELS
 from butwait.running.files import atomic_path, write_json
 from butwait.running.identity import identity
@@ -105,6 +106,19 @@ def prm(run: StageRun) -> Outcome:
     }
 
 
+def _too_few(settings: Any, problems: Mapping[str, Sequence[Problem]]) -> Iterator[Unfit]:
+    """Fewer questions than its parts need, which the rollouts would be sampled in vain for."""
+    parts = ["to train on", "for the audit", *(["for validation"] if settings.validation else [])]
+    asked = problems.get(settings.problems)
+    found = sum(p.judged for p in asked or ())
+    if asked and found < len(parts):
+        yield (
+            ("problems",),
+            f"a reward model needs {len(parts)} questions with an answer, one "
+            f"{', one '.join(parts)}, and {settings.problems!r} has {found}: give more problems",
+        )
+
+
 def _headline(metrics: Metrics) -> Iterator[str]:
     yield f"reward model: {metrics['verdict']}"
     yield from told_without(metrics)
@@ -115,6 +129,7 @@ PRM = StageKind(
     gives="reward model",
     takes=frozenset({"model"}),
     sets="training",
+    lacks=_too_few,
     run=prm,
     before_launch=collected,
     headline=_headline,

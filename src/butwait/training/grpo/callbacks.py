@@ -37,7 +37,7 @@ class TokenBudget(TrainerCallback):
 
 @dataclass(eq=False)
 class StopAtPlateau(TrainerCallback):
-    """Stops when the curve of ``settings.signal`` no longer rises.
+    """Stops when the curve of ``settings.signal`` no longer rises; to be added after the looks.
 
     The verdict follows from the curve alone, so a resumed training stops where the other one did.
 
@@ -49,7 +49,15 @@ class StopAtPlateau(TrainerCallback):
     settings: StopSettings
     facts: dict[str, Any]
 
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if self.settings.signal == "accuracy":  # of a look, which may fall between two lines
+            self._judge(state, control)
+
     def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if self.settings.signal == "reward":
+            self._judge(state, control)
+
+    def _judge(self, state: TrainerState, control: Any) -> None:
         curve = self._curve(state)
         verdict = self.settings.rule().look(*zip(*curve, strict=True)) if curve else None
         if verdict is not None and verdict.stop:

@@ -154,8 +154,9 @@ def weights_fingerprint(parameters: Iterable[torch.Tensor]) -> str:
     """16 hex digits that change when a weight does (but for pathological changes): a hash of each
     tensor's sum and norm."""
     wide = torch.float64
-    sums = [
-        torch.stack([p.sum(dtype=wide), torch.linalg.vector_norm(p, dtype=wide)])
-        for p in parameters
-    ]
+    sums = []
+    for p in parameters:
+        real = p if p.is_floating_point() else p.to(wide)  # bitsandbytes packs 4 bits in bytes
+        norm = torch.linalg.vector_norm(real, dtype=wide)
+        sums.append(torch.stack([p.sum(dtype=wide), norm]))
     return hashlib.sha256(torch.stack(sums).cpu().numpy().tobytes()).hexdigest()[:16]

@@ -15,6 +15,7 @@ approaches (``docs/grpo_direct.md``).
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from butwait.reward_models.load import Policy, load_reward_model
 from butwait.reward_models.reward_model import RewardModel
 from butwait.reward_models.settings import RewardModelSettings
 from butwait.running.files import remove
+from butwait.running.log import say
 from butwait.search.settings import SAMPLERS
 from butwait.training.grpo.completions import Completion, completion_of, particles_as_group
 from butwait.training.grpo.generation import (
@@ -126,7 +128,7 @@ class DirectSampler(GroupSampler):
         self, problems: Sequence[Problem], step: int, engine: Engine, tally: Tally
     ) -> Found:
         """Searches, and adds what it took to the tally."""
-        guide = self.guide.at(step)
+        guide = self.guide.at(step, wanted=bool(problems))
         found = await self.search.run(problems, step, engine, guide, self.policy())
         tally.policy_tokens += found.counts.policy_tokens
         tally.search_tokens += found.counts.policy_tokens
@@ -230,6 +232,7 @@ class Guide:
     def __post_init__(self) -> None:
         self._loaded: tuple[RewardModelSettings, RewardModel] | None = None
         self._closing: list[asyncio.Task[None]] = []
+        self._failed: set[int] = set()  # steps whose training could not be done
         sampler = self.settings.sampler
         if self.reward_model is None and SAMPLERS.of(sampler).needs_reward_model:
             raise UserError(
@@ -247,14 +250,18 @@ class Guide:
             self._loaded = None
             await model.close()
 
-    def at(self, step: int) -> RewardModel | None:
+    def at(self, step: int, wanted: bool = True) -> RewardModel | None:
         """The reward model after so many optimiser steps. It may be trained here first; what was
-        trained for a step before a kill is not trained again. The one before it is closed."""
+        trained for a step before a kill is not trained again. The one before it is closed.
+
+        Where it is not ``wanted``, it is neither trained nor loaded, and None is given."""
         settings, loop = self.reward_model, self.settings.prm
         if settings is None:
             return None
         if loop is not None and isinstance(settings, TrainedSettings):
-            settings = self._trained(step, settings, loop)
+            settings = self._trained(step, settings, loop, wanted)
+        if not wanted:
+            return None
         if self._loaded is None or self._loaded[0] != settings:
             self._close_soon()
             model = load_reward_model(settings, self.tokenizer, self.policy)
@@ -267,13 +274,16 @@ class Guide:
                 loop, (_, model) = asyncio.get_running_loop(), self._loaded
                 self._closing.append(loop.create_task(model.close()))
 
-    def _trained(self, step: int, first: TrainedSettings, loop: LoopPrmSettings) -> TrainedSettings:
+    def _trained(
+        self, step: int, first: TrainedSettings, loop: LoopPrmSettings, wanted: bool
+    ) -> TrainedSettings:
         """The settings of the reward model of this step: trained at the last multiple of ``every``
-        that had trees enough."""
+        that had trees enough, where one could be trained on them."""
         current = first
         for at in range(loop.every, step + 1, loop.every):
             folder = self.folder / f"{at:08d}"
-            if not (folder / "model").exists() and at + loop.every > step:
+            due = at + loop.every > step and at not in self._failed
+            if wanted and due and not (folder / "model").exists():
                 self._train(folder, at, current, loop)
             if (folder / "model").exists():
                 remove(folder / "work")
@@ -288,15 +298,26 @@ class Guide:
         self, folder: Path, step: int, current: TrainedSettings, loop: LoopPrmSettings
     ) -> None:
         trees = self.trees.latest(step - 1, loop.window, step - loop.window)
-        if len({tree.problem_id for tree in trees}) < 2:
-            return
         rollouts = [rollout for tree in trees for rollout in tree_rollouts(tree)]
+        if len({rollout.problem_id for rollout in rollouts}) < 2:
+            return
         start = ModelSettings(name=current.model, device=current.device)
-        key, prompt = self.key.derive(step), loop.prompt or read_prompt(Path(current.model))
-        if prompt != self.policy.prompt:
-            rollouts = put(rollouts, self.problems, prompt, self.tokenizer)
-        with inside_another():
-            train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
+        key = self.key.derive(step)
+        try:
+            prompt = loop.prompt or read_prompt(Path(current.model))
+            if prompt != self.policy.prompt:
+                rollouts = put(rollouts, self.problems, prompt, self.tokenizer)
+            with inside_another():
+                train_prm(start, rollouts, loop, prompt, folder, key, continued=True)
+        except UserError as error:
+            # The policy's training is worth more than a newer judge.
+            self._failed.add(step)
+            remove(folder)  # a model that is not the one that was trained may be in it
+            say(
+                f"  prm: at step {step} the reward model could not be trained again, and the one "
+                f"before it stays: {error}",
+                logging.WARNING,
+            )
 
 
 def tree_rollouts(tree: SearchTree) -> list[Rollout]:

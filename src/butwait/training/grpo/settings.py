@@ -290,7 +290,8 @@ class GrpoDirectSettings(GrpoSettings):
     floors: Result[FlooredSettings] = FlooredSettings()
     """Below which a search is called poor."""
     prm: Result[LoopPrmSettings | None] = None
-    """Train the reward model again as the policy changes; None: it stays as it is."""
+    """Train the reward model again as the policy changes; None: it stays as it is, and so it does
+    for a time whose trees cannot be trained on."""
     concurrency: Resource[Concurrency] = 64
     """Searches in flight at a time; ``auto``: as many as keep the engine's rows full."""
 

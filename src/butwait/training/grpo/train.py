@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from butwait.engines.engine import Engine
 from butwait.engines.kinds.transformers import TransformersSettings
-from butwait.engines.models import device_of, load_tokenizer
+from butwait.engines.models import load_tokenizer
 from butwait.engines.settings import ModelSettings
 from butwait.problems.grading import Grader
 from butwait.problems.settings import PromptSettings
@@ -123,15 +123,14 @@ class _Run:
         self._settings = settings
         self._output = output
         self._stack = stack
-        state = PartialState(cpu=device_of(material.model).type == "cpu")
-        processes = state.num_processes
+        self._devices = Devices.of(material.model)
+        processes = self._devices.processes
         passes = check_devices(settings, processes)
-        self._devices = Devices(processes)
         self._tokenizer = load_tokenizer(material.model)
         weights = in_precision(material.model, settings)
         self._start = Start(weights, settings.lora, self._tokenizer, material.prompt)
         self._loop = stack.enter_context(asyncio.Runner())
-        with state.main_process_first():
+        with PartialState().main_process_first():
             self._work = WorkFolder(output / "work", _identity(material, settings, processes))
         self._facts: dict[str, Any] = {}
         """What a checkpoint holds beside weights and optimizer, but for what is counted."""
