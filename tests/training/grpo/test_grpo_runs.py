@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_looks_at_weights_that_a_training_does_not_have_are_not_used(
     assert len(list((again / "grpo/looks").iterdir())) == 4
     weights = "grpo/model/model.safetensors"
     assert (again / weights).read_bytes() == (run / weights).read_bytes()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_adapters_on_four_bits_are_looked_at_and_searched_with(tmp_path: Path) -> None:
+    look = {"problems": "held_out", "every": 1}
+    short = {"steps": 1, "save_steps": None, "lora": {"rank": 4, "four_bit": True}}
+    run = run_stages(
+        tmp_path,
+        grpo=GRPO | short | {"kind": "grpo", "selection": look},
+        direct=DIRECT | short | {"kind": "grpo_direct", "mode": "expert_iteration"},
+    )
+    assert [look["step"] for look in rows(run / "grpo/looks.jsonl")] == [0, 1]
+    assert record(run / "direct")["metrics"]["searched"] == 2
+    assert (run / "direct/model/model.safetensors").exists()
 
 
 MIXED = DIRECT | {
