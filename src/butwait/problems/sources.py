@@ -12,6 +12,7 @@ from typing import Any
 
 from butwait.problems.answers import read_gold
 from butwait.problems.cells import NOTHING, cell, text_of, whole
+from butwait.problems.equality.compare import MAX_TEXT, is_readable
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
@@ -252,6 +253,13 @@ class _Table:
         if kind == "text":
             return [replace(p, answer_kind="text") for p in problems]
         if kind == "math":
+            golds = [gold for problem in problems for gold in problem.golds]
+            self._log(
+                sum(len(gold) > MAX_TEXT or not is_readable(gold) for gold in golds),
+                f"gold answers cannot be read (a brace without its partner, or more than "
+                f"{MAX_TEXT:,} characters), so that nothing can be said about answers to them; "
+                "mend them, or set answer_kind: text",
+            )
             return [replace(p, answer_kind="math") for p in problems]
         return [self._with_integers(problem) for problem in problems]
 
