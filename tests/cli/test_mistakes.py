@@ -56,7 +56,7 @@ MISTAKES: list[tuple[Callable[[Path], None], list[str], list[str]]] = [
     (nothing, ["problems.train.columns.answer=gold"], ["gold", "id, question, answer"]),
     (nothing, ["problems.train.source=gym:no_such_thing"], ["no_such_thing"]),
     (nothing, ["problems.train.offset=99"], ["gives no problems", "99"]),
-    (drop_an_answer, [], ["q7", "answer"]),
+    (drop_an_answer, [], ["row 1", "no gold answer"]),
     (break_a_line, [], ["line 2"]),
     (nothing, [TRANSFORMERS, "model.name=no-such-org/no-such-model"], ["no-such-org/no-such-m"]),
     (nothing, [TRANSFORMERS, "model.name=./nowhere/"], ["./nowhere/"]),

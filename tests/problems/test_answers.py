@@ -93,6 +93,11 @@ def test_without_a_box_the_announcement_or_the_last_line_is_read(
     assert extract_answer(text, "integer") == answer
 
 
+def test_a_mixed_number_in_a_conclusion_is_read() -> None:
+    assert extract_answer("So she needs 2 1/2 cups.", "math") == "2 1/2 cups"
+    assert extract_answer("So 5 of 2 1/2 cups are left.", "math") is None
+
+
 def test_the_last_formula_is_read_where_the_answer_is_no_integer() -> None:
     assert extract_answer("y=5 is used to get x: $x=6$", "math") == "$x=6$"
     assert extract_answer("we get\n$$P = \\frac{3}{4}$$", "math") == r"P = \frac{3}{4}"
@@ -153,6 +158,12 @@ def test_box_closed() -> None:
         (r"\pm 5", None),
         (r"\approx 5", None),
         ("5x", None),
+        ("5m", None),
+        ("5 m", 5),
+        (r"100\,m^2", 100),
+        ("5 m + 3", None),
+        ("2024-01-05", None),
+        ("5万", None),
         ("2ab", None),
         ("x^2+y^2=5", None),
         (r"4\sqrt{2}", None),

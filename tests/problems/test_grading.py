@@ -363,3 +363,25 @@ def test_the_best_verdict_of_several_gold_answers_counts(
     assert grader.grade(text, turned) == found
     cut = "ungradable" if status == "ungradable" else "truncated"
     assert grader.grade("\\boxed{", asked, "length").status == cut
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "answer", "status"),
+    [
+        ("What percent of 80 is 20?", "25", r"25\%", "correct"),
+        ("What percent of 80 is 20?", "25", r"25 \text{ percent}", "correct"),
+        ("Which \\% of the marbles is red?", "33.5", r"33.5\%", "correct"),
+        ("What is the percentage?", "0.25", r"25\%", "correct"),
+        ("What percent of 80 is 20?", "25", r"26\%", "wrong"),
+        ("How many marbles are red?", "25", r"25\%", "wrong"),
+        ("What is the price after a discount of $20\\%$?", "40", r"40\%", "wrong"),
+        ("What is 20 percent of 25?", "5", r"5\%", "wrong"),
+    ],
+)
+def test_a_percent_sign_is_what_the_question_asks_for(
+    question: str, gold: str, answer: str, status: str
+) -> None:
+    for kind in ("integer", "math")[gold != "25" :]:
+        problem = Problem("1", question, gold, kind)  # type: ignore[arg-type]
+        with Grader() as grader:
+            assert grader.grade(f"\\boxed{{{answer}}}", problem).status == status

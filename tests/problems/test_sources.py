@@ -503,3 +503,17 @@ def test_sets_of_math_arena_need_no_columns() -> None:
     assert (other.source, other.split, other.limit) == ("MathArena/hmmt_feb_2026", "train", 5)
     assert other.columns == named.columns
     assert other.columns.id == "problem_idx"
+
+
+def test_gold_answers_that_cannot_be_read_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": f"{gold}?", "answer": gold} for gold in ("\\frac{1", "x}", "Москва", "#3")]
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    load_problems(ProblemSetSettings(source=str(path)))
+    (message,) = [m for m in caplog.messages if "cannot be read" in m]
+    assert ": 2 gold answers cannot be read" in message
+    caplog.clear()
+    load_problems(ProblemSetSettings(source=str(path), answer_kind="text"))
+    assert not caplog.messages

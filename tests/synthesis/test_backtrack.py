@@ -73,6 +73,16 @@ def two_forks() -> TreeBuilder:
 DEEP = {"detours": FixedNumber(value=9), "depth": FixedNumber(value=9)}
 
 
+@pytest.mark.parametrize(("status", "dead"), [("ungradable", False), ("wrong", True)])
+def test_what_leads_to_no_verdict_is_no_mistake(status: str, dead: bool) -> None:
+    """A path that a stage's verifier refuses is ungradable: its answer is right."""
+    builder = TreeBuilder("q")
+    builder.end(builder.add(0, "a\n\n"), BOX[4])
+    builder.end(builder.add(0, "x\n\n"), BOX[4], status=status)
+    examples = build(builder.stored(), **DEEP).examples
+    assert [roles(example)[0] for example in examples] == [("mistake", "x\n\n")] * dead
+
+
 def test_the_path_leaves_into_every_dead_branch_and_comes_back() -> None:
     (example,) = build(two_forks().stored(), **DEEP).examples
     assert roles(example) == [

@@ -20,8 +20,9 @@ from butwait.problems.cells import number_text
 from butwait.problems.equality.arithmetic import evaluate
 from butwait.problems.equality.brackets import groups, matching_brace, split
 from butwait.problems.equality.notation import canonical
+from butwait.problems.equality.rules import is_code
 from butwait.problems.equality.structure import is_label, is_name
-from butwait.problems.equality.units import counted, split_unit
+from butwait.problems.equality.units import counted, split_letter, split_unit
 from butwait.problems.sentences import (
     MAX_VALUE,
     announced_value,
@@ -189,7 +190,10 @@ def _integer(latex: str) -> int | None:
         labels, value_text = [value_text], labels[0]
     if not all(is_label(label) for label in labels):
         return None
-    value = evaluate(split_unit(value_text)[0])
+    if is_code(value_text):
+        return None
+    value_text, unit = split_unit(value_text)
+    value = evaluate(value_text if unit else split_letter(value_text, "0", "")[0])
     return int(value) if value is not None and value.denominator == 1 else None
 
 

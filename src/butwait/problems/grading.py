@@ -8,6 +8,7 @@ is needed. ``docs/grading.md`` states every rule.
 import asyncio
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from butwait.problems.equality.compare import (
     is_collection,
     is_readable,
 )
+from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
 from butwait.problems.judging import Judges
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CACHE_SIZE = 50_000
+_ASKS_PERCENT = re.compile(r"(?i)(?<![\d}$\\])(?<![\d}$][\s~-])(?:\\?%|\bper ?cent)")
+"""A percent sign or word that no number stands before: what a question may ask for."""
 _STATUS: dict[Verdict, Status] = {
     "equal": "correct",
     "different": "wrong",
@@ -271,6 +275,8 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
         return Grade(None, "no_answer")
     if kind == "text":
         return Grade(answer, "correct" if same_text(gold, answer) else "wrong")
+    if _in_percent(str(gold_value) if kind == "integer" else gold, answer, problem.question):
+        return Grade(answer, "correct")
     if kind == "integer":
         value = read_integer(answer)
         if value is not None or not needs_calculation(answer):
@@ -279,6 +285,16 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
     if is_collection(gold):
         answer = joined_boxes(text) or answer
     return _Pair(gold, answer)
+
+
+def _in_percent(gold: str, answer: str, question: str) -> bool:
+    """Whether ``answer`` is ``gold`` with a percent sign, and the question asks for percent."""
+    if ("%" not in answer and "cent" not in answer) or not _ASKS_PERCENT.search(question):
+        return False
+    latex = canonical(answer)
+    if "\\%" not in latex or "\\%" in canonical(gold):
+        return False
+    return _compare_here(gold, latex.replace("\\%", "")) == "correct"
 
 
 def _compare_here(gold: str, answer: str) -> Status | None:

@@ -48,7 +48,7 @@ _YES = re.compile(r"(?i)(yes|no|true|false)\b(?=[.,;:!]|\s*$)")
 _CONCLUDES = re.compile(
     r"(?i)(?:so|thus|hence|therefore|finally|consequently|in total|altogether|overall|then)\b"
 )
-_PLAIN_NUMBER = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_PLAIN_NUMBER = re.compile(r"[$€£]?-?\d[\d,]*(?:\.\d+)?(?:(?: \d+)?/\d+)?%?")
 _BOLD = re.compile(r"\*\*([^*]{1,80})\*\*")
 _TO = re.compile(r"\b(?:to|from)\b")
 _GIVES = re.compile(r"(?i)[,;]?\s*(?:so|thus|hence|therefore|giving|which gives|and so)\b")

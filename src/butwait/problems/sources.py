@@ -12,6 +12,7 @@ from typing import Any
 
 from butwait.problems.answers import read_gold, says_nothing, without_blanks
 from butwait.problems.cells import NOTHING, cell, text_of, whole
+from butwait.problems.equality.compare import MAX_TEXT, is_readable
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
@@ -259,6 +260,13 @@ class _Table:
         if kind == "text":
             return {place: replace(p, answer_kind="text") for place, p in problems.items()}
         if kind == "math":
+            golds = [gold for problem in problems.values() for gold in problem.golds]
+            self._log(
+                sum(len(gold) > MAX_TEXT or not is_readable(gold) for gold in golds),
+                f"gold answers cannot be read (a brace without its partner, or more than "
+                f"{MAX_TEXT:,} characters), so that nothing can be said about answers to them; "
+                "mend them, or set answer_kind: text",
+            )
             return {place: replace(p, answer_kind="math") for place, p in problems.items()}
         return {place: self._with_integers(problem) for place, problem in problems.items()}
 

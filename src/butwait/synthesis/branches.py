@@ -1,8 +1,9 @@
 """Dead branches of a tree: detours of a correct path into them, and what completing them gives.
 
-Dead is not wrong. A branch is dead where no correct path of its tree goes through it, nor through
-a branch of the very same tokens. That its particles were not resampled, or ended wrongly, does not
-make its first steps wrong; ``Detour.evidence`` says what is known.
+Dead is not wrong. A branch is dead where no path of its tree that is correct, or has no verdict,
+goes through it, nor through a branch of the very same tokens. That its particles were not
+resampled, or ended wrongly, does not make its first steps wrong; ``Detour.evidence`` says what is
+known.
 
 A branch can be completed K times by the policy that searched. If none of K completions verifies,
 the share that would is at most 1 - 0.05^(1/K) with 95 % confidence (the exact bound of Clopper and
@@ -120,8 +121,10 @@ class DeadBranches:
         tree = stored.tree
         self._tree, self._stage = tree, stored.stage
         same = _same_tokens(tree)
-        correct = (leaf for leaf, grade in tree.grades.items() if grade.correct)
-        alive = {same[node] for node in _ancestry(tree, correct)}
+        spared = (
+            leaf for leaf, grade in tree.grades.items() if grade.status in ("correct", "ungradable")
+        )
+        alive = {same[node] for node in _ancestry(tree, spared)}
         wrong = (leaf for leaf, grade in tree.grades.items() if grade.status == "wrong")
         led_wrong = {same[node] for node in _ancestry(tree, wrong)}
         self._answered_wrong = {node for node, first in enumerate(same) if first in led_wrong}

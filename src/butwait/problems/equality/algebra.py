@@ -8,6 +8,7 @@ can be evaluated, evaluation decides: it neither takes 1/2004! and 1/2006! for 0
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
@@ -40,7 +41,12 @@ from butwait.problems.equality.rules import decimal_places
 from butwait.problems.equality.sampling import agreement, proportional
 from butwait.problems.equality.sets import same_set
 
-_READER = [LatexExtractionConfig(boxed_match_priority=-1)]
+_DEFAULTS = LatexExtractionConfig(boxed_match_priority=-1)
+# math-verify's units are letters as well: it would read 5m, 3t and 2ab as 5, 3 and 2.
+_READER = [
+    replace(_DEFAULTS, normalization_config=replace(_DEFAULTS.normalization_config, units=False))
+]
+_REMARK = re.compile(r"(?<=.)\\text ?\{(?:[^{}]|\{[^{}]*\})*\}(?: ?\^ ?(?:\d|\{ ?\d ?\}))?$")
 _SETS = re.compile(r"[<>\[]|\\(?:leq|geq|neq|mathbb|setminus|emptyset|cap|cup|infty)(?![a-zA-Z])")
 _DEGREES = re.compile(
     r"(?P<number>(?<![\d.])\d+(?:\.\d+)?|\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\([^()]*\)|[a-zA-Z])"
@@ -90,6 +96,7 @@ def _formula(latex: str) -> Basic | None:
             left, right = (_formula(side) for side in sides)
             if isinstance(left, Expr) and isinstance(right, Expr):
                 return relation(left, right)
+    latex = _REMARK.sub("", latex).strip()
     latex = _DEGREES.sub(r"(\\frac{\\pi \\cdot (\g<number>)}{180})", latex)
     latex = re.sub(r"\\lcm(?![a-zA-Z])", r"\\operatorname{lcm}", latex)
     try:

@@ -3,6 +3,13 @@
 import re
 import unicodedata
 
+LATIN = "a-zA-Z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+"""Letters of words in Latin script, for a class of characters."""
+FOREIGN = (
+    "(?:(?=[\u0400-\u1cff\u2d00-\u2dff\u3005-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uffdc"
+    "\U00010000-\U0001cfff\U0001e800-\U0003ffff])[^\\W\\d_])"
+)
+"""One letter of any other script: no Greek, no signs and no alphabets of mathematics."""
 _SIGNS = {
     **dict.fromkeys("−–—‐‑﹣", "-"),
     **dict.fromkeys("·⋅∙•∗", "\\cdot "),

@@ -16,6 +16,8 @@ from butwait.problems.equality.notation import canonical, key
 from butwait.problems.equality.numerals import hedges
 from butwait.problems.equality.rules import (
     approximates,
+    is_code,
+    molecule,
     same_based,
     same_congruence,
     same_ratio,
@@ -29,8 +31,8 @@ from butwait.problems.equality.structure import (
     is_variable,
     read,
 )
-from butwait.problems.equality.units import conversion, split_unit, summed
-from butwait.problems.equality.words import as_words, choice_letter, same_words
+from butwait.problems.equality.units import conversion, split_letter, split_unit, summed
+from butwait.problems.equality.words import as_words, choice_letter, option, same_words
 
 Algebra = Callable[[str, str], bool]
 """(gold, answer) in canonical LaTeX -> whether they are equal; raises ``UnreadableGoldError``."""
@@ -45,9 +47,11 @@ _SET_NOTATION = re.compile(
 _RADIANS = re.compile(r"\\pi(?![a-zA-Z])|\\arc|\\(?:sin|cos|tan)\s*\^\s*\{\s*-1")
 _WRITTEN_LIST = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*,?\s*)+\]")
 _SAID = {
-    "\\emptyset": "no solution",
-    "\\mathbb{R}": "all real numbers",
-    "\\infty": "infinite",
+    key("\\emptyset"): "no solution",
+    key("\\mathbb{R}"): "all real numbers",
+    key("(-\\infty,\\infty)"): "all real numbers",
+    key("(-\\infty,+\\infty)"): "all real numbers",
+    key("\\infty"): "infinite",
 }
 
 
@@ -88,13 +92,35 @@ def equal(gold: str, answer: str, algebra: Algebra = refuse) -> bool:
     said = as_words(gold)
     if said is not None and same_words(said, as_words(answer)):
         return True
+    if (printed := option(gold)) is not None:
+        return _same_option(printed, answer, algebra)
+    if is_code(gold_latex) or is_code(answer_latex):
+        return False
+    if "_" in gold_latex + answer_latex:
+        formula = molecule(gold_latex)
+        if formula is not None and formula == molecule(answer_latex):
+            return True
     gold_words = _words(gold, gold_latex)
     if gold_words is not None:
-        return _SAID.get(answer_latex) == gold_words
+        return _said(answer_latex) == gold_words
     if not answer_latex or _words(answer, answer_latex) is not None or hedges(answer_latex):
-        said = _SAID.get(gold_latex)
+        said = _said(gold_latex)
         return said is not None and said == as_words(answer)
-    return _Comparison(algebra).texts(gold_latex, _conclusion(answer_latex, gold_latex))
+    try:
+        return _Comparison(algebra).texts(gold_latex, _conclusion(answer_latex, gold_latex))
+    except UnreadableGoldError:
+        if "\\" in gold or too_costly(gold_latex):
+            raise
+        return False  # no formula but a text, which the answer is not
+
+
+def _same_option(gold: tuple[str, str], answer: str, algebra: Algebra) -> bool:
+    """Whether an answer has a printed option's letter, its text, or both."""
+    letter, text = gold
+    if (said := choice_letter(answer)) is not None:
+        return said == letter
+    other = option(answer) or (letter, answer)
+    return other[0] == letter and equal(text, other[1], algebra)
 
 
 def is_readable(gold: str | None) -> bool:
@@ -129,6 +155,11 @@ def _words(text: str, latex: str) -> str | None:
     values = (_unlabelled(part) for part in re.split(r",|;|\\land|\\lor", latex))
     formula = " ".join(split_unit(value)[0] for value in values if not is_name(value))
     return words if as_words(formula) is not None or not formula else None
+
+
+def _said(latex: str) -> str | None:
+    """What a set is in words, where it has a name."""
+    return _SAID.get(key(re.sub(r"^[a-zA-Z] ?\\in(?![a-zA-Z])", "", latex)))
 
 
 def _unlabelled(part: str) -> str:
@@ -176,9 +207,10 @@ class _Comparison:
             return self._values(gold.text, answer.text)
         if shapes in (("list", "list"), ("set", "set"), ("list", "set"), ("set", "list")):
             return self._unordered(gold.items, answer.items) or self._sets(gold, answer)
-        if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
-            return gold.ends == answer.ends and self._ordered(gold.items, answer.items)
         vectors = _is_vector(gold) and _is_vector(answer)
+        if shapes in (("bracket", "bracket"), ("matrix", "matrix")):
+            same_ends = gold.ends == answer.ends or (vectors and gold.shape == "bracket")
+            return same_ends and self._ordered(gold.items, answer.items)
         if vectors and self._ordered(gold.items, _by_label(gold, answer)):
             return True
         if set(shapes) <= {"union", "list"} and self._unordered(gold.items, answer.items):
@@ -228,6 +260,10 @@ class _Comparison:
             return verdict
         gold, gold_unit = split_unit(gold)
         answer, answer_unit = split_unit(answer)
+        if not gold_unit:
+            gold, gold_unit = split_letter(gold, answer, answer_unit)
+        if not answer_unit:
+            answer, answer_unit = split_letter(answer, gold, gold_unit)
         ratio = conversion(gold_unit, answer_unit)
         if ratio is None:
             return False
@@ -287,4 +323,5 @@ def _is_vector(answer: Answer) -> bool:
     """A tuple, however it is written: in brackets, without them, as a row or a column."""
     if answer.shape == "matrix":
         return answer.ends in ("1", str(len(answer.items)))
-    return answer.shape == "list" or (answer.shape == "bracket" and answer.ends == "()")
+    listed = answer.ends == "[]" and len(answer.items) > 2  # two ends are an interval
+    return answer.shape == "list" or (answer.shape == "bracket" and (answer.ends == "()" or listed))

@@ -163,7 +163,9 @@ _WORDS = _rules(
     (r"\\text\s*\{\s*,?\s*and\s*\}|(?<![\\a-zA-Z])and(?![a-zA-Z])", r"\\land "),
     (r"\\text\s*\{\s*,?\s*or\s*\}|(?<![\\a-zA-Z])or(?![a-zA-Z])", r"\\lor "),
     (r"\\text ?\{ ?(\\land |\\lor )", r"\1\\text{"),
+    (r"\\text ?\{([^{}]*?) ?(\\land |\\lor ) *\}", r"\\text{\1} \2"),
     (r"[,;]\s*(\\land |\\lor )", r"\1"),
+    (r"^(\d+) ?' ?(\d+(?:\.\d+)?) ?(?:\"|'')$", r"\1 \\text{feet} \2 \\text{inches}"),
     (r"\\text\s*\{\s*(?:percent|per cent|\\?%)\s*\}|(?<![\\a-zA-Z])percent(?:age)?" + END, r"\\%"),
     (r"(?<!\\)%", r"\\%"),
     (
@@ -191,6 +193,9 @@ _PLAIN = _rules(
     (r">=", r"\\geq "),
     (r"!=", r"\\neq "),
     (r"=>|->", r"\\Rightarrow "),
+    (r"\+ ?/ ?-", r"\\pm "),
+    (r"(?<=\d) ?[xX] ?(?=10 ?\^)", r" \\cdot "),  # 1.5 x 10^3
+    (r"(?<=[)\]]) ?U ?(?=[(\[])", r" \\cup "),  # (0,1) U (2,3)
     (r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}"),  # TeX reads 10^12 as 10^1 2; its writers mean 10^{12}
 )
 _MAX_DEPTH = 80

@@ -22,9 +22,11 @@ _BASED = re.compile(
     r" ?_ ?\{?(?:\\text ?\{)? ?(?P<base>\d+) ?\}*"
 )
 _CLOCK = re.compile(
-    r"(?P<hour>\d{1,2}):(?P<rest>\d{2}(?::\d{2})?) ?"
-    r"(?:\\text ?\{)? ?(?P<half>[aApP]\.? ?[mM])?\.? ?\}?"
+    r"(?P<hour>\d{1,2})(?::(?P<rest>\d{2}(?::\d{2})?))? ?"
+    r"(?:\\text ?\{)? ?(?P<half>[aApP](?:\. ?)?[mM])?\.? ?\}?"
 )
+_CODE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}|\d{3}-\d{4}")
+_MOLECULE = re.compile(r"[A-Z(](?:[A-Z]|(?<=[A-Z])[a-z]|(?<=[A-Za-z)])\d+|[()])*")
 _MODULUS = re.compile(
     r"^(?P<value>.*?)\s*(?:\\pmod|\\bmod|\\mod|\(? ?(?:\\text ?\{ ?mod ?\}|mod(?![a-z])))"
     r"\s*\{?\s*(?P<modulus>[^{}()]+?)\s*\}?\s*\)?$"
@@ -99,13 +101,24 @@ def same_ratio(gold: str, answer: str) -> bool | None:
 
 
 def same_time(gold: str, answer: str) -> bool | None:
-    """Clock times: 3:45 is 03:45 and 3:45 p.m., which is not 3:45 a.m."""
-    clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if not (clock[0] and clock[1]):
+    """Clock times: 3:45 is 03:45 and 3:45 p.m., which is not 3:45 a.m.; 3 p.m. is 3:00 p.m."""
+    clocks = [c for c in (_CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)) if c]
+    if len(clocks) < 2 or not (all(c["rest"] for c in clocks) or any(c["half"] for c in clocks)):
         return None
-    halves = [re.sub(r"[^ap]", "", (c["half"] or "").lower()) for c in clock if c]
-    times = [(int(c["hour"]), c["rest"]) for c in clock if c]
+    halves = [re.sub(r"[^ap]", "", (c["half"] or "").lower()) for c in clocks]
+    times = [(int(c["hour"]), c["rest"] or "00") for c in clocks]
     return times[0] == times[1] and (halves[0] == halves[1] or "" in halves)
+
+
+def is_code(text: str) -> bool:
+    """Whether ``text`` is a date or a telephone number, which is no sum: 2024-01-05, 1/2/2024."""
+    return _CODE.fullmatch(text) is not None
+
+
+def molecule(latex: str) -> str | None:
+    """A chemical formula without indices, H2O for ``H_2O``; None for anything else."""
+    plain = re.sub(r"\\text|[{}_ ]", "", latex)
+    return plain if _MOLECULE.fullmatch(plain) and not plain.isalpha() else None
 
 
 def same_congruence(gold: str, answer: str) -> bool | None:

@@ -20,7 +20,7 @@ _TABLE = {
     "month": "month; 12 year yr; 120 decade; 1200 century centuries",
     "mass": "kg kilogram; 1/1000 g gram; 1/1000000 mg milligram; 1000 tonne;"
     " 0.45359237 lb pound lbs; 0.028349523125 oz ounce; 907.18474 ton",
-    "volume": "l liter; 1/1000 ml milliliter; 3.785411784 gallon gal; 0.946352946 quart qt;"
+    "volume": "l L liter; 1/1000 ml milliliter; 3.785411784 gallon gal; 0.946352946 quart qt;"
     " 0.473176473 pint pt; 0.2365882365 cup",
     "dollar": "dollar usd buck; 1/100 cent; 1/20 nickel; 1/10 dime",
     "euro": "euro eur",
@@ -31,12 +31,14 @@ _TABLE = {
     "ruble": "ruble",
     "won": "won",
     "force": "newton N; 1000 kN",
-    "energy": "joule J; 1000 kJ; 4.184 cal calorie",
+    "energy": "joule J; 1000 kJ; 4.184 cal calorie; 1.602176634e-19 eV",
     "power": "watt W; 1000 kW kilowatt",
     "pressure": "pascal Pa; 1000 kPa",
     "frequency": "hertz Hz; 1000 kHz",
     "potential": "volt V",
     "current": "ampere amp A",
+    "charge": "coulomb C",
+    "capacitance": "farad F",
     "temperature": "kelvin K",
     "amount": "mole mol",
     "angle": "degree deg; 1/60 arcminute",
@@ -54,7 +56,7 @@ _NOT_UNITS = frozenset(_NOT_UNITS_WORDS.split())
 _FOREIGN = r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 _LETTERS = rf"(?:[a-zA-Z]|{_FOREIGN})"
 _POWER = r"(?:\^ ?(?:\{ ?-? ?\d ?\}|\d))"
-_GROUP = r"\\text ?\{[^{}]*\}"
+_GROUP = r"\\text ?\{(?:[^{}]|\{[^{}]*\})*\}"  # \text{km h^{-1}} as well
 _TAIL = re.compile(
     rf"(?<=[^\s{{^_=+*/-])\s*(?P<unit>(?:\\cdot )?{_GROUP}(?:{_POWER}|\s|/|\\cdot |{_GROUP})*)$"
 )
@@ -65,6 +67,14 @@ _QUOTIENT = re.compile(
 _PLAIN = re.compile(
     rf"(?:(?<=[\d}})!|])|(?<=\\pi))(?P<gap>\s*)"
     rf"(?P<unit>{_LETTERS}+(?: ?[-/. ] ?{_LETTERS}+{_POWER}?)*{_POWER}?)\.?$"
+)
+_MAGNITUDE = r"-? ?(?:[\d./^ ]|\{ ?-?|\}|\\(?:frac|sqrt|cdot|pi)(?![a-zA-Z]))+"
+_ONE_LETTER = re.compile(
+    rf"(?P<value>{_MAGNITUDE}?)(?:(?<=[\d}}])|(?<=pi))(?P<gap> ?)(?P<unit>[a-zA-Z]{_POWER}?)"
+)
+_NUMBER = re.compile(_MAGNITUDE)
+_FOREIGN_NUMBER = re.compile(
+    r"[十百万萬亿億兆십백천만억]|千(?![克米瓦卡])|以[上下内內]|左右|未[満满滿]|이상|이하|미만|초과"
 )
 _AREA = re.compile(rf"(?P<unit>\\text ?\{{[^{{}}]*\}}){_POWER}?$")
 _DEGREES = re.compile(
@@ -137,7 +147,24 @@ def split_unit(text: str) -> tuple[str, str]:
     value = text[: match.start()].strip()
     if not value or not words or not _NOT_UNITS.isdisjoint(words):
         return text, ""
+    if _FOREIGN_NUMBER.match(words[0]):
+        return text, ""  # 5万 is 50,000
     return value, unit.strip()
+
+
+def split_letter(text: str, other: str, other_unit: str) -> tuple[str, str]:
+    """(number, unit) of ``5 m`` and ``100 m^{2}``, else (``text``, "").
+
+    A number and a letter may be a product. They are no product where the ``other`` side, without
+    its unit, is a number and they stand apart, or where it has a unit.
+    """
+    match = _ONE_LETTER.fullmatch(text)
+    if match is None or match["unit"][0] not in _KNOWN:
+        return text, ""
+    known = other_unit in _SCALES.values() or bool(_parse(other_unit).kinds)
+    if known or (match["gap"] and _NUMBER.fullmatch(other)):
+        return match["value"].strip(), match["unit"]
+    return text, ""
 
 
 def summed(text: str) -> str:
@@ -167,8 +194,10 @@ def conversion(first: str, second: str) -> Fraction | None:
     """
     if not first or not second or first == second:
         return Fraction(1)
-    if first in _SCALES.values() or second in _SCALES.values():
-        return Fraction(1) if "degree" in (first, second) else None
+    for scale, other in ((first, second), (second, first)):
+        if scale in _SCALES.values():
+            letter = re.sub(r"\\text|[{} ]", "", other)
+            return Fraction(1) if other == "degree" or _SCALES.get(letter) == scale else None
     a, b = _parse(first), _parse(second)
     if a == Unit(counts=True) or b == Unit(counts=True):
         return Fraction(1)

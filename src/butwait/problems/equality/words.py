@@ -2,9 +2,14 @@
 
 import re
 
+from butwait.problems.equality.characters import FOREIGN, LATIN
+
 _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\(?:begin|end|math[a-z]+)\s*\{[^{}]*\}|\\[a-zA-Z]+")
-_WORD = re.compile(r"[a-zA-Z]{3,}|(?<![a-zA-Z])[nN]o(?![a-zA-Z])")
+_WORD = re.compile(rf"[{LATIN}]{{3,}}|{FOREIGN}+|(?<![a-zA-Z])[nN]o(?![a-zA-Z])")
+_PART = re.compile(
+    rf"(?:[{LATIN}0-9]|{FOREIGN})+|[^\s.,;:!?'\"(){{}}\\\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u060c\u061f«»“”]"
+)
 _ARTICLES = frozenset({"a", "an", "the"})
 _FUNCTIONS_WORDS = (
     "and or not mod over times plus minus else than sqrt pi sin cos tan cot sec csc log ln exp "
@@ -21,6 +26,15 @@ _CHOICE_WITH_TEXT = re.compile(
 _SECOND_CHOICE = re.compile(
     r"\(\s*[A-Z]\s*\)|(?<![a-zA-Z\\])(?:not|nor|either|both|maybe|wrong|incorrect)(?![a-zA-Z])"
     r"|(?:^[\s,/&;\\]+|(?<![a-zA-Z])(?:or|and)[\s}{]+|\\text\{)[A-Z](?![a-zA-Z])"
+)
+_OPTION = re.compile(
+    r"(?:(?:[oO]ption|[cC]hoice)\s+)?(?:\(([A-Z])\)|([A-Z])[.):])[\s~]+"
+    r"((?:\w|[£€]|-\d|\\(?:[dt]?frac|sqrt|pi|\$|[ ,;(])).*)",
+    re.DOTALL,
+)
+_OTHER_OPTION = re.compile(
+    r"\(\s*[A-Z]\s*\)|(?<![a-zA-Z])(?:[A-Z]\s*[).:=]|(?:or|and|[&,;])\s+[A-Z](?![a-zA-Z]))"
+    r"|^[A-Z]\s*(?:$|[,;&]|(?:or|and)(?![a-zA-Z]))"
 )
 _SYNONYMS = (
     (
@@ -51,7 +65,7 @@ def as_words(text: str) -> str | None:
     words = [word.lower() for word in _WORD.findall(_COMMAND.sub(" ", plain))]
     if all(word in _FUNCTIONS for word in words):
         return None
-    parts = re.findall(r"[a-z0-9]+|[^\sa-z0-9.,;:!?'\"(){}\\]", plain.lower())
+    parts = _PART.findall(plain.lower())
     folded = " ".join(part for part in parts if part not in _ARTICLES)
     for pattern, word in _SYNONYM_RULES:
         folded = pattern.sub(word, folded)
@@ -79,3 +93,12 @@ def choice_letter(text: str, *, with_text: bool = False) -> str | None:
         hedged = _SECOND_CHOICE.search(text[match.end() :])
         return None if hedged else match[1] or match[2]
     return None
+
+
+def option(text: str) -> tuple[str, str] | None:
+    """(letter, text) of an option as it is printed, ``B. Paris``; None where it is none, or names
+    another letter."""
+    match = _OPTION.fullmatch(_WRAPPER.sub(r" \1 ", text.replace("$", " ")).strip())
+    if match is None or _OTHER_OPTION.search(match[3]):
+        return None
+    return match[1] or match[2], match[3]
