@@ -37,6 +37,7 @@ from butwait.problems.equality.notation import canonical
 from butwait.problems.equality.pool import WorkerDiedError, WorkerPool
 from butwait.problems.equality.worker import Verdict
 from butwait.problems.judging import Judges
+from butwait.problems.unfinished import is_unfinished
 from butwait.problems.verifying import Verify
 from butwait.records import AnswerKind, Grade, Problem, Status
 
@@ -277,6 +278,8 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
         return Grade(answer, "correct" if same_text(gold, answer) else "wrong")
     if _in_percent(str(gold_value) if kind == "integer" else gold, answer, problem.question):
         return Grade(answer, "correct")
+    if is_unfinished(gold, answer, problem.question, integer=kind == "integer"):
+        return Grade(answer, "wrong")
     if kind == "integer":
         value = read_integer(answer)
         if value is not None or not needs_calculation(answer):
