@@ -278,13 +278,14 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
         return Grade(answer, "correct" if same_text(gold, answer) else "wrong")
     if _in_percent(str(gold_value) if kind == "integer" else gold, answer, problem.question):
         return Grade(answer, "correct")
+    if kind == "integer":
+        value = read_integer(answer)
+        if value != gold_value and (value is not None or not needs_calculation(answer)):
+            return Grade(answer, "wrong")
     if is_unfinished(gold, answer, problem.question, integer=kind == "integer"):
         return Grade(answer, "wrong")
     if kind == "integer":
-        value = read_integer(answer)
-        if value is not None or not needs_calculation(answer):
-            return Grade(answer, "correct" if value == gold_value else "wrong")
-        return _Pair(str(gold_value), answer)
+        return Grade(answer, "correct") if value == gold_value else _Pair(str(gold_value), answer)
     if is_collection(gold):
         answer = joined_boxes(text) or answer
     return _Pair(gold, answer)

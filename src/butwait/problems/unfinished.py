@@ -8,7 +8,10 @@ from butwait.problems.equality.brackets import split
 from butwait.problems.equality.notation import canonical
 
 _LONGEST_ANSWER, _LONGEST_QUESTION = 2_000, 20_000  # characters
-_MAY_CALCULATE = re.compile(r"[^\w\s.,$%]|plus|minus|times", re.IGNORECASE)
+_MAY_CALCULATE = re.compile(
+    r"[^\w\s.,:;$%{}()\\]|\\[a-su-z]|\\t[^e]|plus|minus|times", re.IGNORECASE
+)
+"""More than a number with a unit in ``\\text{}``."""
 _TENS = re.compile(r"(?:\d+(?:\.\d+)?\s*\\cdot\s*)?10\^\{-?\d+\}")
 """Powers of ten, with a factor or without: a notation of numbers."""
 _OPERATION = re.compile(
