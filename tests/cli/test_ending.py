@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import gc
+import logging
 import os
 import signal
 import subprocess
@@ -49,6 +51,36 @@ def close_badly() -> None:
         send(signal.SIGINT)
     finally:
         raise RuntimeError("closing failed")
+
+
+def stop_in_a_task() -> None:
+    """As in a training whose engine works in a task: nobody asks how that ended."""
+    loop = asyncio.new_event_loop()
+
+    async def work() -> None:
+        send(signal.SIGINT)
+
+    _task = loop.create_task(work())
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+@pytest.fixture(autouse=True)
+def telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio's log is as it was after each test."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", False)
+
+
+def test_a_stop_inside_a_task_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        run_to_end(stop_in_a_task)
+    gc.collect()
+    assert capsys.readouterr().err == STOPPED
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(

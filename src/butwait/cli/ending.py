@@ -1,5 +1,6 @@
 """How a command ends: with one sentence on stderr, and an exit code that says what happened."""
 
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ def run_to_end(command: Callable[[], Any]) -> None:
             command()
     except BaseException as error:
         if _is_stop(error):
+            logging.getLogger("asyncio").disabled = True  # it tells of what was under way
             print(f"\nbutwait: {stops.told()}", file=sys.stderr)
             _leave(143 if terminated.is_set() else 130)
         told = _told(error)
