@@ -60,7 +60,8 @@ def stop_in_a_task() -> None:
     async def work() -> None:
         send(signal.SIGINT)
 
-    _task = loop.create_task(work())
+    under_way: list[Any] = []
+    under_way.append(loop.create_task(work()))
     try:
         loop.run_forever()
     finally:
