@@ -34,7 +34,8 @@ def is_unfinished(gold: str, answer: str, question: str, *, integer: bool) -> bo
     - is a formula that stands in the question,
     - has nothing but the question's own numbers, added, subtracted, multiplied or divided in any
       order, or
-    - is a sum or difference of plain numbers, where an ``integer`` is asked for.
+    - is a sum or difference, where an ``integer`` is asked for, and half of its numbers or more are
+      the question's.
 
     A lone fraction is a value, but where the gold answer is an integer; powers of ten are values.
     """
@@ -48,9 +49,8 @@ def is_unfinished(gold: str, answer: str, question: str, *, integer: bool) -> bo
         return False
     asked = canonical(question[-_LONGEST_QUESTION:])
     if _ARITHMETIC.fullmatch(plain) and len(numbers := _NUMBER.findall(plain)) > 1:
-        if integer and _SUM.search(plain):
-            return True
-        return not Counter(numbers) - Counter(_NUMBER.findall(asked))
+        own = (Counter(numbers) - Counter(_NUMBER.findall(asked))).total()
+        return 2 * own <= len(numbers) if integer and _SUM.search(plain) else own == 0
     here = re.escape(re.sub(r"\s", "", formula))
     return re.search(rf"(?<![\d.]){here}(?![\d.])", re.sub(r"\s", "", asked)) is not None
 
