@@ -278,17 +278,17 @@ def _read(text: str, problem: Problem, finish: str) -> Grade | _Pair:
         return Grade(answer, "correct" if same_text(gold, answer) else "wrong")
     if _in_percent(str(gold_value) if kind == "integer" else gold, answer, problem.question):
         return Grade(answer, "correct")
+    found: Grade | _Pair = _Pair(gold, answer)
     if kind == "integer":
-        value = read_integer(answer)
-        if value != gold_value and (value is not None or not needs_calculation(answer)):
-            return Grade(answer, "wrong")
-    if is_unfinished(gold, answer, problem.question, integer=kind == "integer"):
-        return Grade(answer, "wrong")
-    if kind == "integer":
-        return Grade(answer, "correct") if value == gold_value else _Pair(str(gold_value), answer)
-    if is_collection(gold):
-        answer = joined_boxes(text) or answer
-    return _Pair(gold, answer)
+        found, value = _Pair(str(gold_value), answer), read_integer(answer)
+        if value is not None or not needs_calculation(answer):
+            found = Grade(answer, "correct" if value == gold_value else "wrong")
+    elif is_collection(gold):
+        found = _Pair(gold, joined_boxes(text) or answer)
+    if isinstance(found, Grade) and not found.correct:
+        return found
+    unfinished = is_unfinished(gold, answer, problem.question, integer=kind == "integer")
+    return Grade(answer, "wrong") if unfinished else found
 
 
 def _in_percent(gold: str, answer: str, question: str) -> bool:
