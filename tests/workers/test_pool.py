@@ -269,7 +269,7 @@ def test_a_lost_workers_items_are_done_elsewhere() -> None:
 
 @pytest.mark.parametrize(("count", "room"), [(1, 1), (2, 1), (2, 8), (3, 64)])
 def test_only_the_item_that_ends_workers_is_set_aside(count: int, room: int) -> None:
-    """Those that were on the same workers are done: a suspect is tried alone."""
+    """Those that were on the same workers are done: it is alone on two in the end."""
     endings = Counter[str]()
 
     async def act(worker: Toy, item: int) -> int:
@@ -287,6 +287,44 @@ def test_only_the_item_that_ends_workers_is_set_aside(count: int, room: int) -> 
     assert str(error) == "item 7 was set aside: out of memory"
     assert endings["alone"] == 2
     assert pool.health.set_aside == {"item 7": "out of memory"}
+
+
+def test_the_item_that_ends_workers_is_found_by_halves() -> None:
+    """Of 64 items: on workers that are at 64, 32, 16, ... 2 items, and alone on two."""
+    at: list[int] = []
+
+    async def act(worker: Toy, item: int) -> int:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if item == 7:
+            at.append(worker.at)
+            worker.lose()
+            await asyncio.sleep(1)
+        return item
+
+    found, pool = run(Host(act), 1, 64, items=64)
+    assert isinstance(found.pop(7), SetAsideError)
+    assert found == [i for i in range(64) if i != 7]
+    assert at == [64, 32, 16, 8, 4, 2, 1, 1]
+    assert pool.health.restarts == 8
+
+
+def test_items_that_end_a_worker_together_are_done_by_fewer() -> None:
+    """As where memory does not suffice for all that a worker is at: none is set aside."""
+
+    async def act(worker: Toy, item: int) -> int:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if worker.at > 6:
+            worker.lose("out of memory")
+            await asyncio.sleep(1)
+        return item
+
+    host = Host(act)
+    found, pool = run(host, 2, 20, items=20)
+    assert found == list(range(20))
+    assert set(host.done.values()) == {1}
+    assert (pool.health.restarts, pool.health.set_aside) == (2, {})
 
 
 def test_a_fault_of_the_data_is_told_as_it_is_and_ends_no_worker() -> None:

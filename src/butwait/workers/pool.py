@@ -4,8 +4,9 @@ Plain asyncio: it knows neither processes nor Ray (``host.py``), neither engines
 
 An item goes to the healthy worker that has the least to do, and none is given more than its part
 while others load their models. Where a worker is lost, its unfinished items go elsewhere. One of
-them may be what ended it: they are *suspects* from then on, and each is done alone on a worker. One
-that ends two workers which did nothing else is set aside.
+them may be what ended it, or all of them together: they are *suspects* from then on, which are done
+among themselves, half as many on a worker as were on the lost one. The one that ends workers is so
+alone on one after few halvings; if it ends two that do nothing else, it is set aside.
 """
 
 import asyncio
@@ -37,11 +38,16 @@ WAITS = (0.0, 1.0, 5.0)
 
 @dataclass(eq=False)
 class _Asked:
-    """An item that somebody waits for."""
+    """An item that somebody waits for.
+
+    Attributes:
+        company: of a suspect: items that its worker may be at, itself among them; 0: no suspect.
+        endings: workers that it ended while it was alone on them.
+    """
 
     item: Any
     answer: "asyncio.Future[Any]"
-    suspect: bool = False
+    company: int = 0
     endings: int = 0
     call: "asyncio.Task[None] | None" = None
 
@@ -207,15 +213,16 @@ class Pool:
             self._fail(error)
 
     def _hand_out(self) -> None:
-        """Gives what waits to the workers that have room: suspects first, to idle ones."""
+        """Gives what waits to the workers that have room: suspects first, to those that do nothing
+        else."""
         for seat in self._seats:
-            if seat.state == "healthy" and not seat.at and (asked := _next(self._suspects)):
-                self._give(seat, asked)
+            while (asked := _first(self._suspects)) and _takes_suspect(seat, asked):
+                self._give(seat, self._suspects.popleft())
         part = self._part()
         while open_seats := [s for s in self._seats if _takes(s) and len(s.at) < part]:
-            if (asked := _next(self._waiting)) is None:
+            if _first(self._waiting) is None:
                 return
-            self._give(min(open_seats, key=lambda seat: len(seat.at)), asked)
+            self._give(min(open_seats, key=lambda seat: len(seat.at)), self._waiting.popleft())
 
     def _part(self) -> float:
         """Items for each worker, until one has done its first: the others load their models for
@@ -272,10 +279,10 @@ class Pool:
         if asked.answer.done():
             return
         if lost.begun:
-            asked.suspect = True
+            asked.company = max(1, seat.together // 2)
             asked.endings += seat.together == 1
         if asked.endings < ENDINGS:
-            (self._suspects if asked.suspect else self._waiting).append(asked)
+            (self._suspects if asked.company else self._waiting).append(asked)
             return
         name = self._name(asked.item)
         self._set_aside[name] = lost.why
@@ -324,18 +331,22 @@ class Pool:
 
 
 def _takes(seat: _Seat) -> bool:
-    """Whether it has room. One that does a suspect does nothing else."""
-    alone = any(asked.suspect for asked in seat.at)
-    return seat.state == "healthy" and not alone and len(seat.at) < seat.room
+    """Whether it has room. One that does suspects does nothing else."""
+    suspects = any(asked.company for asked in seat.at)
+    return seat.state == "healthy" and not suspects and len(seat.at) < seat.room
 
 
-def _next(line: deque[_Asked]) -> _Asked | None:
-    """The first whom somebody still waits for."""
-    while line:
-        asked = line.popleft()
-        if not asked.answer.done():
-            return asked
-    return None
+def _takes_suspect(seat: _Seat, suspect: _Asked) -> bool:
+    """Whether it has room for this one: beside suspects alone, in its company and in theirs."""
+    most = min(asked.company for asked in (suspect, *seat.at))
+    return seat.state == "healthy" and len(seat.at) < min(most, seat.room)
+
+
+def _first(line: deque[_Asked]) -> _Asked | None:
+    """The first whom somebody still waits for; those before it leave the line."""
+    while line and line[0].answer.done():
+        line.popleft()
+    return line[0] if line else None
 
 
 def _tell(asked: _Asked, error: BaseException) -> None:
