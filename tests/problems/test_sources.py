@@ -331,7 +331,7 @@ def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, content: str, messa
         ("a/b/absent", "there is no file or folder a/b/absent"),
         ("~/absent/folder/x", "there is no file or folder ~/absent/folder/x"),
         ("https://host/set.jsonl", "https://host/set.jsonl is an address; fetch the file"),
-        ("empty", r"the folder empty \(subset None, split train\) could not be loaded"),
+        ("empty", r"the folder empty \(split train\) could not be loaded"),
         ("empty.parquet", "the problem file empty.parquet is empty"),
         ("x" * 5_000 + ".csv", "does not exist"),
         ("a\x00.jsonl", "does not exist"),
@@ -348,11 +348,13 @@ def test_a_file_is_never_looked_for_on_the_hub(
         load(source)
 
 
-def test_a_folder_of_tables_is_a_dataset(own_folder: Path) -> None:
+def test_a_folder_of_tables_is_a_dataset(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own_folder / "set").mkdir()
     table = pa.table({"question": ["a"], "answer": pa.array([0.1], pa.float32())})
     pyarrow.parquet.write_table(table, own_folder / "set" / "train-0.parquet")
-    for source in ("set", "./set", str(own_folder / "set")):
+    for source in ("set", "./set", str(own_folder / "set"), "."):
+        if source == ".":
+            monkeypatch.chdir("set")
         (problem,) = load(source, split="train")
         assert (problem.question, problem.answer) == ("a", "0.1")
 

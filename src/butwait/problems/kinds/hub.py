@@ -31,7 +31,7 @@ def read_hub_rows(asked: Asked) -> list[Row]:
     from datasets.exceptions import DatasetsError
 
     split = asked.split or "train"
-    name = place if local else asked.source
+    name = os.path.abspath(place) if local else asked.source  # datasets takes no "."
     try:
         dataset = load_dataset(name, asked.subset, split=split, revision=asked.revision)
         return rows_of_arrow(dataset.with_format("arrow")[:])
@@ -43,8 +43,9 @@ def read_hub_rows(asked: Asked) -> list[Row]:
             if local
             else "check the name (no folder here has it) and the network"
         )
+        part = f"subset {asked.subset}, split {split}" if asked.subset else f"split {split}"
         raise UserError(
-            f"the {what} (subset {asked.subset}, split {split}) could not be loaded: "
+            f"the {what} ({part}) could not be loaded: "
             f"{reason.rstrip('.')}; {mend}, or give a file that ends in {suffixes()}"
         ) from error
 
