@@ -46,7 +46,7 @@ class Setup:
     """
 
     concurrency: int = 6
-    max_rows: int = 512
+    max_rows: int = 256
     policy_gb: float = 24.0
     reward_gb: float = 8.0
     slots: int | None = None
