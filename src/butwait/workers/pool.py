@@ -5,8 +5,8 @@ Plain asyncio: it knows neither processes nor Ray (``host.py``), neither engines
 An item goes to the healthy worker that has the least to do, and none is given more than its part
 while others load their models. Where a worker is lost, its unfinished items go elsewhere. One of
 them may be what ended it, or all of them together: they are *suspects* from then on, which are done
-among themselves, half as many on a worker as were on the lost one. The one that ends workers is so
-alone on one after few halvings; if it ends two that do nothing else, it is set aside.
+among themselves, half as many on a worker as were on the lost one. So an item that ends workers is
+soon alone on one; if it ends two on which it was alone, it is set aside.
 """
 
 import asyncio
