@@ -170,11 +170,8 @@ def test_families_of_about_the_same_size_are_run_together() -> None:
     assert small.owners.tolist() == [1, 2, 3, 0, 5, 4, 6]
 
 
-@pytest.mark.parametrize("flash", [True, False])
-def test_parts_put_together_are_the_whole(flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_put_together_are_the_whole() -> None:
     """Against attention written down: families of 3 and 2 rows, and a row of none."""
-    if not flash:  # as on a card
-        monkeypatch.setattr(attention, "_flash", None)
     n, kinds, group, size, common, own = 6, 2, 3, 8, 5, 4
     draw = torch.Generator().manual_seed(0)
 

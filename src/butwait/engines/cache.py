@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
+from butwait.engines.kv import in_place
 from butwait.engines.kv.attention import Together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH
 from butwait.records import UserError
@@ -58,6 +59,8 @@ class BlockCache(Cache):
         self.size = 0
         self._most = most
         self._shared: Sequence[Together] = ()
+        self._in_place: np.ndarray | None = None
+        self._rows: dict[int, tuple[torch.Tensor, in_place.Rows]] = {}
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
@@ -76,6 +79,7 @@ class BlockCache(Cache):
         write: torch.Tensor,
         columns: int,
         shared: Sequence[Together] = (),
+        blocks: np.ndarray | None = None,
     ) -> None:
         """Says where the next forward pass reads and writes.
 
@@ -84,16 +88,20 @@ class BlockCache(Cache):
             write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
             columns: of a row.
             shared: families of rows, with the blocks that they begin with.
+            blocks: ``table`` once more, where rows read it in place (``attend``), contiguous; None:
+                what they read is copied for them.
         """
         self._table, self._write, self._columns = table, write, columns
-        self._shared = shared
+        self._shared, self._in_place = shared, blocks
+        self._rows = {}
         self._reads: dict[int, torch.Tensor] = {}
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (n, heads, q, size); returns those of the rows' blocks,
-        (n, heads, columns, size): a copy, which the next layer's takes the place of."""
+        (n, heads, columns, size): a copy, which the next layer's takes the place of. Where they
+        are read in place, the new ones are returned."""
         stores = self._stores[layer]
         if not stores:
             stores += [self._allocate(keys), self._allocate(values)]
@@ -102,6 +110,9 @@ class BlockCache(Cache):
             heads, size = store.shape[0], store.shape[3]
             flat = new.transpose(0, 1).reshape(heads, -1, size)
             store.view(heads, -1, size).index_copy_(1, self._write, flat)
+            if self._in_place is not None:
+                rows.append(new)
+                continue
             read, blocks = self._read(heads), self._copies[i]
             if blocks.shape != (len(read), BLOCK * size) or blocks.dtype != store.dtype:
                 blocks = self._copies[i] = store.new_empty(len(read), BLOCK * size)
@@ -109,6 +120,26 @@ class BlockCache(Cache):
             rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
         self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the rows of the pass that is run read in place."""
+        return self._in_place is not None
+
+    def attend(self, query: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
+        """float32 (n, 1, heads of queries, size): attention of rows of one token to what they read
+        in place, in the layer that is run.
+
+        Args:
+            query: (n, heads of queries, 1, size of a key).
+            mask: bool (n, 1, 1, columns), what the layer sees.
+            scaling: of the scores.
+        """
+        assert self._in_place is not None
+        if id(mask) not in self._rows:  # layers of a kind have one mask
+            self._rows[id(mask)] = mask, in_place.Rows(self._in_place, *in_place.seen(mask))
+        keys, values = self._stores[self._layer]
+        return in_place.attend(query, keys, values, self._rows[id(mask)][1], scaling)
 
     def shared_rows(self) -> list[tuple[Together, torch.Tensor, torch.Tensor]]:
         """Families, and the keys and values (F, heads, columns, size) that they begin with in the

@@ -16,7 +16,7 @@ from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.failures import on_one_line
 from butwait.engines.kv.attention import CannotSplitError
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
-from butwait.engines.kv.passes import run_pass
+from butwait.engines.kv.passes import reads_in_place, run_pass
 from butwait.records import UserError
 
 TRIAL: tuple[tuple[int, int], ...] = ((3, 6), (6, 2), (1, 1))
@@ -98,13 +98,15 @@ def check_rows(model: Any, attention: AttentionKinds) -> int:
 
 @torch.inference_mode()
 def can_split(model: Any, attention: AttentionKinds) -> bool:
-    """Whether two rows that share a block may read it once (``kv.attention``): tried against passes
-    of their own. Where a model's attention is not the usual one they read it each."""
+    """Whether two rows of a token may read what they share once (``kv.attention``), or all of it in
+    place on a CPU (``kv.in_place``): tried against passes of their own. Where a model's attention
+    is not the usual one each gets a copy."""
     config = text_config(model.config)
     limit = context_limit(config)
     # Of eight blocks three are shared, so that it is worth while (``WORTH``).
     shared, length = 3 * BLOCK - SCRATCH, 3 * BLOCK + SCRATCH
-    if attention.implementation == "eager" or attention.windowed(length + 1):
+    windowed = attention.windowed(length + 1) and not reads_in_place(model)
+    if attention.implementation == "eager" or windowed:
         return False
     if limit is not None and limit < length + 1:
         return False

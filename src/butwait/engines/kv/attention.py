@@ -4,9 +4,9 @@ their own rest row by row; the two are put together by their log-sum-exp.
 Rows that go on from a common ancestor hold the same blocks. Attention that reads every row by
 itself reads those again for each. Here one matrix product serves all rows of a *family*.
 
-It is used where every row gets one new token and sums may be in any order, so not in
-deterministic mode, and for models whose layers call transformers' own ``sdpa`` with keys as the
-cache gave them (``checkpoints.trial`` tries it).
+It is used where every row gets one new token, sums may be in any order (so not in deterministic
+mode), and nothing is read in place (``in_place``, on a CPU); and for models whose layers call
+transformers' own ``sdpa`` with keys as the cache gave them (``checkpoints.trial`` tries it).
 
 Shapes: n rows of one token each, w blocks, H heads of keys, g heads of queries for each of them;
 F families of at most m rows.
@@ -137,22 +137,12 @@ def _attention(
         mask: bool (b, 1, 1, columns), what is seen; None: everything.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
-    if _flash is not None and query.device.type == "cpu":
-        if mask is not None:
-            added = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-            mask = added.expand(-1, -1, query.shape[2], -1)
-        out, total = _flash(query, keys, values, attn_mask=mask, scale=1.0)
-        return out.to(wide), total[..., None].to(wide)
     scores = torch.matmul(query, keys.transpose(2, 3)).to(wide)
     if mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf)
     total = scores.logsumexp(-1, keepdim=True)
     weights = (scores - total).exp_().to(values.dtype)
     return torch.matmul(weights, values).to(wide), total
-
-
-_flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-"""What ``sdpa`` calls on a CPU; it also gives the log of the sum."""
 
 
 def two_parts(
@@ -192,7 +182,7 @@ def two_parts(
 
 
 class _Pass(threading.local):
-    """The cache of the forward pass that runs in this thread, while its rows share blocks."""
+    """The cache of the forward pass that runs in this thread, where its layers attend by it."""
 
     cache: Any = None
     layers = 0
@@ -215,8 +205,8 @@ def _alike(
 
 @contextmanager
 def splitting(cache: Any) -> Iterator[None]:
-    """While it is open, layers attend in two parts; None: as ever. Raises CannotSplitError for a
-    model in which one does not."""
+    """While it is open, layers attend in two parts or in place, as the cache has planned; None: as
+    ever. Raises CannotSplitError for a model in which one does not."""
     if cache is None:
         yield
         return
@@ -256,6 +246,9 @@ def _attend(
         raise CannotSplitError
     _pass.layers += 1
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if _pass.cache.in_place:
+        out = _pass.cache.attend(query, attention_mask, scaling)
+        return out.to(_alike(query, key, value)[2].dtype), None
     shared = _pass.cache.shared_rows()
     return two_parts(query, key, value, attention_mask, shared, scaling), None
 

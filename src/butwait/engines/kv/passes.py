@@ -9,6 +9,7 @@ import torch
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.cache import AttentionKinds, BlockCache
+from butwait.engines.kv import in_place
 from butwait.engines.kv.attention import Family, families, own_blocks, splitting, together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
 
@@ -33,8 +34,9 @@ def run_pass(
         positions: int64 (n, q), theirs in their rows; -1 is padding.
         longest: tokens of the longest row with its new ones.
         extra: further arguments of the model.
-        least: blocks that rows of one token must save together to read what they share once;
-            None: each reads its own. Raises CannotSplitError.
+        least: for rows of one token, which read in place on a CPU: elsewhere the blocks that they
+            must save together to read what they share once; None: each gets a copy of what it
+            reads. Raises CannotSplitError.
     """
     device = model.device
     places = positions + SCRATCH
@@ -42,7 +44,10 @@ def run_pass(
     write = np.where(positions < 0, SINK * BLOCK, block * BLOCK + places % BLOCK)
     columns, before = SCRATCH + longest, np.zeros(len(table), np.int64)
     shared: list[Family] = []
-    if least is not None and not attention.windowed(longest):
+    blocks = None
+    if least is not None and reads_in_place(model):
+        blocks = np.ascontiguousarray(table)
+    elif least is not None and not attention.windowed(longest):
         shared = families(table, least)
     if shared:
         table, before = own_blocks(table, shared)
@@ -52,10 +57,12 @@ def run_pass(
         _on(device, write.reshape(-1)),
         columns,
         together(shared, device),
+        blocks,
     )
+    ours = bool(shared) or blocks is not None
     seen = _on(device, places - before[:, None] * BLOCK)
     first = _on(device, np.where(before > 0, 0, SCRATCH))
-    with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if shared else None):
+    with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if ours else None):
         return model(
             input_ids=_on(device, ids),
             attention_mask=attention.masks(seen, first, columns, model.dtype),
@@ -68,6 +75,11 @@ def run_pass(
 
 def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array).to(device)
+
+
+def reads_in_place(model: Any) -> bool:
+    """Whether rows of one token read keys and values where they lie, if they can."""
+    return model.device.type == "cpu" and model.dtype in in_place.BITS
 
 
 def shares_heads(model: Any, tokens: int) -> bool:
