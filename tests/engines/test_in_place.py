@@ -156,8 +156,9 @@ def decoded(its: Any, mixed: bool) -> torch.Tensor:
         return slots.decode(np.array([0]), np.array([20]), tokens(1, 1))[0].double()
 
 
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), EOFError()])
 def test_kernels_are_compiled_where_no_folder_can_keep_them(
-    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[bool] = []
     njit = numba.njit
@@ -165,7 +166,7 @@ def test_kernels_are_compiled_where_no_folder_can_keep_them(
     def no_room(*given: Any, cache: bool, **further: Any) -> Any:
         tried.append(cache)
         if cache:
-            raise OSError(28, "No space left on device")
+            raise fault
         return njit(*given, cache=cache, **further)
 
     monkeypatch.setattr(numba, "njit", no_room)

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
-from numba.core.errors import NumbaError
 from numba.extending import overload
 
 from butwait.engines.kv.attention import CannotSplitError
 
-SHORT = 4096
-"""Tokens that all rows see together, below which one thread is faster than several."""
+SHORT = 2**21
+"""Multiplications of a kernel, some 0.2 ms: with fewer one thread is faster than several, to which
+to hand them takes 0.06 ms."""
 
 BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
 """What kernels read the numbers of a kind as: NumPy has no bfloat16. Other kinds are not read."""
@@ -92,7 +92,8 @@ def _over_rows(
         kernel(its, bits, blocks, first, last, where)
 
     read = np.cumsum(rows.last - rows.first + 1)
-    threads = min(torch.get_num_threads(), len(read)) if read[-1] >= SHORT else 1
+    work = int(read[-1]) * given.shape[1] * given.shape[2] * stored.shape[3]
+    threads = min(torch.get_num_threads(), len(read)) if work >= SHORT else 1
     ends = np.searchsorted(read, read[-1] * np.arange(threads + 1) / threads, side="right")
     parts = [slice(a, b) for a, b in pairwise(ends)]
     if threads == 1:
@@ -119,18 +120,17 @@ def _kernels(dtype: torch.dtype) -> dict[str, Callable[..., None]]:
 
 
 def _compiled(kernel: Callable[..., None], types: tuple[Any, ...]) -> Callable[..., None]:
-    """A kernel as machine code, from numba's folder of earlier ones where there can be one."""
-    for keep in (True, False):
-        try:
-            return numba.njit(
-                numba.void(*types), cache=keep, nogil=True, fastmath=SUMS, error_model="numpy"
-            )(kernel)
-        except NumbaError:
-            raise
-        except (OSError, RuntimeError):  # no such folder, or no room in it
-            if not keep:
-                raise
-    raise AssertionError
+    """A kernel as machine code, from numba's folder of what was compiled before."""
+
+    def compiled(keep: bool) -> Any:
+        wanted = numba.void(*types)
+        options = {"nogil": True, "fastmath": SUMS, "error_model": "numpy"}
+        return numba.njit(wanted, cache=keep, **options)(kernel)
+
+    try:
+        return compiled(keep=True)
+    except Exception:  # no such folder can be made, it is full, or a file in it is broken
+        return compiled(keep=False)
 
 
 def _number(bits: Any) -> Any:
