@@ -182,6 +182,15 @@ qwen2_5_vl qwen3_vl llava internvl idefics3 got_ocr2 lfm2_vl
 aya_vision
 """
 RUNS = tuple(_RUNS.split())
+
+_COPIED = """
+axk1 codegen deepseek_v2 deepseek_v3 diffllama doge flint gemma2 glm4_moe_lite gpt_neox_japanese
+gpt_oss gptj granite_swa granitemoe_swa granitemoeshared jetmoe longcat_flash mimo_v2_flash
+minicpm3 mllama vaultgemma youtu got_ocr2
+"""
+COPIED = frozenset(_COPIED.split())
+"""Those whose layers attend to a copy of keys and values on a CPU too: by ``eager`` or their own
+attention, with sinks, or with keys that are made of what is cached (latent attention)."""
 """Architectures whose rows, of any lengths and side by side, get the numbers they get alone."""
 
 REFUSED = {

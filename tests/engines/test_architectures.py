@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import REFUSED, RUNS, VOCABULARY, tiny_config, tiny_model
+from architectures import COPIED, REFUSED, RUNS, VOCABULARY, tiny_config, tiny_model
 from transformers import LlamaConfig, Mistral3Config
 
 from butwait.engines import slots as slots_module
@@ -59,6 +59,27 @@ def test_rows_side_by_side_have_the_numbers_of_a_pass_alone(kind: str) -> None:
         for row, path in zip(out, paths, strict=True)
     ]
     assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-4
+
+
+@pytest.mark.parametrize("kind", quick_first(RUNS))
+def test_tokens_in_place_have_the_numbers_of_tokens_with_copies(kind: str) -> None:
+    model = tiny_model(kind).float()
+    texts = [np.random.default_rng(n).integers(1, VOCABULARY, n) for n in (40, 11)]
+    outputs = []
+    for copies in (False, True):
+        slots = SlotModel(model, 3, 64, prefill_chunk=7)
+        assert slots._attention.splits == (kind not in COPIED)
+        slots._attention.splits &= not copies
+        taken = [slots.acquire() for _ in texts]
+        slots.prefill([(slot, 0, text) for slot, text in zip(taken, texts, strict=True)])
+        taken.append(slots.fork(taken[0], 33))
+        for step in range(2):
+            new = np.random.default_rng(step).integers(1, VOCABULARY, 3)
+            logits = slots.decode(np.array(taken), slots.lengths[taken], new)
+            outputs.append(logits.double().log_softmax(-1))
+    # Layers that are run again and again (HRM) make differences of rounding larger.
+    most = 5e-3 if kind == "hrm_text" else 1e-4
+    assert float((torch.cat(outputs[:2]) - torch.cat(outputs[2:])).abs().max()) < most
 
 
 @pytest.mark.parametrize(

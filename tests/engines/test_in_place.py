@@ -47,7 +47,7 @@ def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
     return query.to(dtype), keys.to(dtype), values.to(dtype), Rows(table, first, last)
 
 
-@pytest.mark.parametrize("dtype", in_place.BITS)
+@pytest.mark.parametrize("dtype", in_place.READ_AS)
 def test_rows_attend_to_what_they_see_of_their_blocks(dtype: torch.dtype) -> None:
     query, keys, values, rows = case(dtype)
     found = attend(query, keys, values, rows, 0.3)
@@ -70,27 +70,45 @@ def test_a_row_has_the_same_bits_alone_and_beside_others_on_any_number_of_thread
 ) -> None:
     query, keys, values, rows = case(torch.bfloat16)
     together = attend(query, keys, values, rows, 0.3)
-    for row in range(7):
-        its = Rows(*(part[row : row + 1] for part in rows))
-        alone = attend(query[row : row + 1], keys, values, its, 0.3)
-        assert torch.equal(alone[0], together[row])
-    monkeypatch.setattr(in_place, "SHORT", 0)
+    for row, last in enumerate(rows.last):
+        its = rows.some([row])
+        its = Rows(np.ascontiguousarray(its.blocks[:, : last // BLOCK + 1]), its.first, its.last)
+        assert torch.equal(attend(query[[row]], keys, values, its, 0.3)[0], together[row])
+    monkeypatch.setattr(in_place, "ALIKE", 1)
+    assert torch.equal(attend(query, keys, values, rows, 0.3), together), "by their lengths"
+    monkeypatch.setattr(in_place, "ALIKE", 256)
+    monkeypatch.setattr(in_place, "MANY", 0)
     for threads in (2, 3, 9):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert torch.equal(attend(query, keys, values, rows, 0.3), together)
+    assert in_place._pool.cache_info().currsize == 1
 
 
 def test_what_rows_see_is_what_the_layers_mask_says() -> None:
     mask = torch.tensor([[0, 1, 1, 1, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]).bool()[:, None, None]
-    first, last = in_place.seen(mask)
+    blocks = np.zeros((3, 1), np.int64)
+    _, first, last = in_place.rows_of(blocks, 5, mask)
     assert (first.tolist(), last.tolist()) == ([1, 4, 0], [3, 4, 4])
     gap = mask.clone()
     gap[2, 0, 0, 2] = False
     nothing = mask.clone()
     nothing[1] = False
-    for strange in (gap, nothing, mask.float(), mask.expand(-1, 2, -1, -1)):
+    of_heads = mask.expand(-1, 2, -1, -1)
+    for strange in (gap, nothing, mask.float(), of_heads, mask[:1], mask[..., :4], mask[..., 1:]):
         with pytest.raises(CannotSplitError):
-            in_place.seen(strange)
+            in_place.rows_of(blocks, 5, strange)
+
+
+def test_the_default_dtype_of_other_work_is_nothing_to_it() -> None:
+    query, keys, values, rows = case(torch.float32)
+    expected = attend(query, keys, values, rows, 0.3)
+    before = torch.get_default_dtype()
+    for other in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(other)
+        try:
+            assert torch.equal(attend(query, keys, values, rows, 0.3), expected)
+        finally:
+            torch.set_default_dtype(before)
 
 
 def test_what_is_no_number_is_seen() -> None:
@@ -122,7 +140,7 @@ def test_tokens_are_run_in_place_where_that_is_the_models_attention(
     new = tokens(2, 3)
     taken = np.array([first, fork, second])
     out = slots.decode(taken, slots.lengths[taken], new)
-    assert bool(copied) == ("eager" in kind or dtype not in in_place.BITS)
+    assert bool(copied) == ("eager" in kind or dtype not in in_place.READ_AS)
     exact = copy.deepcopy(its).double()
     for given, before, token in zip(out, (path, path[:33], other), new, strict=True):
         with torch.inference_mode():
@@ -136,24 +154,71 @@ def test_tokens_are_run_in_place_where_that_is_the_models_attention(
             assert off < 1e-4 * (expected - expected.mean()).norm()
 
 
-def test_a_trainers_autocast_gets_what_its_products_give() -> None:
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Dtypes of the queries of layers that attended in place."""
+    found: list[torch.dtype] = []
+    monkeypatch.setattr(
+        in_place, "attend", lambda query, *given: found.append(query.dtype) or attend(query, *given)
+    )
+    return found
+
+
+@pytest.mark.parametrize("made_inside", [True, False])
+def test_a_trainers_autocast_gets_what_its_products_give(
+    made_inside: bool, attended: list[torch.dtype]
+) -> None:
     """float32 weights, bfloat16 arithmetic: the next product takes half precision."""
     its = copy.deepcopy(model())
     kinds: list[torch.dtype] = []
     its.model.layers[0].self_attn.o_proj.register_forward_pre_hook(
         lambda _, given: kinds.append(given[0].dtype)
     )
-    exact, half = (decoded(its, mixed) for mixed in (False, True))
+    exact = decoded(SlotModel(its, 1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=made_inside):
+        slots = SlotModel(its, 1)
+    attended.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoded(slots)
+    assert len(attended) == 3, "a layer each"
     assert kinds[-1] == torch.bfloat16
     assert 1e-4 < (half - exact).norm() / exact.norm() < 0.1
 
 
-def decoded(its: Any, mixed: bool) -> torch.Tensor:
+def decoded(slots: SlotModel) -> torch.Tensor:
     """float64 (V,), logits behind 20 tokens and another."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        slots = SlotModel(its, 1)
-        slots.prefill([(slots.acquire(), 0, tokens(0, 20))])
-        return slots.decode(np.array([0]), np.array([20]), tokens(1, 1))[0].double()
+    slots.prefill([(slots.acquire(), 0, tokens(0, 20))])
+    return slots.decode(np.array([0]), np.array([20]), tokens(1, 1))[0].double()
+
+
+def test_a_layer_that_turns_out_to_be_strange_gets_copies(
+    attended: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = decoded(SlotModel(model(), 1))
+    assert attended
+    slots = SlotModel(model(), 1)
+    monkeypatch.setattr(in_place, "rows_of", strange)
+    assert torch.allclose(decoded(slots), expected, atol=1e-5)
+    assert not slots._attention.splits
+    attended.clear()
+    assert torch.allclose(decoded(SlotModel(model(), 1)), expected, atol=1e-5)
+    with torch.autocast("cpu", torch.float16):
+        decoded(SlotModel(model(), 1))
+    assert not attended
+
+
+def strange(*given: Any) -> Rows:
+    raise CannotSplitError
+
+
+def test_a_kernel_that_cannot_be_compiled_is_not_used(
+    attended: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = decoded(SlotModel(model(), 1))
+    monkeypatch.setattr(in_place, "_compiled", strange)
+    slots = SlotModel(model(), 1)
+    assert not slots._attention.splits
+    assert torch.allclose(decoded(slots), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), EOFError()])
@@ -170,19 +235,24 @@ def test_kernels_are_compiled_where_no_folder_can_keep_them(
         return njit(*given, cache=cache, **further)
 
     monkeypatch.setattr(numba, "njit", no_room)
-    in_place._kernels.cache_clear()
+    in_place._compiled.cache_clear()
     query, keys, values, rows = case(torch.float32)
     expected = attend(query, keys, values, rows, 0.3)
-    in_place._kernels.cache_clear()
+    in_place._compiled.cache_clear()
     assert tried == [True, False] * 2
     monkeypatch.undo()
     assert torch.equal(attend(query, keys, values, rows, 0.3), expected)
 
 
-def test_a_fork_has_threads_of_its_own() -> None:
-    before = in_place._pool(2)
+def test_a_fork_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_place, "MANY", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    query, keys, values, rows = case(torch.float32)
+    expected = attend(query, keys, values, rows, 0.3)
+    before = in_place._pool()
     child = os.fork()
     if child == 0:
-        os._exit(0 if in_place._pool(2) is not before else 1)
+        same = torch.equal(attend(query, keys, values, rows, 0.3), expected)
+        os._exit(0 if same and in_place._pool() is not before else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert in_place._pool(2) is before
+    assert in_place._pool() is before

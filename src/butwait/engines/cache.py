@@ -134,10 +134,12 @@ class BlockCache(Cache):
             query: (n, heads of queries, 1, size of a key).
             mask: bool (n, 1, 1, columns), what the layer sees.
             scaling: of the scores.
+
+        Raises CannotSplitError for another mask, or keys that cannot be read.
         """
         assert self._in_place is not None
         if id(mask) not in self._rows:  # layers of a kind have one mask
-            self._rows[id(mask)] = mask, in_place.Rows(self._in_place, *in_place.seen(mask))
+            self._rows[id(mask)] = mask, in_place.rows_of(self._in_place, self._columns, mask)
         keys, values = self._stores[self._layer]
         return in_place.attend(query, keys, values, self._rows[id(mask)][1], scaling)
 
@@ -170,6 +172,7 @@ class BlockCache(Cache):
     def reset(self) -> None:
         """Gives the tensors back; the next forward pass makes new ones."""
         self._stores = [[] for _ in self._stores]
+        self._rows = {}
         self.newest = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
 

@@ -10,6 +10,7 @@ Shapes: S slots, n rows of one forward pass, q tokens per row, V outputs per tok
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from butwait.engines.cache import (
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.trial import can_split, check_rows
-from butwait.engines.kv.attention import LEAST
+from butwait.engines.kv.attention import LEAST, CannotSplitError
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable, blocks_of
 from butwait.engines.kv.passes import run_pass
 from butwait.engines.kv.products import PackedProducts
@@ -311,17 +312,17 @@ class SlotModel:
             if len(sources):
                 self._cache.copy(sources, targets)
             with _threads(self._fixed_threads), self._in_products():
-                logits = run_pass(
-                    self.model,
-                    self._attention,
-                    self._cache,
-                    table,
-                    ids,
-                    positions,
-                    longest,
+                run = partial(
+                    run_pass,
+                    *(self.model, self._attention, self._cache, table, ids, positions, longest),
                     extra,
-                    least=LEAST if tokens.shape[1] == 1 and self._attention.splits else None,
                 )
+                splits = tokens.shape[1] == 1 and self._attention.splits
+                try:
+                    logits = run(least=LEAST if splits else None)
+                except CannotSplitError:  # of a layer that the trial did not see so
+                    self._attention.splits = False
+                    logits = run()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -14,7 +14,6 @@ from butwait.engines.cache import (
 )
 from butwait.engines.checkpoints.configs import text_config
 from butwait.engines.checkpoints.failures import on_one_line
-from butwait.engines.kv.attention import CannotSplitError
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, BlockTable
 from butwait.engines.kv.passes import reads_in_place, run_pass
 from butwait.records import UserError
@@ -131,13 +130,16 @@ def can_split(model: Any, attention: AttentionKinds) -> bool:
         run(slice(1, 2), shared, length - 1, None)
         together = run(slice(0, 2), length - 1, length, 1)
         alone = model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
-    except CannotSplitError:
+    except Exception as error:  # of a layer that attends by itself, or of the compiler
+        if is_out_of_memory(error):
+            raise
         return False
     return _distance(together, alone.logits[:, -1]) <= _most_off(model)
 
 
 def _most_off(model: Any) -> float:
-    rounded = model.dtype.itemsize <= 2 or getattr(model, "is_quantized", False)
+    half = model.dtype.itemsize <= 2 or torch.is_autocast_enabled(model.device.type)
+    rounded = half or getattr(model, "is_quantized", False)
     return MOST_OFF_ROUNDED if rounded else MOST_OFF
 
 

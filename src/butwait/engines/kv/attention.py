@@ -30,7 +30,10 @@ LEAST = 128
 """Blocks that all families together must save: they cost a dozen small operations a layer."""
 PADDED = 1.5
 """Families of different sizes are run together while that is at most so many times their rows."""
-HARMLESS = {"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache"}
+HARMLESS = {
+    *("sliding_window", "is_causal", "position_ids", "cache_position", "use_cache"),
+    "output_router_logits",
+}
 """Arguments of attention that change nothing for rows of one token with a mask."""
 
 

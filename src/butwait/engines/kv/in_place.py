@@ -8,7 +8,8 @@ processor's caches from the second row on (docs/decisions/0017).
 It is for rows of one new token, in float32 or bfloat16. Sums are in float32; a row's numbers do
 not depend on the other rows.
 
-Shapes: n rows, w blocks each, H heads of keys, g heads of queries for each of them.
+Shapes: n rows of w blocks each; H heads of keys, g heads of queries for each of them. Columns are
+counted from the start of a row's first block.
 """
 
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numba
@@ -25,36 +27,44 @@ from numba.extending import overload
 
 from butwait.engines.kv.attention import CannotSplitError
 
-SHORT = 2**21
+MANY = 2**21
 """Multiplications of a kernel, some 0.2 ms: with fewer one thread is faster than several, to which
 to hand them takes 0.06 ms."""
 
-BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
-"""What kernels read the numbers of a kind as: NumPy has no bfloat16. Other kinds are not read."""
+ALIKE = 256
+"""Columns up to which rows are weighed together; beyond, with those of up to twice their length."""
+
+READ_AS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
+"""The dtypes that kernels read, and as what: NumPy has no bfloat16."""
 
 SUMS = {"reassoc", "contract", "nsz"}
-"""What the compiler may do to sums: take them in another order. What is no number stays none."""
+"""What the compiler may do to sums: take them in another order. It may not take it that all
+numbers are finite: those of a broken model are not."""
 
 
 class Rows(NamedTuple):
-    """What rows read: ``blocks``, int64 (n, w), and in them the columns from ``first`` to
-    ``last``, int64 (n,), at least one."""
+    """What rows read: ``blocks``, int64 (n, w), and of their columns those from ``first`` to
+    ``last``, int64 (n,) each, both included."""
 
     blocks: np.ndarray
     first: np.ndarray
     last: np.ndarray
 
+    def some(self, which: Any) -> "Rows":
+        """Some of the rows, as an index says."""
+        return Rows(*(part[which] for part in self))
 
-def seen(mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last column that rows see, int64 (n,) each, by a layer's mask, bool
-    (n, 1, 1, columns). Raises CannotSplitError where they do not see all between the two."""
-    if mask.dtype != torch.bool or mask.shape[1:3] != (1, 1):
+
+def rows_of(blocks: np.ndarray, columns: int, mask: torch.Tensor) -> Rows:
+    """What rows read by a layer's mask, of ``columns`` columns. Raises CannotSplitError for a mask
+    of another shape or dtype than bool (n, 1, 1, columns), or with gaps."""
+    if mask.dtype != torch.bool or mask.shape != (len(blocks), 1, 1, columns):
         raise CannotSplitError
-    columns = mask[:, 0, 0].numpy()
-    first, last = columns.argmax(1), columns.shape[1] - 1 - columns[:, ::-1].argmax(1)
-    if (columns.sum(1) != last - first + 1).any():
+    seen = mask[:, 0, 0].numpy()
+    first, last = seen.argmax(1), columns - 1 - seen[:, ::-1].argmax(1)
+    if (seen.sum(1) != last - first + 1).any():
         raise CannotSplitError
-    return first, last
+    return Rows(blocks, first, last)
 
 
 def attend(
@@ -64,72 +74,86 @@ def attend(
 
     Args:
         query: (n, H g, 1, size of a key).
-        keys, values: (H, blocks, columns of a block, size), of a kind in ``BITS``, contiguous.
+        keys, values: (H, blocks, columns of a block, size), contiguous. Raises CannotSplitError
+            for dtypes that are not in ``READ_AS``.
         rows: what each of them reads.
         scaling: of the scores.
     """
+    if keys.dtype not in READ_AS or values.dtype not in READ_AS:
+        raise CannotSplitError
     n, heads, _, size = query.shape
-    kinds, _, columns, wide = values.shape
-    asked = (query.reshape(n, kinds, heads // kinds, size).float() * scaling).contiguous()
-    weights = torch.empty(n, kinds, heads // kinds, rows.blocks.shape[1] * columns)
-    _over_rows("scores", asked, keys, rows, weights)
+    grouped = query.reshape(n, keys.shape[0], -1, size).float() * scaling
+    lengths = np.ceil(np.log2(np.maximum(rows.last + 1, ALIKE))).astype(np.int64)
+    if (lengths == lengths[0]).all():
+        out = _attend(grouped.contiguous(), keys, values, rows)
+    else:
+        out = grouped.new_empty(*grouped.shape[:3], values.shape[3])
+        for length in np.unique(lengths):
+            which = np.flatnonzero(lengths == length)
+            blocks, first, last = rows.some(which)
+            blocks = np.ascontiguousarray(blocks[:, : last.max() // keys.shape[2] + 1])
+            out[which] = _attend(grouped[which], keys, values, Rows(blocks, first, last))
+    return out.view(n, 1, heads, -1)
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: Rows
+) -> torch.Tensor:
+    """float32 (n, H, g, size of a value), for queries (n, H, g, size of a key), scaled."""
+    weights = query.new_empty(*query.shape[:3], rows.blocks.shape[1] * keys.shape[2])
+    _run(scores, query, keys, rows, weights)
     weights = weights.softmax(-1)
-    sums = torch.empty(n, kinds, heads // kinds, wide)
-    _over_rows("sums", weights, values, rows, sums)
-    return sums.view(n, 1, heads, wide)
+    out = query.new_empty(*query.shape[:3], values.shape[3])
+    _run(sums, weights, values, rows, out)
+    return out
 
 
-def _over_rows(
-    name: str, given: torch.Tensor, stored: torch.Tensor, rows: Rows, out: torch.Tensor
+def _run(
+    kernel: Any, given: torch.Tensor, stored: torch.Tensor, rows: Rows, out: torch.Tensor
 ) -> None:
-    """Runs a kernel, by parts of the rows that have about as many tokens in PyTorch's threads."""
-    kernel = _kernels(stored.dtype)[name]
-    arrays = given.numpy(), *rows, out.numpy()
-    bits = stored.view(BITS[stored.dtype]).numpy()
+    """Runs a kernel, in PyTorch's number of threads where it is worth while: each gets rows with
+    about as many columns."""
+    compiled = _compiled(kernel, stored.dtype)
+    numbers, taken, made = stored.view(READ_AS[stored.dtype]).numpy(), given.numpy(), out.numpy()
 
     def run(part: slice) -> None:
-        its, blocks, first, last, where = (array[part] for array in arrays)
-        kernel(its, bits, blocks, first, last, where)
+        compiled(taken[part], numbers, *rows.some(part), made[part])
 
-    read = np.cumsum(rows.last - rows.first + 1)
-    work = int(read[-1]) * given.shape[1] * given.shape[2] * stored.shape[3]
-    threads = min(torch.get_num_threads(), len(read)) if work >= SHORT else 1
-    ends = np.searchsorted(read, read[-1] * np.arange(threads + 1) / threads, side="right")
-    parts = [slice(a, b) for a, b in pairwise(ends)]
+    until = np.cumsum(rows.last - rows.first + 1)
+    work = int(until[-1]) * given.shape[1] * given.shape[2] * stored.shape[3]
+    threads = min(torch.get_num_threads(), len(until)) if work >= MANY else 1
     if threads == 1:
-        run(parts[0])
-    else:
-        list(_pool(threads).map(run, parts))
+        run(slice(None))
+        return
+    ends = np.searchsorted(until, until[-1] * np.arange(threads + 1) / threads, side="right")
+    list(_pool().map(run, [slice(a, b) for a, b in pairwise(ends)]))
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="attention")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attention")
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads
 
 
 @cache
-def _kernels(dtype: torch.dtype) -> dict[str, Callable[..., None]]:
-    stored = numba.int16 if BITS[dtype] == torch.int16 else numba.float32
-    four, table = numba.float32[:, :, :, ::1], numba.int64[:, ::1]
-    column = numba.int64[::1]
-    types = (four, stored[:, :, :, ::1], table, column, column, four)
-    return {kernel.__name__: _compiled(kernel, types) for kernel in (scores, sums)}
-
-
-def _compiled(kernel: Callable[..., None], types: tuple[Any, ...]) -> Callable[..., None]:
+def _compiled(kernel: Any, dtype: torch.dtype) -> Callable[..., None]:
     """A kernel as machine code, from numba's folder of what was compiled before."""
+    stored = numba.int16 if READ_AS[dtype] == torch.int16 else numba.float32
+    four, blocks, column = numba.float32[:, :, :, ::1], numba.int64[:, ::1], numba.int64[::1]
+    wanted = numba.void(four, stored[:, :, :, ::1], blocks, column, column, four)
+    # A file of its own: processes that write to one at the same time mix their dtypes up.
+    named = FunctionType(kernel.__code__, kernel.__globals__)
+    named.__name__ = named.__qualname__ = f"{kernel.__name__}_{stored}"
 
     def compiled(keep: bool) -> Any:
-        wanted = numba.void(*types)
         options = {"nogil": True, "fastmath": SUMS, "error_model": "numpy"}
-        return numba.njit(wanted, cache=keep, **options)(kernel)
+        return numba.njit(wanted, cache=keep, **options)(named)
 
     try:
         return compiled(keep=True)
-    except Exception:  # no such folder can be made, it is full, or a file in it is broken
+    except Exception:  # no such folder can be made, it is full, or a file in it was cut short
         return compiled(keep=False)
 
 
@@ -153,7 +177,8 @@ def scores(
     last: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Products of queries (n, H, g, size) and keys, -inf where a column is not seen."""
+    """Products of queries (n, H, g, size) and keys (H, blocks, columns of a block, size), into
+    (n, H, g, columns of a row): -inf where a column is not seen."""
     rows, kinds, group, size = query.shape
     columns = keys.shape[2]
     for row in range(rows):
@@ -180,7 +205,8 @@ def sums(
     last: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Sums of values by weights (n, H, g, columns of a row)."""
+    """Sums of values (H, blocks, columns of a block, size) by weights (n, H, g, columns of a row),
+    into (n, H, g, size)."""
     rows, kinds, group, size = out.shape
     columns = values.shape[2]
     # Copies of their own: the compiler knows that nothing else writes there.

@@ -79,7 +79,7 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 def reads_in_place(model: Any) -> bool:
     """Whether rows of one token read keys and values where they lie, if they can."""
-    return model.device.type == "cpu" and model.dtype in in_place.BITS
+    return model.device.type == "cpu" and model.dtype in in_place.READ_AS
 
 
 def shares_heads(model: Any, tokens: int) -> bool:
