@@ -4,6 +4,7 @@ import copy
 import os
 from typing import Any
 
+import llvmlite.binding.ffi as llvm
 import numba
 import numpy as np
 import pytest
@@ -242,6 +243,12 @@ def test_kernels_are_compiled_where_no_folder_can_keep_them(
     assert tried == [True, False] * 2
     monkeypatch.undo()
     assert torch.equal(attend(query, keys, values, rows, 0.3), expected)
+
+
+def test_what_looks_at_all_modules_finds_no_dictionary_of_numbas_library() -> None:
+    """As vLLM's CPU build does."""
+    assert not hasattr(llvm.lib, "__dict__")
+    assert callable(llvm.lib.LLVMPY_GetVersionInfo)
 
 
 def test_a_fork_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

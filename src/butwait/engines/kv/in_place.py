@@ -20,6 +20,7 @@ from itertools import pairwise
 from types import FunctionType
 from typing import Any, NamedTuple
 
+import llvmlite.binding.ffi as llvm
 import numba
 import numpy as np
 import torch
@@ -40,6 +41,22 @@ READ_AS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
 SUMS = {"reassoc", "contract", "nsz"}
 """What the compiler may do to sums: take them in another order. It may not take it that all
 numbers are finite: those of a broken model are not."""
+
+
+def _without_dunders(lookup: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def found(library: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lookup(library, name)
+
+    return found
+
+
+# numba's LLVM has a function of any name, of `__dict__` too. vLLM's CPU build fails there, as it
+# reads that of whatever modules hold.
+_library: Any = type(llvm.lib)
+if hasattr(_library, "__getattr__"):
+    _library.__getattr__ = _without_dunders(_library.__getattr__)
 
 
 class Rows(NamedTuple):
