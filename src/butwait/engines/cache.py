@@ -51,6 +51,7 @@ class BlockCache(Cache):
     Attributes:
         size: blocks that there is room for, the special ones included.
         newest: keys and values as they were given to the layer that is run.
+        in_place: whether the rows of the pass that is run read in place.
     """
 
     def __init__(self, layers: int, most: int) -> None:
@@ -59,7 +60,7 @@ class BlockCache(Cache):
         self.size = 0
         self._most = most
         self._shared: Sequence[Together] = ()
-        self._in_place: np.ndarray | None = None
+        self.in_place = False
         self._rows: dict[int, tuple[torch.Tensor, in_place.Rows]] = {}
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
@@ -79,7 +80,7 @@ class BlockCache(Cache):
         write: torch.Tensor,
         columns: int,
         shared: Sequence[Together] = (),
-        blocks: np.ndarray | None = None,
+        in_place: bool = False,
     ) -> None:
         """Says where the next forward pass reads and writes.
 
@@ -88,11 +89,10 @@ class BlockCache(Cache):
             write: int64 (n q,), the columns, counted over all blocks, of the new tokens.
             columns: of a row.
             shared: families of rows, with the blocks that they begin with.
-            blocks: ``table`` once more, where rows read it in place (``attend``), contiguous; None:
-                what they read is copied for them.
+            in_place: whether rows read where it lies (``attend``); else it is copied for them.
         """
         self._table, self._write, self._columns = table, write, columns
-        self._shared, self._in_place = shared, blocks
+        self._shared, self.in_place = shared, in_place
         self._rows = {}
         self._reads: dict[int, torch.Tensor] = {}
 
@@ -110,7 +110,7 @@ class BlockCache(Cache):
             heads, size = store.shape[0], store.shape[3]
             flat = new.transpose(0, 1).reshape(heads, -1, size)
             store.view(heads, -1, size).index_copy_(1, self._write, flat)
-            if self._in_place is not None:
+            if self.in_place:
                 rows.append(new)
                 continue
             read, blocks = self._read(heads), self._copies[i]
@@ -120,11 +120,6 @@ class BlockCache(Cache):
             rows.append(blocks.view(len(self._table), heads, -1, size)[:, :, : self._columns])
         self._layer, self.newest = layer, (rows[0], rows[1])
         return rows[0], rows[1]
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the rows of the pass that is run read in place."""
-        return self._in_place is not None
 
     def attend(self, query: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
         """float32 (n, 1, heads of queries, size): attention of rows of one token to what they read
@@ -137,9 +132,9 @@ class BlockCache(Cache):
 
         Raises CannotSplitError for another mask, or keys that cannot be read.
         """
-        assert self._in_place is not None
         if id(mask) not in self._rows:  # layers of a kind have one mask
-            self._rows[id(mask)] = mask, in_place.rows_of(self._in_place, self._columns, mask)
+            blocks = self._table.contiguous().numpy()
+            self._rows[id(mask)] = mask, in_place.rows_of(blocks, self._columns, mask)
         keys, values = self._stores[self._layer]
         return in_place.attend(query, keys, values, self._rows[id(mask)][1], scaling)
 

@@ -9,9 +9,9 @@ import torch
 from transformers.integrations import sdpa_attention
 
 from butwait.engines.cache import AttentionKinds, BlockCache
-from butwait.engines.kv import in_place
 from butwait.engines.kv.attention import Family, families, own_blocks, splitting, together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
+from butwait.engines.kv.in_place import READ_AS
 
 
 def run_pass(
@@ -44,10 +44,8 @@ def run_pass(
     write = np.where(positions < 0, SINK * BLOCK, block * BLOCK + places % BLOCK)
     columns, before = SCRATCH + longest, np.zeros(len(table), np.int64)
     shared: list[Family] = []
-    blocks = None
-    if least is not None and reads_in_place(model):
-        blocks = np.ascontiguousarray(table)
-    elif least is not None and not attention.windowed(longest):
+    in_place = least is not None and reads_in_place(model)
+    if least is not None and not in_place and not attention.windowed(longest):
         shared = families(table, least)
     if shared:
         table, before = own_blocks(table, shared)
@@ -57,9 +55,9 @@ def run_pass(
         _on(device, write.reshape(-1)),
         columns,
         together(shared, device),
-        blocks,
+        in_place,
     )
-    ours = bool(shared) or blocks is not None
+    ours = bool(shared) or in_place
     seen = _on(device, places - before[:, None] * BLOCK)
     first = _on(device, np.where(before > 0, 0, SCRATCH))
     with grouped_heads(shares_heads(model, ids.shape[1])), splitting(cache if ours else None):
@@ -79,7 +77,7 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 def reads_in_place(model: Any) -> bool:
     """Whether rows of one token read keys and values where they lie, if they can."""
-    return model.device.type == "cpu" and model.dtype in in_place.READ_AS
+    return model.device.type == "cpu" and model.dtype in READ_AS
 
 
 def shares_heads(model: Any, tokens: int) -> bool:
