@@ -72,6 +72,22 @@ def test_rows_on_the_same_tokens_go_together_as_far_as_they_fit() -> None:
     assert inner.calls == [[1, 1, 1], [2], [1]]  # 6 tokens that they share, and 4 for each step
 
 
+def test_it_says_whether_something_waited_since_it_was_asked() -> None:
+    async def three() -> list[bool]:
+        gate = TokenGate(10)
+        said = [gate.held_back()]
+        await gate.enter(0, {}, 6)
+        said.append(gate.held_back())
+        waiting = asyncio.create_task(gate.enter(0, {}, 6))
+        await asyncio.sleep(0)
+        said += [gate.held_back(), gate.held_back()]  # it waits still
+        gate.leave({}, 6)
+        await waiting
+        return [*said, gate.held_back(), gate.held_back()]
+
+    assert asyncio.run(three()) == [False, False, True, True, True, False]
+
+
 def test_a_row_above_the_bound_runs_alone() -> None:
     inner = Recorder()
     engine = GatedEngine(inner, TokenGate(20)).turn()

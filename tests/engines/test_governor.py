@@ -1,6 +1,7 @@
 """The state machine that says how many tokens may be in flight: each rule, with exact caps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ def caps(governor: Governor, samples: Sequence[Sample]) -> list[float]:
     return [round(governor.observe(sample), 3) for sample in samples]
 
 
-def busy(**changes: float) -> Sample:
+def busy(**changes: Any) -> Sample:
     """A cap of 1,000 that binds, turned over once, in a cache that is half full."""
     given = {"in_flight": 950, "turned": 1000, "kv_use": 0.5} | changes
     return Sample(**given)  # type: ignore[arg-type]
@@ -31,6 +32,8 @@ def test_the_first_cap_is_what_the_longest_paths_hold_that_fit(
     [
         (busy(), 1250),
         (busy(in_flight=900), 1000),  # it does not bind
+        (busy(in_flight=500, held_back=True), 1250),  # the next path is larger than what is left
+        (busy(in_flight=500, held_back=True, kv_use=0.6), 1000),
         (busy(kv_use=0.6), 1000),  # the cache is not clear
         (busy(turned=999), 1000),  # there was no turnover yet
         (busy(queued=0.5), 1000),  # somebody waits

@@ -16,7 +16,7 @@ from butwait.engines.kinds.transformers import TransformersSettings
 from butwait.engines.kv import attention
 from butwait.engines.kv.attention import Family, families, own_blocks, together, two_parts
 from butwait.engines.kv.blocks import BLOCK, EMPTY, BlockTable
-from butwait.engines.kv.prefixes import ROOTS
+from butwait.engines.kv.prefixes import ROOTS, SharedPrefixes
 from butwait.engines.settings import Sampling
 from butwait.engines.slots import SlotModel
 from butwait.engines.transformers import TransformersEngine
@@ -254,6 +254,42 @@ def test_what_questions_begin_with_is_run_once_and_counted_each_time(
         else:
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
     assert an_engine._slots.free == 24
+
+
+@pytest.mark.parametrize("kinds", [[1] * 8, [1] * 7 + [2], [1, 2] * 4], ids=str)
+def test_each_few_shot_prompt_behind_a_system_prompt_is_run_once(kinds: list[int]) -> None:
+    """20 tokens that all begin with, 100 of a kind, 10 of a question."""
+    slots, run = SlotModel(model(), 8, 200), list[int]()
+    forward = slots._forward
+
+    def counted(ids: Any, starts: Any, paths: Any, counts: np.ndarray, *more: Any) -> Any:
+        run.append(int(counts.sum()))
+        return forward(ids, starts, paths, counts, *more)
+
+    slots._forward = counted  # type: ignore[method-assign]
+    parts = [(tokens(0, 20), tokens(kind, 100), tokens(9 + i, 10)) for i, kind in enumerate(kinds)]
+    taken = [slots.acquire() for _ in kinds]
+    prefixes = SharedPrefixes(slots)
+    prefixes.prefill(taken, [np.concatenate(each) for each in parts])
+    # A prompt that is alone of its kind goes on from the other kind's 20 tokens.
+    assert sum(run) == 20 + 100 * len(set(kinds)) + 8 * 10
+    assert prefixes.saved_tokens == 8 * 130 - sum(run)
+
+
+def test_beginnings_that_no_path_goes_on_from_make_room() -> None:
+    slots = SlotModel(model(), 8, 200)
+    prefixes, taken = SharedPrefixes(slots), [slots.acquire() for _ in range(3)]
+    prefixes.prefill(taken, [tokens(i, 40) for i in range(3)])
+    for slot in taken[1:]:
+        slots.release(slot)
+    assert slots.held_tokens == 3 * 3 * BLOCK
+    prefixes.trim(8 * BLOCK)
+    assert slots.held_tokens == 2 * 3 * BLOCK  # the one longest unused that is free
+    prefixes.trim(0)
+    assert slots.held_tokens == 3 * BLOCK
+    again = slots.acquire()
+    prefixes.prefill([again], [tokens(0, 40)])
+    assert prefixes.saved_tokens == 40
 
 
 def test_few_beginnings_are_kept_and_none_after_the_end() -> None:

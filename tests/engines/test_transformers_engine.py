@@ -2,6 +2,8 @@
 
 import asyncio
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -313,6 +315,51 @@ def test_work_left_over_by_an_event_loop_that_died_is_dropped() -> None:
     assert [r.token_ids.tolist() for r in results] == [r.token_ids.tolist() for r in expected]
     asyncio.run(an_engine.close())
     assert an_engine._slots.free == 4
+
+
+def test_a_second_thread_is_told_that_the_engine_is_at_work() -> None:
+    an_engine = engine(slots=4)
+    expected = asyncio.run(search(an_engine, "s", 4, 2))
+    begun, goes_on, run = threading.Event(), threading.Event(), an_engine._slots.decode
+
+    def slow(*args: Any, **more: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(60)
+        return run(*args, **more)
+
+    an_engine._slots.decode = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(lambda: asyncio.run(search(an_engine, "s", 4, 2)))
+        assert begun.wait(60)
+        with pytest.raises(UserError, match="at work in another thread's event loop"):
+            asyncio.run(search(an_engine, "t", 4, 2))
+        goes_on.set()
+        assert [r.token_ids.tolist() for r in first.result()] == [
+            r.token_ids.tolist() for r in expected
+        ]
+    assert an_engine._slots.free == 4
+    assert len(asyncio.run(search(an_engine, "t", 4, 2))) == 8
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["normal", "deterministic"])
+def test_numbers_that_are_none_do_not_outlive_their_path(deterministic: bool) -> None:
+    """Blocks are used again; what lies behind a mask in them is multiplied by 0."""
+    a_model = copy.deepcopy(model())
+    a_model.model.embed_tokens.weight.data[tokenizer().encode("Z")[0]] = torch.nan
+    an_engine = engine(a_model, deterministic=deterministic)
+
+    def tokens(question: str) -> list[int]:
+        rule, greedily = whole(5), Sampling(temperature=0)
+        start = an_engine.start(problem(question, question))
+        (made,) = asyncio.run(an_engine.extend([start], rule, greedily, [KEY]))
+        an_engine.release([made.prefix])
+        return made.token_ids.tolist()
+
+    expected = tokens("What is 3 + 4 - 5?")
+    with pytest.raises(UserError, match="no numbers"):
+        tokens("What is Z, and some more text to fill blocks with?")
+    for _ in range(3):
+        assert tokens("What is 3 + 4 - 5?") == expected
 
 
 def test_a_long_step_draws_from_its_own_uniform_numbers_throughout() -> None:

@@ -1,6 +1,7 @@
 """A reward model in its slots at its limits: its context, its slots, its memory, its callers."""
 
 import asyncio
+import copy
 import threading
 from contextlib import suppress
 
@@ -170,6 +171,44 @@ def test_what_is_held_keeps_to_the_memory_that_there_is(scorer):
     )
 
 
+async def resampled(scorer: IncrementalScorer, problem: int, paths: int, steps: int) -> list:
+    """The outputs of a problem's paths, which are resampled at random after every step."""
+    draw = np.random.default_rng(problem)
+    prompt = draw.integers(5, 40, 3 + 12 * problem).astype(np.int32)
+    segments, handles, found = [(prompt,)] * paths, [None] * paths, []
+    for _ in range(steps):
+        lengths = draw.choice([0, 1, 5, 16, 33], paths)
+        new = [draw.integers(5, 40, length).astype(np.int32) for length in lengths]
+        segments = [(*s, step) for s, step in zip(segments, new, strict=True)]
+        asked = [Request(*pair, NOTHING) for pair in zip(segments, handles, strict=True)]
+        results = await scorer.run(asked)
+        found += [float(result.output[0]) for result in results]
+        parents = draw.integers(0, paths, paths)
+        after = [results[parent].handle for parent in parents]
+        scorer.release({*handles, *(result.handle for result in results)} - set(after))
+        segments, handles = [segments[parent] for parent in parents], after
+        await asyncio.sleep(0)
+    scorer.release(handles)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("slots", "tokens"), [(3, None), (5, None), (8, None), (64, 200), (64, 400)]
+)
+def test_problems_that_crowd_each_other_out(scorer, slots, tokens):
+    """What a path waits for may be given up before its turn: it begins from what there is then."""
+
+    async def together(scorer: IncrementalScorer) -> list:
+        return await asyncio.gather(*(resampled(scorer, i, 5, 6) for i in range(4)))
+
+    plenty = SlotModel(scorer, 64, 300)
+    most = tokens and tokens * plenty.token_bytes
+    little = IncrementalScorer(SlotModel(scorer, slots, 300, prefill_chunk=16, most_bytes=most))
+    right = asyncio.run(together(IncrementalScorer(plenty)))
+    for found, values in zip(asyncio.run(together(little)), right, strict=True):
+        assert found == pytest.approx(values, abs=1e-4)
+
+
 def test_a_lost_path_goes_on_from_what_another_one_holds(scorer):
     """Two paths branch after four steps; one is lost, and only its own steps are run again."""
     begun = IncrementalScorer(SlotModel(scorer, 8, 200))
@@ -246,6 +285,23 @@ def test_an_error_in_a_batch_is_told_to_who_waits(make_scorer, monkeypatch):
         asyncio.run(scorer.run([Request((ids(5, 6),), None, NOTHING)]))
     monkeypatch.undo()
     assert len(asyncio.run(scorer.run([Request((ids(5, 6),), None, NOTHING)]))) == 1
+
+
+def test_numbers_that_are_none_do_not_outlive_their_path(scorer):
+    """Blocks are used again; what lies behind a mask in them is multiplied by 0."""
+    broken = copy.deepcopy(scorer)
+    broken.get_input_embeddings().weight.data[6] = torch.nan
+    short, long = (ids(7, 8, 9), ids(10, 11)), (ids(7, 8, 9), ids(*range(7, 30)))
+
+    async def outputs(model, *paths):
+        results = await model.run([Request(path, None, NOTHING) for path in paths])
+        model.release(result.handle for result in results)
+        return [float(result.output[0]) for result in results]
+
+    model = IncrementalScorer(SlotModel(broken, 8, 100))
+    assert np.isnan(asyncio.run(outputs(model, (ids(7, 6), ids(*range(7, 60))))))
+    right = asyncio.run(outputs(IncrementalScorer(SlotModel(scorer, 8, 100)), short, long))
+    assert asyncio.run(outputs(model, short, long)) == pytest.approx(right, abs=1e-4)
 
 
 def test_models_of_one_device_take_turns(make_scorer, scorer, tokenizer):

@@ -6,6 +6,7 @@ and in when a batch begins (``decoding`` samples steps, ``reward_models.incremen
 """
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from butwait.engines.slots import NoFreeSlotError, SlotModel
+from butwait.records import UserError
 
 
 @dataclass(slots=True, eq=False)
@@ -255,22 +257,22 @@ class Batcher(ABC, Generic[J]):
         self._waiting: deque[J] = deque()
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._claim = threading.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def run_jobs(self, jobs: Sequence[J]) -> None:
         """Fills in the results of all these jobs.
 
         Raises what a forward pass raised; every call that waits then gets it. A call that is
-        cancelled leaves the batch.
+        cancelled leaves the batch. Raises UserError while another event loop's calls are run.
         """
         if not jobs:
             return
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self.stop()
-            self._loop = loop
         call = Call(loop.create_future(), len(jobs))
-        self._calls.add(call)
+        with self._claim:
+            self._move_to(loop)
+            self._calls.add(call)
         for job in jobs:
             job.call = call
             self._put(job)
@@ -295,13 +297,21 @@ class Batcher(ABC, Generic[J]):
         """Drops all work. Calls that wait get the error; without one there may be none left (or
         their event loop is gone)."""
         self._task = None
-        if self._calls or self._busy:
+        if self._calls or self._busy or error is not None:
             self.pool.clear()
         self._clear()
+        if error is not None:
+            self.forget()
         for call in self._calls:
             if error is not None and not call.future.done():
                 call.future.set_exception(error)
         self._calls.clear()
+
+    def forget(self) -> None:
+        """Gives up all that is held: it may be no numbers (NaN). Whoever read it would get the
+        same, also behind a mask, as 0 x NaN is NaN."""
+        self.pool.clear()
+        self._model.forget()
 
     def close(self, why: str) -> None:
         """Frees the slots and their memory. Calls that wait get a RuntimeError."""
@@ -324,9 +334,21 @@ class Batcher(ABC, Generic[J]):
         """Whether there is work."""
         return len(self._waiting) > 0
 
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Takes calls of this event loop from now on: one that ended has left none behind."""
+        if self._loop is loop:
+            return
+        if self._calls and self._loop is not None and self._loop.is_running():
+            raise UserError(
+                "this engine or reward model is at work in another thread's event loop: use it in "
+                "one thread at a time, or load one for each"
+            )
+        self.stop()
+        self._loop = loop
+
     async def _work(self) -> None:
         try:
-            while self._busy:
+            while self._busy and self._task is asyncio.current_task():
                 await self._turn()
         except Exception as error:
             self.stop(error)

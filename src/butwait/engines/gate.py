@@ -54,6 +54,7 @@ class TokenGate:
         self.most = 0
         """Tokens that were live at a time, at most."""
         self._recent = 0
+        self._held_back = False
         self._charges = Charges()
         self._waiting: list[tuple[int, int, Blocks, int, asyncio.Future[None]]] = []
         self._arrivals = count()
@@ -67,6 +68,11 @@ class TokenGate:
         """The most tokens that were live at a time since this was asked last."""
         recent, self._recent = self._recent, self.live
         return recent
+
+    def held_back(self) -> bool:
+        """Whether something waited here since this was asked last."""
+        held_back, self._held_back = self._held_back, bool(self._waiting)
+        return held_back
 
     def fits(self, blocks: Blocks, room: int) -> bool:
         """Whether so much would pass at once."""
@@ -100,6 +106,7 @@ class TokenGate:
             if not future.done():
                 tokens = self._charges.cost(blocks, room)
                 if self.live and self.live + tokens > self.bound:
+                    self._held_back = True
                     return
                 self._charges.add(blocks, room)
                 self.most, self._recent = max(self.most, self.live), max(self._recent, self.live)
@@ -185,7 +192,8 @@ class Watch:
             self._governor = Governor(load.capacity, self._longest, load.preemptions)
         gate, governor = self._gate, self._governor
         queued = load.waiting / max(load.running, 1)
-        sample = Sample(gate.recent(), gate.turned, load.kv_use, load.preemptions, queued)
+        charged = gate.recent(), gate.turned
+        sample = Sample(*charged, load.kv_use, load.preemptions, queued, gate.held_back())
         gate.bound = governor.observe(sample)
         if governor.trimming:
             self._engine.trim(TRIMMED)

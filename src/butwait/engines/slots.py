@@ -174,6 +174,10 @@ class SlotModel:
         """Gives up blocks that were held."""
         self._blocks.drop(blocks)
 
+    def alone(self, blocks: np.ndarray) -> bool:
+        """Whether no slot holds any of these blocks."""
+        return self._blocks.alone(blocks)
+
     def adopt(self, slot: int, blocks: np.ndarray, length: int) -> None:
         """Gives an empty slot the first ``length`` tokens of blocks that are held."""
         self._blocks.place(slot, self._blocks.again(blocks, length))
@@ -192,9 +196,13 @@ class SlotModel:
         self._blocks.cut(slot, 0)
         self._free.append(slot)
 
+    def forget(self) -> None:
+        """Gives the cache's memory back, with all keys and values: no slot is taken any more."""
+        self._cache.reset()
+
     def close(self) -> None:
         """Frees the cache's memory and lets go of the model; nothing is run afterwards."""
-        self._cache.reset()
+        self.forget()
         self.lengths[:] = 0
         self.model = self._products = None
 

@@ -88,7 +88,9 @@ class TransformersEngine(ModelEngine):
     def trim(self, share: float) -> None:
         """See ``TellsLoad``."""
         if self._cache_tokens is not None:
-            self._batcher.pool.trim(int(share * self._cache_tokens), self._batcher.wanted)
+            tokens = int(share * self._cache_tokens)
+            self._batcher.pool.trim(tokens, self._batcher.wanted)
+            self._batcher.prefixes.trim(tokens)
 
     def _spare_slots(self) -> int:
         return self._slots.free - self._batcher.starting

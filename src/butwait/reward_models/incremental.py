@@ -99,6 +99,7 @@ class IncrementalScorer(Batcher[_Reading]):
         self._outputs = outputs
         self.run_tokens = 0
         """Tokens run so far, repetitions included."""
+        self._not_a_number = False  # among the last outputs
         # The prompts that are held, for paths that have no handle of their own.
         self._roots: dict[bytes, Handle] = {}
         # Who holds beginnings of lost paths, by their number of segments and the last one's array:
@@ -237,6 +238,9 @@ class IncrementalScorer(Batcher[_Reading]):
         one of them, and the others go on from there."""
         left = list(jobs)
         while left:
+            if self._not_a_number:
+                self._not_a_number = False
+                self.forget()
             wanted = [job.handle for job in left if job.handle is not None]
             begun, later, tokens = list[_Reading](), list[_Reading](), 0
             under_way = set[tuple[int, int]]()
@@ -288,19 +292,19 @@ class IncrementalScorer(Batcher[_Reading]):
         """Begins with as much of the path as is held; False while all slots are being run, or,
         to ``spare`` them, are wanted, or where ``tokens`` would crowd the model."""
         if held is None:
+            outputs, length = list[np.ndarray](), 0
             tenant = self.pool.take(None, keep=wanted, spare=spare, tokens=tokens)
         else:
             handle, count = held
-            job.outputs = list(handle.outputs[:count])
-            job.length = _length(handle, count)
-            part = handle if job.length == handle.length else None
-            source = part or self.pool.share(handle.tenant, job.length)
+            outputs, length = list(handle.outputs[:count]), _length(handle, count)
+            part = handle if length == handle.length else None
+            source = part or self.pool.share(handle.tenant, length)
             tenant = self.pool.take(source, keep=wanted, spare=spare, tokens=tokens)
             if part is None:
                 self.pool.release(source)
         if tenant is None:
             return False
-        job.tenant = tenant
+        job.tenant, job.outputs, job.length = tenant, outputs, length
         return True
 
     def _read(self, jobs: Sequence[_Reading]) -> None:
@@ -324,6 +328,7 @@ class IncrementalScorer(Batcher[_Reading]):
             rows = [(jobs[i].tenant.slot, jobs[i].length, tokens[i]) for i in busy]
             for i, output in zip(busy, self._run(rows), strict=True):
                 outputs[i] = output
+                self._not_a_number |= bool(np.isnan(output).any())
             self.run_tokens += sum(len(tokens[i]) for i in busy)
         return outputs
 

@@ -67,6 +67,10 @@ class BlockTable:
         self._holders[blocks] -= 1
         self._free += blocks[self._holders[blocks] == 0].tolist()
 
+    def alone(self, blocks: np.ndarray) -> bool:
+        """Whether no slot holds any of these blocks."""
+        return not np.isin(self._rows, blocks).any()
+
     def place(self, slot: int, blocks: np.ndarray) -> None:
         """Gives an empty slot blocks that are held for it."""
         self._widen(len(blocks))

@@ -6,7 +6,7 @@ slot, and its blocks are shared with every prompt that goes on from it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +20,8 @@ WORTH = 128
 """Tokens to be saved for a forward pass of their own: it costs as much as so many in company."""
 
 
-class Root(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Root:
     """int32 (n,) tokens, and the blocks that hold them."""
 
     tokens: np.ndarray
@@ -43,10 +44,8 @@ class SharedPrefixes:
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[np.ndarray]) -> None:
         """Runs prompts, int32 (n,) each, in empty slots of their own."""
-        alike: dict[bytes, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            alike.setdefault(prompt[:LEAST].tobytes(), []).append(i)
-        groups = [([slots[i] for i in rows], [prompts[i] for i in rows]) for rows in alike.values()]
+        together = _families(prompts, list(range(len(prompts))), 0)
+        groups = [([slots[i] for i in rows], [prompts[i] for i in rows]) for rows in together]
         common = [self._shared(theirs) for _, theirs in groups]
         for (members, theirs), length in zip(groups, common, strict=True):
             first = theirs[0][:length]
@@ -66,6 +65,16 @@ class SharedPrefixes:
         """Gives all roots up."""
         while self._roots:
             self._model.drop(self._roots.pop().blocks)
+
+    def trim(self, tokens: int) -> None:
+        """Gives up roots that no path goes on from, the one longest unused first, until no more
+        than so many tokens are held."""
+        for root in list(self._roots):
+            if self._model.held_tokens <= tokens:
+                return
+            if self._model.alone(root.blocks):
+                self._roots.remove(root)
+                self._model.drop(root.blocks)
 
     def _shared(self, prompts: Sequence[np.ndarray]) -> int:
         """The tokens of a root of these prompts."""
@@ -92,6 +101,23 @@ class SharedPrefixes:
         self._roots.append(Root(tokens.copy(), self._model.hold(slot, len(tokens))))
         if len(self._roots) > ROOTS:
             self._model.drop(self._roots.pop(0).blocks)
+
+
+def _families(prompts: Sequence[np.ndarray], rows: list[int], common: int) -> list[list[int]]:
+    """Rows, which have their first ``common`` tokens in common, in groups that share a root: those
+    that go on alike are a group of their own where it saves as much as a forward pass."""
+    alike: dict[bytes, list[int]] = {}
+    for row in rows:
+        alike.setdefault(prompts[row][common : common + LEAST].tobytes(), []).append(row)
+    groups, others = [], list[int]()
+    for family in alike.values():
+        length = min(_in_common(prompts[family[0]], prompts[row]) for row in family)
+        pays = len(family) < len(rows) and (len(family) - 1) * (length - common) >= WORTH
+        if length > common and (pays or common == 0):
+            groups += _families(prompts, family, length)
+        else:
+            others += family
+    return groups + ([others] if others else [])
 
 
 def _in_common(first: np.ndarray, second: np.ndarray) -> int:

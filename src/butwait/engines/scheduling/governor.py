@@ -15,7 +15,7 @@ from dataclasses import dataclass
 GROWTH = 1.25
 """Of the cap, at most once a turnover, ..."""
 BINDS = 0.9
-"""... where more than this share of it is in flight ..."""
+"""... where more than this share of it is in flight, or something waits for room in it, ..."""
 CLEAR = 0.6
 """... and less than this share of the cache in use."""
 FULL, TOO_FULL, TRIMMED = 0.8, 0.9, 0.7
@@ -40,6 +40,8 @@ class Sample:
         kv_use: share of the cache that is in use, in [0, 1].
         preemptions: paths that were given up while they ran, since the beginning.
         queued: paths that wait at the engine, for one that runs there.
+        held_back: whether something waited for room under the cap since the last sample. Where
+            charges are large, much of the cap may be free and too little for the next one.
     """
 
     in_flight: float
@@ -47,6 +49,7 @@ class Sample:
     kv_use: float
     preemptions: int = 0
     queued: float = 0.0
+    held_back: bool = False
 
 
 class Governor:
@@ -94,7 +97,8 @@ class Governor:
         elif self._polls == 0:
             self._factor = None
             turnover = sample.turned - self._turned >= self.cap
-            if turnover and sample.kv_use < CLEAR and sample.in_flight > BINDS * self.cap:
+            binds = sample.held_back or sample.in_flight > BINDS * self.cap
+            if turnover and sample.kv_use < CLEAR and binds:
                 self.cap, self._turned = self.cap * GROWTH, sample.turned
         self._draining = sample.in_flight > self.cap
         return self.cap
