@@ -3,9 +3,9 @@
 A pure state machine, in the manner of prime-rl's (PrimeIntellect, 2026: ``orchestrator/
 concurrency.py``): it is fed with samples and says a cap; it reads no clock, and asks nobody.
 
-Two departures. Its unit is the token and not the episode: a path is charged anew at every step, for
-what it holds then. So the first cap is what as many of the longest paths hold as the cache takes.
-And nothing that was generated is thrown away: to trim is to begin no new search and to give parked
+Its unit is the token and not the episode: a path is charged anew at every step, for what it holds
+then. So the first cap is what as many of the longest paths hold as the cache takes, and the cap
+binds where something waits for room in it, however much is free. And nothing that was generated is thrown away: to trim is to begin no new search and to give parked
 paths up first, whose caches cost a prefill to get back; what is in flight goes on, and the cap
 comes true as it leaves. Until it has, nothing is cut again.
 """
