@@ -5,9 +5,10 @@ concurrency.py``): it is fed with samples and says a cap; it reads no clock, and
 
 Its unit is the token and not the episode: a path is charged anew at every step, for what it holds
 then. So the first cap is what as many of the longest paths hold as the cache takes, and the cap
-binds where something waits for room in it, however much is free. And nothing that was generated is thrown away: to trim is to begin no new search and to give parked
-paths up first, whose caches cost a prefill to get back; what is in flight goes on, and the cap
-comes true as it leaves. Until it has, nothing is cut again.
+binds where something waits for room in it, however much is free. And nothing that was generated is
+thrown away: to trim is to begin no new search and to give parked paths up first, whose caches cost
+a prefill to get back; what is in flight goes on, and the cap comes true as it leaves. Until it has,
+nothing is cut again.
 """
 
 from dataclasses import dataclass
