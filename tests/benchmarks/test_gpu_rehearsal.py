@@ -26,6 +26,8 @@ def test_every_part_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     figures = parts["seed_size"]["figures"]
     assert figures["filter"]["tokens"] == figures["plain"]["tokens"] == 8 * 24
     assert parts["training"]["figures"]["direct"]["status"] == "complete"
+    assert parts["training"]["figures"]["vllm_afterwards"].keys() & {"worked", "skipped"}
+    assert {part["device"] for part in parts.values()} == {"cpu"}
 
 
 @pytest.mark.slow
