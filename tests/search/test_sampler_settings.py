@@ -47,6 +47,7 @@ def test_defaults_of_the_particle_filter() -> None:
     [
         {"kind": "particle_filter", "alpha": -1},
         {"kind": "particle_filter", "alpha": float("inf")},
+        {"kind": "particle_filter", "ess_threshold": float("inf")},
         {"kind": "particle_filter", "alpha": []},
         {"kind": "particle_filter", "alpha": {"start": 0, "end": 1, "steps": 1}},
         {"kind": "particle_filter", "particles": 0},

@@ -3,7 +3,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from butwait.engines.checkpoints.configs import MASKED, text_config
-from butwait.engines.kv import in_place
 from butwait.engines.kv.attention import Together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH
 from butwait.records import UserError
+
+if TYPE_CHECKING:
+    from butwait.engines.kv.in_place import Rows
 
 SPARE = 8
 """A cache that is too small grows by one part in so many at least."""
@@ -61,7 +63,7 @@ class BlockCache(Cache):
         self._most = most
         self._shared: Sequence[Together] = ()
         self.in_place = False
-        self._rows: dict[int, tuple[torch.Tensor, in_place.Rows]] = {}
+        self._rows: dict[int, tuple[torch.Tensor, Rows]] = {}
         self._layer = 0
         self.newest: tuple[torch.Tensor, ...] = ()
         self._copies = [torch.empty(0, 0), torch.empty(0, 0)]
@@ -132,6 +134,9 @@ class BlockCache(Cache):
 
         Raises CannotSplitError for another mask, or keys that cannot be read.
         """
+        # Where numba is missing nothing is read in place (``kv.passes``), but all else works.
+        from butwait.engines.kv import in_place
+
         if id(mask) not in self._rows:  # layers of a kind have one mask
             blocks = self._table.contiguous().numpy()
             self._rows[id(mask)] = mask, in_place.rows_of(blocks, self._columns, mask)

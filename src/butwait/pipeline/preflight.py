@@ -16,7 +16,7 @@ from butwait.problems.source import kind_of
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.stages import StageSettings
 from butwait.records import Problem, UserError
-from butwait.running.devices import missing_device
+from butwait.running.devices import missing_device, missing_memory
 from butwait.running.files import expanded
 from butwait.running.mistakes import one_line
 from butwait.running.stages import Stage, read_stage
@@ -195,14 +195,18 @@ def _wrong_device(recipe: Recipe, name: str) -> str | None:
 
 
 def _unplaceable(recipe: Recipe, names: Iterable[str], world: World) -> Iterator[Lack]:
-    """Models that cannot be spread over so many devices, and workers that there are no devices
-    for."""
+    """Models that cannot be spread over so many devices, workers that there are no devices for, and
+    more of the memory than this machine has."""
     engine, model = recipe.engine, recipe.model
     asking = [name for name in names if recipe.kind(name).asks(recipe.stages[name])]
     config = world.peek(model.name, model.revision) if asking else None
     spread = getattr(engine, "tensor_parallel", 1)
     if config is not None and (told := cannot_spread(config, spread)):
         yield Lack(("engine", "tensor_parallel"), told)
+    host = getattr(engine, "host_gb", None)  # of workers on Ray it is that of their machines
+    here = asking and recipe.workers.kind != "ray"
+    if here and host is not None and (told := missing_memory(host)) is not None:
+        yield Lack(("engine", "host_gb"), told)
     for name in asking if recipe.workers.kind != "local" else ():
         judge = getattr(recipe.stages[name], "reward_model", None)
         if recipe.inputs(name, "reward model"):

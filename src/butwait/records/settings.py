@@ -14,9 +14,12 @@ it stands under, and a sentence."""
 
 
 class Settings(BaseModel):
-    """Unknown keys are errors; values are frozen; a field's docstring is its documentation."""
+    """Unknown keys are errors, and so are infinite numbers; values are frozen; a field's docstring
+    is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came when there were results already: at their defaults they are no part of what

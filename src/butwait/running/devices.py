@@ -56,6 +56,15 @@ def missing_gpus(wanted: int) -> str | None:
     return f"{wanted} processes need a GPU each, and this machine has {count or 'none'}"
 
 
+def missing_memory(gib: float) -> str | None:
+    """What is wrong where a process is to take so many GiB of this machine's memory; None: it has
+    that many in all."""
+    import psutil
+
+    has = psutil.virtual_memory().total / 2**30
+    return None if gib <= has else f"this machine has {has:.1f} GiB in all; set less"
+
+
 SHARE = {"cuda": 0.5, "cpu": 0.25}
 """Of a device's free memory that a cache may take; what it grows by is there twice for a moment,
 and a machine's memory is not ours alone."""

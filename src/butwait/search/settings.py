@@ -15,7 +15,7 @@ from butwait.records.settings import Result, Settings
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.kinds import Kinds
 
-Exponent = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Exponent = Annotated[float, Field(ge=0)]
 Resampling = Literal["systematic", "multinomial", "stratified", "residual"]
 SelectionMethod = Literal["weighted_vote", "vote", "argmax", "sample"]
 Unrewarded = Literal["vote", "sample"]

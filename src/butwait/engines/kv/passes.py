@@ -1,7 +1,9 @@
 """One forward pass over rows of a cache of blocks."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache as once
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from transformers.integrations import sdpa_attention
 from butwait.engines.cache import AttentionKinds, BlockCache
 from butwait.engines.kv.attention import Family, families, own_blocks, splitting, together
 from butwait.engines.kv.blocks import BLOCK, SCRATCH, SINK
-from butwait.engines.kv.in_place import READ_AS
+
+logger = logging.getLogger(__name__)
 
 
 def run_pass(
@@ -77,7 +80,19 @@ def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 def reads_in_place(model: Any) -> bool:
     """Whether rows of one token read keys and values where they lie, if they can."""
-    return model.device.type == "cpu" and model.dtype in READ_AS
+    return model.device.type == "cpu" and model.dtype in compiled_dtypes()
+
+
+@once
+def compiled_dtypes() -> Collection[torch.dtype]:
+    """The dtypes that are read in place: none where numba, which takes half a second, cannot be
+    imported. It may have no wheel for this platform, or a broken one."""
+    try:
+        from butwait.engines.kv.in_place import READ_AS
+    except Exception as error:  # whatever a library ends in that does not load
+        logger.debug("keys and values are copied on a CPU, as numba cannot be used: %s", error)
+        return ()
+    return READ_AS
 
 
 def shares_heads(model: Any, tokens: int) -> bool:

@@ -74,7 +74,7 @@ class RebaseSettings(_RankedSettings):
     kind: Literal["rebase"] = "rebase"
     width: Result[Count] = 16
     """Paths N. A finished one keeps its place and costs nothing more."""
-    temperature: Result[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = 0.2
+    temperature: Result[Annotated[float, Field(gt=0)]] = 0.2
     """Of the softmax over rewards, which are probabilities; lower is greedier."""
 
     @property

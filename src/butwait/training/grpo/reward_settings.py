@@ -8,7 +8,7 @@ from butwait.records.settings import Content, Result, Settings
 from butwait.running.plugins import PLUGIN
 from butwait.training.settings import PositiveInt
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 BUILT_IN = ("answer", "format", "overlong")
 """What the log calls the parts of the reward that are butwait's own."""
@@ -21,7 +21,7 @@ class RewardFunction(Settings):
     """``module:function`` of (question, extracted answer or None, metadata), as of a verifier; it
     gives any finite number. ``metadata`` has ``gold``, ``response``, ``length`` (tokens),
     ``finish``, ``status`` and ``score`` besides the columns that were kept."""
-    weight: Result[Annotated[float, Field(allow_inf_nan=False)]] = 1.0
+    weight: Result[float] = 1.0
     """What its number is multiplied by before it is added."""
 
     @model_validator(mode="before")

@@ -24,7 +24,7 @@ from butwait.training.settings import (
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class LossSettings(Settings):
