@@ -1,10 +1,15 @@
 """The flagship at its full size, simulated: 817 questions under a filter of 512 particles.
 
     python benchmarks/bench_seed_scale.py                              # the whole: half an hour
-    python benchmarks/bench_seed_scale.py --questions 40               # a share, scaled up to 817
+    python benchmarks/bench_seed_scale.py --questions 40 --output share.json    # scaled up to 817
     python benchmarks/bench_seed_scale.py --cards 8 64                 # from a few questions' pace
     python benchmarks/bench_seed_scale.py --cards 8 --step-by-step     # half an hour again
-    python benchmarks/bench_seed_scale.py --questions 40 --put-back slots copies
+    python benchmarks/bench_seed_scale.py --put-back slots copies      # 40 questions each
+
+``results/seed_scale.json`` takes whole runs only: ``one_card`` of 817 questions, ``put_back`` and
+its ``put_back_baseline`` (``--put-back nothing``) of 40. Other ``--questions`` need an ``--output``
+of their own. A run replaces its own figures and leaves the others; each has its questions, rates,
+setup and date beside it, and where one has not, those at the file's top are its own.
 
 The sampler, the reward model's queue, its slots and blocks, and the pool that hands questions to
 cards are butwait's own; a card, the policy and the reward model compute nothing (``simulated.py``;
@@ -29,8 +34,9 @@ or fewer questions than they have places for, as no more were waiting.
 
 ``--put-back`` takes one thing away that is there now, and says what the questions take without it:
 
+- ``nothing``: as it is.
 - ``slots``: the reward model has 64 slots, and not as many as there are paths.
-- ``order``: and there living paths do not go first.
+- ``order``: the same 64 slots, and living paths do not go first in them.
 - ``copies``: a path of it that branches copies what both have in common.
 - ``host``: what the policy's cache has no room for is run again.
 - ``company``: one question at a time.
@@ -53,8 +59,9 @@ from typing import Any
 import numpy as np
 from bench_engine import conditions
 from simulated import recorded
-from virtual_card import Rates, VirtualLoop, run_virtually
+from virtual_card import TABLE, Rates, VirtualLoop, run_virtually
 from virtual_workers import (
+    LONGEST_PROMPT,
     PARTICLES,
     SEED,
     PacedWorker,
@@ -64,16 +71,16 @@ from virtual_workers import (
     VirtualWorker,
 )
 
-from butwait.records import Problem
+from butwait.records import Problem, UserError
 from butwait.running.files import write_json
 from butwait.workers.pool import Pool
 
 RESULTS = Path(__file__).parent / "results" / "seed_scale.json"
-QUESTIONS, STEP_TOKENS = 817, 33
+QUESTIONS, PUT_BACK_QUESTIONS, STEP_TOKENS = 817, 40, 33
 NAMES = {8: "eight_cards", 64: "sixty_four_cards"}
 
-
 FAULTS: dict[str, dict[str, Any]] = {
+    "nothing": {},
     "slots": {"slots": 64},
     "order": {"slots": 64, "ordered": False},
     "copies": {"copies": True},
@@ -85,7 +92,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 def problems_from(first: int, count: int) -> list[Problem]:
     """Questions, each with the length of its prompt."""
-    lengths = np.random.default_rng(SEED).integers(200, 400, first + count).tolist()
+    lengths = np.random.default_rng(SEED).integers(200, LONGEST_PROMPT, first + count).tolist()
     return [
         Problem(str(i), "?", "1", metadata={"tokens": lengths[i]})
         for i in range(first, first + count)
@@ -204,13 +211,12 @@ def fleet(cards: int, pace: dict[int, float], sizes: list[int]) -> dict[str, Any
 
 
 def many_cards(
-    counts: list[int], setup: Setup, rates: Rates, told: dict[str, Any], step_by_step: bool
+    counts: list[int], setup: Setup, rates: Rates, one: float | None, step_by_step: bool
 ) -> dict[str, Any]:
-    """What is to be told of so many cards each."""
+    """What is to be told of so many cards each; ``one``: hours of one card, step by step."""
     found: dict[str, Any] = {}
-    if step_by_step:
-        one, how = told.get("one_card", {}).get("hours"), "step by step"
-    else:
+    how, about = "step by step", beside(setup, rates)
+    if not step_by_step:
         pace, sizes = pace_of(setup, rates)
         found["pace"] = {str(company): seconds for company, seconds in pace.items()}
         one, how = fleet(1, pace, sizes)["hours"], "paced"
@@ -223,39 +229,127 @@ def many_cards(
         if one:
             figures = {"speedup": round(one / figures["hours"], 1), "over_hours": one, **figures}
         found[NAMES.get(cards, f"{cards}_cards")] = {
-            "questions": QUESTIONS, "run": how, "hours": figures.pop("hours"), **figures
+            "questions": QUESTIONS, "run": how, "hours": figures.pop("hours"), **figures, **about
         }  # fmt: skip
     print(json.dumps(found, indent=1), flush=True)
     return found
 
 
-def main() -> None:
+def one_card(questions: int, setup: Setup, rates: Rates) -> dict[str, Any]:
+    """What is to be told of one card: hours as if there were all questions."""
+    figures = simulate(questions, setup, rates)
+    del figures["sizes"]
+    return {"questions": questions, **figures, **beside(setup, rates)}
+
+
+def beside(setup: Setup, rates: Rates) -> dict[str, Any]:
+    """What a figure depends on."""
+    policy_gb, reward_gb = setup.memory(rates)
+    divided = dataclasses.replace(setup, policy_gb=policy_gb, reward_gb=reward_gb)
+    return {
+        "setup": dataclasses.asdict(divided),
+        "rates": dataclasses.asdict(rates),
+        "date": conditions(1)["date"],
+    }
+
+
+def count(text: str) -> int:
+    """1 to all questions, as the words of a command."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= QUESTIONS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {QUESTIONS}")
+    return int(text)
+
+
+def asked() -> argparse.Namespace:
+    """The command's words. Ends it with exit code 2 where they contradict each other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=QUESTIONS)
-    parser.add_argument("--cards", type=int, nargs="+", default=[])
-    parser.add_argument("--step-by-step", action="store_true")
-    parser.add_argument("--put-back", nargs="*", default=[], choices=list(FAULTS))
+    parser.add_argument(
+        "--questions",
+        type=count,
+        help=f"{QUESTIONS}, or {PUT_BACK_QUESTIONS} with --put-back; others need --output",
+    )
+    parser.add_argument("--cards", type=count, nargs="+", default=[])
+    parser.add_argument("--step-by-step", action="store_true", help="with --cards")
+    parser.add_argument("--put-back", nargs="+", default=[], choices=list(FAULTS))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    setup, rates, asked = Setup(), Rates(), arguments.questions
-    told = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    if not arguments.put_back and not arguments.cards:
-        figures = simulate(asked, setup, rates)
-        told["one_card"] = {"questions": asked, **figures}
-        del told["one_card"]["sizes"]
-        print("one_card", json.dumps(told["one_card"], indent=1), flush=True)
-    if arguments.cards:
-        told |= many_cards(arguments.cards, setup, rates, told, arguments.step_by_step)
-    for fault in arguments.put_back:
-        changed = dataclasses.replace(setup, **FAULTS[fault])
-        worse = simulate(asked, changed, rates)
-        del worse["sizes"]
-        hours = round(worse["hours"] * asked / QUESTIONS, 3)
-        told.setdefault("put_back", {})[fault] = hours
-        told.setdefault("put_back_scaled", {})[fault] = {"questions": asked} | worse
-        print(fault, hours, json.dumps(worse), flush=True)
-    told |= {"setup": dataclasses.asdict(Setup()), "rates": dataclasses.asdict(Rates())}
-    write_json(arguments.output, told | conditions(1))
+    words = parser.parse_args()
+    if words.step_by_step and not words.cards:
+        parser.error("--step-by-step says how --cards are run: give both")
+    if words.cards and not words.put_back and words.questions not in (None, QUESTIONS):
+        parser.error(f"--cards always share all {QUESTIONS} questions: leave --questions out")
+    whole = PUT_BACK_QUESTIONS if words.put_back else QUESTIONS
+    words.questions = words.questions or whole
+    if words.questions != whole and words.output.resolve() == RESULTS.resolve():
+        parser.error(
+            f"{RESULTS.name} takes runs of {whole} questions here, not of {words.questions}: "
+            "give another --output"
+        )
+    if not words.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {words.output.parent}")
+    return words
+
+
+def table() -> Rates:
+    """``Rates`` as edited. Raises UserError where they cannot be used."""
+    try:
+        return Rates()
+    except TypeError as error:
+        raise UserError(f"{TABLE}: a number is missing ({error})") from error
+
+
+def read(output: Path) -> dict[str, Any]:
+    """The figures so far. Raises UserError for a file that has none."""
+    try:
+        told = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"--output: {output} cannot be read as JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise UserError(f"--output: {output} is no JSON object of figures; name another file")
+    return told
+
+
+def hours_of_one(told: dict[str, Any], rates: Rates) -> float | None:
+    """Hours of one card with such rates, where the figures so far have them."""
+    one = told.get("one_card", {})
+    same = one.get("rates", told.get("rates")) == dataclasses.asdict(rates)
+    return one["hours"] if same and one.get("questions") == QUESTIONS else None
+
+
+def run(words: argparse.Namespace) -> None:
+    """Runs what is asked for, and writes after each part what it found."""
+    setup, rates, told = Setup(), table(), read(words.output)
+    setup.memory(rates)  # raises before anything is run
+
+    def write(found: dict[str, Any]) -> None:
+        told.update(found | conditions(1))
+        write_json(words.output, told)
+
+    if not words.put_back and not words.cards:
+        figures = one_card(words.questions, setup, rates)
+        print("one_card", json.dumps(figures, indent=1), flush=True)
+        write({"one_card": figures})
+    if words.cards:
+        one = hours_of_one(told, rates)
+        write(many_cards(words.cards, setup, rates, one, words.step_by_step))
+    for fault in words.put_back:
+        figures = one_card(words.questions, dataclasses.replace(setup, **FAULTS[fault]), rates)
+        hours = round(figures["hours"] * words.questions / QUESTIONS, 3)
+        print(fault, hours, json.dumps(figures), flush=True)
+        if fault == "nothing":
+            write({"put_back_baseline": hours, "put_back_baseline_scaled": figures})
+        else:
+            scaled = told.get("put_back_scaled", {}) | {fault: figures}
+            every = told.get("put_back", {}) | {fault: hours}
+            write({"put_back": every, "put_back_scaled": scaled})
+
+
+def main() -> None:
+    words = asked()
+    try:
+        run(words)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,15 @@ from butwait.reward_models.reward_model import Path, RewardModel, Score
 
 TEXTS = [f"step {i}\n\n" for i in range(1000)]
 TOKENS = np.arange(8192, dtype=np.int32)
-FIRST = [TOKENS[:n] for n in range(2048)]
 LOGPROBS = [np.full(n, -0.3, np.float32) for n in range(2048)]
 PEEK = TOKENS[:1]
+
+
+def prompt_of(problem: Problem) -> np.ndarray:
+    """int32 (tokens,), unlike the prompt of every other problem."""
+    tokens = TOKENS[: int(problem.metadata["tokens"])].copy()
+    tokens[0] = -1 - int(problem.id)
+    return tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -192,8 +198,9 @@ class SimulatedEngine(Engine):
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, problem: Problem) -> Prefix:
-        length = int(problem.metadata["tokens"])
-        return Prefix(TOKENS[:length], length, "", (self.cache.after(None, length), 0))
+        tokens = prompt_of(problem)
+        length = len(tokens)
+        return Prefix(tokens, length, "", (self.cache.after(None, length), 0))
 
     def encode(self, text: str) -> np.ndarray:
         return TOKENS[:1]
@@ -218,7 +225,8 @@ class SimulatedEngine(Engine):
         made = []
         for at, prefix in enumerate(prefixes):
             length = lengths[at]
-            tokens, text = FIRST[length], TEXTS[length % 1000]
+            # An array of its own: the reward model's queue takes one for the same step elsewhere.
+            tokens, text = TOKENS[:length], TEXTS[length % 1000]
             depth = prefix.handle[1] + 1
             finish: Any = "box" if depth >= self._steps.least and ends[at] else "step"
             longer = prefix.extended(tokens, text, (call.spans[at], depth))
@@ -335,7 +343,11 @@ class SimulatedEngine(Engine):
         card, cache = self._card, self.cache
         self._timer = None
         card.settle()
-        while self._running and self._running[0][0] <= card.served + 1e-6:
+        while self._running:
+            until = self._running[0][0]
+            # What is left may be less than the clock can show.
+            if until > card.served + 1e-6 and card.when(until) > card.loop.now:
+                break
             _, _, row = heapq.heappop(self._running)
             card.rows -= 1
             self._reach -= row.reach
@@ -436,7 +448,7 @@ class SimulatedScorer(RewardModel):
         self._steps, self._key = steps, Key.of(seed, "gains")
 
     async def score(self, problem: Problem, paths: Sequence[Path]) -> list[Score]:
-        prompt = (FIRST[int(problem.metadata["tokens"])],)
+        prompt = (prompt_of(problem),)
         requests = []
         for path in paths:
             known = prompt if path.handle is None else path.handle.segments

@@ -6,6 +6,7 @@ seconds.
 """
 
 import asyncio
+import math
 import selectors
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from butwait.records import UserError
+
 T = TypeVar("T")
+TABLE = "Rates in benchmarks/virtual_card.py"
+MOST, MOST_ROWS = 1e6, 10_000
+"""Of what the table says. With more between two numbers a clock of floats would stand still, or
+tick, a day at a time, for hours."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -92,9 +99,10 @@ def run_virtually(work: Callable[["VirtualLoop"], Coroutine[Any, Any, T]]) -> T:
         loop.close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a card does: the one table that one edits.
+    """What a card does: the one table that one edits. Raises UserError for numbers with which no
+    card could run.
 
     Attributes:
         decode: tokens a second of the policy with ``full_rows`` rows or more, in proportion below.
@@ -121,6 +129,36 @@ class Rates:
     host: float = 50.0
     host_memory: float = 100.0
     block: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("decode", "prefill", "reward"):
+            self._check(name, 1)
+        for name in ("memory", "policy_kv", "reward_kv", "host"):
+            self._check(name, 0.001)
+        for name in ("policy_weights", "reward_weights", "other", "host_memory"):
+            self._check(name, 0.0)
+        for name in ("full_rows", "block"):
+            self._check(name, 1)
+        if not self.kv > 0:
+            raise UserError(
+                f"{TABLE}: of {self.memory:g} GB of memory, weights ({self.policy_weights:g} and "
+                f"{self.reward_weights:g}) and other ({self.other:g}) leave {self.kv:g} GB for "
+                "keys and values; give the card more memory, or less to hold"
+            )
+
+    def _check(self, name: str, least: float) -> None:
+        value, most = getattr(self, name, None), MOST_ROWS if name == "full_rows" else MOST
+        kind = (int,) if name in ("full_rows", "block") else (int, float)
+        if type(value) not in kind or not math.isfinite(value) or not least <= value <= most:
+            what = "a whole number" if kind == (int,) else "a number"
+            raise UserError(
+                f"{TABLE}: {name} is {value!r}; write {what} from {least:g} to {most:,.0f}"
+            )
+
+    @property
+    def kv(self) -> float:
+        """GB of the card for keys and values of both models."""
+        return self.memory - self.policy_weights - self.reward_weights - self.other
 
 
 class Card:

@@ -16,15 +16,15 @@ from simulated import (
     SimulatedSlots,
     Steps,
 )
-from virtual_card import Card, Rates, VirtualLoop
+from virtual_card import TABLE, Card, Rates, VirtualLoop
 
 from butwait.engines.settings import StepRule
-from butwait.records import Key, Problem
+from butwait.records import Key, Problem, UserError
 from butwait.search.run import run_sampler
 from butwait.search.samplers.particle_filter import ParticleFilterSettings
 from butwait.workers.host import Reply
 
-SEED, PARTICLES = 0, 512
+SEED, PARTICLES, LONGEST_PROMPT = 0, 512, 400
 SETTINGS = ParticleFilterSettings(
     particles=PARTICLES, max_steps=40, step=StepRule(max_tokens=4096, max_step_tokens=1024)
 )
@@ -37,7 +37,8 @@ class Setup:
     Attributes:
         concurrency: questions in flight.
         max_rows: paths that the policy decodes at a time.
-        policy_gb, reward_gb: of keys and values on the card.
+        reward_share: of what the card has for keys and values, that of the reward model.
+        policy_gb, reward_gb: of keys and values on the card; None: by ``reward_share``.
         slots: of the reward model; None: one a path and prompt in flight.
         copies: whether branches of the reward model copy what they have in common.
         host: whether the policy's blocks go to the host's memory.
@@ -47,13 +48,31 @@ class Setup:
 
     concurrency: int = 6
     max_rows: int = 256
-    policy_gb: float = 24.0
-    reward_gb: float = 8.0
+    reward_share: float = 0.25
+    policy_gb: float | None = None
+    reward_gb: float | None = None
     slots: int | None = None
     copies: bool = False
     host: bool = True
     ordered: bool = True
     full_reach: bool = False
+
+    def memory(self, rates: Rates) -> tuple[float, float]:
+        """GB of keys and values of the policy and of the reward model. Raises UserError where a
+        path of the policy does not fit."""
+        policy, reward = self.policy_gb, self.reward_gb
+        if policy is None:
+            policy = (1 - self.reward_share) * rates.kv
+        if reward is None:
+            reward = self.reward_share * rates.kv
+        longest = LONGEST_PROMPT + SETTINGS.step.max_tokens
+        block = rates.block * rates.policy_kv / 1e6
+        if int(policy / block) < -(-longest // rates.block):
+            raise UserError(
+                f"{TABLE}: the policy's {policy:.3g} GB of keys and values do not hold one path of "
+                f"{longest:,} tokens; give the card more memory, or less to hold"
+            )
+        return policy, reward
 
 
 class Places:
@@ -91,12 +110,13 @@ class VirtualWorker(Places):
 
     def __init__(self, loop: VirtualLoop, steps: Steps, setup: Setup, rates: Rates) -> None:
         super().__init__(loop, setup.concurrency)
+        policy_gb, reward_gb = setup.memory(rates)
         self.card = Card(loop, rates)
-        self.cache = BlockCache(rates, setup.policy_gb, setup.host)
-        bound = int(setup.policy_gb * 1e6 / rates.policy_kv) if setup.full_reach else None
+        self.cache = BlockCache(rates, policy_gb, setup.host)
+        bound = int(policy_gb * 1e6 / rates.policy_kv) if setup.full_reach else None
         self.engine = SimulatedEngine(self.card, self.cache, steps, setup.max_rows, bound)
         slots = setup.slots or setup.concurrency * (PARTICLES + 1)
-        most_tokens = int(setup.reward_gb * 1e6 / rates.reward_kv)
+        most_tokens = int(reward_gb * 1e6 / rates.reward_kv)
         made = CopyingSlots if setup.copies else SimulatedSlots
         self.model = made(self.card, slots, 4096, most_tokens)
         self.judge = SimulatedScorer(self.model, steps, SEED, setup.ordered)

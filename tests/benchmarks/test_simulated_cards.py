@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,37 @@ import virtual_workers
 from virtual_card import Rates, VirtualLoop, run_virtually
 from virtual_workers import PacedWorker, Setup
 
+from butwait.recipe.load import load_recipe
+from butwait.records import UserError
+from butwait.stages.kinds import STAGES
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = virtual_workers.SETTINGS.model_copy(update={"particles": 16})
     monkeypatch.setattr(virtual_workers, "SETTINGS", settings)
+    monkeypatch.setattr(virtual_workers, "PARTICLES", 16)
+    monkeypatch.setattr(bench, "PARTICLES", 16)
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file of whole runs, with figures of its own."""
+    path = tmp_path / "seed_scale.json"
+    figures = {"one_card": {"questions": 817, "hours": 34.45}, "put_back": {"host": 1.94}}
+    path.write_text(json.dumps(figures))
+    monkeypatch.setattr(bench, "RESULTS", path)
+    return path
+
+
+def bench_main(monkeypatch: pytest.MonkeyPatch, *words: Any) -> int:
+    """Its exit code."""
+    monkeypatch.setattr(sys, "argv", ["bench_seed_scale.py", *map(str, words)])
+    try:
+        bench.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def test_questions_share_a_card_evenly() -> None:
@@ -64,6 +92,7 @@ def test_what_a_question_is_does_not_depend_on_the_cards(small: None) -> None:
     assert one["tokens_a_particle"] == two["tokens_a_particle"] > 10
     assert one["hours"] > two["hours"]
     assert one["reward_tokens_ratio"] == pytest.approx(1.0, abs=0.01)
+    assert min(one["causes"].values()) >= 0
     assert set(one["causes"]) == {
         "decode", "prefill", "re-prefill", "reward model", "reward model again", "waiting",
     }  # fmt: skip
@@ -71,3 +100,118 @@ def test_what_a_question_is_does_not_depend_on_the_cards(small: None) -> None:
         crowded = {"reward_gb": 0.1, **bench.FAULTS[fault]}
         assert run(1, **crowded)["sizes"] == one["sizes"]
     assert run(1, full_reach=True, policy_gb=1.0)["hours"] > one["hours"]
+
+
+def test_the_memory_of_the_table_is_divided() -> None:
+    assert Setup().memory(Rates()) == (24.0, 8.0)
+    assert Setup().memory(Rates(memory=100.0, other=8.0)) == (36.0, 12.0)
+    assert Setup(policy_gb=18.0).memory(Rates()) == (18.0, 8.0)
+    with pytest.raises(UserError, match=r"leave -1 GB for keys and values"):
+        Rates(memory=47.0)
+    with pytest.raises(UserError, match=r"0\.75 GB .* do not hold one path of 4,496 tokens"):
+        Setup().memory(Rates(memory=49.0))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, 1e300, "5000", None, True])
+@pytest.mark.parametrize("name", ["decode", "policy_kv", "full_rows", "block"])
+def test_a_card_of_nonsense_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"Rates in .*virtual_card.py: {name} is .*; write a "):
+        Rates(**{name: value})
+
+
+def test_a_table_that_lacks_a_number_is_told(
+    monkeypatch: pytest.MonkeyPatch, committed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = committed.read_text()
+
+    def lacking() -> Rates:
+        raise TypeError("missing 1 required keyword-only argument: 'decode'")
+
+    monkeypatch.setattr(bench, "Rates", lacking)
+    assert bench_main(monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert "virtual_card.py: a number is missing" in told
+    assert told.count("\n") == 1
+    assert committed.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--questions", "0"], "'0' is no whole number from 1 to 817"),
+        (["--questions", "nan"], "'nan' is no whole number"),
+        (["--questions", "-3"], "no whole number"),
+        (["--cards", "0"], "'0' is no whole number from 1 to 817"),
+        (["--put-back"], "--put-back"),
+        (["--step-by-step"], "--cards"),
+        (["--cards", "8", "--questions", "5"], "leave --questions out"),
+        (["--questions", "1"], "takes runs of 817 questions here, not of 1"),
+        (["--questions", "3", "--put-back", "slots"], "takes runs of 40 questions here, not of 3"),
+        (["--questions", "1", "--output", "nowhere/figures.json"], "there is no folder nowhere"),
+    ],
+)
+def test_words_that_would_spoil_the_figures_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    told: str,
+) -> None:
+    before = committed.read_text()
+    monkeypatch.setattr(bench, "simulate", None)
+    assert bench_main(monkeypatch, *words) == 2
+    assert told in capsys.readouterr().err
+    assert committed.read_text() == before
+
+
+def test_a_file_without_figures_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "figures.json"
+    for content, told in (("{", "cannot be read as JSON"), ("[1]", "is no JSON object")):
+        output.write_text(content)
+        assert bench_main(monkeypatch, "--questions", 1, "--output", output) == 2
+        assert told in capsys.readouterr().err
+        assert output.read_text() == content
+
+
+def test_a_run_leaves_the_other_figures(
+    monkeypatch: pytest.MonkeyPatch, committed: Path, small: None, tmp_path: Path
+) -> None:
+    """Of one question in a file of its own: no cause takes less than nothing, though steps of one
+    length are many."""
+    monkeypatch.setattr(bench, "PUT_BACK_QUESTIONS", 1)
+    assert bench_main(monkeypatch, "--put-back", "nothing", "company") == 0
+    told = json.loads(committed.read_text())
+    assert told["one_card"] == {"questions": 817, "hours": 34.45}
+    assert told["put_back"] == {"host": 1.94, "company": told["put_back_baseline"]}
+    scaled = told["put_back_scaled"]["company"]
+    assert (scaled["questions"], scaled["setup"]["concurrency"]) == (1, 1)
+    whole = told["put_back_baseline_scaled"]
+    assert (whole["setup"]["policy_gb"], whole["setup"]["reward_gb"]) == (24.0, 8.0)
+    assert whole["rates"] == dataclasses.asdict(Rates())
+    assert whole["causes"]["reward model"] > 0
+    assert min(whole["causes"].values()) >= 0
+    assert whole["reward_tokens_ratio"] == 1.0
+
+    output = tmp_path / "share.json"
+    assert bench_main(monkeypatch, "--questions", 2, "--output", output) == 0
+    assert json.loads(output.read_text())["one_card"]["questions"] == 2
+    assert json.loads(committed.read_text())["one_card"] == told["one_card"]
+
+
+def test_hours_of_one_card_are_those_of_its_rates() -> None:
+    told = {"one_card": {"questions": 817, "hours": 34.45}, "rates": dataclasses.asdict(Rates())}
+    assert bench.hours_of_one(told, Rates()) == 34.45
+    assert bench.hours_of_one(told, Rates(decode=1.0)) is None
+    assert bench.hours_of_one({}, Rates()) is None
+
+
+def test_the_recipe_of_the_flagship_is_what_is_simulated() -> None:
+    recipe = load_recipe("phi4_pf_limo", STAGES, ["engine.host_gb=93"])
+    search, setup = recipe.stages["search"], Setup()
+    assert recipe.engine.max_rows == setup.max_rows
+    assert search.concurrency == setup.concurrency
+    assert search.sampler.particles == virtual_workers.PARTICLES
+    assert search.sampler.max_steps == virtual_workers.SETTINGS.max_steps
+    assert recipe.engine.host_gb * 2**30 / 1e9 == pytest.approx(Rates().host_memory, rel=0.01)
