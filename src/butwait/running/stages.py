@@ -18,6 +18,7 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.running.files import recover, remove, write_json
+from butwait.running.refusals import refusal
 from butwait.running.shards import lost_shards
 
 SCHEMA_VERSION = 1
@@ -178,7 +179,8 @@ def locked(run: Path, otherwise: str = "") -> Iterator[None]:
 
     Args:
         run: the folder, which is made where there is none.
-        otherwise: what one may do where it cannot be held; "": take another folder.
+        otherwise: what one may do where another process holds it; "": also take another folder,
+            as where it cannot be written.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
@@ -187,9 +189,11 @@ def locked(run: Path, otherwise: str = "") -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         handle = (run / LOCK).open("w")
     except OSError as error:
+        told = refusal(error, f"the run folder {run} cannot be written") if otherwise else None
         raise UserError(
-            f"the run folder {run} cannot be written ({error.strerror}); "
-            f"{otherwise or 'choose another with --run-dir'}"
+            told
+            or f"the run folder {run} cannot be written ({error.strerror}); choose another with "
+            "--run-dir"
         ) from error
     with handle:
         for last in (False, False, True):
