@@ -38,11 +38,12 @@ class LackingError(MisfitError):
         there = "there are" if section == "stages" else "it has"
         names = ", ".join(known) or "none"
         super().__init__(f"{told} ({there}: {names}{meant(lacks, list(known))})", place)
-        self.lacks, self.section, self._told = lacks, section, told
+        self.lacks, self.section, self._parts = lacks, section, (told, lacks)
 
     def among(self, known: Collection[str]) -> "LackingError":
         """The same where the section has these names."""
-        return LackingError(self._told, self.place, self.lacks, self.section, known)
+        told, lacks = self._parts
+        return LackingError(told, self.place, lacks, self.section, known)
 
 
 class MisfitsError(ValueError):
