@@ -1,5 +1,6 @@
 """How far a run is, which runs there are, and what of them can go: by what lies on the disk."""
 
+import errno
 import json
 import os
 import signal
@@ -250,6 +251,31 @@ def test_clean_asks(
     assert code == 0
     assert out.splitlines()[-1] == ("removed 3.1 kB" if removed else "nothing was removed")
     assert (spare / ".superseded").exists() != removed
+
+
+@pytest.mark.parametrize("refused", ["lock", "what would go"])
+def test_clean_without_the_right_to_write_names_it(
+    refused: str, spare: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not bind the superuser, so what the system says is made up."""
+
+    def denied(path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    before = files(spare)
+    if refused == "lock":
+        opened = Path.open
+        monkeypatch.setattr(
+            Path, "open", lambda p, *a, **k: (denied if p.name == ".lock" else opened)(p, *a, **k)
+        )
+    else:
+        monkeypatch.setattr("butwait.cli.runs.remove", denied)
+    code, _, error = command("clean", "mine", "--yes")
+    assert code == 2
+    assert "permission is denied (runs/mine/" in error
+    assert "mend the permissions and run the same command again" in error
+    assert "Ctrl-C" not in error
+    assert files(spare) - {".lock", ".workers"} == before
 
 
 def test_clean_leaves_a_run_at_work_alone(spare: Path, command: Run) -> None:

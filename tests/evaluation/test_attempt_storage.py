@@ -129,5 +129,5 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="it holds no attempt"):
         read_attempts(tmp_path)
     path.unlink()
-    with pytest.raises(UserError, match="delete it and run the same command again"):
+    with pytest.raises(UserError, match="delete it and run the recipe again"):
         read_shard(path)

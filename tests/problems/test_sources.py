@@ -230,6 +230,32 @@ def test_metadata_is_what_json_can_hold(tmp_path: Path) -> None:
         load(str(path), columns=Columns(answer="day"))
 
 
+def test_a_repeated_question_with_another_answer_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = {"a": ["1", "2", "1.0"], "b": ["1/2", "0.5", "\\frac{1}{2}"], "c": ["x", "y"]}
+    rows = [{"question": q, "answer": answer} for q, held in answers.items() for answer in held]
+    rows += [{"question": "d", "answer": str(n)} for n in range(7)]
+    source = write(tmp_path, rows)
+    problems = load(source)
+    assert [p.answer for p in problems] == ["1", "1/2", "x", "0"]
+    assert "11 repeated questions are left out" in caplog.text
+    assert (
+        f"{source}: 8 of these have another gold answer than the first time, which is the one that "
+        "counts; mend the wrong one (row 1 and row 2: '1' and '2'; row 7 and row 8: 'x' and 'y'; "
+        "row 9 and row 10: '0' and '1'; row 9 and row 11: '0' and '2'; row 9 and row 12: '0' and "
+        "'3'; and 3 more)"
+    ) in caplog.text
+    caplog.clear()
+    load(source, answer_kind="text")
+    assert "10 of these have another gold answer" in caplog.text  # 0.5 and 1/2 are two texts
+    caplog.clear()
+    numbered = [{"id": 1, "question": q, "answer": a} for q, a in ("a1", "b2", "b2")]
+    assert len(load(write(tmp_path, numbered), repeated_ids="number")) == 2
+    assert "1 repeated questions are left out" in caplog.text
+    assert "another gold answer" not in caplog.text
+
+
 def test_a_repeated_question_is_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -360,3 +360,28 @@ def test_scores_of_whole_paths_are_not_multiplied(aggregation: str) -> None:
     load_recipe("mine.yaml", STAGES)
     [line] = mistakes(text.replace("{kind: qwen_math_prm, aggregation: %s}", "{kind: confidence}"))
     assert "(confidence)" in line
+
+
+def test_a_name_that_is_lacking_is_told_with_all_that_are_there(tmp_path: Path) -> None:
+    """Also with those that have mistakes of their own."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "model: {name: tiny}\n"
+        "problems: {train: {source: arithmetic, limit: x}, test: {source: arithmetic}}\n"
+        "stages:\n"
+        "  hunt: {kind: search, problems: tran, sampler: {kind: independent, samples: x}}\n"
+        "  base: {kind: evaluate, problems: [tran], methods: {a: {}}}\n"
+        "  data: {kind: verified, from: [hunt], per_question: x}\n"
+        "  sft: {kind: sft, from: [dota]}\n"
+    )
+    with pytest.raises(UserError) as raised:
+        load_recipe(str(recipe), STAGES)
+    told = str(raised.value)
+    assert (
+        "stage 'base' uses the problem set 'tran', which `problems` lacks (it has: train, test; "
+        "did you mean train?)"
+    ) in told
+    assert (
+        "stage 'sft' takes from 'dota', which is no stage (there are: hunt, base, data, sft; did "
+        "you mean data?)"
+    ) in told

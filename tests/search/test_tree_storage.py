@@ -215,8 +215,8 @@ def test_damage_is_found_or_harmless(tmp_path: Path) -> None:
             assert unharmed
     assert len(messages) > 250
     assert set(messages) == {
-        f"{path} is empty, damaged or no file of search trees; delete it and run the same "
-        "command again to recompute it"
+        f"{path} is empty, damaged or no file of search trees; delete it and run the recipe "
+        "again: only its trees are computed anew"
     }
 
 

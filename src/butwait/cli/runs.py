@@ -8,6 +8,7 @@ from pathlib import Path
 from butwait.records import UserError
 from butwait.running.files import leftovers, recover, remove
 from butwait.running.log import RESULT, say
+from butwait.running.refusals import refusals_told
 from butwait.running.run_state import (
     ago,
     bytes_told,
@@ -80,7 +81,10 @@ def clean(run: Path, yes: bool) -> None:
     """
     run = the_run(run)
     _check_elsewhere(run)
-    with locked(run, "stop it first (Ctrl-C loses nothing)"):
+    with (
+        refusals_told(f"{run} could not be cleaned"),
+        locked(run, "stop it first (Ctrl-C loses nothing)"),
+    ):
         found = spare(run)
         if not found:
             say(f"{run} holds nothing that could go", RESULT)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from butwait.records import Attempt, AttemptTokens, UserError
 from butwait.running.shards import SPOOLED
+from butwait.running.stages import check_whole
 
 SCHEMA = pa.schema(
     [
@@ -133,8 +134,10 @@ def _by_token(table: pa.Table) -> list[AttemptTokens | None]:
 def read_attempts(folder: Path, *, texts: bool = True, tokens: bool = False) -> list[Attempt]:
     """All stored attempts of one method on one set, in order; arguments as of ``read_shard``.
 
-    Raises UserError where there are none or a shard cannot be read.
+    Raises UserError where there are none, a shard cannot be read, or some of a finished stage's
+    are gone.
     """
+    check_whole(folder)
     shards = sorted(folder.glob("shard-*.parquet"))
     if not shards:
         raise UserError(f"{folder} holds no attempts; run the evaluation's stage first")
@@ -148,8 +151,9 @@ def stored_problems(
     """The attempts at each problem of one method on one set, file by file, also those of an
     evaluation that is still at work. Arguments as of ``read_shard``.
 
-    Raises UserError where a file cannot be read.
+    Raises UserError where a file cannot be read, or some of a finished evaluation's are gone.
     """
+    check_whole(folder)
     seen: set[str] = set()
     read: set[Path] = set()
     while new := [
@@ -174,6 +178,6 @@ def stored_problems(
 
 def _unreadable(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path} is not a readable file of attempts ({why}); delete it and run the same command "
+        f"{path} is not a readable file of attempts ({why}); delete it and run the recipe "
         "again: only its problems are attempted anew"
     )

@@ -88,19 +88,11 @@ def sentence(origin: str, told: str) -> str:
     return one_line(f"{origin}: {told}" if origin else told)
 
 
-def due_stages(
-    recipe: Recipe, run: Path, problems: dict[str, LoadedSet], versions: dict[str, str]
-) -> list[str]:
-    """The stages that are not finished, in order: only what these need must be there."""
-    done = finished_stages(recipe, run, problems, versions)
-    return [name for name in recipe.order() if name not in done]
-
-
 def finished_stages(
     recipe: Recipe, run: Path, problems: dict[str, LoadedSet], versions: dict[str, str]
 ) -> dict[str, Stage]:
     """The stages that this recipe finds finished, also those that were put aside and would come
-    back."""
+    back. Only what the others need must be there."""
     done: dict[str, Stage] = {}
     for name in recipe.order():
         if not all(source in done for source in recipe.sources(name)):
@@ -109,10 +101,35 @@ def finished_stages(
         kept = run / ".superseded" / f"{name}-{header['fingerprint']}"
         for folder in (run / name, kept):
             stage = read_stage(folder)
-            if stage and stage.complete and stage.record["fingerprint"] == header["fingerprint"]:
+            same = stage and stage.record["fingerprint"] == header["fingerprint"]
+            if stage and same and stage.complete and not stage.lost():
                 done[name] = stage
                 break
     return done
+
+
+def lost_models(recipe: Recipe, done: Mapping[str, Stage]) -> list[str]:
+    """What is wrong with the trained models that stages which are not finished (``done``) take from
+    finished ones."""
+    told: dict[str, None] = {}
+    for name in recipe.order():
+        kind = recipe.kind(name)
+        if name in done or kind.takes_all:
+            continue
+        trains = kind.gives in ("model", "reward model")
+        runs = trains or ENGINES.of(recipe.engine).runs_model
+        taken = [(s, recipe.trained_folder(name)) for s in recipe.inputs(name, "model") if runs]
+        taken += [(source, "model") for source in recipe.inputs(name, "reward model")]
+        for source, folder in taken:
+            if source not in done:
+                continue
+            stage = done[source].path
+            if (lacking := lacking_weights(stage / folder)) is not None:
+                why = lacking.rpartition(": ")[0]
+                sentence = f"the trained model of the finished stage {source!r} is gone or damaged "
+                sentence += f"({why}); remove the folder {stage} and run the same command again"
+                told[sentence] = None
+    return list(told)
 
 
 def check_sets(recipe: Recipe, where: Where = nowhere) -> tuple[Found, Problems]:

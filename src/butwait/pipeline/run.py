@@ -9,9 +9,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from butwait.pipeline.changes import told_anew
 from butwait.pipeline.identity import other_versions, recorded_versions, stage_header
 from butwait.pipeline.launch import JOB, run_on_devices
-from butwait.pipeline.preflight import Where, all_that_is_wrong, due_stages, look_around, nowhere
+from butwait.pipeline.preflight import (
+    Where,
+    all_that_is_wrong,
+    finished_stages,
+    look_around,
+    lost_models,
+    nowhere,
+)
 from butwait.planning.stored import peak_noted, store_plan
 from butwait.problems.grading import Grader
 from butwait.recipe.recipe import Recipe
@@ -88,15 +96,16 @@ def _run_stages(
         grader.expect(loaded.problems)
     if any(p.answer_kind == "math" for loaded in problems.values() for p in loaded.problems):
         grader.start()  # ahead of the first answer, which would wait for it
-    due = due_stages(recipe, run, problems, versions)
+    before = finished_stages(recipe, run, problems, versions)
+    due = [name for name in recipe.order() if name not in before]
     if lost := [name for name in due if name in finished]:
         raise UserError(_lost(lost, run, problems))
     asked = {name: loaded.problems for name, loaded in problems.items()}
     found = look_around(recipe, due, asked, where)
     for warning in found.warnings:
         say(f"  {warning}", logging.WARNING)
-    if found.mistakes:
-        raise UserError("\n".join(found.mistakes))
+    if mistakes := [*lost_models(recipe, before), *found.mistakes]:
+        raise UserError("\n".join(mistakes))
     store_plan(recipe, run)
     done: dict[str, Stage] = {}
     names, published = recipe.order(), False
@@ -111,6 +120,13 @@ def _run_stages(
             say(f"{title}: finished before, in {seconds:.0f} s")
         else:
             say(title)
+            if anew := told_anew(recipe, stage):
+                say(f"  {anew}")
+            if stage.gone:
+                say(
+                    f"  finished before, but {stage.gone} of its files of results "
+                    f"{'is' if stage.gone == 1 else 'are'} gone: only their problems are computed"
+                )
             begin_stage(name)
             settings = recipe.stages[name]
             here = getattr(settings, "launch", None) is None and (
@@ -145,10 +161,14 @@ def _lost(stages: Sequence[str], run: Path, problems: Mapping[str, LoadedSet]) -
     told = f"{', '.join(stages)} of {run} would be computed anew: "
     if dropped:
         return (
-            f"{told}questions of {', '.join(dropped)} stand in another set of the run too, and "
-            "sets are kept apart; take other questions, or begin with the set that shall keep them"
+            f"{told}questions of {', '.join(dropped)} stand in another set of the run too, or "
+            "share long stretches of words with it, and sets are kept apart; take other questions, "
+            "or begin with the set that shall keep them"
         )
-    return f"{told}questions, files or settings have changed since; ask for it again first"
+    return (
+        f"{told}questions, files or settings have changed since, or files of results are gone; ask "
+        "for it again first"
+    )
 
 
 def publish(stage: Path, run: Path) -> None:

@@ -10,9 +10,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from butwait.problems.answers import read_gold, says_nothing, without_blanks
+from butwait.problems.answers import read_gold, same_text, says_nothing, without_blanks
 from butwait.problems.cells import NOTHING, cell, text_of, whole
-from butwait.problems.equality.compare import MAX_TEXT, is_readable
+from butwait.problems.equality.compare import (
+    MAX_TEXT,
+    NeedsAlgebraError,
+    UnreadableGoldError,
+    equal,
+    is_readable,
+)
 from butwait.problems.overlap import text_id
 from butwait.problems.presets import with_preset
 from butwait.problems.settings import Columns, ProblemSetSettings
@@ -226,8 +232,9 @@ class _Table:
         again: set[tuple[str, str, tuple[str, ...]]] = set()
         numbers: dict[str, int] = {}
         kept: dict[str, Problem] = {}
+        against: list[str] = []
         for place, problem in problems.items():
-            before, _ = first.setdefault(problem.id, (place, problem))
+            before, earlier = first.setdefault(problem.id, (place, problem))
             content = (
                 problem.id,
                 problem.question if by_id else "",
@@ -248,9 +255,25 @@ class _Table:
                 numbers[problem.id] = number
                 ids.add(name)
                 kept[place] = replace(problem, id=name)
+            elif not by_id and self._contradict(earlier.golds, problem.golds):
+                pair = (repr(p.golds[0][:_SHOWN]) for p in (earlier, problem))
+                against.append(f"{before} and {place}: {' and '.join(pair)}")
             again.add(content)
         self._log(len(problems) - len(kept), "repeated questions are left out")
+        more = f"; and {len(against) - _MOST_ROWS} more" if len(against) > _MOST_ROWS else ""
+        self._log(
+            len(against),
+            "of these have another gold answer than the first time, which is the one that counts; "
+            f"mend the wrong one ({'; '.join(against[:_MOST_ROWS])}{more})",
+        )
         return kept
+
+    def _contradict(self, first: Sequence[str], second: Sequence[str]) -> bool:
+        """Whether no answer of one question equals one of the other. What only algebra could tell
+        apart does not count."""
+        as_text = self.settings.answer_kind == "text" or self.settings.verifier is not None
+        same = same_text if as_text else _may_equal
+        return bool(first and second) and not any(same(a, b) for a in first for b in second)
 
     def _typed(self, problems: dict[str, Problem]) -> dict[str, Problem]:
         """The problems with their answer kind; integers without separators and leading zeros."""
@@ -315,6 +338,15 @@ def _cut(text: str | None, settings: ProblemSetSettings) -> list[str]:
     golds = [part.strip() for part in parts if part.strip()]
     kind: AnswerKind = "text" if settings.answer_kind == "text" else "math"
     return golds if judged else [gold for gold in golds if not says_nothing(gold, kind)]
+
+
+def _may_equal(first: str, second: str) -> bool:
+    try:
+        return equal(first, second)
+    except NeedsAlgebraError:
+        return True
+    except UnreadableGoldError:
+        return same_text(first, second)
 
 
 def _is_integer(gold: str) -> bool:

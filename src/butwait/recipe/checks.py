@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
-from butwait.recipe.misfits import MisfitError
+from butwait.recipe.misfits import LackingError, MisfitError
 from butwait.recipe.stages import StageSettings
 from butwait.reward_models.load import aggregates
 from butwait.running.world import settings_in
@@ -25,11 +24,12 @@ def misfits(recipe: Any) -> Iterator[MisfitError]:
         yield from _doubled(recipe, name, stage)
         for used in stage.problem_sets:
             if used not in recipe.problems and not (own and used in recipe.stages):
-                yield MisfitError(
-                    f"stage {name!r} uses the problem set {used!r}, which `problems` lacks "
-                    f"({_there(used, recipe.problems, 'it has')})",
+                yield LackingError(
+                    f"stage {name!r} uses the problem set {used!r}, which `problems` lacks",
                     ("stages", name, *_key_of(stage, used)),
-                    lacks=used,
+                    used,
+                    "problems",
+                    recipe.problems,
                 )
     yield from _circle(recipe)
     yield from _splits(recipe)
@@ -110,11 +110,12 @@ def _splits(recipe: Any) -> Iterator[MisfitError]:
 def _unknown_inputs(recipe: Any, name: str, stage: StageSettings) -> Iterator[MisfitError]:
     for i, source in enumerate(stage.from_):
         if source not in recipe.stages:
-            yield MisfitError(
-                f"stage {name!r} takes from {source!r}, which is no stage "
-                f"({_there(source, recipe.stages, 'there are')})",
+            yield LackingError(
+                f"stage {name!r} takes from {source!r}, which is no stage",
                 ("stages", name, "from", i),
-                lacks=source,
+                source,
+                "stages",
+                recipe.stages,
             )
 
 
@@ -155,11 +156,6 @@ def _circle(recipe: Any) -> Iterator[MisfitError]:
     if waiting:
         told = f"these stages take from each other: {', '.join(waiting)}"
         yield MisfitError(told, ("stages", next(iter(waiting)), "from"))
-
-
-def _there(name: str, known: Any, what: str) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"{what}: {', '.join(known) or 'none'}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _key_of(stage: StageSettings, used: str) -> tuple[str | int, ...]:

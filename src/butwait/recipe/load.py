@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from butwait.recipe.misfits import MisfitError, MisfitsError
+from butwait.recipe.misfits import LackingError, MisfitError, MisfitsError
 from butwait.recipe.recipe import Recipe
 from butwait.recipe.seeds import with_copies
 from butwait.recipe.shipped import shipped_recipes
@@ -335,5 +335,10 @@ def _misfits_of_the_rest(
         causes = (each.get("ctx", {}).get("error") for each in other.errors(include_url=False))
         misfits = [m for cause in causes if isinstance(cause, MisfitsError) for m in cause.found]
         known = broken["stages"] | broken["problems"]
-        return [Mistake(m.place, str(m), None) for m in misfits if m.lacks not in known]
+        whole = (
+            m.among([str(key) for key in content[m.section]]) if isinstance(m, LackingError) else m
+            for m in misfits
+            if m.lacks not in known
+        )
+        return [Mistake(m.place, str(m), None) for m in whole]
     return []

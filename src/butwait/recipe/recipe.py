@@ -108,6 +108,11 @@ class Recipe(Settings):
         """The stages that ``name`` takes from and that give ``gives``."""
         return [s for s in self.sources(name) if self.kind(s).gives == gives]
 
+    def trained_folder(self, name: str) -> str:
+        """Where the policy that the stage ``name`` takes lies in the folder of its model stage."""
+        epoch = getattr(self.stages[name], "checkpoint", None)
+        return "model" if epoch is None else f"epochs/{epoch}/model"
+
     def sets_for(self, use: str) -> Iterator[str]:
         """Names of the problem sets that stages use as ``test``, for ``training`` (search and RL
         are), for ``selection`` of checkpoints, or for ``none`` of these; in order, each once."""

@@ -217,8 +217,8 @@ def _read_parquet(shard: Path, columns: Sequence[str], filters: list | None = No
         return pq.read_table(shard, columns=list(columns), filters=filters)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{shard} cannot be read ({_first_line(error)}); delete it and run the same command "
-            "again to compute it anew"
+            f"{shard} cannot be read ({_first_line(error)}); delete it and run the recipe "
+            "again: only its problems are attempted anew"
         ) from error
 
 

@@ -21,6 +21,7 @@ _SPOOL = ".spool"
 SPOOLED = f"{_SPOOL}/*.parquet"
 """The files of finished items whose shard is not whole yet, in a folder of shards."""
 _SET_ASIDE = ".set_aside.json"
+_NOTE = ".shards.json"
 BY_ITSELF = "the work on an item was cancelled by itself; mend what does it"
 
 Item = TypeVar("Item")
@@ -225,6 +226,27 @@ def set_aside(folder: Path) -> dict[str, list[str]]:
     return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
 
+def lost_shards(folder: Path) -> list[Path]:
+    """Of a finished map: the Parquet shards that it wrote and that are gone; none where no note in
+    the folder tells how many it wrote."""
+    try:
+        begun = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+        items, size = int(begun["items"]), int(begun["shard_size"])
+        shards = range(-(-items // size))
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return []
+    there = {path.name for path in folder.glob("shard-*.parquet")}
+    if len(there) == len(shards):
+        return []
+    aside = set_aside(folder)
+    return [
+        path
+        for number in shards
+        if (path := folder / f"shard-{number:05d}.parquet").name not in there
+        and not all(str(i) in aside for i in range(number * size, min((number + 1) * size, items)))
+    ]
+
+
 def named(items: Mapping[str, Sequence[str]]) -> str:
     """The items of ``set_aside``, for a sentence."""
     names = [name for name, *_ in items.values()]
@@ -274,7 +296,7 @@ def _paths(folder: Path, format: ShardFormat[Result], items: int, size: int) -> 
 
 def _shard_size(folder: Path, format: ShardFormat[Result], items: int, asked: int) -> int:
     """The folder's own shard size, which is noted beside the shards before the first of them."""
-    note = folder / ".shards.json"
+    note = folder / _NOTE
     if note.exists():
         begun = json.loads(note.read_text())
         if begun["items"] == items:

@@ -18,6 +18,8 @@ from typing import Any
 
 from butwait.records import UserError
 from butwait.running.files import recover, remove, write_json
+from butwait.running.refusals import refusal
+from butwait.running.shards import lost_shards
 
 SCHEMA_VERSION = 1
 SCRATCH = ("work", "best")
@@ -25,6 +27,8 @@ SCRATCH = ("work", "best")
 stage is complete and not before."""
 LOCK = ".lock"
 """In a run's folder: held by the process that works there."""
+_RESULTS = ("trees", "attempts/*/*")
+"""Folders of a stage whose shards are its result."""
 _LOOK_SECONDS = 0.05
 WORKERS = "workers.json"
 """How the workers of a stage fared, in its folder: no part of its result."""
@@ -39,15 +43,26 @@ class Stage:
     Attributes:
         path: RUN/<name>.
         record: the content of stage.json.
+        earlier: the one of another fingerprint that made way for it when it was opened.
+        gone: files of its results that were gone when it was opened, complete by then.
     """
 
     path: Path
     record: dict[str, Any]
+    earlier: "Stage | None" = None
+    gone: int = 0
     _clock: float = field(default_factory=time.monotonic)
 
     @property
     def complete(self) -> bool:
         return self.record["status"] == "complete"
+
+    def lost(self) -> list[Path]:
+        """Files of results that a complete stage wrote and has no more."""
+        if not self.complete:
+            return []
+        folders = (folder for part in _RESULTS for folder in sorted(self.path.glob(part)))
+        return [file for folder in folders for file in lost_shards(folder)]
 
     def finish(self, metrics: dict[str, Any], cost: dict[str, int]) -> None:
         """Marks the stage complete. Its outputs must be on disk by now."""
@@ -74,7 +89,8 @@ class Stage:
 
 
 def open_stage(run: Path, header: dict[str, Any]) -> Stage:
-    """The folder of a stage: finished, half-finished or new.
+    """The folder of a stage: finished, half-finished or new. A finished one that lost files of its
+    results is half-finished.
 
     Args:
         run: the run's folder.
@@ -85,9 +101,9 @@ def open_stage(run: Path, header: dict[str, Any]) -> Stage:
         UserError: the folder holds something and no record, or its record is unreadable.
     """
     path = run / header["name"]
-    existing = read_stage(path)
+    existing, earlier = read_stage(path), None
     if existing and existing.record["fingerprint"] != header["fingerprint"]:
-        _supersede(run, existing)
+        earlier = _supersede(run, existing)
         existing = None
     kept = run / ".superseded" / f"{header['name']}-{header['fingerprint']}"
     if existing is None and kept.exists() and not _holds_something(path):
@@ -96,6 +112,11 @@ def open_stage(run: Path, header: dict[str, Any]) -> Stage:
         existing = read_stage(path)
     if existing is not None:
         existing.tidy()
+        if gone := len(existing.lost()):
+            # It goes on like any other that is half finished: what is there is not made again.
+            existing.gone = gone
+            existing.record |= {"status": "running", "metrics": {}, "cost": {}}
+            existing.save()
         return existing
     if _holds_something(path):
         raise UserError(
@@ -104,7 +125,7 @@ def open_stage(run: Path, header: dict[str, Any]) -> Stage:
         )
     path.mkdir(parents=True, exist_ok=True)
     blank = {"status": "running", "seconds": 0.0, "metrics": {}, "cost": {}}
-    stage = Stage(path, {"schema_version": SCHEMA_VERSION} | header | blank)
+    stage = Stage(path, {"schema_version": SCHEMA_VERSION} | header | blank, earlier)
     stage.save()
     return stage
 
@@ -136,13 +157,30 @@ def read_stage(path: Path) -> Stage | None:
     return Stage(path, record)
 
 
+def check_whole(folder: Path) -> None:
+    """Raises UserError for a folder of results of a finished stage from which files are gone."""
+    if not (gone := lost_shards(folder)):
+        return
+    for above in folder.absolute().parents[:3]:
+        if (stage := read_stage(above)) is not None:
+            if stage.complete:
+                raise UserError(
+                    f"{gone[0]} is gone"
+                    + (f", and {len(gone) - 1} more" if gone[1:] else "")
+                    + f": the finished stage {above.name!r} is not whole; run the recipe of "
+                    f"{above.parent} again, which computes only what is gone"
+                )
+            return
+
+
 @contextmanager
 def locked(run: Path, otherwise: str = "") -> Iterator[None]:
     """Holds the run's folder for this process.
 
     Args:
         run: the folder, which is made where there is none.
-        otherwise: what one may do where it cannot be held; "": take another folder.
+        otherwise: what one may do where another process holds it; "": also take another folder,
+            as where it cannot be written.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
@@ -151,9 +189,11 @@ def locked(run: Path, otherwise: str = "") -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         handle = (run / LOCK).open("w")
     except OSError as error:
+        told = refusal(error, f"the run folder {run} cannot be written") if otherwise else None
         raise UserError(
-            f"the run folder {run} cannot be written ({error.strerror}); "
-            f"{otherwise or 'choose another with --run-dir'}"
+            told
+            or f"the run folder {run} cannot be written ({error.strerror}); choose another with "
+            "--run-dir"
         ) from error
     with handle:
         for last in (False, False, True):
@@ -210,8 +250,10 @@ def _await_workers(run: Path) -> None:
                 time.sleep(0.1)
 
 
-def _supersede(run: Path, stage: Stage) -> None:
+def _supersede(run: Path, stage: Stage) -> Stage:
+    """Puts a stage aside; returns it where it is now."""
     kept = run / ".superseded" / f"{stage.path.name}-{stage.record['fingerprint']}"
     kept.parent.mkdir(exist_ok=True)
     remove(kept)
     os.replace(stage.path, kept)
+    return Stage(kept, stage.record)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from butwait.records import SearchTree, Timings, UserError
 from butwait.running.shards import Aside
+from butwait.running.stages import check_whole, read_stage
 from butwait.search import outline
 from butwait.search.outline import Outline
 from butwait.search.rows import SCHEMA, SCHEMA_VERSION, SCORED, from_row, has_scores, to_row
@@ -103,11 +104,19 @@ def problem_ids(path: Path) -> dict[str, Path]:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """The shards of a folder in order (or the one file given). UserError where there are none."""
+    """The shards of a folder in order (or the one file given). UserError where there are none, and
+    where some of a finished stage's are gone."""
     if path.is_file():
         return [path]
+    check_whole(path)
     shards = sorted(path.glob("shard-*.parquet"))
     if not shards:
+        stage = read_stage(path.parent)
+        if stage is not None and stage.complete:
+            raise UserError(
+                f"the search trees of the finished stage {path.parent} are gone; remove its folder "
+                "and run its recipe again"
+            )
         raise UserError(
             f"no search trees in {path}; give the folder of a search stage (RUN/STAGE), and run "
             "the stage first"
@@ -183,7 +192,7 @@ class _Shard:
     def _broken(self) -> UserError:
         return UserError(
             f"{self._path} is empty, damaged or no file of search trees; delete it and run the "
-            "same command again to recompute it"
+            "recipe again: only its trees are computed anew"
         )
 
 

@@ -88,9 +88,7 @@ class StageRun:
         trained = self.recipe.inputs(stage, "model")
         if not trained:
             return self.recipe.model
-        epoch = getattr(self.recipe.stages[stage], "checkpoint", None)
-        kept = "model" if epoch is None else f"epochs/{epoch}/model"
-        folder = str(self.done[trained[0]].path / kept)
+        folder = str(self.done[trained[0]].path / self.recipe.trained_folder(stage))
         return self.recipe.model.model_copy(update={"name": folder, "revision": None})
 
     def prompting(self, stage: str) -> Prompting:

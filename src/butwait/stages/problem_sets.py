@@ -1,11 +1,11 @@
 """The recipe's problem sets, loaded and kept disjoint by text."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from butwait.problems.overlap import disjoint
+from butwait.problems.overlap import SAME_QUESTION, HeldOut, disjoint, normalised
 from butwait.problems.sources import load_problems
 from butwait.recipe.recipe import Recipe
 from butwait.records import Problem, UserError
@@ -72,6 +72,11 @@ def load_problem_sets(
     whole = [name for name in recipe.sets_for("none") if name not in loaded]
     kept |= {name: load_problems(recipe.problems[name]) for name in whole}
     dropped |= {name: Counter() for name in whole}
+    lost = {
+        name: _left_out(name, loaded, kept[name], held_out, dropped[name])
+        for name in ranked
+        if dropped[name]
+    }
     taken: set[str] = set()
     for name in recipe.sets_for("training"):
         ids = {problem.id for problem in kept[name]}
@@ -80,16 +85,12 @@ def load_problem_sets(
             kept[name] = [replace(p, id=f"{name}/{p.id}") for p in kept[name]]
         taken |= ids
     for name in kept:
-        if dropped[name]:
-            say(
-                f"  {name}: {dropped[name].total()} of {len(loaded[name])} questions stand in "
-                "another set and are left out"
-            )
+        if name in lost and kept[name]:
+            say(f"  {name}: {lost[name]}")
         if not kept[name]:
+            why = f": {lost[name]}" if name in lost else ""
             raise UserError(
-                f"the problem set {name!r} is empty"
-                + (" once overlapping questions are left out" if dropped[name] else "")
-                + "; give it another source, split or limit"
+                f"the problem set {name!r} is empty{why}; give it another source, split or limit"
             )
         keep_problem_set(folder / f"{name}.jsonl", kept[name])
     return {
@@ -100,6 +101,41 @@ def load_problem_sets(
         )
         for name in kept
     }
+
+
+def _left_out(
+    name: str,
+    loaded: Mapping[str, Sequence[Problem]],
+    kept: Sequence[Problem],
+    held_out: Sequence[str],
+    dropped: Counter[str],
+) -> str:
+    """How many questions a set lost: those that stand in another set, and which, and those that
+    share long stretches of words with questions of another, and what keeps these."""
+    left = {id(problem) for problem in kept}
+    lost = [problem.question for problem in loaded[name] if id(problem) not in left]
+    before = list(loaded)[: list(loaded).index(name)]
+    texts = {other: {normalised(p.question) for p in loaded[other]} for other in before}
+    same = {question for question in lost if any(normalised(question) in t for t in texts.values())}
+    parts, keeps = [], ""
+    if count := dropped[SAME_QUESTION]:
+        sets = [other for other in before if any(normalised(q) in texts[other] for q in same)]
+        parts.append(f"{count} because {_they(count, 'stand')} in {', '.join(sets)} too")
+    if count := dropped.total() - dropped[SAME_QUESTION]:
+        held = {other: HeldOut(p.question for p in loaded[other]) for other in held_out}
+        alike = [question for question in lost if question not in same]
+        sets = [other for other in held if any(map(held[other].match, alike))]
+        parts.append(
+            f"{count} because {_they(count, 'share')} long stretches of words with questions of "
+            f"{', '.join(sets)}"
+        )
+        keeps = f" (`problems.{name}.overlap: whole` keeps {'that' if count == 1 else 'those'})"
+    told = f"{dropped.total()} of {len(loaded[name])} questions are left out"
+    return f"{told}, {' and '.join(parts)}{keeps}"
+
+
+def _they(count: int, verb: str) -> str:
+    return f"it {verb}s" if count == 1 else f"they {verb}"
 
 
 def stored_problem_sets(folder: Path) -> dict[str, LoadedSet]:
