@@ -178,8 +178,32 @@ def test_no_question(question):
 
 
 def test_an_option_that_there_is_not():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'particle'"):
+    with pytest.raises(UserError, match="search has no argument 'particle'; did you mean parti"):
         butwait.search([QUESTION], particle=3)
+    with pytest.raises(UserError, match="search has no argument 'conc'"):
+        butwait.search([QUESTION], run_dir="nowhere", conc=3)
+    with pytest.raises(UserError, match="solve has no argument 'partcles'; did you mean particles"):
+        butwait.solve(QUESTION, partcles=3)
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("row", [{"question": QUESTION, "answer": "9"}, (QUESTION, "9")])
+def test_a_row_that_is_no_problem(row):
+    with pytest.raises(UserError, match=r"or a butwait\.Problem\(id, question, answer\), and this"):
+        butwait.search([row])
+
+
+def test_answers_that_are_numbers_or_nothing():
+    assert butwait.grade(5, 5).correct
+    assert butwait.grade(5.0, "5").correct
+    assert not butwait.grade(6, "5").correct
+    for wrong in ((None, "5"), ([5], "5"), (True, "5")):
+        with pytest.raises(UserError, match="grade: response is a text or a number, and this is"):
+            butwait.grade(*wrong)
+    with pytest.raises(UserError, match=r"grade: gold is a text or a number, and this is \[5\]"):
+        butwait.grade("5", [5])
+    with pytest.raises(UserError, match=r"gold is a text or a number, and this is \[5\]"):
+        butwait.solve(QUESTION, gold=[5])
 
 
 def test_a_question_twice():

@@ -81,6 +81,30 @@ def test_runs_are_compared_by_the_row_that_they_share(own_folder, command):
     assert "not every side has a row 'aftr/aime/plain'" in err
 
 
+def test_within_a_run_the_base_is_the_baseline(own_folder, command):
+    """Not what is first by name; trained ones in the recipe's order."""
+    for name, counts in (("after", TEN), ("also", NINE), ("before", NINE)):
+        stage(own_folder / "run" / name, counts, 1)
+    stages = {"zero": [], "before": [], "sft": [], "also": ["sft"], "after": ["sft"]}
+    (own_folder / "run" / "plan.json").write_text(json.dumps({"stages": stages}))
+    training = own_folder / "run" / "sft"
+    training.mkdir()
+    record = {"kind": "sft", "fingerprint": "1", "status": "complete", "seconds": 1.0}
+    (training / "stage.json").write_text(json.dumps(record))
+    for name in ("after", "also"):
+        file = own_folder / "run" / name / "stage.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"from": ["sft"]}))
+
+    def models() -> list[str]:
+        assert command("compare", "run", "--json", "found.json")[0] == 0
+        found = json.loads((own_folder / "found.json").read_text())
+        return [model["name"].partition("/")[0] for model in found["models"]]
+
+    assert models() == ["before", "also", "after"]
+    (own_folder / "run" / "plan.json").unlink()
+    assert models() == ["before", "after", "also"]
+
+
 def test_stages_and_logs_of_all_packages_in_one_table(own_folder, command):
     command("import", INSPECT[0], "--out", "run/small")
     sources = [LM_EVAL / "org__small", LIGHTEVAL / "large", INSPECT[1], "run/small"]

@@ -14,6 +14,7 @@ from butwait.api.question import (
     Model,
     judge_content,
     shared_content,
+    tell_prompt_taken,
 )
 from butwait.engines.engine import Engine
 from butwait.records import UserError
@@ -54,6 +55,8 @@ def call_of(
     begun = shared_content(
         MODEL if model is None else model, seed or 0, prompt, engine, stored=True
     )
+    if whose is None:  # else the prompt is that run's
+        tell_prompt_taken(MODEL if model is None else model, prompt)
     own = model is not None and not (isinstance(model, Finished) and in_run(model, run))
     named = {"model": own, "seed": seed is not None, "prompt": prompt is not None}
     named["engine"] = engine is not None

@@ -16,14 +16,13 @@ from typing import Any
 from butwait.api.finished import HANDLES, Finished
 from butwait.api.objects import Verifier, plain
 from butwait.api.problems import Problems, ProblemSets, by_name, set_content, set_name
-from butwait.api.question import Words, told_by, written
+from butwait.api.question import Words, check_words, told_by, written
 from butwait.pipeline.run import run_recipe
 from butwait.problems.settings import ProblemSetSettings
 from butwait.recipe.load import checked_recipe
 from butwait.recipe.recipe import Recipe
 from butwait.records import UserError
 from butwait.records.settings import Mark, Settings
-from butwait.running.expected import meant
 from butwait.running.files import write_json
 from butwait.running.identity import fingerprint, marks
 from butwait.stages.kinds import STAGES
@@ -119,13 +118,9 @@ def made(call: Call) -> Finished:
 def _check_words(call: Call) -> None:
     """Raises UserError for a keyword that is no setting of the kind of stage, and for a name that
     is none."""
-    known = [key for key in STAGES[call.kind].settings.model_fields if key not in _OWN]
-    for key in call.settings:
-        if key not in known:
-            near = meant(key, [*known, *call.arguments])
-            told = f"{call.function} has no argument {key!r}{near}"
-            listed = ", ".join([*call.arguments, *sorted(set(known) - set(call.arguments))])
-            raise UserError(f"{told} (it has: {listed})")
+    known = {key for key in STAGES[call.kind].settings.model_fields if key not in _OWN}
+    others = sorted(known - set(call.arguments))
+    check_words(call.function, call.settings, [*call.arguments, *others])
     if call.name is not None and not isinstance(call.name, str):
         raise UserError(f"{call.function}: name is a text, and this is {call.name!r:.60}")
 

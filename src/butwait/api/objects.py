@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from butwait.problems.cells import number_text
 from butwait.problems.verifying import Verify
 from butwait.records import UserError
 from butwait.records.settings import Settings
@@ -66,6 +67,14 @@ def plain(value: Any, argument: str, *, stored: bool) -> Any:
         f"{argument}: {_shown(value)} cannot be written into a recipe; give settings "
         "(a mapping), a text, numbers, or what stands in a module"
     )
+
+
+def text_of(value: Any, argument: str) -> str:
+    """A text, or a number as text, NaN as "". Raises UserError for anything else."""
+    text = value if isinstance(value, str) else number_text(value)
+    if text is None:
+        raise UserError(f"{argument} is a text or a number, and this is {value!r:.60}")
+    return text
 
 
 def place_of(thing: Any, argument: str, *, stored: bool) -> str:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from butwait.api.objects import Verifier, plain, verifier_place
+from butwait.api.objects import Verifier, plain, text_of, verifier_place
 from butwait.api.question import Given, written
-from butwait.problems.answers import answer_kind, gold_text, read_gold, without_blanks
+from butwait.problems.answers import answer_kind, read_gold, without_blanks
 from butwait.problems.kinds.kept import SUFFIX
 from butwait.problems.overlap import text_id
 from butwait.problems.settings import ProblemSetSettings
@@ -39,6 +39,11 @@ def problem_of(
             return question if verified or question.answer_kind == "text" else _read(question)
         gold = _gold(gold, verified)
         return replace(question, answer=gold, also=(), answer_kind=answer_kind(gold))
+    if isinstance(question, Mapping | tuple):
+        raise UserError(
+            f"a question is a text, or a butwait.Problem(id, question, answer), and this is "
+            f"{question!r:.80}; make a Problem of it"
+        )
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"a question is a text, and this is {question!r:.80}")
     found = None if gold is None else _gold(gold, verified)
@@ -72,7 +77,8 @@ def _check_fields(problem: Problem) -> None:
 
 
 def _gold(gold: str | float, verified: bool) -> str:
-    return (gold_text(gold) or "") if verified else read_gold(gold)
+    text = text_of(gold, "gold")
+    return text if verified else read_gold(text)
 
 
 def _read(problem: Problem) -> Problem:

@@ -1,13 +1,15 @@
 """The recipe of one search, from a few words: models by name with what suits them, methods by
 name. Imports no torch."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
 from butwait.api.finished import TrainedModel, TrainedRewardModel
 from butwait.api.objects import Verifier, plain, verifier_place
+from butwait.api.origins import first_of, origin_of, tell_prompt
 from butwait.engines.engine import Engine
 from butwait.records import UserError
 from butwait.records.settings import Settings
@@ -20,7 +22,7 @@ Given = Mapping[str, Any] | Settings
 """Settings as a recipe writes them, or parsed."""
 Method = str | Given | Sampler
 """A sampler by name, by its settings, or the record of one's own."""
-Model = str | Given | TrainedModel
+Model = str | os.PathLike[str] | Given | TrainedModel
 Judge = str | Given | RewardModel | TrainedRewardModel
 Words = Mapping[str, str]
 """Place in a stage, as a recipe has it -> the argument that says it."""
@@ -43,7 +45,8 @@ SUITED: Mapping[str, Mapping[str, Any]] = {
         "step": {"delimiters": ["\n"], "max_tokens": 64},
     },
 }
-"""Prompt and step of models that were trained for them; all others get the recipe's defaults."""
+"""Prompt and step of models that were trained for them; all others get what the run that trained
+them says, else the recipe's defaults."""
 SIZES = ("particles", "beams", "width", "samples")
 """What the samplers call the number of their paths."""
 
@@ -61,6 +64,16 @@ class SearchOptions(TypedDict, total=False):
     step: Given | None
     sampling: Given | None
     verifier: Verifier | None
+
+
+def check_words(function: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises UserError for a keyword that the function does not have."""
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"{function} has no argument {key!r}{meant(key, known)} (it has: "
+                f"{', '.join(known)})"
+            )
 
 
 def search_recipe(
@@ -92,6 +105,7 @@ def search_recipe(
         if judge is not None:
             stage["reward_model"] = judge
     shared = shared_content(model, seed, prompt, None if isinstance(engine, Engine) else engine)
+    tell_prompt_taken(model, prompt)
     asked = written(problems, "problems")
     if verifier is not None:
         asked["verifier"] = verifier_place(verifier, stored=False)
@@ -196,18 +210,29 @@ def shared_content(
 
 
 def suited_to(model: Model) -> Mapping[str, Any]:
-    """The prompt and the step of a model, or of the one that it was trained from."""
+    """The prompt and the step of a model: its own, or the prompt that its run trained it with and
+    the step of the one that it was trained from."""
     if isinstance(model, TrainedModel):
         return suited_to(model.content["model"])
-    name = model if isinstance(model, str) else written(model, "model").get("name")
-    return SUITED.get(str(name), {})
+    name = str(_model_content(model).get("name"))
+    origin = origin_of(name)
+    own = {} if origin is None else {"prompt": origin.prompt}
+    return dict(SUITED.get(first_of(name), {})) | own
+
+
+def tell_prompt_taken(model: Model, prompt: Given | None) -> None:
+    """Says which prompt is taken where none is named and the model's folder knows one."""
+    if prompt is None and not isinstance(model, TrainedModel):
+        tell_prompt(str(_model_content(model).get("name")))
 
 
 def _model_content(model: Model) -> dict[str, Any]:
     if isinstance(model, TrainedModel):
         kept = {k: v for k, v in model.content["model"].items() if k != "revision"}
         return kept | {"name": str(model.folder)}
-    return {"name": model} if isinstance(model, str) else written(model, "model")
+    if isinstance(model, str | os.PathLike):
+        return {"name": os.fsdecode(model)}
+    return written(model, "model")
 
 
 def plain_seed(seed: int) -> Any:

@@ -22,6 +22,7 @@ from butwait.api.question import (
     STAGE,
     Given,
     SearchOptions,
+    check_words,
     search_recipe,
     search_words,
     told_by,
@@ -49,6 +50,13 @@ Watch = Callable[[Engine, RewardModel | None], tuple[Engine, RewardModel | None]
 """Takes what a search is about to use and gives what it uses in its place."""
 
 
+_SOLVE = ("question", "gold", "watch", *SearchOptions.__annotations__)
+"""The arguments of ``solve``."""
+_SEARCH = (
+    *("problems", "run_dir", "name", "concurrency", "workers", "on_tree"),
+    *SearchOptions.__annotations__,
+)
+"""Those of ``search``."""
 OnTree = Callable[[SearchTree], None]
 
 
@@ -64,6 +72,7 @@ async def asolve(
     **options: Unpack[SearchOptions],
 ) -> Solved:
     """``solve`` as a coroutine."""
+    check_words("solve", options, _SOLVE)
     asked = problem_of(question, gold, options.get("verifier") is not None)
     plan = _Plan.of("solve", {"source": "question.jsonl"}, [asked], options)
     (problem,) = plan.problems
@@ -168,6 +177,7 @@ async def asearch(
 ) -> list[SearchTree] | Searched:
     """``search`` as a coroutine. On disk it runs in a thread, which goes on where the coroutine is
     cancelled."""
+    check_words("search", options, _SEARCH)
     if run_dir is not None:
         return await asyncio.to_thread(
             lambda: stored_search(problems, run_dir, name, concurrency, workers, on_tree, options)
@@ -247,6 +257,7 @@ def search(
     Raises:
         UserError: a mistake in what was given, in one sentence.
     """
+    check_words("search", options, _SEARCH)
     if run_dir is not None:
         return stored_search(problems, run_dir, name, concurrency, workers, on_tree, options)
     if name is not None:

@@ -11,6 +11,7 @@ from butwait.evaluation.logs.grading import GradedLog, grade_log, score_log
 from butwait.evaluation.storage import read_attempts
 from butwait.problems.grading import Grader
 from butwait.records import Attempt, Problem, UserError
+from butwait.report.planned import FILE as PLAN
 from butwait.running.expected import meant
 from butwait.running.files import expanded
 from butwait.running.run_state import read_json
@@ -98,10 +99,10 @@ class StageSide:
         attempts = read_attempts(self.path / "attempts" / name / method, texts=False)
         problems = {problem.id: problem for problem in stored.problems}
         name, place = f"{self.arm}/{row}", f"{self.path}/{row}"
-        return Answered(name, place, attempts, problems, trained=self._trained)
+        return Answered(name, place, attempts, problems, trained=self.trained)
 
     @property
-    def _trained(self) -> bool:
+    def trained(self) -> bool:
         """Whether it takes from a stage that gives a model."""
         run = self.path.parent
         records = (read_json(run / source / "stage.json") for source in self.record.get("from", ()))
@@ -261,9 +262,11 @@ class Reader:
                 f"compare: no evaluation of the run {path} is finished; run its stages first"
             )
         self.left_out += [stage for stage in evaluations if stage not in finished]
+        planned = list(read_json(path / PLAN).get("stages") or ())
+        sides = [self._stage(stage, None) for stage in finished]
+        sides.sort(key=lambda side: _place_in(planned, side))  # the first is the baseline
         arms: dict[str, list[StageSide]] = {}
-        for stage in finished:
-            side = self._stage(stage, None)
+        for side in sides:
             arms.setdefault(side.arm, []).append(side)
         return [
             seeds[0] if len(seeds) == 1 else ArmSide(name, str(path / name), seeds)
@@ -311,6 +314,12 @@ class Reader:
 def unfinished(place: str | Path) -> str:
     """What is said of an evaluation that is left out, or may not be."""
     return f"the evaluation {place} is not finished"
+
+
+def _place_in(planned: Sequence[str], side: StageSide) -> tuple[bool, int]:
+    """The base model before trained ones, and these in the recipe's order."""
+    known = side.name in planned
+    return side.trained, planned.index(side.name) if known else len(planned)
 
 
 def _gives(record: Mapping[str, Any]) -> str:

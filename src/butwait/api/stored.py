@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from butwait.api.objects import Verifier, verifier_place
-from butwait.problems.answers import answer_kind, gold_text, read_gold
+from butwait.api.objects import Verifier, text_of, verifier_place
+from butwait.problems.answers import answer_kind, read_gold
 from butwait.problems.grading import Grader
 from butwait.records import AnswerKind, Grade, Problem, SearchTree
 from butwait.search.node_table import NODE_TABLE, node_table
@@ -53,7 +53,7 @@ def load_trees(path: str | Path) -> Trees:
 
 
 def grade(
-    response: str,
+    response: str | float,
     gold: str | float | None,
     *,
     question: str = "",
@@ -63,15 +63,19 @@ def grade(
     ``grade(r"so it is \\boxed{1/2}", "0.5").correct``. docs/grading.md has the rules.
 
     Args:
-        response: what is judged.
+        response: what is judged; a number counts as its text.
         gold: the right answer, or a whole solution that ends in it (``#### 18``, a box); None where
             the ``verifier`` needs none.
         question: for the ``verifier``.
         verifier: judges in place of the rules (docs/how_to/verifier.md): ``module:function``, or a
             function, of a notebook too. Where it fails, the verdict is ``ungradable``, and a
             warning says why.
+
+    Raises UserError where either is neither a text nor a number.
     """
-    found = gold_text(gold) if gold is None or verifier is not None else read_gold(gold)
+    response = text_of(response, "grade: response")
+    gold = None if gold is None else text_of(gold, "grade: gold")
+    found = gold if gold is None or verifier is not None else read_gold(gold)
     kind: AnswerKind = "math" if found is None else answer_kind(found)
     name = None if verifier is None else verifier_place(verifier, stored=False)
     held = {str(name): verifier} if callable(verifier) else {}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ from butwait.reward_models.reward_model import Path as RewardPath
 from butwait.reward_models.reward_model import RewardModel, Score, scores
 from butwait.running.terminal import console, heard, visible
 
+_FILE_NAME = re.compile(
+    r"\S+\.(txt|md|json|jsonl|csv|parquet)|(?=.*[a-z]{2})[\w.~:-]*([/\\][\w.~-]*)+",
+    re.ASCII | re.IGNORECASE,
+)
+"""A word that is called as files are; 3/4+1/2 is not."""
 SHOWN = 12
 """Paths that are shown at a time, those with most particles first."""
 
@@ -48,6 +54,8 @@ def solve_question(question: str, as_json: bool, reward_model: str | None, **opt
 
 
 def _question(given: str) -> str:
+    """The text that is meant. UserError for a folder, and for what only a file is called so, where
+    none is there."""
     if given == "-":
         if sys.stdin is None:
             raise UserError("standard input is closed: give the question itself, or its file")
@@ -57,7 +65,23 @@ def _question(given: str) -> str:
         is_file = file.is_file()
     except OSError:  # a question may be longer than a name can be
         is_file = False
-    return _utf8(file.read_bytes(), given) if is_file else given
+    if is_file:
+        return _utf8(file.read_bytes(), given)
+    if given and _is_folder(file):
+        raise UserError(f"{given} is a folder: give the question itself, or the file that holds it")
+    if _FILE_NAME.fullmatch(given):
+        raise UserError(
+            f"there is no file {given}: give the question itself, or the file that holds it (if "
+            "this is the question, give it on standard input, with - in its place)"
+        )
+    return given
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _utf8(raw: bytes, place: str) -> str:
