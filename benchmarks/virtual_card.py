@@ -34,6 +34,8 @@ class _Selector(selectors.SelectSelector):
             if timeout is None:
                 raise RuntimeError("everybody waits for somebody else")
             self.loop.now += timeout
+        # asyncio runs what is due within this; less than the clock can show, and nothing ever is.
+        self.loop._clock_resolution = max(1e-9, 2 * math.ulp(self.loop.now))
         return events
 
 

@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import bench_seed_scale as bench
+import virtual_card
 import virtual_workers
 from virtual_card import Rates, VirtualLoop, run_virtually
 from virtual_workers import PacedWorker, Setup
@@ -215,3 +216,23 @@ def test_the_recipe_of_the_flagship_is_what_is_simulated() -> None:
     assert search.sampler.particles == virtual_workers.PARTICLES
     assert search.sampler.max_steps == virtual_workers.SETTINGS.max_steps
     assert recipe.engine.host_gb * 2**30 / 1e9 == pytest.approx(Rates().host_memory, rel=0.01)
+
+
+def test_a_clock_far_on_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 30 years a float shows no nanoseconds, by which asyncio tells what is due."""
+    select, turns = virtual_card._Selector.select, 0
+
+    def counted(self: Any, timeout: float | None = None) -> Any:
+        nonlocal turns
+        turns += 1
+        assert turns < 100, "the clock stands still"
+        return select(self, timeout)
+
+    monkeypatch.setattr(virtual_card._Selector, "select", counted)
+
+    async def work(loop: VirtualLoop) -> float:
+        loop.now = 1e9
+        await asyncio.sleep(0.1)
+        return loop.now
+
+    assert run_virtually(work) == pytest.approx(1e9 + 0.1, abs=1e-6)
