@@ -47,8 +47,10 @@ def test_a_model_in_deterministic_mode(own_folder: Path, command: Any) -> None:
     assert ran(command, recipe, "auto", *few, *AUTO, "--set", "engine.live_tokens=auto") == fixed
     told = scheduling("auto")
     assert (told["rows"], told["preemptions"]) == (16, 0)
-    [[_, cap]] = told["caps"]
-    assert cap > told["live"] > 0
+    caps = [cap for _, cap in told["caps"]]
+    # It never fills: looked at while a path waits for room, the cap grows.
+    assert caps == sorted(caps)
+    assert caps[-1] >= told["live"] > 0
 
 
 @pytest.mark.parametrize("word", ["none", "0", "automatic"])
