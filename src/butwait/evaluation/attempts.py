@@ -20,12 +20,13 @@ from butwait.evaluation.settings import MethodSettings
 from butwait.evaluation.tokens import tokens_of
 from butwait.problems.answers import read_answer
 from butwait.problems.grading import Grader
-from butwait.records import Attempt, Grade, Key, Problem, SearchTree, UserError
+from butwait.records import Attempt, Key, Problem, SearchTree, UserError
 from butwait.reward_models.reward_model import RewardModel
 from butwait.running.shards import ShardFormat, map_shards
 from butwait.search.run import run_sampler
 from butwait.search.selection import select
 from butwait.search.settings import SAMPLERS, SamplerSettings
+from butwait.synthesis.solutions import grade_path
 from butwait.workers.job import Opened
 
 T = TypeVar("T")
@@ -213,15 +214,12 @@ class _Attempter:
     async def _graded(
         self, problem: Problem, tree: SearchTree, node: int, sample: int, *, tokens: int
     ) -> Attempt:
-        text, finish = tree.path_text(node), tree.nodes[node].finish
-        grade = Grade(None, "truncated")  # though there be a box: the reward model takes no more
-        if not tree.nodes[node].too_long:
-            grade = await self.grader.agrade(text, problem, finish)
+        grade = await grade_path(tree, node, problem, self.grader)
         return Attempt(
             problem_id=problem.id,
             sample=sample,
-            text=text,
-            finish=finish,
+            text=tree.path_text(node),
+            finish=tree.nodes[node].finish,
             answer=grade.answer,
             status=grade.status,
             tokens=tokens,

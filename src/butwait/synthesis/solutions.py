@@ -30,13 +30,19 @@ DIVERSITY_WORDS = 4
 """Words of the phrases by which two solutions are compared."""
 
 
+async def grade_path(tree: SearchTree, node: int, problem: Problem, grader: "Grader") -> Grade:
+    """The verdict on the path to a node. One that the reward model's context cut is truncated,
+    though there be a box: nobody scored it."""
+    if tree.nodes[node].too_long:
+        return Grade(None, "truncated")
+    return await grader.agrade(tree.path_text(node), problem, tree.nodes[node].finish)
+
+
 async def grade_paths(tree: SearchTree, problem: Problem, grader: "Grader") -> dict[int, Grade]:
     """Node -> verdict for every finished path, those of dead particles included. A sampler never
     sees them."""
     finished = [i for i, node in enumerate(tree.nodes) if node.finish in COMPLETE]
-    grades = await asyncio.gather(
-        *(grader.agrade(tree.path_text(i), problem, tree.nodes[i].finish) for i in finished)
-    )
+    grades = await asyncio.gather(*(grade_path(tree, i, problem, grader) for i in finished))
     return dict(zip(finished, grades, strict=True))
 
 

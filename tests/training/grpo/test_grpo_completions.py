@@ -1,6 +1,7 @@
 """Completions of a group, on questions that are written down."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,6 +58,21 @@ def test_particles_are_drawn_by_weight_and_repeats_are_marked(
     assert [row.repeated for row in group] == [False, True, True, True]
     expected = completion_of(tree, int(tree.leaves[one]), HARD, group[0].grade, 0)
     assert all(row.token_ids.tolist() == expected.token_ids.tolist() for row in group)
+
+
+def test_a_box_that_the_reward_models_context_cut_is_no_answer(
+    engine: ScriptedEngine, grader: Grader
+) -> None:
+    tree = searched(engine, EASY, grader, n=8)
+    right = [i for i in tree.leaves.tolist() if tree.grades[i].status == "correct"]
+    cut = right[0]
+    tree.nodes[cut] = replace(tree.nodes[cut], finish="length", too_long=True)
+    n = len(tree.leaves)
+    tree.log_weights = np.full(n, -np.log(n))
+    group = asyncio.run(particles_as_group(tree, EASY, n, grader, KEY, 0))
+    graded = {(row.text, row.finish): row.grade.status for row in group}
+    assert graded[tree.path_text(cut), "length"] == "truncated"
+    assert graded[tree.path_text(right[1]), "box"] == "correct"
 
 
 def test_particles_of_equal_weight_come_evenly(engine: ScriptedEngine, grader: Grader) -> None:

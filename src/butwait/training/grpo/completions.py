@@ -21,6 +21,7 @@ from butwait.records import Grade, Key, Problem, SearchTree
 from butwait.search.resampling import inverse_cdf
 from butwait.search.run import run_sampler
 from butwait.search.samplers.samples import IndependentSettings
+from butwait.synthesis.solutions import grade_path
 from butwait.training.grpo.settings import GrpoSettings
 from butwait.training.weights import base_of
 
@@ -105,7 +106,7 @@ async def completions_of(
     """The paths to these nodes, graded."""
 
     async def one(leaf: int) -> Completion:
-        grade = await grader.agrade(tree.path_text(leaf), problem, tree.nodes[leaf].finish)
+        grade = await grade_path(tree, leaf, problem, grader)
         return completion_of(tree, leaf, problem, grade, eos_token_id)
 
     return await asyncio.gather(*map(one, leaves))
