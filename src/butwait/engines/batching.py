@@ -297,11 +297,11 @@ class Batcher(ABC, Generic[J]):
         """Drops all work. Calls that wait get the error; without one there may be none left (or
         their event loop is gone)."""
         self._task = None
-        if self._calls or self._busy or error is not None:
-            self.pool.clear()
-        self._clear()
         if error is not None:
             self.forget()
+        elif self._calls or self._busy:
+            self.pool.clear()
+        self._clear()
         for call in self._calls:
             if error is not None and not call.future.done():
                 call.future.set_exception(error)
